@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The vocabulary that MeshMedic's kernel programs, agent and CLI share.
+//!
+//! Without the feature `std` only [`abi`] is left: the bytes that cross from the kernel to user space.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod abi;
