@@ -18,8 +18,13 @@ pub const PORT_SOCKS5: u16 = 15080;
 /// The ports without which a pod is not captured.
 pub const REQUIRED_PORTS: [u16; 3] = [PORT_OUTBOUND, PORT_INBOUND_PLAINTEXT, PORT_INBOUND_HBONE];
 /// Every port that ztunnel may hold in a pod: what the kernel programs look at.
-pub const CAPTURE_PORTS: [u16; 5] =
-    [PORT_OUTBOUND, PORT_INBOUND_PLAINTEXT, PORT_INBOUND_HBONE, PORT_DNS, PORT_SOCKS5];
+pub const CAPTURE_PORTS: [u16; 5] = [
+    PORT_OUTBOUND,
+    PORT_INBOUND_PLAINTEXT,
+    PORT_INBOUND_HBONE,
+    PORT_DNS,
+    PORT_SOCKS5,
+];
 
 /// `AF_INET` as the kernel writes it into a record.
 pub const FAMILY_INET: u16 = 2;

@@ -6,3 +6,13 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+#[cfg(feature = "std")]
+pub mod duration;
+#[cfg(feature = "std")]
+pub mod ports;
+#[cfg(feature = "std")]
+pub mod report;
+#[cfg(feature = "std")]
+pub mod sockets;
+#[cfg(feature = "std")]
+pub mod verdict;

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What MeshMedic says of a pod, and why.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Gives a field-less enum its stable names: one for JSON, metrics and tables, one sentence for people.
+macro_rules! named {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal, $sentence:literal;)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        $vis enum $name {
+            $($(#[$doc])* #[serde(rename = $text)] $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in the order in which it is shown.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The stable name: in JSON, in metric labels, in tables.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// What it means, for people.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+named! {
+    /// The state of a pod. There is no other, and each pod is in exactly one.
+    pub enum State {
+        /// 15001, 15006 and 15008 listen on the wildcard address.
+        Captured = "captured", "ztunnel's listeners are there";
+        /// One source said otherwise; not confirmed, or confirmation is suspended.
+        Suspect = "suspect", "listeners are missing, not confirmed yet";
+        /// Every reading across the confirmation found none of the three.
+        Orphan = "orphan", "fell out of the mesh: none of ztunnel's listeners is there";
+        /// Every reading across the confirmation found some of the three.
+        Partial = "partial", "only some of ztunnel's listeners are there";
+        /// The three listen, but they are not ztunnel's.
+        Imposter = "imposter", "somebody else holds the capture ports";
+        /// istio-cni is still trying.
+        Pending = "pending", "istio-cni is still trying to enrol it";
+        /// Not expected to be captured.
+        Exempt = "exempt", "not expected to be captured";
+        /// Expected to be captured, but no reading can be had.
+        Unverifiable = "unverifiable", "no reading can be had";
+    }
+}
+
+impl State {
+    /// Whether the state is a finding: exit code 1, and in the original's list of orphans.
+    #[must_use]
+    pub const fn is_finding(self) -> bool {
+        matches!(self, Self::Orphan | Self::Partial | Self::Imposter)
+    }
+}
+
+/// The exit code for what was found: 1 for a finding, 3 where something stayed open, else 0.
+#[must_use]
+pub fn exit_code(states: impl IntoIterator<Item = State>) -> u8 {
+    let mut code = 0;
+    for state in states {
+        if state.is_finding() {
+            return 1;
+        }
+        if state == State::Unverifiable {
+            code = 3;
+        }
+    }
+    code
+}
+
+named! {
+    /// Why a pod is in its state, where the state alone does not tell.
+    pub enum Reason {
+        /// Suspect: readings are being repeated.
+        Confirming = "confirming", "being confirmed by further readings";
+        /// Suspect: no verdict while the node's ztunnel is at fault.
+        NodeFault = "node-fault", "not judged while this node's ztunnel is at fault";
+        /// Suspect: no verdict while the mesh is at fault.
+        MeshFault = "mesh-fault", "not judged while the mesh is at fault";
+        /// Unverifiable: a pod that no reading has reached yet.
+        NotRead = "not-read", "not read yet";
+        /// Unverifiable: its processes ended while being read.
+        Gone = "gone", "its processes ended while being read";
+        /// Unverifiable: no process of the pod was found.
+        NoProcess = "no-process", "no process of the pod was found";
+        /// Unverifiable: no netns of its processes holds an address of the pod.
+        NoAddressMatch = "no-address-match", "no network namespace of its processes holds an address of the pod";
+        /// Unverifiable: two pods claim the same netns and nothing decides between them.
+        AmbiguousNetns = "ambiguous-netns", "another pod claims the same network namespace";
+        /// Unverifiable: the kernel refused, by user or capability.
+        Denied = "denied", "reading was refused: run as root";
+        /// Unverifiable: the kernel refused though the user is root.
+        DeniedByLsm = "denied-by-lsm", "reading was refused to root: a security module (AppArmor, SELinux) forbids it";
+        /// Unverifiable: the table had rows that no kernel writes.
+        Malformed = "malformed", "the socket table had rows that make no sense";
+        /// Unverifiable: any other failure of the operating system.
+        ReadFailed = "read-failed", "reading failed";
+        /// Unverifiable: the pod runs under another kernel.
+        OtherKernel = "other-kernel", "the pod runs under a kernel of its own (gVisor, Kata)";
+        /// Exempt: it lives in the host's netns.
+        HostNetwork = "host-network", "uses the host's network";
+        /// Exempt: nothing says that it belongs to the mesh.
+        NotEnrolled = "not-enrolled", "no sign that it ever belonged to the mesh; only the API could tell more";
+        /// Exempt: the mesh's own data plane.
+        DataPlane = "data-plane", "belongs to the mesh's own data plane";
+    }
+}
+
+named! {
+    /// Whose the listeners of a captured pod are.
+    pub enum Owner {
+        /// The census found these very sockets in ztunnel's file table.
+        Ztunnel = "ztunnel", "held by ztunnel";
+        /// They listen; nobody could look whose they are.
+        Unproven = "unproven", "holder not proved";
+    }
+}
+
+named! {
+    /// Whether the pod's netns has Istio's routing table.
+    pub enum Redirection {
+        /// Table 100 is there.
+        Routed = "routed", "Istio's routing table is there";
+        /// Table 100 is missing.
+        Absent = "absent", "Istio's routing table is missing";
+        /// It could not be told: no IPv4, or not readable.
+        Unknown = "unknown", "could not be told";
+    }
+}
+
+named! {
+    /// What an orphan's traffic does now. Proved from routing alone, not from the packet filter's rules.
+    pub enum Traffic {
+        /// The redirection is left and nobody listens: its connections are refused.
+        FailClosed = "fail-closed", "its connections are refused: redirection is left, the listeners are gone";
+        /// No redirection: it speaks plaintext past the mesh.
+        Bypassing = "bypassing", "it bypasses the mesh in plaintext";
+        /// Could not be told.
+        Unknown = "unknown", "could not be told";
+    }
+}
+
+impl From<Redirection> for Traffic {
+    /// What the traffic of a pod without listeners does.
+    fn from(redirection: Redirection) -> Self {
+        match redirection {
+            Redirection::Routed => Self::FailClosed,
+            Redirection::Absent => Self::Bypassing,
+            Redirection::Unknown => Self::Unknown,
+        }
+    }
+}
+
+named! {
+    /// What holds for a whole node.
+    pub enum Condition {
+        /// No ztunnel is ready, or it has not settled.
+        NodeFault = "node-fault", "this node's ztunnel is missing or has not settled";
+        /// Most of the pods are orphans under a healthy ztunnel: a reboot does this.
+        MassLoss = "mass-loss", "most of this node's pods fell out of the mesh under a healthy ztunnel";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_outweighs_what_stayed_open() {
+        assert_eq!(exit_code([]), 0);
+        assert_eq!(
+            exit_code([State::Captured, State::Suspect, State::Pending, State::Exempt]),
+            0
+        );
+        assert_eq!(exit_code([State::Unverifiable, State::Captured]), 3);
+        for finding in [State::Orphan, State::Partial, State::Imposter] {
+            assert_eq!(exit_code([State::Unverifiable, finding]), 1);
+        }
+    }
+
+    #[test]
+    fn names_are_the_same_in_json_and_in_labels() {
+        for state in State::ALL {
+            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
+        }
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_string(reason).unwrap(), format!("\"{reason}\""));
+        }
+    }
+}
