@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The project's own tasks: `cargo xtask --help`.
 
+#[cfg(test)]
+mod house;
+mod test;
+
 use clap::{Parser, Subcommand};
 
 /// The project's own tasks.
@@ -12,8 +16,13 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Task {}
+enum Task {
+    /// Run every test that this machine can run, and list what it skipped
+    Test(test::TestArgs),
+}
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {}
+    match Cli::parse().task {
+        Task::Test(args) => test::run(&args),
+    }
 }

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rules, each a pure function from a file's path and text to what is wrong with it.
+
+use super::code;
+
+/// Takes a file's path and text and says what is wrong.
+pub(super) type Rule = fn(path: &str, text: &str) -> Vec<String>;
+
+/// The longest that a Rust file may be, in lines.
+const MAX_LINES: usize = 600;
+
+/// Where unsafe code may stand: what begins with one of these.
+const UNSAFE_ROOMS: [&str; 4] = [
+    "meshmedic-ebpf/",
+    "meshmedic-common/src/abi.rs",
+    "meshmedic-agent/src/kernel",
+    "xtask/lab/src/sys",
+];
+
+/// Folders that exist on one machine only. Pieced together, or this file would break its own rule.
+const MACHINE_FOLDERS: [&str; 3] = [
+    concat!("/ro", "ot/"),
+    concat!("/wo", "rk/"),
+    concat!("/ho", "me/"),
+];
+
+/// A Rust file begins with its SPDX line.
+pub(super) fn licence_line(path: &str, text: &str) -> Vec<String> {
+    if !path.ends_with(".rs") || text.starts_with("// SPDX-License-Identifier: ") {
+        return Vec::new();
+    }
+    vec!["the first line is not `// SPDX-License-Identifier: …`".to_owned()]
+}
+
+/// `unsafe` is written in a few rooms only.
+pub(super) fn unsafe_rooms(path: &str, text: &str) -> Vec<String> {
+    if !path.ends_with(".rs") || UNSAFE_ROOMS.iter().any(|room| path.starts_with(room)) {
+        return Vec::new();
+    }
+    let is_unsafe = |line: &str| {
+        line.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .any(|word| word == "unsafe")
+    };
+    let code = code::bare(text);
+    let lines = code.lines().enumerate().filter(|(_, line)| is_unsafe(line));
+    lines
+        .map(|(at, _)| format!("line {}: unsafe code outside its rooms", at + 1))
+        .collect()
+}
+
+/// A Rust file is short enough to be read in one go.
+pub(super) fn length(path: &str, text: &str) -> Vec<String> {
+    let lines = text.lines().count();
+    if !path.ends_with(".rs") || lines <= MAX_LINES {
+        return Vec::new();
+    }
+    vec![format!("{lines} lines, and {MAX_LINES} are the most: split it")]
+}
+
+/// No absolute path that exists only where somebody once worked.
+pub(super) fn machine_paths(_path: &str, text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        for folder in MACHINE_FOLDERS {
+            // `/proc/1/root/…` and `https://host/work/…` go on from something; a path of a machine begins.
+            let goes_on = |c: char| c.is_alphanumeric() || "_-.*>}])".contains(c);
+            let begins = |(start, _): (usize, &str)| !line[..start].chars().next_back().is_some_and(goes_on);
+            if line.match_indices(folder).any(begins) {
+                findings.push(format!("line {}: {folder} is a folder of one machine", at + 1));
+            }
+        }
+    }
+    findings
+}
+
+/// The targets of a document's links to other files, without their anchors.
+pub(super) fn relative_links(text: &str) -> Vec<String> {
+    let mut links = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        }
+        if fenced {
+            continue;
+        }
+        for (at, _) in line.match_indices("](") {
+            let rest = &line[at + 2..];
+            let target = rest.split([')', ' ']).next().unwrap_or_default();
+            let file = target.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !file.contains("://") && !file.starts_with("mailto:") {
+                links.push(file.to_owned());
+            }
+        }
+    }
+    links
+}
+
+/// The folders that a workspace's manifest lists as its members.
+pub(super) fn members(manifest: &str) -> Vec<String> {
+    let Some((_, rest)) = manifest.split_once("\nmembers = [") else {
+        return Vec::new();
+    };
+    let list = rest.split(']').next().unwrap_or_default();
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Whether a manifest says `[lints]`, `workspace = true`.
+pub(super) fn inherits_lints(manifest: &str) -> bool {
+    let mut lines = manifest
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| *line != "[lints]")
+        .skip(1);
+    lines
+        .by_ref()
+        .take_while(|line| !line.starts_with('['))
+        .any(|line| line == "workspace = true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_licence_line_is_found() {
+        assert!(licence_line("a.rs", "// SPDX-License-Identifier: Apache-2.0\n").is_empty());
+        assert_eq!(licence_line("a.rs", "//! Words.\n").len(), 1);
+        assert_eq!(licence_line("a.rs", "").len(), 1);
+        assert!(licence_line("a.md", "Words.\n").is_empty());
+    }
+
+    #[test]
+    fn unsafe_outside_its_rooms_is_found_with_its_line() {
+        let bad = "fn a() {\n    unsafe { b() }\n}\n";
+        assert_eq!(
+            unsafe_rooms("meshmedic-cli/src/main.rs", bad),
+            ["line 2: unsafe code outside its rooms"]
+        );
+        assert_eq!(
+            unsafe_rooms("meshmedic-common/src/lib.rs", "unsafe fn a() {}").len(),
+            1
+        );
+        for room in [
+            "meshmedic-ebpf/src/main.rs",
+            "meshmedic-agent/src/kernel/census.rs",
+            "xtask/lab/src/sys.rs",
+        ] {
+            assert!(unsafe_rooms(room, bad).is_empty(), "{room}");
+        }
+    }
+
+    #[test]
+    fn the_word_unsafe_alone_is_no_unsafe_code() {
+        let good = "#![forbid(unsafe_code)]\n// unsafe\nconst A: &str = \"unsafe\";\n";
+        assert!(unsafe_rooms("meshmedic-cli/src/main.rs", good).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_too_long_is_found() {
+        assert!(length("a.rs", &"\n".repeat(MAX_LINES)).is_empty());
+        assert_eq!(length("a.rs", &"\n".repeat(MAX_LINES + 1)).len(), 1);
+        assert!(length("a.md", &"\n".repeat(MAX_LINES + 1)).is_empty());
+    }
+
+    #[test]
+    fn paths_of_a_machine_are_found_and_others_are_not() {
+        for folder in MACHINE_FOLDERS {
+            for bad in [
+                format!("cd {folder}x"),
+                format!("{folder}x"),
+                format!("\"{folder}x\""),
+                format!("A={folder}"),
+            ] {
+                assert_eq!(machine_paths("a.md", &bad).len(), 1, "{bad}");
+            }
+            for good in [
+                format!("/proc/1{folder}etc"),
+                format!("<pid>{folder}"),
+                format!("https://a.example{folder}"),
+            ] {
+                assert!(machine_paths("a.md", &good).is_empty(), "{good}");
+            }
+        }
+    }
+
+    #[test]
+    fn links_to_files_are_told_from_others() {
+        let text =
+            "[a](b.md) ![c](d/e.svg \"t\") [f](#g) [h](i.md#j) [k](https://l.example/m)\n```\n[n](o)\n```\n";
+        assert_eq!(relative_links(text), ["b.md", "d/e.svg", "i.md"]);
+    }
+
+    #[test]
+    fn members_and_their_lints_are_read() {
+        assert_eq!(
+            members("[workspace]\nmembers = [\"a\",\n \"b/c\"]\nexclude = [\"d\"]\n"),
+            ["a", "b/c"]
+        );
+        assert!(members("[package]\n").is_empty());
+        assert!(inherits_lints("[package]\n\n[lints]\nworkspace = true\n"));
+        assert!(!inherits_lints("[package]\nname = \"a\"\n"));
+        assert!(!inherits_lints("[lints]\n\n[other]\nworkspace = true\n"));
+    }
+}

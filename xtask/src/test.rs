@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: every test that this machine can run, and at the end what it could not and why.
+
+mod tally;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::{env, fs, io};
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use tally::{Skips, Tally};
+
+/// Names the file to which a test adds `<test>\t<why>` when it cannot run here.
+const SKIPPED_VARIABLE: &str = "MESHMEDIC_SKIPPED";
+/// How a user without root runs the tests that need it.
+const AS_ROOT: &str = "sudo -E env \"PATH=$PATH\" cargo xtask test";
+
+/// What `cargo xtask test` takes.
+#[derive(Args)]
+pub(crate) struct TestArgs {
+    /// For the test programs: a name to filter by, or options such as --nocapture
+    #[arg(last = true, value_name = "FILTER")]
+    passed_on: Vec<OsString>,
+}
+
+/// Builds the lab, runs all tests, and closes with what was skipped and the totals.
+pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
+    let root = workspace_root()?;
+    let ci = env::var("CI").is_ok_and(|value| value == "true");
+    let is_root = is_root();
+
+    if !is_root {
+        say(&format!(
+            "Not root: tests that need it are skipped. To run them too:\n    {AS_ROOT}\n"
+        ))?;
+    }
+    // Tests of other crates start the lab's binary, which cargo would build only for the lab's own.
+    let built = cargo(root)
+        .args(["build", "--locked", "--package", "meshmedic-lab"])
+        .status();
+    if !built.context("cannot start cargo")?.success() {
+        bail!("the lab does not build, and the tests need it");
+    }
+
+    let skipped = tempfile::Builder::new()
+        .prefix("meshmedic-skipped-")
+        .tempfile()
+        .context("cannot create the file in which the tests note what they skip")?;
+    let mut tally = Tally::default();
+    let status = run_tests(root, skipped.path(), &args.passed_on, &mut tally)?;
+    let noted = fs::read_to_string(skipped.path())
+        .with_context(|| format!("cannot read what was skipped from {}", skipped.path().display()))?;
+    let mut skips = Skips::from_notes(&noted);
+    // In CI everything is there that a test may ask the machine for.
+    let skipped_in_ci = ci && !skips.is_empty();
+    let passed = tally.passed.saturating_sub(skips.count_passed(&tally.failed));
+    skips.add_ignored(&tally.ignored);
+
+    let broke_off = !status.success() && tally.failed.is_empty();
+    let mut closing = format!("\n{skips}");
+    if !tally.failed.is_empty() {
+        closing.push_str("\nFailed:\n");
+        for name in &tally.failed {
+            closing.push_str(&format!("  {name}\n"));
+        }
+    }
+    if broke_off {
+        closing.push_str("\nA test program did not build or broke off before its result: see above.\n");
+    }
+    if skipped_in_ci {
+        closing.push_str("\nCI=true: a skipped test counts as a failure.\n");
+    }
+    if !is_root && !skips.is_empty() {
+        closing.push_str(&format!("\nMore tests run as root: {AS_ROOT}\n"));
+    }
+    closing.push_str(&format!(
+        "\n{passed} passed, {} failed, {} skipped\n",
+        tally.failed.len(),
+        skips.count()
+    ));
+    say(&closing)?;
+
+    if !status.success() || !tally.failed.is_empty() || skipped_in_ci {
+        bail!("not every test passed");
+    }
+    Ok(())
+}
+
+/// Runs cargo's tests, shows their output as it comes and keeps count.
+fn run_tests(
+    root: &Path,
+    skipped: &Path,
+    passed_on: &[OsString],
+    tally: &mut Tally,
+) -> anyhow::Result<ExitStatus> {
+    let mut child = cargo(root)
+        .args(["test", "--locked", "--workspace", "--no-fail-fast", "--"])
+        .args(passed_on)
+        .env(SKIPPED_VARIABLE, skipped)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo test")?;
+    let mut output = child.stdout.take().context("cargo test has no output")?;
+    let mut chunk = [0; 8192];
+    loop {
+        let length = match output.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error).context("cannot read the output of cargo test"),
+        };
+        // By the chunk, not by the line: a test that hangs has its name on an unfinished line.
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(&chunk[..length])
+            .and_then(|()| stdout.flush())
+            .context("cannot write")?;
+        tally.feed(&chunk[..length]);
+    }
+    tally.finish();
+    child.wait().context("cannot wait for cargo test")
+}
+
+/// Cargo as it was called, in the workspace, with colours if ours are seen.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    if io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    command
+}
+
+/// The folder that holds this workspace.
+fn workspace_root() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask has no parent folder")
+}
+
+/// Whether the effective user is root; where there is no /proc, nobody is.
+fn is_root() -> bool {
+    fs::read_to_string(PathBuf::from("/proc/self/status"))
+        .is_ok_and(|status| effective_uid(&status) == Some(0))
+}
+
+/// The second number of the line `Uid:` in `/proc/<pid>/status`.
+fn effective_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", text.trim_end_matches('\n'))
+        .and_then(|()| stdout.flush())
+        .context("cannot write")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::effective_uid;
+
+    #[test]
+    fn the_effective_user_is_the_second_number() {
+        assert_eq!(
+            effective_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t1\t1\t1\t1\n"),
+            Some(0)
+        );
+        assert_eq!(effective_uid("Uid:\t0\t1000\t0\t0\n"), Some(1000));
+        assert_eq!(effective_uid("Name:\tx\n"), None);
+    }
+}
