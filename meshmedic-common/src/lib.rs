@@ -15,4 +15,6 @@ pub mod report;
 #[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]
+pub mod uid;
+#[cfg(feature = "std")]
 pub mod verdict;

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ports::PortSet;
+use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic};
 
 /// The version of [`NodeReport`]. A reader accepts newer fields and refuses another version.
@@ -64,7 +65,7 @@ pub struct PodReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Its UID; of a static pod, its config hash.
-    pub uid: String,
+    pub uid: PodUid,
     /// Its state.
     pub state: State,
     /// Why, where the state alone does not tell.
@@ -114,7 +115,7 @@ impl PodReport {
     pub fn display_name(&self) -> String {
         match (&self.namespace, &self.name) {
             (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
-            _ => self.uid.clone(),
+            _ => self.uid.to_string(),
         }
     }
 }

@@ -10,7 +10,7 @@ use meshmedic_common::sockets::{Family, parse_table};
 const RECORDINGS: [(&str, &str, &str, bool); 6] = [
     ("default.podns-1", "15053", "15001,15006,15008,15053", true),
     ("default.podns-u1", "none", "none", false),
-    ("default.ztunnel-own", "none", "15008", false),
+    ("default.ztunnel-own", "none", "none", false),
     ("dnsoff.podns-1", "none", "15001,15006,15008", true),
     ("ipv6off.podns-1", "15001,15006,15008,15053", "none", true),
     ("noproxy.podns-1", "15053", "15053", false),
