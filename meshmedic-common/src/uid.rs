@@ -71,7 +71,8 @@ mod tests {
         assert_eq!(PodUid::parse(&dashed.replace('-', "_")).unwrap().as_str(), dashed);
         let hash = "0123456789abcdef0123456789abcdef";
         assert_eq!(PodUid::parse(hash).unwrap().as_str(), hash);
-        let (uid, rest) = PodUid::split_from(&format!("{dashed}.slice")).unwrap();
+        let slice = format!("{dashed}.slice");
+        let (uid, rest) = PodUid::split_from(&slice).unwrap();
         assert_eq!((uid.as_str(), rest), (dashed, ".slice"));
     }
 
