@@ -23,6 +23,12 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
-        Task::Test(args) => test::run(&args),
+        Task::Test(args) => {
+            if !test::run(&args)? {
+                // The totals are the last thing said.
+                std::process::exit(1);
+            }
+            Ok(())
+        }
     }
 }

@@ -27,8 +27,8 @@ pub(crate) struct TestArgs {
     passed_on: Vec<OsString>,
 }
 
-/// Builds the lab, runs all tests, and closes with what was skipped and the totals.
-pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
+/// Builds the lab, runs all tests, and closes with what was skipped and the totals; tells whether all is well.
+pub(crate) fn run(args: &TestArgs) -> anyhow::Result<bool> {
     let root = workspace_root()?;
     let ci = env::var("CI").is_ok_and(|value| value == "true");
     let is_root = is_root();
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
     let passed = tally.passed.saturating_sub(skips.count_passed(&tally.failed));
     skips.add_ignored(&tally.ignored);
 
-    let broke_off = !status.success() && tally.failed.is_empty();
+    let all_well = status.success() && tally.failed.is_empty() && !skipped_in_ci;
     let mut closing = format!("\n{skips}");
     if !tally.failed.is_empty() {
         closing.push_str("\nFailed:\n");
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
             closing.push_str(&format!("  {name}\n"));
         }
     }
-    if broke_off {
+    if tally.unfinished > 0 || (!status.success() && tally.failed.is_empty()) {
         closing.push_str("\nA test program did not build or broke off before its result: see above.\n");
     }
     if skipped_in_ci {
@@ -83,11 +83,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         skips.count()
     ));
     say(&closing)?;
-
-    if !status.success() || !tally.failed.is_empty() || skipped_in_ci {
-        bail!("not every test passed");
-    }
-    Ok(())
+    Ok(all_well)
 }
 
 /// Runs cargo's tests, shows their output as it comes and keeps count.

@@ -13,6 +13,8 @@ pub(super) struct Tally {
     pub(super) failed: Vec<String>,
     /// Tests marked `#[ignore]`, with the reason given there.
     pub(super) ignored: Vec<(String, String)>,
+    /// Test programs that began and gave no result.
+    pub(super) unfinished: usize,
     line: Vec<u8>,
 }
 
@@ -35,10 +37,16 @@ impl Tally {
     }
 
     fn count(&mut self, line: &str) {
+        if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
+            self.unfinished += 1;
+            return;
+        }
         if let Some(result) = line.strip_prefix("test result: ") {
+            self.unfinished = self.unfinished.saturating_sub(1);
             // "ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s"
-            let passed = result.split([' ', ';']).zip(result.split([' ', ';']).skip(1));
-            self.passed += passed
+            let words = || result.split([' ', ';']);
+            self.passed += words()
+                .zip(words().skip(1))
                 .filter(|(_, what)| *what == "passed")
                 .find_map(|(number, _)| number.parse::<usize>().ok())
                 .unwrap_or(0);
@@ -162,6 +170,7 @@ test result: ok. 41 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; fin
             OUTPUT.as_bytes().chunks(size).for_each(|piece| tally.feed(piece));
             tally.finish();
             assert_eq!(tally.passed, 42);
+            assert_eq!(tally.unfinished, 0);
             assert_eq!(tally.failed, ["a::bad"]);
             assert_eq!(
                 tally.ignored[0],
@@ -169,6 +178,15 @@ test result: ok. 41 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; fin
             );
             assert_eq!(tally.ignored[1].0, "a::odd");
         }
+    }
+
+    #[test]
+    fn a_program_without_a_result_is_noticed() {
+        let mut tally = Tally::default();
+        tally.feed(b"\nrunning 2 tests\ntest a ... ok\ntest b ... ");
+        tally.feed(b"\nrunning 1 test\ntest c ... ok\n\ntest result: ok. 1 passed; 0 failed\n");
+        tally.finish();
+        assert_eq!((tally.passed, tally.unfinished), (1, 1));
     }
 
     #[test]
