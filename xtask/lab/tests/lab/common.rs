@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading what the kernel shows of a lab.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use meshmedic_lab::Lab;
+
+/// A file of a process, below the lab's `/proc` root.
+pub(crate) fn read(lab: &Lab, pid: u32, file: &str) -> String {
+    let path = lab.proc_root().join(pid.to_string()).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The inode of a process's network namespace.
+pub(crate) fn netns(pid: u32) -> u64 {
+    fs::metadata(format!("/proc/{pid}/ns/net")).unwrap().ino()
+}
+
+/// The processes that a `/proc` root shows.
+pub(crate) fn pids(root: &Path) -> Vec<u32> {
+    let names = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).collect()
+}
+
+/// The sorted addresses that listen (tcp) or are bound (udp) in a process's namespace.
+pub(crate) fn listeners(lab: &Lab, pid: u32, table: &str) -> Vec<String> {
+    let state = if table.starts_with("tcp") { "0A" } else { "07" };
+    let text = read(lab, pid, &format!("net/{table}"));
+    let rows = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut found: Vec<_> = rows
+        .filter(|row| row[3] == state)
+        .map(|row| address(row[1]).to_string())
+        .collect();
+    found.sort();
+    found
+}
+
+/// How many connections wait at a listener of a port.
+pub(crate) fn backlog(lab: &Lab, pid: u32, table: &str, port: u16) -> u32 {
+    let text = read(lab, pid, &format!("net/{table}"));
+    let row = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = row
+        .into_iter()
+        .find(|row| row[3] == "0A" && address(row[1]).port() == port)
+        .unwrap();
+    u32::from_str_radix(row[4].split_once(':').unwrap().1, 16).unwrap()
+}
+
+/// `0100007F:3ACD`, each group of four bytes in the machine's order.
+fn address(text: &str) -> SocketAddr {
+    let (host, port) = text.split_once(':').unwrap();
+    let words = host
+        .as_bytes()
+        .chunks(8)
+        .map(|word| str::from_utf8(word).unwrap());
+    let bytes: Vec<u8> = words
+        .flat_map(|word| u32::from_str_radix(word, 16).unwrap().to_ne_bytes())
+        .collect();
+    let host: IpAddr = match bytes.len() {
+        4 => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).unwrap()).into(),
+        _ => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap()).into(),
+    };
+    SocketAddr::new(host, u16::from_str_radix(port, 16).unwrap())
+}
