@@ -1,2 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Loads the kernel programs: the trigger (kernel events) and the census (ztunnel's own listeners).
+
+mod bpf;
+mod census;
+mod error;
+mod log;
+mod object;
+mod offsets;
+mod trigger;
+
+use std::{borrow::Cow, path::PathBuf};
+
+pub use census::Census;
+pub use error::KernelError;
+pub use object::load;
+pub use trigger::Trigger;
+
+/// Where the kernel describes its own types.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// How to load the kernel programs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The kernel programs log at this level and above; without it their logging is compiled out by the kernel.
+    pub log: Option<tracing::Level>,
+    /// The BTF of the running kernel.
+    pub btf: PathBuf,
+    /// The compiled object; without it the one that this build carries.
+    pub object: Option<Cow<'static, [u8]>>,
+    /// Never ask the kernel to limit the census to a process, as on kernels before 6.1.
+    pub unfiltered_census: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { log: None, btf: KERNEL_BTF.into(), object: None, unfiltered_census: false }
+    }
+}
+
+/// The loaded programs. Each part keeps alive what it needs, so they may go to different tasks.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Capture ports that begin or cease to listen.
+    pub trigger: Trigger,
+    /// The listeners that processes hold.
+    pub census: Census,
+}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The listeners that processes hold on capture ports, in whatever network namespace.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+};
+
+use aya::{
+    maps::{HashMap, Map, MapData, MapError},
+    programs::ProgramFd,
+};
+use meshmedic_common::abi::CensusRow;
+
+use super::{KernelError, bpf};
+
+/// Inode of the initial PID namespace: `PROC_PID_INIT_INO`, part of the kernel's ABI.
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// Stands for every process in `CENSUS_TGIDS`: no process has this number.
+const EVERYBODY: u32 = 0;
+/// Bytes read at once, a multiple of a row, so that no row is cut: the kernel's own buffer is as big.
+const READ_BYTES: usize = 1_365 * size_of::<CensusRow>();
+/// More listeners than a node of 1,000 pods has two hundred times over: a process that holds so many is an attack.
+const ROWS_MAX: usize = 1 << 20;
+
+/// Lists listeners by process; see [`Census::of`].
+pub struct Census {
+    program: ProgramFd,
+    tgids: HashMap<MapData, u32, u8>,
+    /// What stands in `tgids`.
+    listed: BTreeSet<u32>,
+    /// Whether the kernel limits an iterator to one process, as far as is known.
+    filter: bool,
+    /// Whether the kernel counts processes as we do.
+    initial_pid_namespace: bool,
+    /// Links by process, in the filtered way.
+    links: BTreeMap<u32, OwnedFd>,
+    /// The link over all processes.
+    everybody: Option<OwnedFd>,
+    buffer: Box<[u8]>,
+}
+
+impl fmt::Debug for Census {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Census")
+            .field("filter", &self.filter)
+            .field("links", &self.links.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Census {
+    pub(super) fn new(program: ProgramFd, tgids: Map, filter: bool) -> Result<Self, KernelError> {
+        let tgids = HashMap::try_from(tgids)
+            .map_err(|error| KernelError::from_load("use the census's list of processes", &error))?;
+        let initial_pid_namespace =
+            fs::metadata("/proc/self/ns/pid").is_ok_and(|status| status.ino() == INITIAL_PID_NAMESPACE);
+        Ok(Self {
+            program,
+            tgids,
+            listed: BTreeSet::new(),
+            filter,
+            initial_pid_namespace,
+            links: BTreeMap::new(),
+            everybody: None,
+            buffer: vec![0; READ_BYTES].into(),
+        })
+    }
+
+    /// Whether the kernel limits the census to the processes asked for; otherwise it walks all of the node's.
+    #[must_use]
+    pub fn is_filtered(&self) -> bool {
+        self.filter
+    }
+
+    /// Appends the listeners of these processes, by their numbers in our own PID namespace.
+    ///
+    /// A process that ended has none. A number that was given to another process tells of that one:
+    /// whoever asks proves afterwards that it is still the same. A socket that several file descriptors
+    /// share is told of once for each.
+    ///
+    /// # Errors
+    /// Where the kernel refuses, and, as `Unsupported`, in a nested PID namespace on a kernel before 6.1.
+    /// What was appended until then is to be forgotten.
+    pub fn of(&mut self, tgids: &[u32], rows: &mut Vec<CensusRow>) -> io::Result<()> {
+        let asked: BTreeSet<u32> = tgids.iter().copied().filter(|tgid| *tgid != EVERYBODY).collect();
+        if self.filter {
+            self.links.retain(|tgid, _| asked.contains(tgid));
+            match self.filtered(&asked, rows) {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::EINVAL)) => {
+                    tracing::info!(%error, "this kernel cannot limit the census to a process: it walks all of them");
+                    self.filter = false;
+                    self.links.clear();
+                }
+                answer => return answer,
+            }
+        }
+        if !self.initial_pid_namespace {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the census by process needs kernel 6.1 in a nested PID namespace, where processes have other numbers",
+            ));
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        self.list(asked)?;
+        self.read_everybody(rows)
+    }
+
+    /// Appends every listener of the node with its owner; the owner is 0, unknown, in a nested PID namespace.
+    ///
+    /// # Errors
+    /// Where the kernel refuses. What was appended until then is to be forgotten.
+    pub fn of_all(&mut self, rows: &mut Vec<CensusRow>) -> io::Result<()> {
+        self.list(BTreeSet::from([EVERYBODY]))?;
+        let first = rows.len();
+        self.read_everybody(rows)?;
+        if !self.initial_pid_namespace {
+            for row in rows.iter_mut().skip(first) {
+                row.tgid = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// One link a process. `EINVAL` and `E2BIG` come from making the first link only, before any row.
+    fn filtered(&mut self, asked: &BTreeSet<u32>, rows: &mut Vec<CensusRow>) -> io::Result<()> {
+        for &tgid in asked {
+            if !self.links.contains_key(&tgid) {
+                match bpf::iterator_link(self.program.as_fd(), Some(tgid)) {
+                    Ok(link) => drop(self.links.insert(tgid, link)),
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        // The link limits already; the program's own list would be in the kernel's numbers, which we may not know.
+        self.list(BTreeSet::from([EVERYBODY]))?;
+        let first_of_all = rows.len();
+        for (&tgid, link) in &self.links {
+            let first = rows.len();
+            match read(link, &mut self.buffer, first_of_all, rows) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => rows.truncate(first),
+                Err(error) => return Err(error),
+            }
+            for row in rows.iter_mut().skip(first) {
+                row.tgid = tgid;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_everybody(&mut self, rows: &mut Vec<CensusRow>) -> io::Result<()> {
+        let link = match self.everybody.take() {
+            Some(link) => link,
+            None => bpf::iterator_link(self.program.as_fd(), None)?,
+        };
+        let link = self.everybody.insert(link);
+        read(link, &mut self.buffer, rows.len(), rows)
+    }
+
+    /// Makes the program's list of processes this one.
+    fn list(&mut self, wanted: BTreeSet<u32>) -> io::Result<()> {
+        for gone in self.listed.difference(&wanted) {
+            match self.tgids.remove(gone) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        // What fails from here on leaves more listed than there is, which the next call removes again.
+        let new: Vec<u32> = wanted.difference(&self.listed).copied().collect();
+        self.listed = wanted;
+        for tgid in new {
+            if let Err(error) = self.tgids.insert(tgid, 1, 0) {
+                // So that the next call writes all of them again.
+                for listed in std::mem::take(&mut self.listed) {
+                    let _ = self.tgids.remove(&listed);
+                }
+                return Err(io::Error::other(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One pass of the iterator.
+fn read(link: &OwnedFd, buffer: &mut [u8], first: usize, rows: &mut Vec<CensusRow>) -> io::Result<()> {
+    let mut pass = File::from(bpf::iterate(link.as_fd())?);
+    loop {
+        let length = match pass.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            // The kernel pauses a long walk without a result this way.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let (whole, cut) = buffer[..length].as_chunks::<{ size_of::<CensusRow>() }>();
+        if !cut.is_empty() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the census ended within a row",
+            ));
+        }
+        rows.extend(whole.iter().filter_map(|row| CensusRow::from_bytes(row)));
+        if rows.len() - first > ROWS_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("the census found more than {ROWS_MAX} listeners"),
+            ));
+        }
+    }
+}

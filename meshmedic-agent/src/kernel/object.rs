@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The compiled kernel programs, and how they come into the kernel.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, Endianness,
+    maps::Map,
+    programs::{BtfTracePoint, Iter, Program, ProgramError},
+};
+
+use super::{Census, Kernel, KernelError, Options, Trigger, log::Logs, offsets};
+
+/// What `cargo xtask ebpf` built.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../meshmedic-ebpf/object/meshmedic.bpf.o");
+
+/// Global of `aya-log-ebpf` that holds the level; 0 is off.
+const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+/// Its ring buffer.
+const LOG_MAP: &str = "AYA_LOGS";
+/// The smallest ring buffer that any page size allows: it is made even where logging is off.
+const LOG_BYTES_OFF: u32 = 64 * 1024;
+
+const MAKE_MAPS: &str = "make the maps of the kernel programs";
+const LOAD_TRIGGER: &str = "load the tracepoint program on inet_sock_set_state";
+const ATTACH_TRIGGER: &str = "attach to the tracepoint inet_sock_set_state";
+const LOAD_CENSUS: &str = "load the iterator over task_file";
+
+/// Loads both programs and attaches the trigger.
+///
+/// # Errors
+/// Where this kernel, or what this process may do on it, does not allow it.
+pub fn load(options: &Options) -> Result<Kernel, KernelError> {
+    KernelError::check_capabilities()?;
+    let bytes = read_btf(&options.btf)?;
+    let unreadable = |reason: String| KernelError::UnreadableBtf {
+        path: options.btf.clone(),
+        reason,
+    };
+    let resolved = {
+        let btf = btf_rs::Btf::from_bytes(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        offsets::resolve(&btf)?
+    };
+    let btf = Btf::parse(&bytes, Endianness::default()).map_err(|error| unreadable(error.to_string()))?;
+    drop(bytes);
+
+    let mut ebpf = make_maps(options, &resolved, &btf)?;
+    let lost = take_map(&mut ebpf, "LOST")?;
+    let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
+    let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
+    let logs = match options.log {
+        Some(_) => Some(Logs::new(&mut ebpf)?),
+        None => None,
+    };
+
+    let iterator: &mut Iter = program(&mut ebpf, "census")?;
+    iterator
+        .load("task_file", &btf)
+        .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
+    let iterator = iterator
+        .fd()
+        .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError))
+        .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
+    let filter = resolved.process_filter && !options.unfiltered_census;
+    let census = Census::new(iterator, tgids, filter)?;
+
+    // Last: from its attachment on the ring fills, and all who could read it must be there.
+    let tracepoint: &mut BtfTracePoint = program(&mut ebpf, "trigger")?;
+    tracepoint
+        .load("inet_sock_set_state", &btf)
+        .map_err(|error| KernelError::from_load(LOAD_TRIGGER, &error))?;
+    let link = tracepoint
+        .attach()
+        .and_then(|id| tracepoint.take_link(id))
+        .map_err(|error| KernelError::from_attach(ATTACH_TRIGGER, &error))?;
+    let trigger = Trigger::new(link, changes, lost, logs)?;
+    Ok(Kernel { trigger, census })
+}
+
+fn read_btf(path: &Path) -> Result<Vec<u8>, KernelError> {
+    fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KernelError::NoBtf {
+            path: path.to_owned(),
+        },
+        _ => KernelError::UnreadableBtf {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
+    })
+}
+
+fn make_maps(options: &Options, resolved: &offsets::Offsets, btf: &Btf) -> Result<Ebpf, KernelError> {
+    let object = options.object.as_deref().unwrap_or(OBJECT);
+    let level = options.log.map_or(0, log_level);
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(btf)).override_global(LOG_LEVEL, &level, true);
+    if options.log.is_none() {
+        loader.map_max_entries(LOG_MAP, LOG_BYTES_OFF);
+    }
+    for (global, offset) in &resolved.globals {
+        loader.override_global(global, offset, true);
+    }
+    loader
+        .load(object)
+        .map_err(|error| KernelError::from_load(MAKE_MAPS, &error))
+}
+
+/// As `aya-log-ebpf` counts them.
+fn log_level(level: tracing::Level) -> u8 {
+    match level {
+        tracing::Level::ERROR => 1,
+        tracing::Level::WARN => 2,
+        tracing::Level::INFO => 3,
+        tracing::Level::DEBUG => 4,
+        tracing::Level::TRACE => 5,
+    }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or_else(|| lacks(name))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| lacks(name))
+}
+
+fn lacks(name: &str) -> KernelError {
+    KernelError::Object {
+        act: "use the object of the kernel programs",
+        reason: format!("it lacks {name}"),
+    }
+}
