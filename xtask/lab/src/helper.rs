@@ -120,7 +120,8 @@ impl Helper {
             }
             Err(error) => {
                 answer(&Reply::Failed(error.to_string()))?;
-                Err(error)
+                // The library tells it; twice would be once too often.
+                std::process::exit(1)
             }
         }
     }
@@ -137,7 +138,12 @@ impl Helper {
                 ipv6,
                 redirected,
             } => {
-                sys::new_netns().map_err(|e| explain(e, "making a network namespace".to_owned()))?;
+                sys::new_netns().map_err(|e| {
+                    explain(
+                        e,
+                        "making a network namespace (needs root, or a user namespace)".to_owned(),
+                    )
+                })?;
                 if !ipv6 {
                     // A kernel without IPv6 has no such file, and nothing to switch off.
                     let _ = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");

@@ -37,6 +37,16 @@ pub fn ebpf(test: &str) -> bool {
     decide(test, problem)
 }
 
+/// Whether a test that makes user namespaces can run; says so where not.
+///
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
+#[must_use]
+pub fn userns(test: &str) -> bool {
+    decide(test, crate::userns::available().err())
+}
+
 fn root_problem() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".to_owned());

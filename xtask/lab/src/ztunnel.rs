@@ -287,11 +287,11 @@ impl Ztunnel {
         Ok(())
     }
 
-    /// Starts it again and enrols the pods that it had.
+    /// Starts it again and enrols the pods that it had, as far as they still run.
     pub fn start_again(&self) -> Result<()> {
         self.start_empty()?;
         let pods = std::mem::take(&mut lock(&self.state).enrolled);
-        self.enrol_all(pods.into_values())
+        self.enrol_all(pods.into_values().filter(|(pod, _)| pod.process().is_running()))
     }
 
     /// Stops the process with SIGSTOP: its listeners stay, and nobody accepts.

@@ -2,9 +2,11 @@
 //! Reading what the kernel shows of a lab.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use meshmedic_lab::Lab;
 
@@ -72,4 +74,82 @@ fn address(text: &str) -> SocketAddr {
         _ => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap()).into(),
     };
     SocketAddr::new(host, u16::from_str_radix(port, 16).unwrap())
+}
+
+/// The lab's own cgroup, of which a pod's process is somewhere below.
+pub(crate) fn cgroup_folder(pid: u32) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    let lab = path.split('/').next().unwrap();
+    assert!(lab.starts_with("meshmedic-lab-"), "{path}");
+    let folders = mounts
+        .filter(|mount| mount[2] == "cgroup2")
+        .map(|mount| Path::new(mount[1]).join(lab));
+    folders.into_iter().find(|folder| folder.exists()).unwrap()
+}
+
+/// A lab in a process of its own.
+pub(crate) struct Node {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    /// What it says of itself.
+    pub(crate) made: serde_json::Value,
+}
+
+impl Node {
+    pub(crate) fn start(command: &mut Command, arguments: &[&str]) -> Self {
+        let command = command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let made = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        Self { child, output, made }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has a command carried out.
+    pub(crate) fn command(&mut self, command: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{command}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert_eq!(line, "done\n", "{command}");
+    }
+
+    /// Its first processes of pods, and ztunnel.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let pods = self.made["pods"].as_array().unwrap().iter();
+        let pids = pods
+            .chain([&self.made["ztunnel"]])
+            .map(|process| process["pid"].as_u64().unwrap());
+        pids.map(|pid| u32::try_from(pid).unwrap()).collect()
+    }
+
+    pub(crate) fn proc_root(&self) -> PathBuf {
+        PathBuf::from(self.made["procRoot"].as_str().unwrap())
+    }
+
+    /// The folder that is to be removed with it.
+    pub(crate) fn folder(&self) -> PathBuf {
+        let logs = Path::new(self.made["logRoot"].as_str().unwrap());
+        logs.ancestors().nth(3).unwrap().to_owned()
+    }
+
+    pub(crate) fn wait(&mut self) {
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it in good order.
+    pub(crate) fn end(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+    }
 }
