@@ -78,7 +78,12 @@ unsafe fn visit(ctx: *mut c_void) {
         return;
     }
     // SAFETY: see above.
-    let (port, protocol) = unsafe { (field::<u16, _>(sk, &SOCK_NUM), field::<u16, _>(sk, &SOCK_PROTOCOL)) };
+    let (port, protocol) = unsafe {
+        (
+            field::<u16, _>(sk, &SOCK_NUM),
+            field::<u16, _>(sk, &SOCK_PROTOCOL),
+        )
+    };
     if !is_capture_port(port) || protocol != IPPROTO_TCP {
         return;
     }
@@ -89,7 +94,11 @@ unsafe fn visit(ctx: *mut c_void) {
     }
     // SAFETY: see above.
     let (family, net, inode) = unsafe {
-        (field::<u16, _>(sk, &SOCK_FAMILY), field::<*const u8, _>(sk, &SOCK_NET), field::<*const u8, _>(file, &FILE_INODE))
+        (
+            field::<u16, _>(sk, &SOCK_FAMILY),
+            field::<*const u8, _>(sk, &SOCK_NET),
+            field::<*const u8, _>(file, &FILE_INODE),
+        )
     };
     let row = CensusRow {
         // SAFETY: see above.
@@ -107,8 +116,17 @@ unsafe fn visit(ctx: *mut c_void) {
     let seq: *mut seq_file = unsafe { field(meta, &META_SEQ) };
     // A full buffer is the kernel's to handle: it visits this file again in the next read.
     // SAFETY: `row` has no uninitialised byte, since its padding is explicit, and it outlives the call.
-    unsafe { bpf_seq_write(seq, (&raw const row).cast_mut().cast(), size_of::<CensusRow>() as u32) };
-    debug!(&Context(ctx), "census: port {} family {} netns {} tgid {}", port, family, row.netns, tgid);
+    unsafe {
+        bpf_seq_write(
+            seq,
+            (&raw const row).cast_mut().cast(),
+            size_of::<CensusRow>() as u32,
+        )
+    };
+    debug!(
+        &Context(ctx),
+        "census: port {} family {} netns {} tgid {}", port, family, row.netns, tgid
+    );
 }
 
 /// What kind of address the socket is bound to.

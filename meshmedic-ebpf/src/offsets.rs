@@ -53,5 +53,10 @@ offsets! {
 #[inline(always)]
 pub unsafe fn field<T: Copy, S>(base: *const S, offset: &Global<u32>) -> T {
     // SAFETY: as the caller promises; a pointer that turned stale reads as zero, which the kernel sees to.
-    unsafe { base.cast::<u8>().add(offset.load() as usize).cast::<T>().read_volatile() }
+    unsafe {
+        base.cast::<u8>()
+            .add(offset.load() as usize)
+            .cast::<T>()
+            .read_volatile()
+    }
 }

@@ -10,9 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use meshmedic_common::abi::{CHANGE_CLOSED, CHANGE_OPENED, ListenChange, is_capture_port};
 
-use crate::offsets::{
-    NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field,
-};
+use crate::offsets::{NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field};
 
 /// `TCP_CLOSE` in the kernel's `tcp_states.h`.
 const TCP_CLOSE: i32 = 7;
@@ -46,7 +44,12 @@ fn trigger(ctx: BtfTracePointContext) -> i32 {
     };
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: the tracepoint's first argument is a `struct sock`, and the offsets are the kernel's own.
-    let (port, protocol) = unsafe { (field::<u16, _>(sk, &SOCK_NUM), field::<u16, _>(sk, &SOCK_PROTOCOL)) };
+    let (port, protocol) = unsafe {
+        (
+            field::<u16, _>(sk, &SOCK_NUM),
+            field::<u16, _>(sk, &SOCK_PROTOCOL),
+        )
+    };
     if !is_capture_port(port) || protocol != IPPROTO_TCP {
         return 0;
     }
@@ -74,6 +77,9 @@ fn trigger(ctx: BtfTracePointContext) -> i32 {
         // SAFETY: the pointer is into this processor's own slot, and the program is not preempted by itself.
         unsafe { *lost += 1 };
     }
-    debug!(&ctx, "port {} family {} netns {} change {}", port, family, netns, change);
+    debug!(
+        &ctx,
+        "port {} family {} netns {} change {}", port, family, netns, change
+    );
     0
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The project's own tasks: `cargo xtask --help`.
 
+mod ebpf;
 #[cfg(test)]
 mod house;
 mod test;
@@ -17,12 +18,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build the kernel programs, or check the committed object against its sources
+    Ebpf(ebpf::EbpfArgs),
     /// Run every test that this machine can run, and list what it skipped
     Test(test::TestArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
+        Task::Ebpf(args) => ebpf::run(&args),
         Task::Test(args) => {
             if !test::run(&args)? {
                 // The totals are the last thing said.

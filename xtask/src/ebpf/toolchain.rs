@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The two ways to compile for the kernel, and which of them is there.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use super::{TARGET, output, target_dir};
+
+/// Where Debian has its compiler, whatever `rustup` puts in front of it.
+pub(super) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+/// Beside its driver, which it looks for in its own folder.
+pub(super) const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
+/// The toolchain that may use `-Z build-std`.
+pub(super) const NIGHTLY: &str = "nightly";
+/// The linker that both ways use.
+pub(super) const LINKER_VERSION: &str = "0.13.0";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Debian's rustc-web with a ready `core` for the target.
+    Debian,
+    /// rustup's nightly, which builds `core` from rust-src.
+    Nightly,
+}
+
+pub(super) struct Toolchain {
+    way: Way,
+    sysroot: PathBuf,
+    linker: PathBuf,
+    pub(super) strip: PathBuf,
+    /// What decides the bytes: compiler, its LLVM and the linker, one line each.
+    pub(super) identity: String,
+}
+
+impl Toolchain {
+    /// Whatever is complete; Debian's first, since it moves less.
+    pub(super) fn find(root: &Path) -> Result<Option<Self>> {
+        Ok([Way::Debian, Way::Nightly]
+            .into_iter()
+            .find_map(|way| Self::complete(root, way)))
+    }
+
+    fn complete(root: &Path, way: Way) -> Option<Self> {
+        let sysroot = core_of(way)?;
+        let version = rustc_version(way)?;
+        let (linker, linker_version) = linker(root, llvm_major(&version)?)?;
+        let strip = strip(&sysroot, llvm_major(&version)?)?;
+        let line = |key: &str| {
+            version
+                .lines()
+                .find_map(|line| line.strip_prefix(key))
+                .unwrap_or("unknown")
+        };
+        let identity = format!(
+            "{}\ncommit {}\nLLVM {}\n{linker_version}",
+            version.lines().next()?,
+            line("commit-hash: "),
+            line("LLVM version: ")
+        );
+        Some(Self {
+            way,
+            sysroot,
+            linker,
+            strip,
+            identity,
+        })
+    }
+
+    pub(super) fn cargo(&self, root: &Path, target: &Path) -> Result<Command> {
+        let program = match self.way {
+            Way::Debian => DEBIAN_CARGO,
+            Way::Nightly => "cargo",
+        };
+        self.prepare(Command::new(program), root, target)
+    }
+
+    pub(super) fn clippy(&self, root: &Path, target: &Path) -> Result<Command> {
+        let mut command = match self.way {
+            Way::Debian => self.prepare(Command::new(DEBIAN_CLIPPY), root, target)?,
+            Way::Nightly => self.cargo(root, target)?,
+        };
+        command.arg("clippy");
+        Ok(command)
+    }
+
+    pub(super) fn build_std(&self) -> &'static [&'static str] {
+        match self.way {
+            Way::Debian => &[],
+            Way::Nightly => &["-Z", "build-std=core"],
+        }
+    }
+
+    fn prepare(&self, mut command: Command, root: &Path, target: &Path) -> Result<Command> {
+        // Names that the object would otherwise carry; the last one that fits counts.
+        let names = [
+            (home("CARGO_HOME", ".cargo"), "/cargo"),
+            (self.sysroot.clone(), "/rust"),
+            (root.to_owned(), "/meshmedic"),
+        ];
+        let mut flags = vec![
+            format!("-Clinker={}", self.linker.display()),
+            "-Clink-arg=--btf".to_owned(),
+            "-Cdebuginfo=2".to_owned(),
+        ];
+        flags.extend(
+            names
+                .iter()
+                .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())),
+        );
+        command
+            .current_dir(root.join("meshmedic-ebpf"))
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env("CARGO_TARGET_DIR", target)
+            .env_remove("RUSTFLAGS")
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER");
+        match self.way {
+            Way::Debian => {
+                // aya-ebpf needs a feature gate for this target.
+                command
+                    .env("RUSTC", DEBIAN_RUSTC)
+                    .env("CARGO", DEBIAN_CARGO)
+                    .env("RUSTC_BOOTSTRAP", "1");
+                command.env_remove("RUSTUP_TOOLCHAIN");
+            }
+            Way::Nightly => {
+                // cargo and rustc as rustup chooses them by this name, not those of the task's own toolchain.
+                command
+                    .env("RUSTUP_TOOLCHAIN", NIGHTLY)
+                    .env_remove("RUSTC")
+                    .env_remove("CARGO");
+            }
+        }
+        Ok(command)
+    }
+}
+
+pub(super) fn rustc(way: Way) -> Command {
+    match way {
+        Way::Debian => Command::new(DEBIAN_RUSTC),
+        Way::Nightly => {
+            let mut command = Command::new("rustup");
+            command.args(["run", NIGHTLY, "rustc"]);
+            command
+        }
+    }
+}
+
+/// The sysroot, where it has what the target's `core` needs.
+pub(super) fn core_of(way: Way) -> Option<PathBuf> {
+    let sysroot = PathBuf::from(output(rustc(way).args(["--print", "sysroot"]))?);
+    let core = match way {
+        Way::Debian => sysroot.join("lib/rustlib").join(TARGET).join("lib"),
+        Way::Nightly => sysroot.join("lib/rustlib/src/rust/library/core"),
+    };
+    core.is_dir().then_some(sysroot)
+}
+
+pub(super) fn rustc_version(way: Way) -> Option<String> {
+    output(rustc(way).arg("-vV"))
+}
+
+pub(super) fn llvm_major(version: &str) -> Option<u32> {
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix("LLVM version: "))?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Where [`super::setup`] installs the linker.
+pub(super) fn tools(root: &Path, llvm: u32) -> PathBuf {
+    target_dir(root).join("tools").join(format!("llvm-{llvm}"))
+}
+
+/// The linker of the right version, which reads the bitcode of this LLVM.
+pub(super) fn linker(root: &Path, llvm: u32) -> Option<(PathBuf, String)> {
+    let folders = [
+        tools(root, llvm).join("bin"),
+        home("CARGO_HOME", ".cargo").join("bin"),
+    ];
+    folders.into_iter().chain(path()).find_map(|folder| {
+        let linker = folder.join("bpf-linker");
+        let version = output(Command::new(&linker).arg("--version"))?;
+        let fits = version.split_whitespace().any(|word| word == LINKER_VERSION);
+        fits.then(|| (linker, format!("bpf-linker {LINKER_VERSION}")))
+    })
+}
+
+fn strip(sysroot: &Path, llvm: u32) -> Option<PathBuf> {
+    let host = output(Command::new("rustc").args(["--print", "host-tuple"])).unwrap_or_default();
+    let folders = [
+        PathBuf::from(format!("/usr/lib/llvm-{llvm}/bin")),
+        sysroot.join("lib/rustlib").join(host).join("bin"),
+    ];
+    folders
+        .into_iter()
+        .chain(path())
+        .map(|folder| folder.join("llvm-strip"))
+        .find(|strip| strip.is_file())
+}
+
+pub(super) fn home(variable: &str, folder: &str) -> PathBuf {
+    let home = || env::home_dir().unwrap_or_else(|| PathBuf::from("/")).join(folder);
+    env::var_os(variable).map_or_else(home, PathBuf::from)
+}
+
+fn path() -> Vec<PathBuf> {
+    env::var_os("PATH")
+        .map(|path| env::split_paths(&path).collect())
+        .unwrap_or_default()
+}
