@@ -34,7 +34,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log: None, btf: KERNEL_BTF.into(), object: None, unfiltered_census: false }
+        Self {
+            log: None,
+            btf: KERNEL_BTF.into(),
+            object: None,
+            unfiltered_census: false,
+        }
     }
 }
 

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! MeshMedic's node agent as a library.
 
+pub mod engine;
 pub mod kernel;
+pub mod node;
+pub mod time;
+pub mod watch;

@@ -91,7 +91,7 @@ pub struct PodReport {
     pub flaps: u32,
     /// Inode of its network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub netns: Option<u64>,
+    pub netns: Option<u32>,
     /// A process that lives in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,

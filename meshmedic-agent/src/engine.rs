@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The sans-IO core: what is known of each pod, when to look again, and what to conclude.
+//!
+//! Nothing here reads a clock, a file or a socket. Time and evidence are handed in; looks that are due
+//! and transitions come out. So the same code runs on a node and under simulated time.
+
+mod assess;
+mod gate;
+mod pod;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::{Condition, Owner, Reason, State};
+
+pub use assess::{Look, Seen, ZtunnelSockets, assess};
+pub use gate::{NodeGate, Ztunnel};
+pub use pod::{Expectation, PodView};
+
+use crate::time::Time;
+use pod::Track;
+
+/// How patient the engine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// For how long every reading must agree before a loss is believed.
+    pub confirm: Duration,
+    /// How long ztunnel must have been there before its absence in a pod means anything.
+    pub settle: Duration,
+    /// After how long a pod that gave no reading, or a loss that stands, is read again.
+    pub reread: Duration,
+}
+
+/// A change of a pod's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The pod.
+    pub uid: PodUid,
+    /// The state before; `None` for the first one.
+    pub from: Option<State>,
+    /// The state now.
+    pub to: State,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// When it was concluded.
+    pub at: Time,
+    /// When the kernel reported the change that led here, or when the first look showed it.
+    pub since: Time,
+}
+
+/// Something that came to be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A pod changed its state.
+    Pod(Transition),
+    /// A condition of the node began (`Some`, with its details) or ended.
+    Node {
+        /// Which one.
+        condition: Condition,
+        /// What exactly, while it holds.
+        detail: Option<String>,
+        /// When.
+        at: Time,
+    },
+}
+
+/// Fewer orphans than this are never a mass loss.
+const MASS_LOSS_LEAST: usize = 5;
+/// From this share of the expected pods on, in percent, a loss is a mass loss.
+const MASS_LOSS_PERCENT: usize = 80;
+
+/// The state of a node and its pods.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    pods: BTreeMap<PodUid, Track>,
+    gate: NodeGate,
+    mass_loss: bool,
+    notices: Vec<Notice>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            pods: BTreeMap::new(),
+            gate: NodeGate::new(settings.settle),
+            mass_loss: false,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Says that a pod is here, and what is expected of it. A new pod is due for a look at once.
+    pub fn pod(&mut self, now: Time, uid: &PodUid, expectation: Expectation) {
+        match self.pods.get_mut(uid) {
+            Some(track) => self.notices.extend(track.expect(now, uid, expectation)),
+            None => {
+                let mut track = Track::new(now, expectation);
+                self.notices.extend(track.begin(now, uid));
+                self.pods.insert(uid.clone(), track);
+            }
+        }
+        self.judge_mass_loss(now);
+    }
+
+    /// Says that a pod is gone.
+    pub fn pod_gone(&mut self, now: Time, uid: &PodUid) {
+        self.pods.remove(uid);
+        self.judge_mass_loss(now);
+    }
+
+    /// Says what ztunnel's processes are like now.
+    pub fn ztunnel(&mut self, now: Time, ztunnel: Ztunnel) {
+        self.gate.observe(now, ztunnel);
+        self.tick(now);
+    }
+
+    /// Lets time pass: ends what only time ends.
+    pub fn tick(&mut self, now: Time) {
+        let before = self.gate.fault().map(str::to_owned);
+        let fault = self.gate.judge(now).map(str::to_owned);
+        if before.is_some() != fault.is_some() {
+            for (uid, track) in &mut self.pods {
+                self.notices.extend(track.node_fault(now, uid, fault.is_some()));
+            }
+        }
+        if before != fault {
+            self.notices.push(Notice::Node {
+                condition: Condition::NodeFault,
+                detail: fault,
+                at: now,
+            });
+        }
+        self.judge_mass_loss(now);
+    }
+
+    /// Says that the kernel reported a change in a pod's namespace: look at it.
+    pub fn hint(&mut self, now: Time, uid: &PodUid, reported: Time) {
+        if let Some(track) = self.pods.get_mut(uid) {
+            track.hint(now, reported);
+        }
+    }
+
+    /// Takes what the census says: of each pod whether ztunnel holds the required listeners there,
+    /// `None` where it cannot tell.
+    ///
+    /// It may decide captured and suspect, and nothing else.
+    pub fn census(&mut self, now: Time, complete: impl Fn(&PodUid) -> Option<bool>) {
+        let fault = self.gate.fault().is_some();
+        for (uid, track) in &mut self.pods {
+            if let Some(complete) = complete(uid) {
+                self.notices.extend(track.census(now, uid, complete, fault));
+            }
+        }
+        self.judge_mass_loss(now);
+    }
+
+    /// Takes what a look at a pod gave.
+    pub fn look(&mut self, now: Time, uid: &PodUid, look: Look) {
+        let fault = self.gate.fault().is_some();
+        if let Some(track) = self.pods.get_mut(uid) {
+            self.notices
+                .extend(track.look(now, uid, look, &self.settings, fault));
+        }
+        self.judge_mass_loss(now);
+    }
+
+    /// The pods to look at now, so many at most. Each is handed out once, until its look came back.
+    ///
+    /// Each has its own time: none waits for another to be confirmed.
+    pub fn due(&mut self, now: Time, most: usize) -> Vec<PodUid> {
+        let due = self
+            .pods
+            .iter_mut()
+            .filter_map(|(uid, track)| track.take_due(now).then(|| uid.clone()));
+        due.take(most).collect()
+    }
+
+    /// Takes a look that could not be had through one process back: there is another to try at once.
+    pub fn retry(&mut self, now: Time, uid: &PodUid) {
+        if let Some(track) = self.pods.get_mut(uid) {
+            track.retry(now);
+        }
+    }
+
+    /// When there is something to do next, if nothing else happens.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        self.pods
+            .values()
+            .filter_map(Track::next_due)
+            .chain(self.gate.settles_at())
+            .min()
+    }
+
+    /// Makes every pod due: a sweep, or one step of a rotation where `choose` picks the pods.
+    pub fn sweep(&mut self, now: Time, choose: impl Fn(&PodUid) -> bool) {
+        for (uid, track) in &mut self.pods {
+            if choose(uid) {
+                track.make_due(now);
+            }
+        }
+    }
+
+    /// What happened since the last call, in order.
+    pub fn drain(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// What is known of a pod.
+    #[must_use]
+    pub fn view(&self, uid: &PodUid) -> Option<PodView<'_>> {
+        self.pods.get(uid).map(Track::view)
+    }
+
+    /// What is known of every pod.
+    pub fn views(&self) -> impl Iterator<Item = (&PodUid, PodView<'_>)> {
+        self.pods.iter().map(|(uid, track)| (uid, track.view()))
+    }
+
+    /// Why this node's readings prove no orphan, while that is so.
+    #[must_use]
+    pub fn node_fault(&self) -> Option<&str> {
+        self.gate.fault()
+    }
+
+    /// Whether most pods fell out of the mesh though ztunnel is healthy.
+    #[must_use]
+    pub fn mass_loss(&self) -> bool {
+        self.mass_loss
+    }
+
+    /// Whether something is still being found out: a pod not read yet, or a loss being confirmed.
+    #[must_use]
+    pub fn undecided(&self) -> bool {
+        self.pods.values().any(Track::undecided)
+    }
+
+    fn judge_mass_loss(&mut self, now: Time) {
+        let (mut expected, mut orphans) = (0, 0);
+        for track in self.pods.values() {
+            expected += usize::from(track.is_expected());
+            orphans += usize::from(track.state() == State::Orphan);
+        }
+        let share = orphans * 100 >= expected * MASS_LOSS_PERCENT;
+        let holds = self.gate.fault().is_none() && orphans >= MASS_LOSS_LEAST && share;
+        if holds != self.mass_loss {
+            self.mass_loss = holds;
+            let detail = holds.then(|| format!("{orphans} of {expected} pods are orphans"));
+            self.notices.push(Notice::Node {
+                condition: Condition::MassLoss,
+                detail,
+                at: now,
+            });
+        }
+    }
+}
+
+/// The owner of a captured pod's listeners, as far as one look could tell.
+pub(crate) const fn owner(proved: bool) -> Owner {
+    if proved { Owner::Ztunnel } else { Owner::Unproven }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether this node's ztunnel is in a condition in which a missing listener means anything.
+
+use std::time::Duration;
+
+use meshmedic_common::duration;
+
+use crate::time::Time;
+
+/// What is known of ztunnel on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ztunnel {
+    /// Its processes as number and start time, sorted. Several during an upgrade.
+    pub processes: Vec<(u32, u64)>,
+    /// When the youngest of them started, where that is known.
+    pub youngest: Option<Time>,
+}
+
+/// Judges the node by its ztunnel.
+#[derive(Debug)]
+pub struct NodeGate {
+    settle: Duration,
+    seen: Option<Ztunnel>,
+    /// Since when the processes are the ones they are.
+    since: Time,
+    fault: Option<String>,
+}
+
+impl NodeGate {
+    /// A gate that has seen no ztunnel yet.
+    #[must_use]
+    pub fn new(settle: Duration) -> Self {
+        let fault = Some("ztunnel was not looked for yet".to_owned());
+        Self {
+            settle,
+            seen: None,
+            since: Time::default(),
+            fault,
+        }
+    }
+
+    /// Takes what ztunnel is like now.
+    pub fn observe(&mut self, now: Time, ztunnel: Ztunnel) {
+        match &self.seen {
+            Some(seen) if seen.processes == ztunnel.processes => {}
+            // Met at the start: it has been there for as long as its processes have.
+            None => self.since = ztunnel.youngest.unwrap_or(now),
+            Some(_) => self.since = now,
+        }
+        self.seen = Some(ztunnel);
+    }
+
+    /// Judges, and remembers the judgement.
+    pub fn judge(&mut self, now: Time) -> Option<&str> {
+        self.fault = match &self.seen {
+            None => return self.fault.as_deref(),
+            Some(seen) if seen.processes.is_empty() => {
+                Some("no ztunnel process runs on this node".to_owned())
+            }
+            Some(_) if now.since(self.since) < self.settle => Some(format!(
+                "ztunnel started or changed less than {} ago",
+                duration::show(self.settle)
+            )),
+            Some(_) => None,
+        };
+        self.fault.as_deref()
+    }
+
+    /// What was wrong when last judged, if anything was.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// When a fault ends by time alone.
+    #[must_use]
+    pub fn settles_at(&self) -> Option<Time> {
+        let runs = self.seen.as_ref().is_some_and(|seen| !seen.processes.is_empty());
+        (self.fault.is_some() && runs).then(|| self.since + self.settle)
+    }
+}

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of one pod, and how a loss is confirmed.
+
+use std::time::Duration;
+
+use meshmedic_common::ports::PortSet;
+use meshmedic_common::report::Holder;
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
+
+use super::assess::{Look, Seen};
+use super::{Notice, Settings, Transition, owner};
+use crate::time::Time;
+
+/// Whether a pod should be captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    /// It should.
+    Expected,
+    /// It should not, and why.
+    Exempt(Reason),
+    /// Nobody said so: a pod counts as expected once it was seen captured, or shows Istio's routing.
+    Undeclared,
+}
+
+/// The readings that confirm a loss: one at each end of the confirmation and these many between them.
+const STEPS: u32 = 3;
+/// No loss is believed on fewer readings.
+const LEAST_READINGS: u32 = 3;
+/// A confirmation whose readings lie further apart than it is long has seen too little between them;
+/// on a busy machine a short one may still be late by this much.
+const LEAST_GAP: Duration = Duration::from_secs(1);
+
+/// What a loss looks like. A confirmation holds for one kind only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    All,
+    Some,
+    Imposter,
+}
+
+impl Loss {
+    const fn verdict(self) -> State {
+        match self {
+            Self::All => State::Orphan,
+            Self::Some => State::Partial,
+            Self::Imposter => State::Imposter,
+        }
+    }
+}
+
+/// Readings that agree so far.
+#[derive(Clone, Copy, Debug)]
+struct Confirmation {
+    loss: Loss,
+    first: Time,
+    last: Time,
+    readings: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Track {
+    expectation: Expectation,
+    state: State,
+    reason: Option<Reason>,
+    detail: Option<String>,
+    /// When the state began, and what set it off.
+    since: Time,
+    /// When the kernel, or failing that the first look, showed the change that is being judged.
+    onset: Option<Time>,
+    due: Option<Time>,
+    looking: bool,
+    look_again: bool,
+    confirmation: Option<Confirmation>,
+    was_captured: bool,
+    captured_at: Time,
+    owner: Option<Owner>,
+    holders: Vec<Holder>,
+    ports: PortSet,
+    redirection: Redirection,
+    flaps: u32,
+}
+
+/// What is known of a pod.
+#[derive(Clone, Debug)]
+pub struct PodView<'a> {
+    /// Its state.
+    pub state: State,
+    /// Why, where the state alone does not tell.
+    pub reason: Option<Reason>,
+    /// More about the reason.
+    pub detail: Option<&'a str>,
+    /// Since when.
+    pub since: Time,
+    /// The capture ports that the last look saw.
+    pub ports: PortSet,
+    /// Whose they are, if it is captured.
+    pub owner: Option<Owner>,
+    /// Who holds them without being ztunnel.
+    pub holders: &'a [Holder],
+    /// Whether Istio's routing table is there.
+    pub redirection: Redirection,
+    /// What the traffic of a pod without listeners does.
+    pub traffic: Option<Traffic>,
+    /// Losses that ended before they were confirmed.
+    pub flaps: u32,
+}
+
+impl Track {
+    pub(super) fn new(now: Time, expectation: Expectation) -> Self {
+        let (state, reason) = match expectation {
+            Expectation::Exempt(reason) => (State::Exempt, reason),
+            _ => (State::Unverifiable, Reason::NotRead),
+        };
+        Self {
+            expectation,
+            state,
+            reason: Some(reason),
+            detail: None,
+            since: now,
+            onset: None,
+            due: (state != State::Exempt).then_some(now),
+            looking: false,
+            look_again: false,
+            confirmation: None,
+            was_captured: false,
+            captured_at: Time::default(),
+            owner: None,
+            holders: Vec::new(),
+            ports: PortSet::EMPTY,
+            redirection: Redirection::Unknown,
+            flaps: 0,
+        }
+    }
+
+    pub(super) fn begin(&mut self, now: Time, uid: &PodUid) -> Option<Notice> {
+        let reason = self.reason;
+        Some(Notice::Pod(Transition {
+            uid: uid.clone(),
+            from: None,
+            to: self.state,
+            reason,
+            at: now,
+            since: now,
+        }))
+    }
+
+    pub(super) fn expect(&mut self, now: Time, uid: &PodUid, expectation: Expectation) -> Option<Notice> {
+        if self.expectation == expectation {
+            return None;
+        }
+        self.expectation = expectation;
+        self.confirmation = None;
+        if let Expectation::Exempt(reason) = expectation {
+            self.due = None;
+            return self.enter(now, uid, State::Exempt, Some(reason));
+        }
+        self.make_due(now);
+        self.enter(now, uid, State::Unverifiable, Some(Reason::NotRead))
+    }
+
+    pub(super) fn node_fault(&mut self, now: Time, uid: &PodUid, fault: bool) -> Option<Notice> {
+        self.confirmation = None;
+        if self.state != State::Suspect {
+            return None;
+        }
+        if fault {
+            self.due = None;
+            return self.enter(now, uid, State::Suspect, Some(Reason::NodeFault));
+        }
+        self.make_due(now);
+        self.enter(now, uid, State::Suspect, Some(Reason::Confirming))
+    }
+
+    pub(super) fn hint(&mut self, now: Time, reported: Time) {
+        if !matches!(self.expectation, Expectation::Exempt(_)) {
+            self.onset.get_or_insert(reported);
+            self.make_due(now);
+        }
+    }
+
+    pub(super) fn census(&mut self, now: Time, uid: &PodUid, complete: bool, fault: bool) -> Option<Notice> {
+        if matches!(self.expectation, Expectation::Exempt(_)) {
+            return None;
+        }
+        if complete {
+            self.ports = PortSet::REQUIRED.iter().chain(self.ports.iter()).collect();
+            // A loss that is over needs no reading any more; a pod new to us still gets its first.
+            if self.state == State::Suspect {
+                self.due = None;
+            }
+            return self.captured(now, uid, true);
+        }
+        match self.state {
+            // What was held by ztunnel is not any more. The reading that follows tells what is there.
+            State::Captured if self.owner == Some(Owner::Ztunnel) => {
+                self.onset.get_or_insert(now);
+                self.ports = PortSet::EMPTY;
+                self.suspect(now, uid, fault)
+            }
+            State::Unverifiable if self.reason == Some(Reason::NotRead) => {
+                self.make_due(now);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn look(
+        &mut self,
+        now: Time,
+        uid: &PodUid,
+        look: Look,
+        settings: &Settings,
+        fault: bool,
+    ) -> Option<Notice> {
+        self.looking = false;
+        self.due = std::mem::take(&mut self.look_again).then_some(now);
+        if matches!(self.expectation, Expectation::Exempt(_)) {
+            return None;
+        }
+        if !matches!(look.seen, Seen::Unreadable(..)) {
+            self.redirection = look.redirection;
+        }
+        let (loss, holders) = match look.seen {
+            Seen::Unreadable(reason, detail) => return self.unreadable(now, uid, reason, detail, settings),
+            Seen::Complete { proved } => {
+                self.ports = look.ports;
+                return self.captured(now, uid, proved);
+            }
+            Seen::Imposter(holders) => (Loss::Imposter, holders),
+            Seen::Incomplete(ports) if ports.is_empty() => (Loss::All, Vec::new()),
+            Seen::Incomplete(_) => (Loss::Some, Vec::new()),
+        };
+        if self.state == State::Captured && look.started < self.captured_at {
+            // It was seen captured after this look had begun.
+            self.make_due(now);
+            return None;
+        }
+        self.ports = look.ports;
+        self.holders = holders;
+        self.owner = None;
+        if !self.is_expected() {
+            self.onset = None;
+            return self.enter(now, uid, State::Exempt, Some(Reason::NotEnrolled));
+        }
+        self.onset.get_or_insert(look.started);
+        if fault {
+            self.confirmation = None;
+            self.due = None;
+            return self.suspect(now, uid, fault);
+        }
+        self.confirm(now, uid, loss, (look.started, look.finished), settings)
+    }
+
+    /// Believes a loss once every reading across the confirmation agreed.
+    fn confirm(
+        &mut self,
+        now: Time,
+        uid: &PodUid,
+        loss: Loss,
+        (started, finished): (Time, Time),
+        settings: &Settings,
+    ) -> Option<Notice> {
+        if self.state == loss.verdict() {
+            self.confirmation = None;
+            self.schedule(now + settings.reread);
+            return None;
+        }
+        let patience = settings.confirm.max(LEAST_GAP);
+        let agreeing = self
+            .confirmation
+            .filter(|c| c.loss == loss && started.since(c.last) <= patience);
+        let confirmation = match agreeing {
+            Some(so_far) => Confirmation {
+                last: finished,
+                readings: so_far.readings + 1,
+                ..so_far
+            },
+            None => Confirmation {
+                loss,
+                first: finished,
+                last: finished,
+                readings: 1,
+            },
+        };
+        self.confirmation = Some(confirmation);
+        let long_enough = started >= confirmation.first + settings.confirm;
+        if long_enough && confirmation.readings >= LEAST_READINGS {
+            self.confirmation = None;
+            self.schedule(now + settings.reread);
+            return self.enter(now, uid, loss.verdict(), None);
+        }
+        let steps = (1..=STEPS).map(|step| confirmation.first + settings.confirm * step / STEPS);
+        let next = steps.into_iter().find(|&step| step > finished);
+        self.schedule(next.unwrap_or(finished + settings.confirm / STEPS));
+        self.suspect(now, uid, false)
+    }
+
+    fn unreadable(
+        &mut self,
+        now: Time,
+        uid: &PodUid,
+        reason: Reason,
+        detail: String,
+        settings: &Settings,
+    ) -> Option<Notice> {
+        self.confirmation = None;
+        self.detail = Some(detail);
+        self.schedule(now + settings.reread);
+        let state = if reason == Reason::HostNetwork {
+            State::Exempt
+        } else {
+            State::Unverifiable
+        };
+        let notice = self.enter(now, uid, state, Some(reason));
+        self.onset = None;
+        notice
+    }
+
+    fn captured(&mut self, now: Time, uid: &PodUid, proved: bool) -> Option<Notice> {
+        self.confirmation = None;
+        self.was_captured = true;
+        self.captured_at = now;
+        self.holders.clear();
+        if self.state == State::Suspect {
+            self.flaps = self.flaps.saturating_add(1);
+        }
+        let notice = self.enter(now, uid, State::Captured, None);
+        self.owner = Some(owner(proved));
+        self.onset = None;
+        notice
+    }
+
+    fn suspect(&mut self, now: Time, uid: &PodUid, fault: bool) -> Option<Notice> {
+        if !fault && self.confirmation.is_none() {
+            self.make_due(now);
+        }
+        // A loss that stands stays what it is until a different one is confirmed or the pod recovers.
+        if self.state.is_finding() {
+            return None;
+        }
+        if fault {
+            return self.enter(now, uid, State::Suspect, Some(Reason::NodeFault));
+        }
+        self.enter(now, uid, State::Suspect, Some(Reason::Confirming))
+    }
+
+    /// Changes the state, and tells so if it changed.
+    fn enter(&mut self, now: Time, uid: &PodUid, to: State, reason: Option<Reason>) -> Option<Notice> {
+        if (self.state, self.reason) == (to, reason) {
+            return None;
+        }
+        let from = self.state;
+        if !matches!(to, State::Unverifiable | State::Exempt) {
+            self.detail = None;
+        }
+        if from != to {
+            self.since = now;
+        }
+        (self.state, self.reason) = (to, reason);
+        let since = self.onset.unwrap_or(now);
+        Some(Notice::Pod(Transition {
+            uid: uid.clone(),
+            from: Some(from),
+            to,
+            reason,
+            at: now,
+            since,
+        }))
+    }
+
+    pub(super) fn retry(&mut self, now: Time) {
+        self.looking = false;
+        self.make_due(now);
+    }
+
+    pub(super) fn make_due(&mut self, now: Time) {
+        if matches!(self.expectation, Expectation::Exempt(_)) {
+            return;
+        }
+        if self.looking {
+            self.look_again = true;
+        } else {
+            self.due = Some(self.due.map_or(now, |due| due.min(now)));
+        }
+    }
+
+    fn schedule(&mut self, at: Time) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(super) fn take_due(&mut self, now: Time) -> bool {
+        let due = !self.looking && self.due.is_some_and(|due| due <= now);
+        if due {
+            self.looking = true;
+            self.due = None;
+        }
+        due
+    }
+
+    pub(super) fn next_due(&self) -> Option<Time> {
+        if self.looking { None } else { self.due }
+    }
+
+    pub(super) fn is_expected(&self) -> bool {
+        match self.expectation {
+            Expectation::Expected => true,
+            Expectation::Exempt(_) => false,
+            Expectation::Undeclared => self.was_captured || self.redirection == Redirection::Routed,
+        }
+    }
+
+    pub(super) const fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn undecided(&self) -> bool {
+        let confirming = matches!(self.reason, Some(Reason::NotRead | Reason::Confirming));
+        confirming || self.confirmation.is_some()
+    }
+
+    pub(super) fn view(&self) -> PodView<'_> {
+        let lost = matches!(self.state, State::Suspect | State::Orphan | State::Partial);
+        PodView {
+            state: self.state,
+            reason: self.reason,
+            detail: self.detail.as_deref(),
+            since: self.since,
+            ports: self.ports,
+            owner: self.owner.filter(|_| self.state == State::Captured),
+            holders: &self.holders,
+            redirection: self.redirection,
+            traffic: lost.then(|| self.redirection.into()),
+            flaps: self.flaps,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pod, process, network namespace, and the reading of sockets: everything below an injected /proc root.
+//!
+//! No Kubernetes type and no policy lives here. What is found is evidence; what it means is the engine's.
+
+mod addresses;
+mod cgroup;
+mod index;
+mod names;
+mod process;
+mod reading;
+mod sockets;
+
+pub use addresses::NetAddresses;
+pub use cgroup::{CgroupPod, parse_cgroup};
+pub use index::{Mapping, NetnsIndex};
+pub use names::{PodName, PodNames};
+pub use process::{NetnsKey, Process, ProcessTable, is_running, uptime};
+pub use reading::{Evidence, ReadJob, Unreadable};
+pub use sockets::socket_inodes;

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The processes of the node, learned incrementally.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirEntryExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use meshmedic_common::uid::PodUid;
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::cgroup::parse_cgroup;
+use crate::time::Time;
+
+/// A network namespace, told apart from the others by the inode of its `net/tcp`.
+///
+/// This needs no capability. It is not the number that the kernel programs see: that is
+/// [`Process::netns_inode`], which needs `CAP_SYS_PTRACE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetnsKey(pub u64);
+
+/// A process of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: with the number, its identity.
+    pub start: u64,
+    /// Its pod.
+    pub pod: PodUid,
+    /// Its network namespace.
+    pub netns: NetnsKey,
+    /// The namespace's inode as the kernel programs see it, where it may be read.
+    pub netns_inode: Option<u32>,
+    /// Its name: the process's own word.
+    pub name: String,
+}
+
+/// A process that is still young may not have reached its cgroup and namespace: a container's runtime
+/// moves it there within milliseconds of its start. Until it has been known this long, it is read again.
+const SETTLING: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+struct Known {
+    /// Inode of the directory `/proc/<pid>`: it changes when the number is used again.
+    directory: u64,
+    first_seen: Time,
+    process: Option<Process>,
+}
+
+/// All processes that belong to pods.
+#[derive(Debug)]
+pub struct ProcessTable {
+    root: PathBuf,
+    known: HashMap<u32, Known>,
+    host: Option<NetnsKey>,
+    files_read: u64,
+}
+
+impl ProcessTable {
+    /// A table over a /proc root, still empty.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            known: HashMap::new(),
+            host: None,
+            files_read: 0,
+        }
+    }
+
+    /// The /proc root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Learns of processes that came and went. Of a known process no file is read again.
+    ///
+    /// Fails only where the root itself cannot be read or shows no process 1: then nothing can be told
+    /// apart from the host's own network.
+    pub fn refresh(&mut self, now: Time) -> io::Result<()> {
+        self.host = Some(netns_of(&open_process(&self.root, 1)?)?.0);
+        let mut seen = HashMap::with_capacity(self.known.len() + 16);
+        for entry in std::fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let Some(pid) = parse_pid(&entry.file_name()) else {
+                continue;
+            };
+            let directory = entry.ino();
+            let known = self
+                .known
+                .remove(&pid)
+                .filter(|known| known.directory == directory);
+            let known = match known {
+                Some(known) if now.since(known.first_seen) >= SETTLING => known,
+                young => {
+                    self.files_read += 1;
+                    let first_seen = young.map_or(now, |known| known.first_seen);
+                    Known {
+                        directory,
+                        first_seen,
+                        process: read_process(&self.root, pid),
+                    }
+                }
+            };
+            seen.insert(pid, known);
+        }
+        self.known = seen;
+        Ok(())
+    }
+
+    /// Reads a pod's known processes anew: for a mapping that proved stale, because its process ended
+    /// or moved to another network namespace.
+    pub fn reread(&mut self, pod: &PodUid) {
+        for (&pid, known) in &mut self.known {
+            if known.process.as_ref().is_some_and(|process| process.pod == *pod) {
+                self.files_read += 1;
+                known.process = read_process(&self.root, pid);
+            }
+        }
+    }
+
+    /// The host's network namespace, once [`Self::refresh`] succeeded.
+    #[must_use]
+    pub fn host_netns(&self) -> Option<NetnsKey> {
+        self.host
+    }
+
+    /// Every process of a pod.
+    pub fn iter(&self) -> impl Iterator<Item = &Process> {
+        self.known.values().filter_map(|known| known.process.as_ref())
+    }
+
+    /// A process of a pod by its number.
+    #[must_use]
+    pub fn get(&self, pid: u32) -> Option<&Process> {
+        self.known.get(&pid)?.process.as_ref()
+    }
+
+    /// What a process calls itself, cleaned for a terminal; of a process outside all pods too.
+    #[must_use]
+    pub fn name_of(&self, pid: u32) -> String {
+        let read = || read_stat(open_process(&self.root, pid)?).map(|stat| stat.name);
+        let name = read().unwrap_or_else(|_| "unknown".to_owned());
+        name.chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect()
+    }
+
+    /// How many processes were read so far: what shows that known ones cost nothing.
+    #[must_use]
+    pub fn processes_read(&self) -> u64 {
+        self.files_read
+    }
+}
+
+fn parse_pid(name: &OsStr) -> Option<u32> {
+    let name = name.to_str()?;
+    if name.starts_with('+') {
+        None
+    } else {
+        name.parse().ok()
+    }
+}
+
+/// Opens the directory of a process. The descriptor stays with this very process: once it is gone,
+/// every access through it fails, whoever has its number by then.
+pub(super) fn open_process(root: &Path, pid: u32) -> io::Result<OwnedFd> {
+    let path = root.join(pid.to_string());
+    Ok(rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// Opens a file of a process for reading.
+pub(super) fn open_file(process: impl AsFd, name: &str) -> io::Result<std::fs::File> {
+    Ok(rustix::fs::openat(process, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+/// Reads a small file of a process; longer ones are cut at `limit`.
+pub(super) fn read_file(process: impl AsFd, name: &str, limit: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    open_file(process, name)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The network namespace of a process, and its inode where that may be read.
+pub(super) fn netns_of(process: impl AsFd) -> io::Result<(NetnsKey, Option<u32>)> {
+    let process = process.as_fd();
+    let key = NetnsKey(rustix::fs::statat(process, "net/tcp", AtFlags::empty())?.st_ino);
+    let inode = rustix::fs::statat(process, "ns/net", AtFlags::empty()).ok();
+    Ok((key, inode.and_then(|stat| u32::try_from(stat.st_ino).ok())))
+}
+
+/// What `/proc/<pid>/stat` tells of a process.
+pub(super) struct Stat {
+    pub(super) name: String,
+    pub(super) alive: bool,
+    pub(super) start: u64,
+}
+
+/// A file of /proc is short; this is many times what `stat` and `cgroup` ever hold.
+const SMALL_FILE: u64 = 64 * 1024;
+
+pub(super) fn read_stat(process: impl AsFd) -> io::Result<Stat> {
+    let text = read_file(process, "stat", SMALL_FILE)?;
+    parse_stat(&text).ok_or_else(|| io::Error::other("stat has an unknown form"))
+}
+
+/// The name stands in parentheses and may contain any character, parentheses too.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (head, tail) = text.rsplit_once(')')?;
+    let name = head.split_once('(')?.1.to_owned();
+    let mut fields = tail.split_ascii_whitespace();
+    let state = fields.next()?;
+    // State is field 3 and the start time field 22.
+    let start = fields.nth(18)?.parse().ok()?;
+    Some(Stat {
+        name,
+        alive: !matches!(state, "Z" | "X" | "x"),
+        start,
+    })
+}
+
+/// Whether this very process lives.
+#[must_use]
+pub fn is_running(root: &Path, pid: u32, start: u64) -> bool {
+    let stat = open_process(root, pid).and_then(read_stat);
+    stat.is_ok_and(|stat| stat.alive && stat.start == start)
+}
+
+/// For how long the machine has been up, the time it slept included, as start times count it.
+#[must_use]
+pub fn uptime() -> Option<Duration> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Some(Duration::new(
+        now.tv_sec.try_into().ok()?,
+        now.tv_nsec.try_into().ok()?,
+    ))
+}
+
+/// `None` for a process of no pod, and for one that ended meanwhile or cannot be read: it can then
+/// serve as nobody's evidence.
+fn read_process(root: &Path, pid: u32) -> Option<Process> {
+    let directory = open_process(root, pid).ok()?;
+    let pod = parse_cgroup(&read_file(&directory, "cgroup", SMALL_FILE).ok()?)?.uid;
+    let stat = read_stat(&directory).ok().filter(|stat| stat.alive)?;
+    let (netns, netns_inode) = netns_of(&directory).ok()?;
+    Some(Process {
+        pid,
+        start: stat.start,
+        pod,
+        netns,
+        netns_inode,
+        name: stat.name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_parentheses_and_spaces() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let stat = parse_stat(&format!("42 (a) b (c)) {rest}")).unwrap();
+        assert_eq!(
+            (stat.name.as_str(), stat.alive, stat.start),
+            ("a) b (c)", true, 4711)
+        );
+        assert!(
+            !parse_stat(&format!("42 (x) {}", rest.replace('S', "Z")))
+                .unwrap()
+                .alive
+        );
+        for bad in ["", "42", "42 (x)", "42 (x) S 1 2", "42 x) S"] {
+            assert!(parse_stat(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,520 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ties trigger, census, readings and engine together on one node.
+//!
+//! Whatever wakes it (a kernel event, a reading that came back, a timer), one step takes it in, hands
+//! it to the engine, and gives back what the engine concluded.
+
+mod readers;
+mod sources;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use meshmedic_common::abi::{CHANGE_OPENED, ListenChange};
+use meshmedic_common::report::{
+    API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, TriggerMode,
+};
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::{Condition, Reason};
+
+use crate::engine::{Engine, Expectation, Look, Notice, Seen, Settings};
+use crate::kernel::Kernel;
+use crate::node::{Mapping, NetnsIndex, PodName, PodNames, ProcessTable};
+use crate::time::Time;
+use readers::{Finished, Readers};
+use sources::Sources;
+
+/// How to watch a node.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node's name, for reports.
+    pub node: String,
+    /// The /proc root.
+    pub proc_root: PathBuf,
+    /// The kubelet's log folders.
+    pub log_root: PathBuf,
+    /// For how long every reading must agree before a loss is believed.
+    pub confirm: Duration,
+    /// How long ztunnel must have been there before its absence in a pod means anything.
+    pub settle: Duration,
+    /// How often all pods are looked at. With eBPF the census runs at half of it, 30 seconds at most.
+    pub interval: Duration,
+    /// Whether to look at all pods without being told to: what one-shot commands do without.
+    pub use_census: bool,
+}
+
+/// What a step found out.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The kernel reported a change in a namespace that belongs to a pod.
+    Kernel {
+        /// The record.
+        change: ListenChange,
+        /// The pod.
+        uid: PodUid,
+    },
+    /// The engine concluded something.
+    Notice(Notice),
+    /// So many records of the kernel were lost since the start: the census makes up for them.
+    RecordsLost(u64),
+    /// The kernel programs failed while running; from now on a timer has to do.
+    KernelFailed(String),
+}
+
+/// Why a node cannot be watched at all.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The /proc root tells nothing.
+    #[error(
+        "cannot read {root}: {source}. It must be the node's /proc, with the node's process 1 in it (--host-proc)"
+    )]
+    ProcRoot {
+        /// The root.
+        root: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A safety net this often at least, however long `--interval` is.
+const CENSUS_AT_MOST: Duration = Duration::from_secs(30);
+/// With eBPF, /proc is read of every pod once in this time even though the census is content.
+const ROTATION: Duration = Duration::from_secs(24 * 60 * 60);
+/// While no ztunnel is known, look for one this often.
+const SEARCH: Duration = Duration::from_secs(1);
+/// New processes are looked for this often at least while `--interval` is long.
+const REFRESH_AT_MOST: Duration = Duration::from_secs(30);
+
+/// One node being watched.
+#[derive(Debug)]
+pub struct Watch {
+    options: Options,
+    table: ProcessTable,
+    index: NetnsIndex,
+    names: PodNames,
+    addresses: HashMap<PodUid, Vec<IpAddr>>,
+    engine: Engine,
+    sources: Sources,
+    readers: Readers,
+    batch: Vec<ListenChange>,
+    next_sweep: Time,
+    next_census: Time,
+    next_search: Time,
+    rotation: Rotation,
+    records_lost: u64,
+    events: Vec<Event>,
+}
+
+/// Which pods' turn it is to be read although nothing is wrong.
+#[derive(Debug, Default)]
+struct Rotation {
+    step: u64,
+    steps: u64,
+}
+
+enum Wake {
+    Kernel(std::io::Result<()>),
+    Read(Finished),
+    Timer,
+}
+
+impl Watch {
+    /// Learns of the node's pods. `kernel` are the loaded programs, `None` to poll.
+    pub fn new(options: Options, kernel: Option<Kernel>) -> Result<Self, WatchError> {
+        let now = Time::now();
+        let settings = Settings {
+            confirm: options.confirm,
+            settle: options.settle,
+            reread: options.interval,
+        };
+        let census_interval = census_interval(options.interval);
+        let steps = ROTATION.as_secs().div_ceil(census_interval.as_secs().max(1));
+        let mut watch = Self {
+            table: ProcessTable::new(&options.proc_root),
+            index: NetnsIndex::default(),
+            names: PodNames::new(&options.log_root),
+            addresses: HashMap::new(),
+            engine: Engine::new(settings),
+            sources: Sources::new(kernel, options.use_census),
+            readers: Readers::new(),
+            batch: Vec::new(),
+            next_sweep: now + options.interval,
+            next_census: now,
+            next_search: now,
+            rotation: Rotation { step: 0, steps },
+            records_lost: 0,
+            events: Vec::new(),
+            options,
+        };
+        watch.refresh(now)?;
+        watch.run_census(now);
+        watch.collect();
+        Ok(watch)
+    }
+
+    /// What notices changes.
+    #[must_use]
+    pub fn trigger(&self) -> TriggerMode {
+        if self.sources.trigger.is_some() {
+            TriggerMode::Ebpf
+        } else {
+            TriggerMode::Poll
+        }
+    }
+
+    /// What a pod is called, where the kubelet's folders tell.
+    #[must_use]
+    pub fn name(&self, uid: &PodUid) -> Option<&PodName> {
+        self.names.get(uid)
+    }
+
+    /// The pod's namespace, where it is known.
+    #[must_use]
+    pub fn mapping(&self, uid: &PodUid) -> Option<&Mapping> {
+        self.index.get(uid).ok()
+    }
+
+    /// The engine's knowledge.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Whether every pod was read and no loss is being confirmed.
+    #[must_use]
+    pub fn decided(&self) -> bool {
+        !self.engine.undecided() && self.readers.is_idle()
+    }
+
+    /// Waits for the next thing that happens and takes it in. May be dropped while it waits.
+    pub async fn step(&mut self) -> Vec<Event> {
+        self.start_due_readings(Time::now());
+        if self.events.is_empty() {
+            let wake = self.wait().await;
+            let now = Time::now();
+            self.take(now, wake);
+            self.start_due_readings(now);
+            self.collect();
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let timer = self.next_timer();
+        let sleep = tokio::time::sleep(timer.since(Time::now()));
+        let Self {
+            sources,
+            readers,
+            batch,
+            ..
+        } = self;
+        tokio::select! {
+            biased;
+            result = sources.next_records(batch) => Wake::Kernel(result),
+            finished = readers.next() => Wake::Read(finished),
+            () = sleep => Wake::Timer,
+        }
+    }
+
+    fn next_timer(&self) -> Time {
+        let mut next = self.next_sweep;
+        if self.sources.has_census() {
+            next = next.min(self.next_census);
+        }
+        if self.sources.ztunnel.is_empty() {
+            next = next.min(self.next_search);
+        }
+        if !self.readers.is_full() {
+            next = self.engine.next_wake().map_or(next, |wake| wake.min(next));
+        }
+        next
+    }
+
+    fn take(&mut self, now: Time, wake: Wake) {
+        // Before anything is concluded: does ztunnel still live?
+        if !self.sources.ztunnel_alive(&self.options.proc_root) {
+            self.refresh_or_warn(now);
+        }
+        match wake {
+            Wake::Kernel(Ok(())) => self.take_records(now),
+            Wake::Kernel(Err(error)) => self.kernel_failed(&error),
+            Wake::Read(finished) => self.take_reading(now, finished),
+            Wake::Timer => {}
+        }
+        self.take_timers(now);
+        self.engine.tick(now);
+    }
+
+    fn take_records(&mut self, now: Time) {
+        let batch = std::mem::take(&mut self.batch);
+        let unknown = batch
+            .iter()
+            .any(|change| self.index.pod_of(change.netns).is_none());
+        let opened = batch.iter().any(|change| change.change == CHANGE_OPENED);
+        if unknown || (opened && self.sources.ztunnel.is_empty()) {
+            self.refresh_or_warn(now);
+        }
+        let censused = self.run_census(now);
+        for change in &batch {
+            let Some(uid) = self.index.pod_of(change.netns).cloned() else {
+                continue;
+            };
+            // The census has judged by now. Without one, the event asks for a reading.
+            if !censused {
+                self.engine.hint(now, &uid, Time::from_nanos(change.at_ns));
+            }
+            self.events.push(Event::Kernel { change: *change, uid });
+        }
+        self.batch = batch;
+        self.batch.clear();
+        match self.sources.records_lost() {
+            lost if lost > self.records_lost => {
+                self.records_lost = lost;
+                self.events.push(Event::RecordsLost(lost));
+                self.engine.sweep(now, |_| true);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_reading(&mut self, now: Time, finished: Finished) {
+        let Finished {
+            uid,
+            mapping,
+            started,
+            ended,
+            result,
+        } = finished;
+        let look = match result {
+            Ok(evidence) => {
+                let seen = self.sources.assess(&self.table, &uid, &evidence.reading);
+                let (ports, redirection) = (evidence.reading.ports(), evidence.redirection);
+                Look {
+                    started,
+                    finished: ended,
+                    seen,
+                    ports,
+                    redirection,
+                }
+            }
+            Err(unreadable) => {
+                // Its process may have ended while the pod lives on: look for another one.
+                self.table.reread(&uid);
+                self.refresh_or_warn(now);
+                match self.index.get(&uid) {
+                    Err(Reason::NoProcess) => return,
+                    Ok(other) if *other != mapping => return self.engine.retry(now, &uid),
+                    _ => {}
+                }
+                unreadable_look(now, unreadable.reason, unreadable.detail)
+            }
+        };
+        self.engine.look(now, &uid, look);
+    }
+
+    fn take_timers(&mut self, now: Time) {
+        if now >= self.next_sweep {
+            self.next_sweep = now + self.options.interval.min(REFRESH_AT_MOST);
+            self.refresh_or_warn(now);
+            if !self.sources.has_census() {
+                self.next_sweep = now + self.options.interval;
+                self.engine.sweep(now, |_| true);
+            }
+        }
+        if self.sources.ztunnel.is_empty() && now >= self.next_search {
+            self.next_search = now + SEARCH.min(self.options.interval);
+            self.refresh_or_warn(now);
+        }
+        if self.sources.has_census() && now >= self.next_census {
+            self.next_census = now + census_interval(self.options.interval);
+            self.run_census(now);
+            self.rotate(now);
+        }
+    }
+
+    /// The census cannot vouch for a pod that is not known to be ztunnel's: these are read each time.
+    /// The others take turns.
+    fn rotate(&mut self, now: Time) {
+        self.rotation.step = (self.rotation.step + 1) % self.rotation.steps;
+        let Rotation { step, steps } = self.rotation;
+        let vouched: HashMap<PodUid, bool> = self
+            .engine
+            .views()
+            .map(|(uid, view)| {
+                (
+                    uid.clone(),
+                    view.owner == Some(meshmedic_common::verdict::Owner::Ztunnel),
+                )
+            })
+            .collect();
+        self.engine
+            .sweep(now, |uid| !vouched[uid] || turn(uid, steps) == step);
+    }
+
+    fn start_due_readings(&mut self, now: Time) {
+        for uid in self.engine.due(now, self.readers.room()) {
+            match self.index.get(&uid) {
+                Ok(mapping) => self.readers.start(&self.options.proc_root, uid, mapping.clone()),
+                Err(reason) => {
+                    let look = unreadable_look(now, reason, reason.sentence().to_owned());
+                    self.engine.look(now, &uid, look);
+                }
+            }
+        }
+        self.collect();
+    }
+
+    /// Runs the census and hands it to the engine. False where there is none.
+    fn run_census(&mut self, now: Time) -> bool {
+        match self.sources.census() {
+            Ok(false) => false,
+            Ok(true) => {
+                let Self {
+                    engine,
+                    index,
+                    sources,
+                    ..
+                } = self;
+                engine.census(now, |uid| {
+                    let inode = index.get(uid).ok()?.netns_inode?;
+                    Some(sources.sockets().is_complete_in(inode))
+                });
+                true
+            }
+            Err(error) => {
+                self.kernel_failed(&error);
+                false
+            }
+        }
+    }
+
+    fn kernel_failed(&mut self, error: &std::io::Error) {
+        self.sources.disarm();
+        self.next_sweep = Time::now();
+        self.events.push(Event::KernelFailed(error.to_string()));
+    }
+
+    fn refresh_or_warn(&mut self, now: Time) {
+        if let Err(error) = self.refresh(now) {
+            tracing::warn!(%error, "the processes of this node could not be read; going on with those known");
+        }
+    }
+
+    /// Learns of processes, pods and ztunnel anew.
+    fn refresh(&mut self, now: Time) -> Result<(), WatchError> {
+        let root = || self.options.proc_root.clone();
+        self.table
+            .refresh(now)
+            .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
+        self.index = NetnsIndex::build(&self.table, &self.addresses);
+        if let Err(error) = self.names.refresh() {
+            tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
+        }
+        let ztunnel = self.sources.find_ztunnel(&self.table, now);
+        self.engine.ztunnel(now, ztunnel);
+        let gone: Vec<PodUid> = self
+            .engine
+            .views()
+            .map(|(uid, _)| uid)
+            .filter(|uid| self.index.get(uid).err() == Some(Reason::NoProcess))
+            .cloned()
+            .collect();
+        for uid in gone {
+            self.engine.pod_gone(now, &uid);
+        }
+        for (uid, mapping) in self.index.pods() {
+            let expectation = match mapping {
+                _ if self.sources.is_ztunnel_pod(uid) => Expectation::Exempt(Reason::DataPlane),
+                Err(Reason::HostNetwork) => Expectation::Exempt(Reason::HostNetwork),
+                _ => Expectation::Undeclared,
+            };
+            self.engine.pod(now, uid, expectation);
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        self.events
+            .extend(self.engine.drain().into_iter().map(Event::Notice));
+    }
+
+    /// The node and its pods as they are known now.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        let mut conditions = Vec::new();
+        if let Some(fault) = self.engine.node_fault() {
+            conditions.push(ConditionReport {
+                condition: Condition::NodeFault,
+                detail: fault.to_owned(),
+            });
+        }
+        if self.engine.mass_loss() {
+            let detail = Condition::MassLoss.sentence().to_owned();
+            conditions.push(ConditionReport {
+                condition: Condition::MassLoss,
+                detail,
+            });
+        }
+        let mut pods: Vec<PodReport> = self.engine.views().map(|(uid, _)| self.pod_report(uid)).collect();
+        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        NodeReport {
+            api_version: API_VERSION.to_owned(),
+            kind: NODE_REPORT.to_owned(),
+            node: self.options.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trigger: self.trigger(),
+            conditions,
+            ztunnel: self.sources.ztunnel.iter().map(|&(pid, _)| pid).collect(),
+            pods,
+        }
+    }
+
+    fn pod_report(&self, uid: &PodUid) -> PodReport {
+        let view = self
+            .engine
+            .view(uid)
+            .expect("the engine knows the pods that it lists");
+        let name = self.names.get(uid);
+        let mapping = self.index.get(uid).ok();
+        PodReport {
+            namespace: name.map(|name| name.namespace.clone()),
+            name: name.map(|name| name.name.clone()),
+            uid: uid.clone(),
+            state: view.state,
+            reason: view.reason,
+            detail: view.detail.map(str::to_owned),
+            ports: view.ports,
+            owner: view.owner,
+            held_by: view.holders.to_vec(),
+            redirection: view.redirection,
+            traffic: view.traffic,
+            flaps: view.flaps,
+            netns: mapping.and_then(|mapping| mapping.netns_inode),
+            pid: mapping.map(|mapping| mapping.pid),
+        }
+    }
+}
+
+fn unreadable_look(now: Time, reason: Reason, detail: String) -> Look {
+    Look {
+        started: now,
+        finished: now,
+        seen: Seen::Unreadable(reason, detail),
+        ports: meshmedic_common::ports::PortSet::EMPTY,
+        redirection: meshmedic_common::verdict::Redirection::Unknown,
+    }
+}
+
+fn census_interval(interval: Duration) -> Duration {
+    (interval / 2).min(CENSUS_AT_MOST)
+}
+
+/// A pod's turn in the rotation, the same on every run.
+fn turn(uid: &PodUid, steps: u64) -> u64 {
+    let hash = uid.as_str().bytes().fold(0_u64, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    hash % steps
+}
