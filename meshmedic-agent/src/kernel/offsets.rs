@@ -217,8 +217,11 @@ mod tests {
     const BTF_INT: u32 = 1;
     const BTF_STRUCT: u32 = 4;
 
+    /// A member's name, type id and offset in bytes.
+    type Flat = (&'static str, u32, u32);
+
     /// A BTF file with integers of 1, 2, 4, 8 and 16 bytes (type ids 1 to 5), then structures of flat members.
-    fn btf(structures: &[(&str, &[(&str, u32, u32)])]) -> Btf {
+    fn btf(structures: &[(&str, &[Flat])]) -> Btf {
         let mut strings = vec![0_u8];
         let mut types: Vec<u8> = Vec::new();
         let mut string = |text: &str| {

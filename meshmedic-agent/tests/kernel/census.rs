@@ -5,6 +5,7 @@ use meshmedic_agent::kernel::{self, Census, Kernel, Options};
 use meshmedic_common::abi::{
     ADDRESS_LOOPBACK, ADDRESS_OTHER, ADDRESS_WILDCARD, CensusRow, FAMILY_INET, FAMILY_INET6,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{
     load,
@@ -129,12 +130,11 @@ fn many_listeners_fill_more_than_one_read() {
     let Some(censuses) = both("kernel: census of many listeners") else {
         return;
     };
-    let limit = libc::rlimit {
-        rlim_cur: 8_192,
-        rlim_max: 8_192,
+    let limit = Rlimit {
+        current: Some(8_192),
+        maximum: Some(8_192),
     };
-    // SAFETY: a plain system call; where it fails, the listeners below say so.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    setrlimit(Resource::Nofile, limit).expect("room for descriptors");
     within(|netns| {
         let listener = listen("0.0.0.0:15001");
         let copies: Vec<_> = (1..LISTENERS)

@@ -106,8 +106,8 @@ fn holder() {
     let Ok(address) = std::env::var("MESHMEDIC_TEST_HOLD") else {
         return;
     };
-    // SAFETY: a plain system call; the process must not outlive the test that started it.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // The process must not outlive the test that started it.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let _listener = listen(&address);
     println!("holding");
     loop {

@@ -4,6 +4,7 @@
 use std::{fs, io::Write as _};
 
 use meshmedic_agent::kernel::{self, KERNEL_BTF, KernelError, Options};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::options;
 
@@ -71,44 +72,26 @@ fn a_foreign_object_is_refused() {
 
 #[test]
 fn a_missing_capability_is_named() {
-    /// Version 3 of capget(2)'s structures: two words of 32 capabilities.
-    const VERSION: u32 = 0x2008_0522;
-    #[repr(C)]
-    #[derive(Clone, Copy)]
-    struct Sets {
-        effective: u32,
-        permitted: u32,
-        inheritable: u32,
-    }
     if !meshmedic_lab::need::ebpf("kernel: a missing capability") {
         return;
     }
-    let lacking = |kept: u32| {
+    let lacking = |kept: CapabilitySet| {
         std::thread::spawn(move || {
-            let header = [VERSION, 0];
-            let sets = [
-                Sets {
-                    effective: 0,
-                    permitted: 0,
-                    inheritable: 0,
-                },
-                Sets {
-                    effective: kept,
-                    permitted: kept,
-                    inheritable: 0,
-                },
-            ];
-            // SAFETY: both are laid out as capset(2) demands; it changes the calling thread alone, which ends.
-            let answer = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
-            assert_eq!(answer, 0, "capset");
+            let sets = CapabilitySets {
+                effective: kept,
+                permitted: kept,
+                inheritable: CapabilitySet::empty(),
+            };
+            // Changes the calling thread alone, which ends.
+            set_capabilities(None, sets).expect("give up capabilities");
             refused(&options())
         })
         .join()
         .expect("the thread without capabilities")
     };
-    let (perfmon, bpf) = (1 << (38 - 32), 1 << (39 - 32));
+    let (none, perfmon, bpf) = (CapabilitySet::empty(), CapabilitySet::PERFMON, CapabilitySet::BPF);
     for (kept, missing) in [
-        (0, "missing CAP_BPF and CAP_PERFMON"),
+        (none, "missing CAP_BPF and CAP_PERFMON"),
         (bpf, "missing CAP_PERFMON"),
         (perfmon, "missing CAP_BPF"),
     ] {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What begins and ceases to listen, and what must not be told.
 
-use std::net::{TcpStream, UdpSocket};
+use std::{
+    net::{TcpStream, UdpSocket},
+    time::Duration,
+};
 
 use meshmedic_agent::kernel::Trigger;
 use meshmedic_common::abi::{
@@ -84,20 +87,7 @@ fn connections_to_a_capture_port_are_not_told() {
             let (server, _) = listener.accept().expect("accept");
             // A reset at the end leaves no port in TIME_WAIT.
             for socket in [&client, &server] {
-                let linger = libc::linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                };
-                // SAFETY: the option's value is the structure that it wants.
-                unsafe {
-                    libc::setsockopt(
-                        std::os::fd::AsRawFd::as_raw_fd(socket),
-                        libc::SOL_SOCKET,
-                        libc::SO_LINGER,
-                        (&raw const linger).cast(),
-                        size_of::<libc::linger>() as libc::socklen_t,
-                    );
-                }
+                rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)).expect("linger");
             }
         }
         netns
