@@ -137,10 +137,17 @@ impl Engine {
         self.judge_mass_loss(now);
     }
 
-    /// Says that the kernel reported a change in a pod's namespace: look at it.
-    pub fn hint(&mut self, now: Time, uid: &PodUid, reported: Time) {
+    /// Says when the kernel reported that a listener of a pod closed: delays are counted from there.
+    pub fn reported(&mut self, uid: &PodUid, at: Time) {
         if let Some(track) = self.pods.get_mut(uid) {
-            track.hint(now, reported);
+            track.reported(at);
+        }
+    }
+
+    /// Says that something changed in a pod's namespace: look at it.
+    pub fn hint(&mut self, now: Time, uid: &PodUid) {
+        if let Some(track) = self.pods.get_mut(uid) {
+            track.make_due(now);
         }
     }
 

@@ -256,14 +256,17 @@ impl Watch {
         if unknown || (opened && self.sources.ztunnel.is_empty()) {
             self.refresh_or_warn(now);
         }
+        for change in batch.iter().filter(|change| change.change != CHANGE_OPENED) {
+            if let Some(uid) = self.index.pod_of(change.netns) {
+                self.engine.reported(uid, Time::from_nanos(change.at_ns));
+            }
+        }
         let censused = self.run_census(now);
         for change in &batch {
-            let Some(uid) = self.index.pod_of(change.netns).cloned() else {
-                continue;
-            };
-            // The census has judged by now. Without one, the event asks for a reading.
-            if !censused {
-                self.engine.hint(now, &uid, Time::from_nanos(change.at_ns));
+            let Some(uid) = self.index.pod_of(change.netns).cloned() else { continue };
+            // Where the census cannot vouch for the pod, the event asks for a reading.
+            if !(censused && self.sources.sockets().is_complete_in(change.netns)) {
+                self.engine.hint(now, &uid);
             }
             self.events.push(Event::Kernel { change: *change, uid });
         }

@@ -1,4 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command `meshmedic`.
+//! The command `meshmedic`: finds pods that silently fell out of an Istio ambient mesh.
 
-fn main() {}
+mod capabilities;
+mod node;
+mod output;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Something stayed open: the result is neither clean nor a finding.
+const UNDETERMINED: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes, whatever the output format:
+  0  clean
+  1  an orphan, a partial capture or an imposter was found
+  2  wrong usage
+  3  undetermined: something could not be read, and nothing worse was found";
+
+/// Finds pods that silently fell out of an Istio ambient mesh.
+#[derive(Parser)]
+#[command(name = "meshmedic", version, after_help = EXIT_CODES, propagate_version = true)]
+struct Cli {
+    /// How to write messages (they go to stderr)
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "MESHMEDIC_LOG_FORMAT"
+    )]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    /// Text on a terminal, else JSON
+    #[default]
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the pods of this node and whether the mesh captures them, without the API
+    Node(node::Args),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.log_format);
+    let result = match cli.command {
+        Command::Node(args) => node::run(&args),
+        Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(UNDETERMINED)
+        }
+    }
+}
+
+/// Messages go to stderr, results to stdout. `MESHMEDIC_LOG` chooses levels as `RUST_LOG` does elsewhere.
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("MESHMEDIC_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Auto if !terminal => log.json().init(),
+        _ => log
+            .with_ansi(terminal && output::colour_allowed())
+            .with_target(false)
+            .without_time()
+            .init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

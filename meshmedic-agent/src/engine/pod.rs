@@ -172,10 +172,9 @@ impl Track {
         self.enter(now, uid, State::Suspect, Some(Reason::Confirming))
     }
 
-    pub(super) fn hint(&mut self, now: Time, reported: Time) {
-        if !matches!(self.expectation, Expectation::Exempt(_)) {
-            self.onset.get_or_insert(reported);
-            self.make_due(now);
+    pub(super) fn reported(&mut self, at: Time) {
+        if self.is_expected() {
+            self.onset.get_or_insert(at);
         }
     }
 

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meshmedic node`: the pods of this node and whether the mesh captures them, with no cluster in reach.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use meshmedic_agent::kernel::{self, Kernel};
+use meshmedic_agent::watch::{Event, Options, Watch};
+use meshmedic_common::duration;
+use meshmedic_common::verdict::exit_code;
+
+use crate::capabilities;
+use crate::output::{self, Format};
+
+/// Arguments of `meshmedic node`.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// How to write the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    /// Stay, and print each transition as the kernel reports it
+    #[arg(short, long)]
+    watch: bool,
+    /// How changes are noticed; without eBPF, auto polls and says why
+    #[arg(long, value_enum, default_value_t, env = "MESHMEDIC_TRIGGER")]
+    trigger: Trigger,
+    /// For how long every reading must agree before a loss is believed
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = confirm, env = "MESHMEDIC_CONFIRM")]
+    confirm: Duration,
+    /// How long ztunnel must have run before its absence in a pod means anything
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    settle: Duration,
+    /// With --watch: how often all pods are looked at
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = interval, env = "MESHMEDIC_INTERVAL")]
+    interval: Duration,
+    /// The node's /proc
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/proc",
+        env = "MESHMEDIC_HOST_PROC"
+    )]
+    host_proc: PathBuf,
+    /// The node's root, for what else is read of it
+    #[arg(long, value_name = "DIR", default_value = "/", env = "MESHMEDIC_HOST_ROOT")]
+    host_root: PathBuf,
+    /// The kubelet's log folders, which give the pods their names [default: <host-root>/var/log/pods]
+    #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS")]
+    host_logs: Option<PathBuf>,
+    /// The node's name in the result [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: Option<String>,
+}
+
+const AFTER_HELP: &str = "\
+Nothing here asks the API, so nothing tells which pods should be in the mesh: a pod
+counts as expected once it was seen captured, or if it shows Istio's routing table.
+Others without ztunnel's listeners are listed as exempt.
+
+Examples:
+  meshmedic node                 who is captured on this node?
+  meshmedic node -o json         the same for a script
+  meshmedic node --watch         print each change as it happens";
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Trigger {
+    #[default]
+    Auto,
+    Ebpf,
+    Poll,
+}
+
+/// A shorter confirmation would believe what a restarting ztunnel does in passing.
+const SHORTEST_CONFIRM: Duration = Duration::from_millis(100);
+/// A shorter interval would keep a processor busy for nothing.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+fn confirm(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_CONFIRM)
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_INTERVAL)
+}
+
+fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
+    let value = duration::parse(text).map_err(|error| error.to_string())?;
+    if value < least {
+        Err(format!("must be {} at least", duration::show(least)))
+    } else {
+        Ok(value)
+    }
+}
+
+/// Lists or watches; gives the exit code.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime: too few file descriptors or processes allowed?")?;
+    runtime.block_on(async {
+        let watch = start(args)?;
+        if args.watch {
+            follow(args, watch).await
+        } else {
+            list(args, watch).await
+        }
+    })
+}
+
+fn start(args: &Args) -> anyhow::Result<Watch> {
+    for loss in capabilities::losses() {
+        tracing::warn!("{loss}");
+    }
+    let host_name = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let logs = args
+        .host_logs
+        .clone()
+        .unwrap_or_else(|| args.host_root.join("var/log/pods"));
+    let options = Options {
+        node: args.node.clone().unwrap_or_else(host_name),
+        proc_root: args.host_proc.clone(),
+        log_root: logs,
+        confirm: args.confirm,
+        settle: args.settle,
+        interval: args.interval,
+        use_census: true,
+    };
+    Ok(Watch::new(options, load_kernel(args.trigger)?)?)
+}
+
+/// Without the kernel programs everything works, only later: one warning says why and what to do.
+fn load_kernel(trigger: Trigger) -> anyhow::Result<Option<Kernel>> {
+    if trigger == Trigger::Poll {
+        return Ok(None);
+    }
+    match kernel::load(&kernel::Options::default()) {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(error) if trigger == Trigger::Ebpf => Err(anyhow::anyhow!(
+            "{error}. {} Or leave out --trigger ebpf to poll.",
+            error.remedy()
+        )),
+        Err(error) => {
+            tracing::warn!(
+                reason = error.reason(),
+                "no eBPF, polling instead: {error}. {}",
+                error.remedy()
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Reads every pod once, a loss until it is confirmed or over.
+async fn list(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
+    while !watch.decided() {
+        tokio::select! {
+            events = watch.step() => warn_of(&events),
+            interrupt = tokio::signal::ctrl_c() => {
+                interrupt?;
+                anyhow::bail!("interrupted before every pod was read");
+            }
+        }
+    }
+    let report = watch.report();
+    output::node_report(&report, args.output)?;
+    Ok(exit_code(report.pods.iter().map(|pod| pod.state)))
+}
+
+/// Prints each event until Ctrl-C.
+async fn follow(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
+    output::watch_begins(&watch, args.output)?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            events = watch.step() => {
+                warn_of(&events);
+                for event in &events {
+                    output::event(&watch, event, args.output)?;
+                }
+            }
+            interrupt = tokio::signal::ctrl_c() => break interrupt?,
+            _ = terminate.recv() => break,
+        }
+    }
+    Ok(exit_code(watch.engine().views().map(|(_, view)| view.state)))
+}
+
+fn warn_of(events: &[Event]) {
+    for event in events {
+        match event {
+            Event::RecordsLost(total) => {
+                tracing::warn!(
+                    total,
+                    "the kernel's buffer was full and records were lost; all pods are read again"
+                );
+            }
+            Event::KernelFailed(error) => {
+                tracing::warn!(%error, "the kernel programs failed, polling from now on; restart to try them again");
+            }
+            Event::Kernel { .. } | Event::Notice(_) => {}
+        }
+    }
+}
