@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use meshmedic_agent::kernel::Trigger;
+use meshmedic_agent::kernel::{self, Kernel, Options, Trigger};
 use meshmedic_common::abi::{
     CHANGE_CLOSED, CHANGE_OPENED, FAMILY_INET, FAMILY_INET6, ListenChange, PORT_INBOUND_HBONE, PORT_OUTBOUND,
 };
@@ -14,7 +14,7 @@ use meshmedic_common::abi::{
 use crate::{
     alone, load,
     netns::{Holder, listen, within},
-    together, until,
+    options, together, until,
 };
 
 /// The kernel writes the record before the system call that caused it returns: no waiting is needed.
@@ -179,4 +179,28 @@ fn next_wakes_for_what_comes_later() {
             opener.join().expect("the opener");
         }
     });
+}
+
+#[test]
+fn with_logging_on_the_programs_load_and_tell_the_same() {
+    if !meshmedic_lab::need::ebpf("kernel: logging on") {
+        return;
+    }
+    let _quiet = together();
+    let options = Options {
+        log: Some(tracing::Level::DEBUG),
+        ..options()
+    };
+    let Kernel {
+        mut trigger,
+        mut census,
+    } = kernel::load(&options).expect("the programs with their logging");
+    let netns = within(|netns| {
+        let _listener = listen("0.0.0.0:15001");
+        census
+            .of(&[std::process::id()], &mut Vec::new())
+            .expect("the census");
+        netns
+    });
+    assert_eq!(of(&mut trigger, netns).len(), 2);
 }
