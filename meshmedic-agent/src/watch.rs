@@ -263,7 +263,9 @@ impl Watch {
         }
         let censused = self.run_census(now);
         for change in &batch {
-            let Some(uid) = self.index.pod_of(change.netns).cloned() else { continue };
+            let Some(uid) = self.index.pod_of(change.netns).cloned() else {
+                continue;
+            };
             // Where the census cannot vouch for the pod, the event asks for a reading.
             if !(censused && self.sources.sockets().is_complete_in(change.netns)) {
                 self.engine.hint(now, &uid);

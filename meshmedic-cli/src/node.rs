@@ -172,14 +172,19 @@ async fn list(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
 
 /// Prints each event until Ctrl-C.
 async fn follow(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
-    output::watch_begins(&watch, args.output)?;
+    let mut begun = false;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     loop {
         tokio::select! {
             events = watch.step() => {
                 warn_of(&events);
-                for event in &events {
-                    output::event(&watch, event, args.output)?;
+                if begun || args.output.is_for_programs() {
+                    output::events(&watch, &events, args.output)?;
+                } else if watch.decided() {
+                    // People first see how things stand, then what changes.
+                    begun = true;
+                    output::node_report(&watch.report(), args.output)?;
+                    output::line("Watching; Ctrl-C ends it.\n")?;
                 }
             }
             interrupt = tokio::signal::ctrl_c() => break interrupt?,

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 
-pub(crate) use event::{event, watch_begins};
+pub(crate) use event::events;
 pub(crate) use node_report::node_report;
 
 /// How a result is written.
@@ -23,6 +23,13 @@ pub(crate) enum Format {
     Json,
     /// For programs and people
     Yaml,
+}
+
+impl Format {
+    /// Whether a program reads the result.
+    pub(crate) const fn is_for_programs(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
 }
 
 /// Whether the environment lets us colour at all.

@@ -71,6 +71,7 @@ pub(super) struct Track {
     due: Option<Time>,
     looking: bool,
     look_again: bool,
+    looked: bool,
     confirmation: Option<Confirmation>,
     was_captured: bool,
     captured_at: Time,
@@ -122,6 +123,7 @@ impl Track {
             due: (state != State::Exempt).then_some(now),
             looking: false,
             look_again: false,
+            looked: false,
             confirmation: None,
             was_captured: false,
             captured_at: Time::default(),
@@ -214,6 +216,7 @@ impl Track {
         fault: bool,
     ) -> Option<Notice> {
         self.looking = false;
+        self.looked = true;
         self.due = std::mem::take(&mut self.look_again).then_some(now);
         if matches!(self.expectation, Expectation::Exempt(_)) {
             return None;
@@ -414,9 +417,11 @@ impl Track {
         self.state
     }
 
+    /// A pod is decided once /proc was read of it and no loss is being confirmed.
     pub(super) fn undecided(&self) -> bool {
-        let confirming = matches!(self.reason, Some(Reason::NotRead | Reason::Confirming));
-        confirming || self.confirmation.is_some()
+        let waits = matches!(self.reason, Some(Reason::NotRead | Reason::Confirming));
+        let unread = !self.looked && self.state != State::Exempt && self.reason != Some(Reason::NodeFault);
+        waits || unread || self.confirmation.is_some()
     }
 
     pub(super) fn view(&self) -> PodView<'_> {

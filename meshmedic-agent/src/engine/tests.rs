@@ -1,1 +1,357 @@
 // SPDX-License-Identifier: Apache-2.0
+use meshmedic_common::verdict::Redirection;
+use proptest::prelude::*;
+
+use super::*;
+use meshmedic_common::ports::PortSet;
+use meshmedic_common::report::Holder;
+
+const CONFIRM: Duration = Duration::from_secs(10);
+const SETTLE: Duration = Duration::from_secs(30);
+const START: Time = Time::from_nanos(1_000_000_000_000);
+
+/// An engine under simulated time, with a healthy ztunnel and so many pods.
+struct Sim {
+    engine: Engine,
+    now: Time,
+    pods: Vec<PodUid>,
+    notices: Vec<Notice>,
+}
+
+fn ztunnel(pid: u32) -> Ztunnel {
+    Ztunnel {
+        processes: vec![(pid, 1)],
+        youngest: Some(START - SETTLE),
+    }
+}
+
+impl Sim {
+    fn new(pods: usize) -> Self {
+        let mut engine = Engine::new(Settings {
+            confirm: CONFIRM,
+            settle: SETTLE,
+            reread: Duration::from_secs(60),
+        });
+        engine.ztunnel(START, ztunnel(7));
+        let uid = |n| PodUid::parse(&format!("{n:08x}-0000-0000-0000-000000000000")).unwrap();
+        let pods: Vec<PodUid> = (0..pods).map(uid).collect();
+        for pod in &pods {
+            engine.pod(START, pod, Expectation::Expected);
+        }
+        let mut sim = Self {
+            engine,
+            now: START,
+            pods,
+            notices: Vec::new(),
+        };
+        sim.read(&complete());
+        sim
+    }
+
+    /// Answers every look that is due with the same result.
+    fn read(&mut self, seen: &Seen) {
+        for uid in self.engine.due(self.now, usize::MAX) {
+            self.engine.look(self.now, &uid, look(self.now, seen.clone()));
+        }
+        self.notices.extend(self.engine.drain());
+    }
+
+    /// Lets time pass up to `span`, answering looks as they fall due.
+    fn run(&mut self, span: Duration, seen: &Seen) {
+        let end = self.now + span;
+        while let Some(wake) = self.engine.next_wake().filter(|wake| *wake <= end) {
+            self.now = self.now.max(wake);
+            self.engine.tick(self.now);
+            self.read(seen);
+        }
+        self.now = end;
+        self.engine.tick(end);
+        self.read(seen);
+    }
+
+    fn lose(&mut self, pods: usize, seen: &Seen) {
+        for uid in &self.pods[..pods] {
+            self.engine.hint(self.now, uid);
+        }
+        self.read(seen);
+    }
+
+    fn state(&self, pod: usize) -> State {
+        self.engine.view(&self.pods[pod]).unwrap().state
+    }
+
+    fn count(&self, state: State) -> usize {
+        (0..self.pods.len())
+            .filter(|pod| self.state(*pod) == state)
+            .count()
+    }
+
+    fn ever(&self, state: State) -> bool {
+        self.notices
+            .iter()
+            .any(|notice| matches!(notice, Notice::Pod(transition) if transition.to == state))
+    }
+
+    fn node_notices(&self, wanted: Condition) -> Vec<bool> {
+        let of = |notice: &Notice| match notice {
+            Notice::Node {
+                condition, detail, ..
+            } if *condition == wanted => Some(detail.is_some()),
+            _ => None,
+        };
+        self.notices.iter().filter_map(of).collect()
+    }
+}
+
+fn look(now: Time, seen: Seen) -> Look {
+    Look {
+        started: now,
+        finished: now,
+        seen,
+        ports: PortSet::EMPTY,
+        redirection: Redirection::Routed,
+    }
+}
+
+fn complete() -> Seen {
+    Seen::Complete { proved: true }
+}
+
+fn none() -> Seen {
+    Seen::Incomplete(PortSet::EMPTY)
+}
+
+fn some() -> Seen {
+    Seen::Incomplete(PortSet::EMPTY.with(15001))
+}
+
+fn imposter() -> Seen {
+    Seen::Imposter(vec![Holder {
+        pid: 1,
+        name: "app".into(),
+        ports: PortSet::REQUIRED,
+    }])
+}
+
+#[test]
+fn each_loss_gets_its_own_verdict_and_no_sooner_than_the_confirmation() {
+    for (seen, verdict) in [
+        (none(), State::Orphan),
+        (some(), State::Partial),
+        (imposter(), State::Imposter),
+    ] {
+        let mut sim = Sim::new(2);
+        sim.lose(1, &seen);
+        assert_eq!(sim.state(0), State::Suspect);
+        sim.run(CONFIRM - Duration::from_nanos(1), &seen);
+        assert_eq!(sim.state(0), State::Suspect);
+        sim.run(Duration::from_nanos(1), &seen);
+        assert_eq!((sim.state(0), sim.state(1)), (verdict, State::Captured));
+    }
+}
+
+#[test]
+fn one_reading_that_says_otherwise_starts_the_confirmation_anew() {
+    let mut sim = Sim::new(1);
+    sim.lose(1, &none());
+    sim.run(CONFIRM / 2, &none());
+    sim.lose(1, &some());
+    sim.run(CONFIRM - Duration::from_nanos(1), &none());
+    assert!(!sim.ever(State::Orphan) && !sim.ever(State::Partial));
+    sim.run(CONFIRM, &none());
+    assert_eq!(sim.state(0), State::Orphan);
+}
+
+#[test]
+fn two_readings_are_too_few_however_far_apart() {
+    let mut sim = Sim::new(1);
+    sim.lose(1, &none());
+    // The machine stood still: nothing was read in between.
+    sim.now = sim.now + CONFIRM;
+    sim.read(&none());
+    assert_eq!(sim.state(0), State::Suspect);
+    sim.now = sim.now + CONFIRM * 3;
+    sim.read(&none());
+    assert_eq!(
+        sim.state(0),
+        State::Suspect,
+        "readings so far apart prove nothing of the time between them"
+    );
+}
+
+#[test]
+fn an_unreadable_pod_is_never_lost() {
+    let mut sim = Sim::new(1);
+    let unreadable = Seen::Unreadable(Reason::Gone, "gone".into());
+    sim.lose(1, &none());
+    sim.run(CONFIRM / 2, &none());
+    sim.lose(1, &unreadable);
+    assert_eq!(sim.state(0), State::Unverifiable);
+    sim.run(CONFIRM * 10, &unreadable);
+    assert!(!sim.ever(State::Orphan));
+}
+
+#[test]
+fn a_flap_is_counted_and_no_orphan() {
+    let mut sim = Sim::new(1);
+    for flap in 1..=5 {
+        sim.lose(1, &none());
+        sim.run(CONFIRM * 2 / 3, &none());
+        sim.lose(1, &complete());
+        assert_eq!(sim.state(0), State::Captured);
+        assert_eq!(sim.engine.view(&sim.pods[0]).unwrap().flaps, flap);
+    }
+    assert!(!sim.ever(State::Orphan));
+}
+
+#[test]
+fn the_census_says_captured_and_suspect_and_nothing_else() {
+    let mut sim = Sim::new(1);
+    sim.engine.census(sim.now, |_| Some(false));
+    assert_eq!(sim.state(0), State::Suspect);
+    for _ in 0..100 {
+        sim.now = sim.now + CONFIRM;
+        sim.engine.census(sim.now, |_| Some(false));
+    }
+    assert_eq!(sim.state(0), State::Suspect);
+    sim.engine.census(sim.now, |_| Some(true));
+    assert_eq!(sim.state(0), State::Captured);
+}
+
+#[test]
+fn a_look_that_began_before_the_pod_was_seen_captured_is_not_believed() {
+    let mut sim = Sim::new(1);
+    sim.engine.census(sim.now, |_| Some(false));
+    let due = sim.engine.due(sim.now, usize::MAX);
+    let began = sim.now;
+    sim.now = sim.now + Duration::from_millis(1);
+    sim.engine.census(sim.now, |_| Some(true));
+    sim.now = sim.now + Duration::from_millis(1);
+    sim.engine.look(sim.now, &due[0], look(began, none()));
+    assert_eq!(sim.state(0), State::Captured);
+    assert_eq!(
+        sim.engine.due(sim.now, usize::MAX),
+        due,
+        "and the pod is looked at again"
+    );
+}
+
+#[test]
+fn a_dead_ztunnel_is_the_node_s_fault_and_no_pod_s() {
+    let mut sim = Sim::new(200);
+    sim.engine.ztunnel(sim.now, Ztunnel::default());
+    sim.lose(200, &none());
+    sim.run(CONFIRM * 6, &none());
+    assert_eq!(sim.count(State::Suspect), 200);
+    sim.engine.ztunnel(sim.now, ztunnel(8));
+    sim.run(SETTLE - Duration::from_nanos(1), &none());
+    assert_eq!(sim.count(State::Suspect), 200);
+    sim.run(Duration::from_secs(1), &complete());
+    assert_eq!(sim.count(State::Captured), 200);
+    assert!(!sim.ever(State::Orphan));
+    assert_eq!(sim.node_notices(Condition::MassLoss), []);
+    // Begun at the start until ztunnel was seen; then absent, then settling, then over.
+    assert_eq!(sim.node_notices(Condition::NodeFault), [false, true, true, false]);
+}
+
+#[test]
+fn a_loss_confirmed_before_a_fault_stands() {
+    let mut sim = Sim::new(1);
+    sim.lose(1, &none());
+    sim.run(CONFIRM, &none());
+    sim.engine.ztunnel(sim.now, Ztunnel::default());
+    sim.run(CONFIRM, &none());
+    assert_eq!(sim.state(0), State::Orphan);
+}
+
+#[test]
+fn mass_loss_needs_five_orphans_and_four_fifths() {
+    for (pods, lost, mass) in [
+        (200, 200, true),
+        (10, 8, true),
+        (10, 7, false),
+        (4, 4, false),
+        (5, 5, true),
+    ] {
+        let mut sim = Sim::new(pods);
+        sim.lose(lost, &none());
+        sim.run(CONFIRM, &none());
+        assert_eq!(sim.count(State::Orphan), lost);
+        assert_eq!(sim.engine.mass_loss(), mass, "{lost} of {pods}");
+        assert_eq!(sim.node_notices(Condition::MassLoss).len(), usize::from(mass));
+    }
+}
+
+#[test]
+fn pods_are_confirmed_side_by_side() {
+    let mut sim = Sim::new(200);
+    sim.lose(200, &none());
+    sim.run(CONFIRM, &none());
+    assert_eq!(sim.count(State::Orphan), 200);
+}
+
+#[test]
+fn an_undeclared_pod_is_expected_only_by_evidence() {
+    let mut sim = Sim::new(0);
+    let uid = PodUid::parse("00000000-0000-0000-0000-000000000001").unwrap();
+    sim.pods.push(uid.clone());
+    sim.engine.pod(sim.now, &uid, Expectation::Undeclared);
+    let unrouted = |now| Look {
+        redirection: Redirection::Absent,
+        ..look(now, none())
+    };
+    let due = sim.engine.due(sim.now, usize::MAX);
+    sim.engine.look(sim.now, &due[0], unrouted(sim.now));
+    assert_eq!(sim.state(0), State::Exempt);
+    sim.lose(1, &complete());
+    assert_eq!(sim.state(0), State::Captured);
+    sim.engine.hint(sim.now, &uid);
+    let due = sim.engine.due(sim.now, usize::MAX);
+    sim.engine.look(sim.now, &due[0], unrouted(sim.now));
+    assert_eq!(sim.state(0), State::Suspect, "it was captured before");
+}
+
+proptest! {
+    /// Whatever a pod shows, and however time passes: an orphan had nothing but empty readings for
+    /// the whole confirmation, three at least, under a ztunnel that was healthy all the while.
+    #[test]
+    fn an_orphan_was_proved(steps in proptest::collection::vec((0_u8..8, 1_u64..6_000), 1..400)) {
+        let mut sim = Sim::new(1);
+        // Readings in a row that were empty while the node was healthy, and when the first ended.
+        let (mut empty, mut since) = (0, sim.now);
+        for (what, millis) in steps {
+            sim.now = sim.now + Duration::from_millis(millis);
+            sim.engine.tick(sim.now);
+            let healthy = sim.engine.node_fault().is_none();
+            let seen = match what {
+                0 => Seen::Unreadable(Reason::ReadFailed, String::new()),
+                1 => complete(),
+                2 => some(),
+                3 => {
+                    let changed = if healthy { Ztunnel::default() } else { ztunnel(u32::try_from(millis).unwrap()) };
+                    sim.engine.ztunnel(sim.now, changed);
+                    empty = 0;
+                    continue;
+                }
+                _ => none(),
+            };
+            if sim.engine.node_fault().is_some() {
+                empty = 0;
+            }
+            for uid in sim.engine.due(sim.now, usize::MAX) {
+                let before = sim.state(0);
+                sim.engine.look(sim.now, &uid, look(sim.now, seen.clone()));
+                if seen == none() && sim.engine.node_fault().is_none() {
+                    if empty == 0 { since = sim.now; }
+                    empty += 1;
+                } else {
+                    empty = 0;
+                }
+                if sim.state(0) == State::Orphan && before != State::Orphan {
+                    prop_assert!(empty >= 3, "{empty} readings");
+                    prop_assert!(sim.now.since(since) >= CONFIRM);
+                }
+            }
+        }
+    }
+}

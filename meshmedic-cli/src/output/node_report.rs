@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use meshmedic_common::report::{Holder, NodeReport, PodReport, TriggerMode};
-use meshmedic_common::verdict::{Owner, State};
+use meshmedic_common::verdict::{Owner, State, Traffic};
 use tabwriter::TabWriter;
 
 use super::{Colour, Format, paint, state_colour, write};
@@ -103,7 +103,7 @@ fn findings(report: &NodeReport) -> anyhow::Result<String> {
         if let Some(detail) = pod.detail.as_ref().filter(|_| open) {
             write!(out, " ({detail})")?;
         }
-        if let Some(traffic) = pod.traffic {
+        if let Some(traffic) = pod.traffic.filter(|traffic| *traffic != Traffic::Unknown) {
             write!(out, "; {}", traffic.sentence())?;
         }
         for holder in &pod.held_by {
