@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What crosses from the kernel programs to user space, byte for byte.
 //!
 //! Fixed-width integers and explicit padding only: no `bool`, `enum` or `Option` crosses the border,
