@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The project's own tasks: `cargo xtask --help`.
 
+mod bench;
+mod demo;
 mod ebpf;
 #[cfg(test)]
 mod house;
@@ -18,6 +20,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Watch a node's pods drop out of the mesh and come back, on a node that is made for it
+    Demo(demo::DemoArgs),
+    /// Measure how long a loss takes from the kernel's timestamp to the suspicion
+    Bench(bench::BenchArgs),
     /// Build the kernel programs, or check the committed object against its sources
     Ebpf(ebpf::EbpfArgs),
     /// Run every test that this machine can run, and list what it skipped
@@ -26,6 +32,12 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
+        Task::Demo(args) => match demo::run(&args)? {
+            0 => Ok(()),
+            // What happened was said last.
+            code => std::process::exit(code),
+        },
+        Task::Bench(args) => bench::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Test(args) => {
             if !test::run(&args)? {

@@ -122,7 +122,7 @@ fn run_tests(
 }
 
 /// Cargo as it was called, in the workspace, with colours if ours are seen.
-fn cargo(root: &Path) -> Command {
+pub(crate) fn cargo(root: &Path) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
     if io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
@@ -132,7 +132,7 @@ fn cargo(root: &Path) -> Command {
 }
 
 /// The folder that holds this workspace.
-fn workspace_root() -> anyhow::Result<&'static Path> {
+pub(crate) fn workspace_root() -> anyhow::Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("xtask has no parent folder")

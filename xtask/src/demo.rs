@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask demo`: a node made for the purpose, on which a pod falls out of the mesh, another one
+//! flaps, and ztunnel restarts, watched by the code that watches a real node.
+
+mod screen;
+mod stage;
+mod story;
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+use std::{env, fs};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use meshmedic_lab::userns;
+
+use crate::test::{cargo, workspace_root};
+use screen::Screen;
+use stage::Interrupted;
+
+/// Set for the copy of this program that runs in a user namespace, so that it enters no second one.
+const INSIDE: &str = "MESHMEDIC_DEMO_INSIDE";
+/// What a shell reports for a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+/// What makes network namespaces and addresses: `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`.
+const NEEDED: u64 = 1 << 12 | 1 << 21;
+
+/// What `cargo xtask demo` takes.
+#[derive(Args)]
+pub(crate) struct DemoArgs {
+    /// Watch by polling even where eBPF could be had
+    #[arg(long)]
+    poll: bool,
+}
+
+/// Tells the story, and returns the exit code: 0 if it came out as expected.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
+    let screen = Screen::new();
+    build_lab()?;
+    let start = Instant::now();
+    if !may_make_namespaces() {
+        return Err(enter_userns(&screen)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    match runtime.block_on(story::tell(&screen, args.poll, start)) {
+        Ok(()) => Ok(0),
+        Err(error) if error.is::<Interrupted>() => {
+            screen.plain("\nInterrupted. The lab is taken down.")?;
+            Ok(INTERRUPTED)
+        }
+        Err(error) => {
+            screen.failed(&format!("{error:#}"))?;
+            Ok(1)
+        }
+    }
+}
+
+/// Builds the lab's program, which the lab looks for beside this one, in the profile of this one.
+pub(crate) fn build_lab() -> anyhow::Result<()> {
+    // Started without cargo, as from a copy: what lies beside this program has to do.
+    if env::var_os("CARGO").is_none() || env::var_os(INSIDE).is_some() {
+        return Ok(());
+    }
+    let own = env::current_exe().context("cannot find this program's own file")?;
+    let folder = own
+        .parent()
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str());
+    let profile = match folder {
+        None | Some("debug") => "dev",
+        Some(other) => other,
+    };
+    // Together with this program, which is there already: alone, the lab may want other features of
+    // its dependencies, and all of them would be built a second time.
+    let built = cargo(workspace_root()?)
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "meshmedic-lab",
+            "--package",
+            "xtask",
+        ])
+        .args(["--profile", profile])
+        .status()
+        .context("cannot start cargo")?;
+    if !built.success() {
+        bail!("the lab does not build");
+    }
+    Ok(())
+}
+
+/// Becomes root of a user namespace and starts over; returns only with the reason why that failed.
+fn enter_userns(screen: &Screen) -> anyhow::Result<anyhow::Error> {
+    let inside = env::var_os(INSIDE).is_some();
+    let refused = if inside {
+        Err("its root lacks CAP_NET_ADMIN or CAP_SYS_ADMIN".to_owned())
+    } else {
+        userns::available()
+    };
+    if let Err(why) = refused {
+        bail!(
+            "the demo makes network namespaces, which takes root or a user namespace; {why}.\n\
+             What would change it: run it as root (sudo -E env \"PATH=$PATH\" cargo xtask demo), or have \
+             the administrator allow user namespaces: sysctl user.max_user_namespaces=15000, on Debian \
+             kernel.unprivileged_userns_clone=1, on Ubuntu \
+             kernel.apparmor_restrict_unprivileged_userns=0; in a container, a seccomp profile that \
+             allows unshare"
+        );
+    }
+    screen.flush()?;
+    let own = env::current_exe().context("cannot find this program's own file")?;
+    let mut again = Command::new(own);
+    again.args(env::args_os().skip(1)).env(INSIDE, "1");
+    userns::enter(&mut again);
+    // In place, not as a child: then Ctrl-C has one process to end, and the shell waits for it.
+    Ok(anyhow::Error::new(again.exec()).context("cannot start over in a user namespace"))
+}
+
+/// Whether this process may do on its own what the lab does.
+fn may_make_namespaces() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok())
+        .is_some_and(|caps| caps & NEEDED == NEEDED)
+}
