@@ -265,6 +265,19 @@ fn a_dead_ztunnel_is_the_node_s_fault_and_no_pod_s() {
 }
 
 #[test]
+fn a_fault_however_short_starts_the_confirmation_anew() {
+    let mut sim = Sim::settling(1, Duration::ZERO);
+    sim.lose(1, &none());
+    sim.run(CONFIRM - Duration::from_nanos(1), &none());
+    sim.engine.ztunnel(sim.now, Ztunnel::default());
+    sim.engine.ztunnel(sim.now, ztunnel(8));
+    sim.run(CONFIRM - Duration::from_nanos(1), &none());
+    assert_eq!(sim.state(0), State::Suspect);
+    sim.run(CONFIRM, &none());
+    assert_eq!(sim.state(0), State::Orphan);
+}
+
+#[test]
 fn a_loss_confirmed_before_a_fault_stands() {
     let mut sim = Sim::new(1);
     sim.lose(1, &none());

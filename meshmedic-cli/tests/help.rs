@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The help texts, word for word. `UPDATE_GOLDEN=1` writes them anew.
+
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn help_reads_as_recorded_and_fits_its_terminal() {
+    for (name, arguments) in [("help", &["--help"][..]), ("help-node", &["node", "--help"])] {
+        let binary = env!("CARGO_BIN_EXE_meshmedic");
+        let output = Command::new(binary)
+            .args(arguments)
+            .env("COLUMNS", "100")
+            .output()
+            .unwrap();
+        let help = String::from_utf8(output.stdout).unwrap();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &help).unwrap();
+        }
+        assert_eq!(help, std::fs::read_to_string(&golden).unwrap(), "{name}");
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 100),
+            "{name} is too wide:\n{help}"
+        );
+    }
+}
