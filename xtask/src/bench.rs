@@ -233,26 +233,33 @@ async fn loss(
     let mut suspected: Option<Time> = None;
     let (ztunnel, pod) = (Arc::clone(ztunnel), pod.clone());
     let leaving = tokio::task::spawn_blocking(move || ztunnel.unenrol(&pod));
-    until(watch, "the pod to be suspect", |_, events| {
-        // When the caller has it: an instant taken inside would leave out what comes after it.
-        let now = Time::now();
-        for event in events {
-            match event {
-                Event::Kernel { change, uid: of } if of == uid => {
-                    // Of any port: DNS capture may close first, and its record has the census run.
-                    let closed = change.change != CHANGE_OPENED;
-                    if closed {
-                        stamp.get_or_insert(Time::from_nanos(change.at_ns));
+    until(
+        watch,
+        "the pod to be suspect, with a record of the kernel",
+        |_, events| {
+            // When the caller has it: an instant taken inside would leave out what comes after it.
+            let now = Time::now();
+            for event in events {
+                match event {
+                    Event::Kernel { change, uid: of } if of == uid => {
+                        // Of any port: DNS capture may close first, and its record has the census run.
+                        let closed = change.change != CHANGE_OPENED;
+                        if closed {
+                            stamp.get_or_insert(Time::from_nanos(change.at_ns));
+                        }
                     }
+                    Event::Notice(Notice::Pod(change))
+                        if change.uid == *uid && change.to == State::Suspect =>
+                    {
+                        suspected.get_or_insert(now);
+                    }
+                    _ => {}
                 }
-                Event::Notice(Notice::Pod(change)) if change.uid == *uid && change.to == State::Suspect => {
-                    suspected.get_or_insert(now);
-                }
-                _ => {}
             }
-        }
-        suspected.is_some() && leaving.is_finished()
-    })
+            // A census that ran for another reason may be ahead of the record, by nothing worth counting.
+            stamp.is_some() && suspected.is_some() && leaving.is_finished()
+        },
+    )
     .await?;
     leaving.await??;
     match (stamp, suspected) {
