@@ -5,6 +5,7 @@
 //! it to the engine, and gives back what the engine concluded.
 
 mod readers;
+mod report;
 mod sources;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use meshmedic_common::report::{
     API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, TriggerMode,
 };
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Condition, Reason};
+use meshmedic_common::verdict::Reason;
 
 use crate::engine::{Engine, Expectation, Look, Notice, Seen, Settings};
 use crate::kernel::Kernel;
@@ -41,7 +42,7 @@ pub struct Options {
     pub settle: Duration,
     /// How often all pods are looked at. With eBPF the census runs at half of it, 30 seconds at most.
     pub interval: Duration,
-    /// Whether to look at all pods without being told to: what one-shot commands do without.
+    /// Whether to use the census; without it every kernel event asks for a reading of /proc.
     pub use_census: bool,
 }
 
@@ -443,62 +444,6 @@ impl Watch {
     fn collect(&mut self) {
         self.events
             .extend(self.engine.drain().into_iter().map(Event::Notice));
-    }
-
-    /// The node and its pods as they are known now.
-    #[must_use]
-    pub fn report(&self) -> NodeReport {
-        let mut conditions = Vec::new();
-        if let Some(fault) = self.engine.node_fault() {
-            conditions.push(ConditionReport {
-                condition: Condition::NodeFault,
-                detail: fault.to_owned(),
-            });
-        }
-        if self.engine.mass_loss() {
-            let detail = Condition::MassLoss.sentence().to_owned();
-            conditions.push(ConditionReport {
-                condition: Condition::MassLoss,
-                detail,
-            });
-        }
-        let mut pods: Vec<PodReport> = self.engine.views().map(|(uid, _)| self.pod_report(uid)).collect();
-        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
-        NodeReport {
-            api_version: API_VERSION.to_owned(),
-            kind: NODE_REPORT.to_owned(),
-            node: self.options.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            trigger: self.trigger(),
-            conditions,
-            ztunnel: self.sources.ztunnel.iter().map(|&(pid, _)| pid).collect(),
-            pods,
-        }
-    }
-
-    fn pod_report(&self, uid: &PodUid) -> PodReport {
-        let view = self
-            .engine
-            .view(uid)
-            .expect("the engine knows the pods that it lists");
-        let name = self.names.get(uid);
-        let mapping = self.index.get(uid).ok();
-        PodReport {
-            namespace: name.map(|name| name.namespace.clone()),
-            name: name.map(|name| name.name.clone()),
-            uid: uid.clone(),
-            state: view.state,
-            reason: view.reason,
-            detail: view.detail.map(str::to_owned),
-            ports: view.ports,
-            owner: view.owner,
-            held_by: view.holders.to_vec(),
-            redirection: view.redirection,
-            traffic: view.traffic,
-            flaps: view.flaps,
-            netns: mapping.and_then(|mapping| mapping.netns_inode),
-            pid: mapping.map(|mapping| mapping.pid),
-        }
     }
 }
 

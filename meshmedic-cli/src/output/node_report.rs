@@ -87,36 +87,60 @@ fn held_by(pod: &PodReport) -> String {
     }
 }
 
-/// One sentence for each pod that somebody should look at.
+/// What somebody should look at, one sentence each; pods of which the same is to be said share it.
 fn findings(report: &NodeReport) -> anyhow::Result<String> {
-    let mut out = String::new();
-    for pod in &report.pods {
-        let open = matches!(pod.state, State::Suspect | State::Unverifiable);
-        if !(pod.state.is_finding() || open) {
-            continue;
+    let mut sentences: Vec<(String, Vec<&PodReport>)> = Vec::new();
+    let worth_telling = |pod: &&PodReport| {
+        pod.state.is_finding() || matches!(pod.state, State::Suspect | State::Unverifiable)
+    };
+    for pod in report.pods.iter().filter(worth_telling) {
+        let sentence = sentence(pod)?;
+        match sentences.iter_mut().find(|(known, _)| *known == sentence) {
+            Some((_, pods)) => pods.push(pod),
+            None => sentences.push((sentence, vec![pod])),
         }
-        let name = paint(&pod.display_name(), state_colour(pod.state));
-        write!(out, "\n{name}: {}", pod.state.sentence())?;
-        if let Some(reason) = pod.reason {
-            write!(out, ", {}", reason.sentence())?;
-        }
-        if let Some(detail) = pod.detail.as_ref().filter(|_| open) {
-            write!(out, " ({detail})")?;
-        }
-        if let Some(traffic) = pod.traffic.filter(|traffic| *traffic != Traffic::Unknown) {
-            write!(out, "; {}", traffic.sentence())?;
-        }
-        for holder in &pod.held_by {
-            write!(
-                out,
-                "; {} is held by process {} ({})",
-                holder.ports, holder.pid, holder.name
-            )?;
-        }
-        out.push('.');
     }
-    if !out.is_empty() {
-        out.push('\n');
+    let mut out = String::new();
+    for (sentence, pods) in sentences {
+        let shown = pods
+            .iter()
+            .take(NAMES_SHOWN)
+            .map(|pod| pod.display_name())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = match pods.len().saturating_sub(NAMES_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        write!(
+            out,
+            "\n{}: {sentence}.\n",
+            paint(&format!("{shown}{more}"), state_colour(pods[0].state))
+        )?;
+    }
+    Ok(out)
+}
+
+/// With more pods than this under one sentence, the rest is counted.
+const NAMES_SHOWN: usize = 3;
+
+fn sentence(pod: &PodReport) -> anyhow::Result<String> {
+    let mut out = pod.state.sentence().to_owned();
+    if let Some(reason) = pod.reason {
+        write!(out, ", {}", reason.sentence())?;
+    }
+    if let Some(detail) = pod.detail.as_ref().filter(|_| !pod.state.is_finding()) {
+        write!(out, " ({detail})")?;
+    }
+    if let Some(traffic) = pod.traffic.filter(|traffic| *traffic != Traffic::Unknown) {
+        write!(out, ";\n  {}", traffic.sentence())?;
+    }
+    for holder in &pod.held_by {
+        write!(
+            out,
+            ";\n  {} held by process {} ({})",
+            holder.ports, holder.pid, holder.name
+        )?;
     }
     Ok(out)
 }

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is known of a node, in the words that are shared.
+
+use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport};
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::Condition;
+
+use super::Watch;
+
+impl Watch {
+    /// The node and its pods as they are known now.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        let mut conditions = Vec::new();
+        if let Some(fault) = self.engine.node_fault() {
+            conditions.push(ConditionReport {
+                condition: Condition::NodeFault,
+                detail: fault.to_owned(),
+            });
+        }
+        if self.engine.mass_loss() {
+            let detail = Condition::MassLoss.sentence().to_owned();
+            conditions.push(ConditionReport {
+                condition: Condition::MassLoss,
+                detail,
+            });
+        }
+        let mut pods: Vec<PodReport> = self.engine.views().map(|(uid, _)| self.pod_report(uid)).collect();
+        pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+        NodeReport {
+            api_version: API_VERSION.to_owned(),
+            kind: NODE_REPORT.to_owned(),
+            node: self.options.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trigger: self.trigger(),
+            conditions,
+            ztunnel: self.sources.ztunnel.iter().map(|&(pid, _)| pid).collect(),
+            pods,
+        }
+    }
+
+    fn pod_report(&self, uid: &PodUid) -> PodReport {
+        let view = self
+            .engine
+            .view(uid)
+            .expect("the engine knows the pods that it lists");
+        let name = self.names.get(uid);
+        let mapping = self.index.get(uid).ok();
+        PodReport {
+            namespace: name.map(|name| name.namespace.clone()),
+            name: name.map(|name| name.name.clone()),
+            uid: uid.clone(),
+            state: view.state,
+            reason: view.reason,
+            detail: view.detail.map(str::to_owned),
+            ports: view.ports,
+            owner: view.owner,
+            held_by: view.holders.to_vec(),
+            redirection: view.redirection,
+            traffic: view.traffic,
+            flaps: view.flaps,
+            netns: mapping.and_then(|mapping| mapping.netns_inode),
+            pid: mapping.map(|mapping| mapping.pid),
+        }
+    }
+}
