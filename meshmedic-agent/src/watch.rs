@@ -14,9 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use meshmedic_common::abi::{CHANGE_OPENED, ListenChange};
-use meshmedic_common::report::{
-    API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, TriggerMode,
-};
+use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
