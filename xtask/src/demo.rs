@@ -41,7 +41,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     build_lab()?;
     let start = Instant::now();
     if !may_make_namespaces() {
-        return Err(enter_userns(&screen)?);
+        return enter_userns(&screen);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -96,8 +96,8 @@ pub(crate) fn build_lab() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Becomes root of a user namespace and starts over; returns only with the reason why that failed.
-fn enter_userns(screen: &Screen) -> anyhow::Result<anyhow::Error> {
+/// Becomes root of a user namespace and starts over; returns only where that cannot be, having said why.
+fn enter_userns(screen: &Screen) -> anyhow::Result<i32> {
     let inside = env::var_os(INSIDE).is_some();
     let refused = if inside {
         Err("its root lacks CAP_NET_ADMIN or CAP_SYS_ADMIN".to_owned())
@@ -105,14 +105,19 @@ fn enter_userns(screen: &Screen) -> anyhow::Result<anyhow::Error> {
         userns::available()
     };
     if let Err(why) = refused {
-        bail!(
-            "the demo makes network namespaces, which takes root or a user namespace; {why}.\n\
-             What would change it: run it as root (sudo -E env \"PATH=$PATH\" cargo xtask demo), or have \
-             the administrator allow user namespaces: sysctl user.max_user_namespaces=15000, on Debian \
-             kernel.unprivileged_userns_clone=1, on Ubuntu \
-             kernel.apparmor_restrict_unprivileged_userns=0; in a container, a seccomp profile that \
-             allows unshare"
-        );
+        screen.failed(&format!(
+            "The demo makes network namespaces, which takes root or a user namespace; {why}."
+        ))?;
+        screen.text(
+            0,
+            "What would change it: run it as root,\n\
+             sudo -E env \"PATH=$PATH\" cargo xtask demo\n\
+             or have the administrator allow user namespaces: sysctl user.max_user_namespaces=15000, on \
+             Debian kernel.unprivileged_userns_clone=1, on Ubuntu \
+             kernel.apparmor_restrict_unprivileged_userns=0; in a container, a seccomp profile that allows \
+             unshare.",
+        )?;
+        return Ok(1);
     }
     screen.flush()?;
     let own = env::current_exe().context("cannot find this program's own file")?;
@@ -120,7 +125,7 @@ fn enter_userns(screen: &Screen) -> anyhow::Result<anyhow::Error> {
     again.args(env::args_os().skip(1)).env(INSIDE, "1");
     userns::enter(&mut again);
     // In place, not as a child: then Ctrl-C has one process to end, and the shell waits for it.
-    Ok(anyhow::Error::new(again.exec()).context("cannot start over in a user namespace"))
+    Err(again.exec()).context("cannot start over in a user namespace")
 }
 
 /// Whether this process may do on its own what the lab does.
