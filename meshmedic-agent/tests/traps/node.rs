@@ -29,6 +29,7 @@ fn whole_node(mode: TriggerMode) -> Patience {
             TriggerMode::Ebpf => Duration::from_secs(3600),
             TriggerMode::Poll => Duration::from_millis(500),
         },
+        ..QUICK
     }
 }
 
@@ -92,8 +93,9 @@ fn the_end_of_ztunnel_is_the_nodes_fault(mode: TriggerMode) {
     ztunnel.enrol_many(&pods).unwrap();
     let patience = Patience {
         confirm: Duration::from_secs(1),
-        settle: Duration::from_secs(10),
+        settle: Duration::from_secs(5),
         interval: Duration::from_millis(500),
+        ..QUICK
     };
     let mut bench = Bench::new(&lab, mode, patience);
     bench.until_all_captured(&pods);
@@ -105,7 +107,8 @@ fn the_end_of_ztunnel_is_the_nodes_fault(mode: TriggerMode) {
         let suspect = |pod| find(report, pod).is_some_and(|found| found.state == State::Suspect);
         pods.iter().all(suspect)
     });
-    bench.go_on_for(patience.confirm * 3);
+    // Also when the change itself has settled.
+    bench.go_on_for(patience.settle + patience.confirm * 3);
     let told = bench.told_of(Condition::NodeFault);
     assert!(matches!(&told[..], [Some(_)]), "{told:?}");
     for pod in &pods {
