@@ -416,7 +416,7 @@ impl Watch {
         if let Err(error) = self.names.refresh() {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
         }
-        let ztunnel = self.sources.find_ztunnel(&self.table, now);
+        let ztunnel = self.sources.find_ztunnel(&self.table, &self.names, now);
         self.engine.ztunnel(now, ztunnel);
         let gone: Vec<PodUid> = self
             .engine

@@ -30,10 +30,15 @@ fn ztunnel(pid: u32) -> Ztunnel {
 
 impl Sim {
     fn new(pods: usize) -> Self {
+        Self::settling(pods, SETTLE)
+    }
+
+    fn settling(pods: usize, settle: Duration) -> Self {
+        let reread = Duration::from_secs(60);
         let mut engine = Engine::new(Settings {
             confirm: CONFIRM,
-            settle: SETTLE,
-            reread: Duration::from_secs(60),
+            settle,
+            reread,
         });
         engine.ztunnel(START, ztunnel(7));
         let uid = |n| PodUid::parse(&format!("{n:08x}-0000-0000-0000-000000000000")).unwrap();

@@ -14,11 +14,19 @@ use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
 use crate::kernel::{Census, Kernel, Trigger};
-use crate::node::{ProcessTable, is_running, socket_inodes, uptime};
+use crate::node::{PodName, PodNames, Process, ProcessTable, is_running, socket_inodes, uptime};
 use crate::time::Time;
 
-/// What ztunnel's process is called. Where no API is in reach, this is all there is to know it by.
+/// What ztunnel's process is called, and what the name of its pod begins with.
 const ZTUNNEL: &str = "ztunnel";
+
+/// Whether a process is ztunnel's, as far as names tell: without the API there is nothing else.
+///
+/// Any process may call itself ztunnel. The name of its pod is the kubelet's word, so where that is
+/// known, a pod of another name cannot pass.
+fn is_ztunnel(process: &str, pod: Option<&PodName>) -> bool {
+    process == ZTUNNEL && pod.is_none_or(|pod| pod.name.starts_with(ZTUNNEL))
+}
 
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -93,10 +101,11 @@ impl Sources {
     }
 
     /// Finds ztunnel among the processes of pods.
-    pub(super) fn find_ztunnel(&mut self, table: &ProcessTable, now: Time) -> Ztunnel {
+    pub(super) fn find_ztunnel(&mut self, table: &ProcessTable, names: &PodNames, now: Time) -> Ztunnel {
         self.ztunnel.clear();
         self.ztunnel_pods.clear();
-        for process in table.iter().filter(|process| process.name == ZTUNNEL) {
+        let named = |process: &&Process| is_ztunnel(&process.name, names.get(&process.pod));
+        for process in table.iter().filter(named) {
             self.ztunnel.push((process.pid, process.start));
             self.ztunnel_pods.insert(process.pod.clone());
         }
@@ -210,4 +219,21 @@ const TICKS_PER_SECOND: u64 = 100;
 
 fn start_after_boot(ticks: u64) -> Duration {
     Duration::from_millis(ticks.saturating_mul(1_000 / TICKS_PER_SECOND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_only_calls_itself_ztunnel_does_not_pass() {
+        let pod = |name: &str| PodName {
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        assert!(is_ztunnel("ztunnel", Some(&pod("ztunnel-8k2qv"))));
+        assert!(is_ztunnel("ztunnel", None));
+        assert!(!is_ztunnel("ztunnel", Some(&pod("cart-6d5f7c9b8-x2x4z"))));
+        assert!(!is_ztunnel("envoy", Some(&pod("ztunnel-8k2qv"))));
+    }
 }
