@@ -126,20 +126,19 @@ impl TableParser {
         while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
             let (piece, tail) = bytes.split_at(end);
             bytes = &tail[1..];
-            if self.line.is_empty() && !self.overlong {
+            if self.line.is_empty() && !self.overlong && piece.len() <= LINE_LIMIT {
                 self.take_line(piece, reading);
-            } else {
-                self.keep(piece);
-                let line = std::mem::take(&mut self.line);
-                if self.overlong {
-                    self.malformed(reading);
-                } else {
-                    self.take_line(&line, reading);
-                }
-                self.line = line;
-                self.line.clear();
-                self.overlong = false;
+                continue;
             }
+            self.keep(piece);
+            let line = std::mem::take(&mut self.line);
+            if std::mem::take(&mut self.overlong) {
+                self.malformed(reading);
+            } else {
+                self.take_line(&line, reading);
+            }
+            self.line = line;
+            self.line.clear();
         }
         self.keep(bytes);
     }

@@ -73,6 +73,19 @@ fn rows_that_make_no_sense_are_counted_and_skipped() {
 }
 
 #[test]
+fn a_line_too_long_is_no_row_in_one_piece_or_in_many() {
+    let long = row("00000000:3A99", "0A").replace('\n', &" x".repeat(LINE_LIMIT)) + "\n";
+    let whole = read(&long, Family::Inet);
+    assert_eq!((whole.listeners.len(), whole.malformed_rows), (0, 1));
+    let mut pieces = Reading::default();
+    let mut parser = TableParser::new(Family::Inet);
+    for byte in long.as_bytes() {
+        parser.feed(&[*byte], &mut pieces);
+    }
+    assert_eq!(pieces, whole);
+}
+
+#[test]
 fn a_cut_last_row_is_malformed() {
     let text = format!("{HEADER}{}", row("00000000:3A99", "0A"));
     let reading = read(&text[..text.len() - 1], Family::Inet);
