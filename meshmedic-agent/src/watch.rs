@@ -375,6 +375,8 @@ impl Watch {
         match self.sources.census() {
             Ok(false) => false,
             Ok(true) => {
+                // The census took its time, and the judgement comes after it.
+                let now = now.max(Time::now());
                 let Self {
                     engine,
                     index,
