@@ -226,6 +226,13 @@ impl Track {
         }
         let (loss, holders) = match look.seen {
             Seen::Unreadable(reason, detail) => return self.unreadable(now, uid, reason, detail, settings),
+            Seen::Complete { .. }
+                if self.state == State::Suspect && self.onset.is_some_and(|onset| look.started < onset) =>
+            {
+                // It began before the loss that is being judged: what it saw is no recovery.
+                self.make_due(now);
+                return None;
+            }
             Seen::Complete { proved } => {
                 self.ports = look.ports;
                 return self.captured(now, uid, proved);
