@@ -101,7 +101,11 @@ fn an_app_on_the_wildcard_makes_a_pod_partial_and_not_captured(mode: TriggerMode
     pod.listen("[::]:15006".parse().unwrap()).unwrap();
     bench.go_on_for(QUICK.confirm * 2);
     assert_eq!(bench.pod(&pod).state, State::Partial);
-    assert!(!bench.was(&pod, State::Captured) && !bench.was(&pod, State::Orphan));
+    assert!(
+        !bench.was(&pod, State::Captured) && !bench.was(&pod, State::Orphan),
+        "{:#?}",
+        bench.transitions().collect::<Vec<_>>()
+    );
 }
 
 /// Fails where some ports pass for all, or for none.
@@ -150,7 +154,11 @@ fn an_imposter_is_named(mode: TriggerMode) {
         .map(|holder| (holder.pid, holder.name.as_str(), holder.ports))
         .collect();
     assert_eq!(held_by, [(pod.pid(), "app", PortSet::REQUIRED)]);
-    assert!(!bench.was(&pod, State::Captured) && !bench.was(&pod, State::Orphan));
+    assert!(
+        !bench.was(&pod, State::Captured) && !bench.was(&pod, State::Orphan),
+        "{:#?}",
+        bench.transitions().collect::<Vec<_>>()
+    );
 }
 
 /// More than the first page of rows, so that ztunnel's listeners lie among others.
