@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// The node's root, for what else is read of it
     #[arg(long, value_name = "DIR", default_value = "/", env = "MESHMEDIC_HOST_ROOT")]
     host_root: PathBuf,
-    /// The kubelet's log folders, which give the pods their names [default: <host-root>/var/log/pods]
+    /// The kubelet's log folders, which give the pods their names [default: var/log/pods below --host-root]
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS")]
     host_logs: Option<PathBuf>,
     /// The node's name in the result [default: the host's name]
