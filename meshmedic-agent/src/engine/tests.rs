@@ -252,6 +252,23 @@ fn a_look_that_began_before_the_pod_was_seen_captured_is_not_believed() {
 }
 
 #[test]
+fn a_complete_look_that_began_before_the_loss_is_no_recovery() {
+    let mut sim = Sim::new(1);
+    sim.engine.hint(sim.now, &sim.pods[0]);
+    let due = sim.engine.due(sim.now, usize::MAX);
+    let began = sim.now;
+    sim.now = sim.now + Duration::from_millis(1);
+    sim.engine.reported(&due[0], sim.now);
+    sim.engine.census(sim.now, |_| Some(false));
+    sim.now = sim.now + Duration::from_millis(1);
+    sim.engine.look(sim.now, &due[0], look(began, complete()));
+    assert_eq!(sim.state(0), State::Suspect);
+    assert_eq!(sim.engine.view(&due[0]).unwrap().flaps, 0);
+    sim.read(&complete());
+    assert_eq!(sim.state(0), State::Captured);
+}
+
+#[test]
 fn a_dead_ztunnel_is_the_node_s_fault_and_no_pod_s() {
     let mut sim = Sim::new(200);
     sim.engine.ztunnel(sim.now, Ztunnel::default());

@@ -68,6 +68,13 @@ impl NetnsIndex {
             let known = addresses.get(pod).map_or(&[][..], Vec::as_slice);
             claims.insert(pod.clone(), claim(table, &own, known));
         }
+        for (pod, reason) in table.refused() {
+            // Where something is hidden from us, what is left may not be the pod itself.
+            let claim = claims.entry(pod.clone()).or_insert(Err(reason));
+            if claim.is_err() {
+                *claim = Err(reason);
+            }
+        }
         Self::settle(&claims)
     }
 

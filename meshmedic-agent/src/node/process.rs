@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::Reason;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::cgroup::parse_cgroup;
@@ -43,12 +44,37 @@ pub struct Process {
 /// moves it there within milliseconds of its start. Until it has been known this long, it is read again.
 const SETTLING: Duration = Duration::from_secs(5);
 
+/// What a number in /proc turned out to be.
+#[derive(Debug)]
+enum What {
+    /// A process of no pod, or one that ended while it was read: nobody's evidence.
+    Nothing,
+    /// A process of a pod.
+    Pod(Process),
+    /// A process of a pod whose network namespace the system does not show us.
+    Refused(PodUid, Reason),
+}
+
 #[derive(Debug)]
 struct Known {
     /// Inode of the directory `/proc/<pid>`: it changes when the number is used again.
     directory: u64,
     first_seen: Time,
-    process: Option<Process>,
+    what: What,
+}
+
+impl Known {
+    fn process(&self) -> Option<&Process> {
+        match &self.what {
+            What::Pod(process) => Some(process),
+            What::Nothing | What::Refused(..) => None,
+        }
+    }
+
+    /// Nothing new is to be learned of it. What was refused may be allowed later.
+    fn is_settled(&self, now: Time) -> bool {
+        now.since(self.first_seen) >= SETTLING && !matches!(self.what, What::Refused(..))
+    }
 }
 
 /// All processes that belong to pods.
@@ -96,14 +122,14 @@ impl ProcessTable {
                 .remove(&pid)
                 .filter(|known| known.directory == directory);
             let known = match known {
-                Some(known) if now.since(known.first_seen) >= SETTLING => known,
+                Some(known) if known.is_settled(now) => known,
                 young => {
                     self.files_read += 1;
                     let first_seen = young.map_or(now, |known| known.first_seen);
                     Known {
                         directory,
                         first_seen,
-                        process: read_process(&self.root, pid),
+                        what: read_process(&self.root, pid),
                     }
                 }
             };
@@ -117,9 +143,9 @@ impl ProcessTable {
     /// or moved to another network namespace.
     pub fn reread(&mut self, pod: &PodUid) {
         for (&pid, known) in &mut self.known {
-            if known.process.as_ref().is_some_and(|process| process.pod == *pod) {
+            if matches!(&known.what, What::Pod(process) if process.pod == *pod) {
                 self.files_read += 1;
-                known.process = read_process(&self.root, pid);
+                known.what = read_process(&self.root, pid);
             }
         }
     }
@@ -132,13 +158,21 @@ impl ProcessTable {
 
     /// Every process of a pod.
     pub fn iter(&self) -> impl Iterator<Item = &Process> {
-        self.known.values().filter_map(|known| known.process.as_ref())
+        self.known.values().filter_map(Known::process)
+    }
+
+    /// The pods of processes whose network namespace the system does not show us, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (&PodUid, Reason)> {
+        self.known.values().filter_map(|known| match &known.what {
+            What::Refused(pod, reason) => Some((pod, *reason)),
+            What::Nothing | What::Pod(_) => None,
+        })
     }
 
     /// A process of a pod by its number.
     #[must_use]
     pub fn get(&self, pid: u32) -> Option<&Process> {
-        self.known.get(&pid)?.process.as_ref()
+        self.known.get(&pid)?.process()
     }
 
     /// What a process calls itself, cleaned for a terminal; of a process outside all pods too.
@@ -245,21 +279,43 @@ pub fn uptime() -> Option<Duration> {
     ))
 }
 
-/// `None` for a process of no pod, and for one that ended meanwhile or cannot be read: it can then
-/// serve as nobody's evidence.
-fn read_process(root: &Path, pid: u32) -> Option<Process> {
-    let directory = open_process(root, pid).ok()?;
-    let pod = parse_cgroup(&read_file(&directory, "cgroup", SMALL_FILE).ok()?)?.uid;
-    let stat = read_stat(&directory).ok().filter(|stat| stat.alive)?;
-    let (netns, netns_inode) = netns_of(&directory).ok()?;
-    Some(Process {
-        pid,
-        start: stat.start,
-        pod,
-        netns,
-        netns_inode,
-        name: stat.name,
-    })
+fn read_process(root: &Path, pid: u32) -> What {
+    let Ok(directory) = open_process(root, pid) else {
+        return What::Nothing;
+    };
+    let pod = read_file(&directory, "cgroup", SMALL_FILE)
+        .ok()
+        .and_then(|text| parse_cgroup(&text));
+    let stat = read_stat(&directory).ok().filter(|stat| stat.alive);
+    let (Some(pod), Some(stat)) = (pod, stat) else {
+        return What::Nothing;
+    };
+    match netns_of(&directory) {
+        Ok((netns, netns_inode)) => What::Pod(Process {
+            pid,
+            start: stat.start,
+            pod: pod.uid,
+            netns,
+            netns_inode,
+            name: stat.name,
+        }),
+        Err(error) => match failure(&error) {
+            Reason::Gone => What::Nothing,
+            reason => What::Refused(pod.uid, reason),
+        },
+    }
+}
+
+/// Why the system did not let us read something of a process. Root that is refused was refused by a
+/// security module.
+pub(super) fn failure(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::NotFound => Reason::Gone,
+        io::ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => Reason::DeniedByLsm,
+        io::ErrorKind::PermissionDenied => Reason::Denied,
+        _ if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Reason::Gone,
+        _ => Reason::ReadFailed,
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use meshmedic_common::verdict::{Reason, Redirection};
 
 use super::addresses::NetAddresses;
 use super::index::{ADDRESS_FILE, Mapping};
-use super::process::{netns_of, open_file, open_process, read_file, read_stat};
+use super::process::{failure, netns_of, open_file, open_process, read_file, read_stat};
 
 /// Why a namespace could not be read. This is never "no listeners".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,17 +143,9 @@ fn read_redirection(process: &OwnedFd) -> Redirection {
     }
 }
 
-/// Names the failure. Root that is refused was refused by a security module.
 fn unreadable(file: &str, error: &io::Error) -> Unreadable {
-    let reason = match error.kind() {
-        ErrorKind::NotFound => Reason::Gone,
-        ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => Reason::DeniedByLsm,
-        ErrorKind::PermissionDenied => Reason::Denied,
-        _ if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Reason::Gone,
-        _ => Reason::ReadFailed,
-    };
     Unreadable {
-        reason,
+        reason: failure(error),
         detail: format!("{file}: {error}"),
     }
 }

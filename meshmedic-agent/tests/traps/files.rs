@@ -51,6 +51,27 @@ fn an_unreadable_file_is_no_answer() {
     }
 }
 
+/// Fails where a process that hides its namespace is passed over: its pod would vanish from the report.
+#[test]
+fn a_namespace_that_is_not_shown_leaves_the_pod_unverifiable() {
+    if !need::root("traps: a namespace that is not shown") {
+        return;
+    }
+    let (lab, pod, ztunnel) = node(true);
+    let root = Composed::new();
+    root.show(ztunnel.pid(), ztunnel.pid());
+    let net = root.show_with_own_net(pod.pid());
+    // A link to itself: even its number cannot be had.
+    std::fs::remove_dir_all(&net).unwrap();
+    std::os::unix::fs::symlink(&net, &net).unwrap();
+    let mut bench = Bench::over(root.path(), lab.log_root(), TriggerMode::Poll, QUICK);
+    bench.until("the failure to be told", |report| {
+        find(report, &pod).is_some_and(|pod| pod.reason == Some(Reason::ReadFailed))
+    });
+    assert_eq!(bench.pod(&pod).state, State::Unverifiable);
+    bench.assert_no_finding();
+}
+
 /// Fails where a kernel without IPv6 counts as a failure to read.
 #[test]
 fn a_missing_tcp6_is_a_kernel_without_ipv6() {
