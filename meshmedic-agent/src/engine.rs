@@ -203,10 +203,10 @@ impl Engine {
             .min()
     }
 
-    /// Makes every pod due: a sweep, or one step of a rotation where `choose` picks the pods.
-    pub fn sweep(&mut self, now: Time, choose: impl Fn(&PodUid) -> bool) {
+    /// Makes the pods due that `choose` picks by name and by whose their listeners are known to be.
+    pub fn sweep(&mut self, now: Time, choose: impl Fn(&PodUid, Option<Owner>) -> bool) {
         for (uid, track) in &mut self.pods {
-            if choose(uid) {
+            if choose(uid, track.view().owner) {
                 track.make_due(now);
             }
         }
@@ -264,11 +264,6 @@ impl Engine {
             });
         }
     }
-}
-
-/// The owner of a captured pod's listeners, as far as one look could tell.
-pub(crate) const fn owner(proved: bool) -> Owner {
-    if proved { Owner::Ztunnel } else { Owner::Unproven }
 }
 
 #[cfg(test)]

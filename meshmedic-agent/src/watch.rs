@@ -9,14 +9,14 @@ mod report;
 mod sources;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use meshmedic_common::abi::{CHANGE_OPENED, ListenChange};
+use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::Reason;
+use meshmedic_common::verdict::{Owner, Reason, Redirection};
 
 use crate::engine::{Engine, Expectation, Look, Notice, Seen, Settings};
 use crate::kernel::Kernel;
@@ -93,7 +93,6 @@ pub struct Watch {
     table: ProcessTable,
     index: NetnsIndex,
     names: PodNames,
-    addresses: HashMap<PodUid, Vec<IpAddr>>,
     engine: Engine,
     sources: Sources,
     readers: Readers,
@@ -134,7 +133,6 @@ impl Watch {
             table: ProcessTable::new(&options.proc_root),
             index: NetnsIndex::default(),
             names: PodNames::new(&options.log_root),
-            addresses: HashMap::new(),
             engine: Engine::new(settings),
             sources: Sources::new(kernel, options.use_census),
             readers: Readers::new(),
@@ -277,7 +275,7 @@ impl Watch {
             lost if lost > self.records_lost => {
                 self.records_lost = lost;
                 self.events.push(Event::RecordsLost(lost));
-                self.engine.sweep(now, |_| true);
+                self.engine.sweep(now, |_, _| true);
             }
             _ => {}
         }
@@ -320,11 +318,12 @@ impl Watch {
 
     fn take_timers(&mut self, now: Time) {
         if now >= self.next_sweep {
-            self.next_sweep = now + self.options.interval.min(REFRESH_AT_MOST);
             self.refresh_or_warn(now);
-            if !self.sources.has_census() {
+            if self.sources.has_census() {
+                self.next_sweep = now + self.options.interval.min(REFRESH_AT_MOST);
+            } else {
                 self.next_sweep = now + self.options.interval;
-                self.engine.sweep(now, |_| true);
+                self.engine.sweep(now, |_, _| true);
             }
         }
         if self.sources.ztunnel.is_empty() && now >= self.next_search {
@@ -343,18 +342,9 @@ impl Watch {
     fn rotate(&mut self, now: Time) {
         self.rotation.step = (self.rotation.step + 1) % self.rotation.steps;
         let Rotation { step, steps } = self.rotation;
-        let vouched: HashMap<PodUid, bool> = self
-            .engine
-            .views()
-            .map(|(uid, view)| {
-                (
-                    uid.clone(),
-                    view.owner == Some(meshmedic_common::verdict::Owner::Ztunnel),
-                )
-            })
-            .collect();
-        self.engine
-            .sweep(now, |uid| !vouched[uid] || turn(uid, steps) == step);
+        self.engine.sweep(now, |uid, owner| {
+            owner != Some(Owner::Ztunnel) || turn(uid, steps) == step
+        });
     }
 
     fn start_due_readings(&mut self, now: Time) {
@@ -414,7 +404,8 @@ impl Watch {
         self.table
             .refresh(now)
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
-        self.index = NetnsIndex::build(&self.table, &self.addresses);
+        // Only the API knows a pod's addresses.
+        self.index = NetnsIndex::build(&self.table, &HashMap::new());
         if let Err(error) = self.names.refresh() {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
         }
@@ -452,8 +443,8 @@ fn unreadable_look(now: Time, reason: Reason, detail: String) -> Look {
         started: now,
         finished: now,
         seen: Seen::Unreadable(reason, detail),
-        ports: meshmedic_common::ports::PortSet::EMPTY,
-        redirection: meshmedic_common::verdict::Redirection::Unknown,
+        ports: PortSet::EMPTY,
+        redirection: Redirection::Unknown,
     }
 }
 

@@ -9,7 +9,7 @@ use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 
 use super::assess::{Look, Seen};
-use super::{Notice, Settings, Transition, owner};
+use super::{Notice, Settings, Transition};
 use crate::time::Time;
 
 /// Whether a pod should be captured.
@@ -23,7 +23,7 @@ pub enum Expectation {
     Undeclared,
 }
 
-/// The readings that confirm a loss: one at each end of the confirmation and these many between them.
+/// A confirmation is cut into this many equal parts, with a reading at each end of each part.
 const STEPS: u32 = 3;
 /// No loss is believed on fewer readings.
 const LEAST_READINGS: u32 = 3;
@@ -336,7 +336,7 @@ impl Track {
             self.flaps = self.flaps.saturating_add(1);
         }
         let notice = self.enter(now, uid, State::Captured, None);
-        self.owner = Some(owner(proved));
+        self.owner = Some(if proved { Owner::Ztunnel } else { Owner::Unproven });
         self.onset = None;
         notice
     }

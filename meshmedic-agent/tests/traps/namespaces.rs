@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which network namespace is a pod's.
 
+use std::collections::HashMap;
+
+use meshmedic_agent::node::{NetnsIndex, ProcessTable};
+use meshmedic_agent::time::Time;
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::{Reason, State};
-use meshmedic_lab::{Lab, ProcessNetns, ZtunnelSpec};
+use meshmedic_lab::{Lab, ProcessNetns, ZtunnelSpec, need};
 
-use crate::common::{Bench, QUICK, find, in_both_modes, is_captured, spec};
+use crate::common::{Bench, QUICK, find, in_both_modes, is_captured, spec, uid};
 
 in_both_modes!(
     a_nested_namespace_speaks_for_nobody,
@@ -112,4 +116,37 @@ fn a_namespace_replaced_under_the_same_uid(mode: TriggerMode) {
     assert_eq!(after.map(u64::from), pod.netns().ok());
     ztunnel.enrol(&pod).unwrap();
     bench.until_captured(&pod);
+}
+
+/// Fails where age alone decides although the pod's addresses are known.
+#[test]
+fn an_address_of_the_pod_decides_before_age() {
+    if !need::root("traps: an address decides before age") {
+        return;
+    }
+    let lab = Lab::isolated().unwrap();
+    let (first, second) = (lab.pod(spec("first")).unwrap(), lab.pod(spec("second")).unwrap());
+    let younger = first.extra_process(&ProcessNetns::Of(second.clone())).unwrap();
+    let mut table = ProcessTable::new(lab.proc_root());
+    table.refresh(Time::now()).unwrap();
+    let mapped = |addresses: &[std::net::IpAddr]| {
+        let known = HashMap::from([(uid(&first), addresses.to_vec())]);
+        let index = NetnsIndex::build(&table, &known);
+        index.get(&uid(&first)).map(|mapping| mapping.pid)
+    };
+    assert_eq!(
+        mapped(&[]),
+        Ok(first.pid()),
+        "without addresses the oldest process counts"
+    );
+    assert_eq!(mapped(first.addresses()), Ok(first.pid()));
+    assert_eq!(
+        mapped(second.addresses()),
+        Ok(younger.pid()),
+        "the holder of the address counts"
+    );
+    assert_eq!(
+        mapped(&["203.0.113.7".parse().unwrap()]),
+        Err(Reason::NoAddressMatch)
+    );
 }
