@@ -7,6 +7,7 @@
 mod assess;
 mod gate;
 mod pod;
+pub mod repair;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,8 +16,9 @@ use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Owner, Reason, State};
 
 pub use assess::{Look, Seen, ZtunnelSockets, assess};
-pub use gate::{NodeGate, Ztunnel};
-pub use pod::{Expectation, PodView};
+pub use gate::{Health, NodeGate, Ztunnel};
+pub use meshmedic_common::eligibility::Expectation;
+pub use pod::PodView;
 
 use crate::time::Time;
 use pod::Track;
@@ -115,6 +117,12 @@ impl Engine {
     /// Says what ztunnel's processes are like now.
     pub fn ztunnel(&mut self, now: Time, ztunnel: Ztunnel) {
         self.gate.observe(now, ztunnel);
+        self.tick(now);
+    }
+
+    /// Says how the API shows ztunnel and istio-cni of this node. Without the API nobody says so.
+    pub fn health(&mut self, now: Time, health: Health) {
+        self.gate.observe_health(now, health);
         self.tick(now);
     }
 

@@ -9,6 +9,14 @@ pub mod abi;
 #[cfg(feature = "std")]
 pub mod duration;
 #[cfg(feature = "std")]
+pub mod eligibility;
+#[cfg(feature = "std")]
+pub mod facts;
+#[cfg(feature = "kube")]
+pub mod kube;
+#[cfg(feature = "std")]
+pub mod policy;
+#[cfg(feature = "std")]
 pub mod ports;
 #[cfg(feature = "std")]
 pub mod report;

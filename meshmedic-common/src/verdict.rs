@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What MeshMedic says of a pod, and why.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 /// Gives a field-less enum its stable names: one for JSON, metrics and tables, one sentence for people.
 macro_rules! named {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal, $sentence:literal;)+ }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::serde::Serialize, ::serde::Deserialize)]
         $vis enum $name {
             $($(#[$doc])* #[serde(rename = $text)] $variant,)+
         }
@@ -31,13 +27,14 @@ macro_rules! named {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.pad(self.as_str())
             }
         }
     };
 }
+pub(crate) use named;
 
 named! {
     /// The state of a pod. There is no other, and each pod is in exactly one.
@@ -115,6 +112,22 @@ named! {
         OtherKernel = "other-kernel", "the pod runs under a kernel of its own (gVisor, Kata)";
         /// Exempt: it lives in the host's netns.
         HostNetwork = "host-network", "uses the host's network";
+        /// Unverifiable: the labels of its namespace are not known.
+        NamespaceUnknown = "namespace-unknown", "the labels of its namespace are not known";
+        /// Exempt: istio-cni never said that it enrolled it.
+        NotAnnotated = "not-annotated", "istio-cni has not enrolled it";
+        /// Exempt: its Envoy takes the traffic.
+        Sidecar = "sidecar", "has a sidecar, which takes its traffic";
+        /// Exempt: a label says so.
+        OptedOut = "opted-out", "its label istio.io/dataplane-mode takes it out of the mesh";
+        /// Exempt: enrolled once, but no label makes it ambient any more.
+        NotSelected = "not-selected", "no label on it or its namespace makes it ambient any more";
+        /// Exempt: istio-cni leaves its namespace alone.
+        ExcludedNamespace = "excluded-namespace", "istio-cni leaves its namespace alone";
+        /// Exempt: it ran to its end.
+        Finished = "finished", "ran to its end";
+        /// Exempt: it is being deleted.
+        Deleting = "deleting", "is being deleted";
         /// Exempt: nothing says that it belongs to the mesh.
         NotEnrolled = "not-enrolled", "no sign that it ever belonged to the mesh; only the API could tell more";
         /// Exempt: the mesh's own data plane.
@@ -170,10 +183,16 @@ impl From<Redirection> for Traffic {
 named! {
     /// What holds for a whole node.
     pub enum Condition {
-        /// No ztunnel is ready, or it has not settled.
-        NodeFault = "node-fault", "this node's ztunnel is missing or has not settled";
+        /// No ztunnel is ready, or it has not settled, or istio-cni is not ready.
+        NodeFault = "node-fault", "this node's ztunnel or istio-cni is missing or has not settled";
+        /// istiod has no ready endpoint, or the API cannot be trusted.
+        MeshFault = "mesh-fault", "a new pod would get no identity, or what the API says is too old";
         /// Most of the pods are orphans under a healthy ztunnel: a reboot does this.
         MassLoss = "mass-loss", "most of this node's pods fell out of the mesh under a healthy ztunnel";
+        /// No pods are repaired on a node whose pods are about to leave.
+        Cordoned = "cordoned", "this node is cordoned: its pods are about to leave anyway";
+        /// Somebody paused all repairs.
+        Paused = "paused", "repairs are paused by the ConfigMap meshmedic-control";
     }
 }
 

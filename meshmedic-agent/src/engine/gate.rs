@@ -16,6 +16,15 @@ pub struct Ztunnel {
     pub youngest: Option<Time>,
 }
 
+/// What the API says of the data plane on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Since when a ztunnel is Ready, and every ztunnel is; `None` while that is not so.
+    pub ztunnel_ready: Option<Time>,
+    /// Whether istio-cni is Ready.
+    pub cni_ready: bool,
+}
+
 /// Judges the node by its ztunnel.
 #[derive(Debug)]
 pub struct NodeGate {
@@ -23,6 +32,7 @@ pub struct NodeGate {
     seen: Option<Ztunnel>,
     /// Since when the processes are the ones they are.
     since: Time,
+    health: Option<Health>,
     fault: Option<String>,
 }
 
@@ -35,8 +45,20 @@ impl NodeGate {
             settle,
             seen: None,
             since: Time::default(),
+            health: None,
             fault,
         }
+    }
+
+    /// Takes what the API says.
+    pub fn observe_health(&mut self, now: Time, health: Health) {
+        let before = self.health.and_then(|health| health.ztunnel_ready);
+        if let Some(since) = health.ztunnel_ready {
+            // Ready again: what it is now began when we heard so, whatever the API says of the past.
+            let again = self.health.is_some() && before.is_none();
+            self.since = self.since.max(if again { now } else { since });
+        }
+        self.health = Some(health);
     }
 
     /// Takes what ztunnel is like now.
@@ -56,6 +78,12 @@ impl NodeGate {
             None => return self.fault.as_deref(),
             Some(seen) if seen.processes.is_empty() => {
                 Some("no ztunnel process runs on this node".to_owned())
+            }
+            Some(_) if self.health.is_some_and(|health| health.ztunnel_ready.is_none()) => {
+                Some("ztunnel is not Ready on this node".to_owned())
+            }
+            Some(_) if self.health.is_some_and(|health| !health.cni_ready) => {
+                Some("istio-cni is not Ready on this node".to_owned())
             }
             Some(_) if now.since(self.since) < self.settle => Some(format!(
                 "ztunnel started or changed less than {} ago",

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
 use meshmedic_common::uid::PodUid;
@@ -11,17 +12,6 @@ use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 use super::assess::{Look, Seen};
 use super::{Notice, Settings, Transition};
 use crate::time::Time;
-
-/// Whether a pod should be captured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expectation {
-    /// It should.
-    Expected,
-    /// It should not, and why.
-    Exempt(Reason),
-    /// Nobody said so: a pod counts as expected once it was seen captured, or shows Istio's routing.
-    Undeclared,
-}
 
 /// A confirmation is cut into this many equal parts, with a reading at each end of each part.
 const STEPS: u32 = 3;
@@ -72,6 +62,8 @@ pub(super) struct Track {
     looking: bool,
     look_again: bool,
     looked: bool,
+    /// When the last reading that gave something began.
+    read_at: Time,
     confirmation: Option<Confirmation>,
     was_captured: bool,
     captured_at: Time,
@@ -105,25 +97,35 @@ pub struct PodView<'a> {
     pub traffic: Option<Traffic>,
     /// Losses that ended before they were confirmed.
     pub flaps: u32,
+    /// When the last reading that gave something began.
+    pub read_at: Time,
+}
+
+/// The state of a pod that no reading would change.
+const fn settled(expectation: Expectation) -> Option<(State, Option<Reason>)> {
+    match expectation {
+        Expectation::Exempt(reason) => Some((State::Exempt, Some(reason))),
+        Expectation::Pending => Some((State::Pending, None)),
+        Expectation::Unverifiable(reason) => Some((State::Unverifiable, Some(reason))),
+        Expectation::Expected | Expectation::Undeclared => None,
+    }
 }
 
 impl Track {
     pub(super) fn new(now: Time, expectation: Expectation) -> Self {
-        let (state, reason) = match expectation {
-            Expectation::Exempt(reason) => (State::Exempt, reason),
-            _ => (State::Unverifiable, Reason::NotRead),
-        };
+        let (state, reason) = settled(expectation).unwrap_or((State::Unverifiable, Some(Reason::NotRead)));
         Self {
             expectation,
             state,
-            reason: Some(reason),
+            reason,
             detail: None,
             since: now,
             onset: None,
-            due: (state != State::Exempt).then_some(now),
+            due: settled(expectation).is_none().then_some(now),
             looking: false,
             look_again: false,
             looked: false,
+            read_at: Time::default(),
             confirmation: None,
             was_captured: false,
             captured_at: Time::default(),
@@ -153,9 +155,9 @@ impl Track {
         }
         self.expectation = expectation;
         self.confirmation = None;
-        if let Expectation::Exempt(reason) = expectation {
+        if let Some((state, reason)) = settled(expectation) {
             self.due = None;
-            return self.enter(now, uid, State::Exempt, Some(reason));
+            return self.enter(now, uid, state, reason);
         }
         self.make_due(now);
         self.enter(now, uid, State::Unverifiable, Some(Reason::NotRead))
@@ -181,7 +183,7 @@ impl Track {
     }
 
     pub(super) fn census(&mut self, now: Time, uid: &PodUid, complete: bool, fault: bool) -> Option<Notice> {
-        if matches!(self.expectation, Expectation::Exempt(_)) {
+        if self.is_settled() {
             return None;
         }
         if complete {
@@ -218,11 +220,12 @@ impl Track {
         self.looking = false;
         self.looked = true;
         self.due = std::mem::take(&mut self.look_again).then_some(now);
-        if matches!(self.expectation, Expectation::Exempt(_)) {
+        if self.is_settled() {
             return None;
         }
         if !matches!(look.seen, Seen::Unreadable(..)) {
             self.redirection = look.redirection;
+            self.read_at = look.started;
         }
         let (loss, holders) = match look.seen {
             Seen::Unreadable(reason, detail) => return self.unreadable(now, uid, reason, detail, settings),
@@ -385,7 +388,7 @@ impl Track {
     }
 
     pub(super) fn make_due(&mut self, now: Time) {
-        if matches!(self.expectation, Expectation::Exempt(_)) {
+        if self.is_settled() {
             return;
         }
         if self.looking {
@@ -415,9 +418,13 @@ impl Track {
     pub(super) fn is_expected(&self) -> bool {
         match self.expectation {
             Expectation::Expected => true,
-            Expectation::Exempt(_) => false,
+            Expectation::Exempt(_) | Expectation::Pending | Expectation::Unverifiable(_) => false,
             Expectation::Undeclared => self.was_captured || self.redirection == Redirection::Routed,
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        settled(self.expectation).is_some()
     }
 
     pub(super) const fn state(&self) -> State {
@@ -427,7 +434,7 @@ impl Track {
     /// A pod is decided once /proc was read of it and no loss is being confirmed.
     pub(super) fn undecided(&self) -> bool {
         let waits = matches!(self.reason, Some(Reason::NotRead | Reason::Confirming));
-        let unread = !self.looked && self.state != State::Exempt && self.reason != Some(Reason::NodeFault);
+        let unread = !self.looked && !self.is_settled() && self.reason != Some(Reason::NodeFault);
         waits || unread || self.confirmation.is_some()
     }
 
@@ -444,6 +451,7 @@ impl Track {
             redirection: self.redirection,
             traffic: lost.then(|| self.redirection.into()),
             flaps: self.flaps,
+            read_at: self.read_at,
         }
     }
 }

@@ -1,0 +1,691 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Repairs: which orphan may be repaired now, what must be asked and written first, and what became of it.
+//!
+//! Sans-IO like the rest of the engine. Each repair is a chain of requests to the API, one at a time;
+//! whoever drives the planner carries them out and brings the answers back. So an agent may be killed,
+//! and an answer lost, between any two of them, in a test as in life.
+
+mod attempt;
+pub mod ledger;
+mod prover;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshmedic_common::facts::{Controller, PodFacts};
+use meshmedic_common::policy::{
+    Gates, Permissions, Standing, Withheld, gates_forbid, permissions_forbid, pod_forbids,
+};
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::State;
+
+use crate::time::Time;
+use attempt::{Attempt, Ended};
+use ledger::{Change, Limits, Proof, Record};
+use prover::Prover;
+
+/// How careful repairs are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// This node.
+    pub node: String,
+    /// This process, on this node: unlike any that was or will be.
+    pub holder: String,
+    /// What was switched on.
+    pub permissions: Permissions,
+    /// Delete instead of evict.
+    pub delete: bool,
+    /// Repairs under way on this node.
+    pub in_flight_node: usize,
+    /// Repairs under way of one owner's pods, on any node.
+    pub in_flight_owner: usize,
+    /// Repairs under way in the cluster.
+    pub slots: u32,
+    /// Acts an hour on this node.
+    pub per_hour_node: usize,
+    /// Acts an hour in the cluster.
+    pub per_hour_cluster: usize,
+    /// The wait after a failure, doubling up to the second.
+    pub cooldown: (Duration, Duration),
+    /// Failures in a row that open the breaker of an owner or a node.
+    pub breaker_failures: u32,
+    /// Failures in a row that open the cluster's.
+    pub breaker_failures_cluster: u32,
+    /// For how long.
+    pub breaker_open: Duration,
+    /// By when the successor must be proved.
+    pub successor_deadline: Duration,
+}
+
+/// An instant, by both clocks that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// By this machine's monotonic clock.
+    pub now: Time,
+    /// By the API server's: what agents on all nodes agree on, whatever their own clocks do.
+    pub server: Timestamp,
+}
+
+/// A pod of this node, for the planner.
+#[derive(Clone, Debug)]
+pub struct Patient<'a> {
+    /// What the API says.
+    pub standing: &'a Standing,
+    /// What the readings say.
+    pub state: State,
+    /// Since when.
+    pub since: Time,
+    /// When the last reading of it began.
+    pub read_at: Time,
+}
+
+/// The very pod that was judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The API's UID.
+    pub uid: String,
+    /// The identity in its cgroup.
+    pub cgroup_uid: PodUid,
+}
+
+/// One of the Leases.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeaseKey {
+    /// Of the controller with this UID.
+    Owner(String),
+    /// Of a node.
+    Node(String),
+    /// One of the cluster's slots.
+    Slot(u32),
+    /// Of the cluster.
+    Cluster,
+}
+
+/// Tells requests apart.
+pub type RequestId = u64;
+
+/// What the planner wants done. Nothing is repeated unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Read a Lease, change its record, and write it back unless somebody else did meanwhile.
+    Update {
+        /// Which.
+        lease: LeaseKey,
+        /// What to change.
+        change: Box<Change>,
+        /// What the record allows.
+        limits: Limits,
+    },
+    /// Fetch everything that the act depends on again.
+    Check(PodRef),
+    /// Evict the pod, or delete it. With its UID as precondition.
+    Act {
+        /// The pod.
+        pod: PodRef,
+        /// Delete it, past its budgets.
+        delete: bool,
+    },
+    /// Find out whether the pod is still there.
+    Find(PodRef),
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Of [`Request::Update`]: the record as it is now, or why it is not changed.
+    Updated(Result<Record, Refusal>),
+    /// Of [`Request::Check`]: `None` if the pod is gone.
+    Checked(Result<Option<Box<Check>>, String>),
+    /// Of [`Request::Act`].
+    Acted(Acted),
+    /// Of [`Request::Find`].
+    Found(Result<Presence, String>),
+}
+
+/// Why a Lease was not changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its record forbids it.
+    Withheld(Withheld),
+    /// It could not be read or written, or holds what nobody understands.
+    Failed(String),
+}
+
+/// The world as fetched just before an act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The pod.
+    pub standing: Standing,
+    /// What holds above it.
+    pub gates: Gates,
+}
+
+/// What came of an act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acted {
+    /// The API accepted it.
+    Accepted,
+    /// The pod is gone, or another one has its name.
+    Gone,
+    /// The API refused, for certain.
+    Refused(Withheld, String),
+    /// The answer was lost: it may have happened.
+    InDoubt(String),
+}
+
+/// Whether a pod is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is, and nobody is deleting it.
+    There,
+    /// It is gone, or going.
+    Leaving,
+}
+
+/// How a repair ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its successor is captured.
+    Succeeded(Proof),
+    /// Its successor fell out as well.
+    Failed(Proof),
+    /// Nobody proved anything by the deadline.
+    Unproven,
+    /// Whether it was done is not known, and it seems not.
+    InDoubt(String),
+}
+
+/// What the planner has to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepairNotice {
+    /// A repair was withheld. Told once, until the reason changes.
+    Withheld {
+        /// The pod.
+        pod: PodRef,
+        /// Why.
+        why: Withheld,
+        /// More about it.
+        detail: Option<String>,
+        /// Whether repairs of such pods are off, so that this is what would have been.
+        shadow: bool,
+    },
+    /// Repairs of such pods are off; this one would have been repaired.
+    Would {
+        /// The pod.
+        pod: PodRef,
+    },
+    /// The API is asked to evict or delete the pod.
+    Started {
+        /// The pod.
+        pod: PodRef,
+        /// Deleted instead of evicted.
+        delete: bool,
+        /// Not Ready for the grace period.
+        stuck: bool,
+    },
+    /// A repair ended.
+    Ended {
+        /// The pod.
+        pod: PodRef,
+        /// How.
+        outcome: Outcome,
+        /// From the act to its proof.
+        took: Duration,
+        /// Not Ready for the grace period.
+        stuck: bool,
+    },
+}
+
+/// How long a pod whose repair was withheld by a record or the API is left alone, doubling up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
+/// A canary's proof is good for this long.
+const CANARY_LASTS: Duration = Duration::from_secs(60 * 60);
+/// The span of the hourly budget.
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// Plans the repairs of one node.
+#[derive(Debug)]
+pub struct Planner {
+    settings: Settings,
+    attempts: Vec<Attempt>,
+    told: BTreeMap<PodUid, Told>,
+    prover: Prover,
+    /// Owners' records in which somebody is waiting for something, as last seen.
+    owners: BTreeMap<String, Record>,
+    /// This process's own acts: whatever clocks do, it never does more an hour.
+    acts: VecDeque<Time>,
+    /// When a successor was last proved, and whether on this node.
+    canary: Option<Time>,
+    canary_here: Option<Time>,
+    /// In shadow mode the records are kept here.
+    shadow: BTreeMap<LeaseKey, Record>,
+    stopping: bool,
+    numbers: u64,
+    notices: Vec<RepairNotice>,
+}
+
+/// What was last told of a pod.
+#[derive(Debug, Default)]
+struct Told {
+    why: Option<(Withheld, bool)>,
+    would: bool,
+    not_before: Time,
+    patience: Duration,
+}
+
+impl Planner {
+    /// A planner that knows of no repair.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            attempts: Vec::new(),
+            told: BTreeMap::new(),
+            prover: Prover::default(),
+            owners: BTreeMap::new(),
+            acts: VecDeque::new(),
+            canary: None,
+            canary_here: None,
+            shadow: BTreeMap::new(),
+            stopping: false,
+            numbers: 0,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Whether anything may ever be asked of the API.
+    #[must_use]
+    pub fn may_act(&self) -> bool {
+        self.settings.permissions.ready || self.settings.permissions.stuck
+    }
+
+    /// Takes an owner's record as the watch of Leases shows it; `None` once it is gone.
+    pub fn owner_seen(&mut self, at: Moment, owner: &str, record: Option<Record>) {
+        match record.filter(|record| !record.is_idle()) {
+            Some(record) => {
+                self.adopt(at, owner, &record);
+                self.owners.insert(owner.to_owned(), record);
+            }
+            None => {
+                self.owners.remove(owner);
+            }
+        }
+    }
+
+    /// Takes over what an agent of this node that is gone had begun.
+    fn adopt(&mut self, at: Moment, owner: &str, record: &Record) {
+        if self.stopping || !self.may_act() {
+            return;
+        }
+        for entry in &record.repairs {
+            let known = self.attempts.iter().any(|attempt| attempt.id == entry.id);
+            let ours = entry.node == self.settings.node;
+            if ours
+                && !known
+                && entry.holder != self.settings.holder
+                && entry.is_abandoned(at.server)
+                && let Some(attempt) = Attempt::adopt(&self.settings, at, owner, entry)
+            {
+                self.attempts.push(attempt);
+            }
+        }
+    }
+
+    /// Judges every pod that is out of the mesh, and goes on with what is under way.
+    ///
+    /// `patients` are this node's pods by the identity in their cgroups.
+    pub fn judge(
+        &mut self,
+        at: Moment,
+        gates: &Gates,
+        mass_loss: bool,
+        patients: &BTreeMap<PodUid, Patient<'_>>,
+    ) {
+        if gates.node_fault.is_some() {
+            self.canary = None;
+            self.canary_here = None;
+        }
+        self.told.retain(|uid, _| {
+            patients
+                .get(uid)
+                .is_some_and(|patient| patient.state.is_finding())
+        });
+        self.adopt_late(at);
+        self.proceed(at, gates, patients);
+        if self.may_act() && !self.stopping {
+            self.prover.look(at, &self.settings.node, &self.owners, patients);
+        }
+        if self.stopping {
+            return;
+        }
+        let mut findings: Vec<(&PodUid, &Patient<'_>)> = patients
+            .iter()
+            .filter(|(_, patient)| patient.state.is_finding())
+            .collect();
+        findings.sort_by_key(|(uid, patient)| (patient.since, *uid));
+        for (uid, patient) in findings {
+            self.consider(at, gates, mass_loss, uid, patient);
+        }
+    }
+
+    /// An agent that was still heard of when its record was seen may have gone silent since.
+    fn adopt_late(&mut self, at: Moment) {
+        let owners = std::mem::take(&mut self.owners);
+        for (owner, record) in &owners {
+            self.adopt(at, owner, record);
+        }
+        self.owners = owners;
+    }
+
+    fn consider(&mut self, at: Moment, gates: &Gates, mass_loss: bool, uid: &PodUid, patient: &Patient<'_>) {
+        if self.attempts.iter().any(|attempt| attempt.pod.cgroup_uid == *uid) {
+            return;
+        }
+        let facts = &patient.standing.facts;
+        let pod = PodRef {
+            namespace: facts.namespace.clone(),
+            name: facts.name.clone(),
+            uid: facts.uid.clone(),
+            cgroup_uid: uid.clone(),
+        };
+        let permitted = permissions_forbid(&self.settings.permissions, facts, at.server);
+        let shadow = permitted == Some(Withheld::DetectOnly);
+        let told = self.told.entry(uid.clone()).or_default();
+        if at.now < told.not_before || (shadow && told.would) {
+            return;
+        }
+        let forbidden = finding_forbids(patient)
+            .or_else(|| pod_forbids(patient.standing, &facts.uid, self.settings.permissions.jobs))
+            .or(permitted.filter(|_| !shadow))
+            .or_else(|| gates_forbid(gates));
+        if let Some(why) = forbidden {
+            let detail = gate_detail(gates, why);
+            return self.withhold(&pod, why, detail, shadow);
+        }
+        let Some(controller) = facts.controller.clone() else {
+            return self.withhold(&pod, Withheld::NothingRecreates, None, shadow);
+        };
+        if shadow {
+            return self.pretend(at, mass_loss, &pod, &controller);
+        }
+        if let Some(why) = self.crowded(at, mass_loss) {
+            return self.withhold(&pod, why, None, false);
+        }
+        self.numbers += 1;
+        let id = format!("{}-{}", self.settings.holder, self.numbers);
+        let stuck = !facts.ready;
+        let attempt = Attempt::new(&self.settings, at, id, pod, controller, stuck);
+        let canary_only = mass_loss && self.canary_here.is_none();
+        self.attempts.push(if canary_only {
+            attempt.must_succeed()
+        } else {
+            attempt
+        });
+    }
+
+    /// What this process knows by itself that forbids one more repair.
+    fn crowded(&mut self, at: Moment, mass_loss: bool) -> Option<Withheld> {
+        let under_way = self.attempts.len();
+        let canary = if mass_loss { self.canary_here } else { self.canary };
+        let proved = canary.is_some_and(|proved| at.now.since(proved) < CANARY_LASTS);
+        if under_way > 0 && !proved {
+            return Some(Withheld::Canary);
+        }
+        if under_way >= self.settings.in_flight_node {
+            return Some(Withheld::InFlightNode);
+        }
+        self.acts_this_hour(at.now);
+        (self.acts.len() + under_way >= self.settings.per_hour_node).then_some(Withheld::BudgetNode)
+    }
+
+    fn acts_this_hour(&mut self, now: Time) {
+        while self.acts.front().is_some_and(|&act| now.since(act) >= HOUR) {
+            self.acts.pop_front();
+        }
+    }
+
+    /// The same judgement by records of its own, for what would have been done.
+    fn pretend(&mut self, at: Moment, mass_loss: bool, pod: &PodRef, controller: &Controller) {
+        self.numbers += 1;
+        let id = format!("shadow-{}", self.numbers);
+        let attempt = Attempt::new(&self.settings, at, id, pod.clone(), controller.clone(), false);
+        let alone = self.shadow.values().all(|record| record.acts.is_empty());
+        let mut refused = (mass_loss && !alone).then_some(Withheld::Canary);
+        for (lease, change, limits) in attempt.claims(&self.settings) {
+            if refused.is_none() {
+                let record = self.shadow.entry(lease).or_default();
+                refused = record.apply(&change, &limits, at.server).withheld;
+            }
+        }
+        // Nothing is under way in the shadow: what would have been done counts as done.
+        for record in self.shadow.values_mut() {
+            record.repairs.clear();
+        }
+        match refused {
+            Some(why) => {
+                self.withhold(pod, why, None, true);
+                self.postpone(at, &pod.cgroup_uid);
+            }
+            None => {
+                self.told.entry(pod.cgroup_uid.clone()).or_default().would = true;
+                self.notices.push(RepairNotice::Would { pod: pod.clone() });
+            }
+        }
+    }
+
+    /// Goes on with the repairs that wait for something other than an answer.
+    fn proceed(&mut self, at: Moment, gates: &Gates, patients: &BTreeMap<PodUid, Patient<'_>>) {
+        for attempt in &mut self.attempts {
+            let record = self.owners.get(&attempt.owner);
+            attempt.proceed(&self.settings, at, gates, patients, record);
+        }
+        self.settle(at);
+    }
+
+    /// Pods to be read now, since a repair hangs on what they show.
+    pub fn looks(&mut self) -> Vec<PodUid> {
+        self.attempts.iter_mut().filter_map(Attempt::take_look).collect()
+    }
+
+    /// What is to be asked of the API now. Each request is handed out once.
+    pub fn requests(&mut self, at: Moment) -> Vec<(RequestId, Request)> {
+        let mut requests = Vec::new();
+        let numbers = &mut self.numbers;
+        for attempt in &mut self.attempts {
+            if let Some(request) = attempt.take_request(&self.settings, at, numbers) {
+                if let (_, Request::Act { pod, delete }) = &request {
+                    self.acts.push_back(at.now);
+                    self.notices.push(RepairNotice::Started {
+                        pod: pod.clone(),
+                        delete: *delete,
+                        stuck: attempt.stuck,
+                    });
+                }
+                requests.push(request);
+            }
+        }
+        requests.extend(self.prover.take_requests(numbers));
+        requests
+    }
+
+    /// Takes the answer to a request.
+    pub fn answer(&mut self, at: Moment, id: RequestId, answer: Answer) {
+        if let Some((owner, record)) = self.prover.answer(at, id, &answer) {
+            return self.owner_seen(at, &owner, Some(record));
+        }
+        if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.asked == Some(id)) {
+            attempt.answer(&self.settings, at, answer);
+        }
+        self.settle(at);
+    }
+
+    /// Lets go of the repairs that ended, and tells of them.
+    fn settle(&mut self, at: Moment) {
+        for attempt in &mut self.attempts {
+            let Some(ended) = attempt.take_ended() else {
+                continue;
+            };
+            let (pod, stuck) = (attempt.pod.clone(), attempt.stuck);
+            match ended {
+                Ended::Withheld(why, detail) => {
+                    tell(&mut self.told, &mut self.notices, &pod, why, detail, false);
+                    postpone(&mut self.told, at, &pod.cgroup_uid);
+                }
+                Ended::Done(outcome) => {
+                    match &outcome {
+                        Outcome::Succeeded(proof) => {
+                            self.canary = Some(at.now);
+                            if proof.node == self.settings.node {
+                                self.canary_here = Some(at.now);
+                            }
+                        }
+                        _ => {
+                            self.canary = None;
+                            self.canary_here = None;
+                        }
+                    }
+                    postpone(&mut self.told, at, &pod.cgroup_uid);
+                    self.notices.push(RepairNotice::Ended {
+                        pod,
+                        outcome,
+                        took: attempt.took(at),
+                        stuck,
+                    });
+                }
+            }
+        }
+        self.attempts.retain(|attempt| !attempt.is_over());
+    }
+
+    fn withhold(&mut self, pod: &PodRef, why: Withheld, detail: Option<String>, shadow: bool) {
+        tell(&mut self.told, &mut self.notices, pod, why, detail, shadow);
+    }
+
+    fn postpone(&mut self, at: Moment, uid: &PodUid) {
+        postpone(&mut self.told, at, uid);
+    }
+
+    /// Begins nothing more, and lets go of what has not been done yet.
+    pub fn stop(&mut self, at: Moment) {
+        self.stopping = true;
+        for attempt in &mut self.attempts {
+            attempt.stop(at);
+        }
+        self.settle(at);
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    /// The pods whose repair is under way, and which of these were acted on.
+    pub fn under_way(&self) -> impl Iterator<Item = (&PodRef, bool)> {
+        self.attempts
+            .iter()
+            .map(|attempt| (&attempt.pod, attempt.acted()))
+    }
+
+    /// Why the repair of a pod was last withheld, and whether repairs of such pods are off.
+    #[must_use]
+    pub fn withheld(&self, uid: &PodUid) -> Option<(Withheld, bool)> {
+        self.told.get(uid)?.why
+    }
+
+    /// The owners for whose records somebody waits, by the controller's UID.
+    pub fn awaited_owners(&self) -> impl Iterator<Item = &str> {
+        self.owners.keys().map(String::as_str)
+    }
+
+    /// When there is something to do next, if nothing else happens.
+    #[must_use]
+    pub fn next_wake(&self, at: Moment) -> Option<Time> {
+        let attempts = self.attempts.iter().filter_map(|attempt| attempt.next_wake(at));
+        let told = self
+            .told
+            .values()
+            .map(|told| told.not_before)
+            .filter(|due| *due > at.now);
+        attempts.chain(told).chain(self.prover.next_wake(at.now)).min()
+    }
+
+    /// What happened since the last call, in order.
+    pub fn drain(&mut self) -> Vec<RepairNotice> {
+        std::mem::take(&mut self.notices)
+    }
+}
+
+/// What a finding must be to be repaired at all.
+fn finding_forbids(patient: &Patient<'_>) -> Option<Withheld> {
+    match patient.state {
+        State::Orphan => None,
+        State::Partial => Some(Withheld::ByHand),
+        State::Imposter => Some(Withheld::Imposter),
+        _ => Some(Withheld::NotProved),
+    }
+}
+
+fn gate_detail(gates: &Gates, why: Withheld) -> Option<String> {
+    match why {
+        Withheld::NodeFault => gates.node_fault.clone(),
+        Withheld::MeshFault => gates.mesh_fault.clone(),
+        Withheld::Paused => gates.paused.clone().filter(|reason| !reason.is_empty()),
+        _ => None,
+    }
+}
+
+fn tell(
+    told: &mut BTreeMap<PodUid, Told>,
+    notices: &mut Vec<RepairNotice>,
+    pod: &PodRef,
+    why: Withheld,
+    detail: Option<String>,
+    shadow: bool,
+) {
+    let told = told.entry(pod.cgroup_uid.clone()).or_default();
+    if told.why != Some((why, shadow)) {
+        told.why = Some((why, shadow));
+        notices.push(RepairNotice::Withheld {
+            pod: pod.clone(),
+            why,
+            detail,
+            shadow,
+        });
+    }
+}
+
+fn postpone(told: &mut BTreeMap<PodUid, Told>, at: Moment, uid: &PodUid) {
+    let told = told.entry(uid.clone()).or_default();
+    told.patience = (told.patience * 2).clamp(RETRY.0, RETRY.1);
+    told.not_before = at.now + told.patience;
+}
+
+impl PodRef {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whether a pod may be the successor of one that was repaired.
+fn may_succeed(facts: &PodFacts, owner: &str, judged: &str, claimed: Timestamp) -> bool {
+    let owned = facts
+        .controller
+        .as_ref()
+        .is_some_and(|controller| controller.uid == owner);
+    // Creation is written down in whole seconds.
+    let after = facts
+        .created
+        .is_some_and(|created| created.as_second() >= claimed.as_second());
+    owned && after && facts.uid != judged && !facts.deleting && !facts.finished
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,593 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One repair, from its claims to the proof of its successor.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshmedic_common::facts::Controller;
+use meshmedic_common::policy::{Gates, Withheld, gates_forbid, permissions_forbid, pod_forbids};
+use meshmedic_common::uid::PodUid;
+
+use super::ledger::{Change, Conclusion, Entry, LEASE, Limits, Record, Step, signed};
+use super::{
+    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Request, RequestId,
+    Settings, finding_forbids,
+};
+use crate::time::Time;
+
+/// The reading that an act hangs on must come within this time.
+const LOOK: Duration = Duration::from_secs(15);
+/// A question that the API did not answer is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// What is held is renewed this often: three tries before it is lost.
+const RENEW: Duration = Duration::from_secs(LEASE.as_secs() / 4);
+/// Claims older than this are not acted on: others may already take them for abandoned.
+const CLAIMS_LAST: Duration = Duration::from_secs(LEASE.as_secs() / 2);
+
+/// How a repair ended, as far as others are told.
+#[derive(Debug)]
+pub(super) enum Ended {
+    Withheld(Withheld, Option<String>),
+    Done(Outcome),
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Taking one Lease after the other.
+    Claiming(Claim),
+    /// Fetching everything again.
+    Checking,
+    /// Waiting for one more reading of the pod.
+    Looking {
+        since: Time,
+        asked_for: bool,
+    },
+    /// The act is at the API.
+    Acting,
+    /// The answer was lost, or the agent: did it happen?
+    Resolving,
+    /// Writing down that it happened.
+    Recording,
+    /// Waiting for the successor.
+    Following {
+        renewed: Time,
+        next: usize,
+    },
+    /// Writing down how it ended.
+    Ending {
+        conclusion: Conclusion,
+        until: Time,
+    },
+    Over,
+}
+
+/// In this order: an hour's budget is spent only by whoever has everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    Owner,
+    Node,
+    Slot { tried: u32 },
+    Cluster,
+}
+
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) id: String,
+    pub(super) pod: PodRef,
+    /// The controller's UID.
+    pub(super) owner: String,
+    pub(super) stuck: bool,
+    /// The request under way.
+    pub(super) asked: Option<RequestId>,
+    node: String,
+    holder: String,
+    stage: Stage,
+    held: Vec<LeaseKey>,
+    slot: Option<u32>,
+    /// By the API server's clock.
+    claimed_at: Timestamp,
+    deadline: Timestamp,
+    /// By this machine's.
+    began: Time,
+    not_before: Time,
+    acted: bool,
+    /// Whether a failure opens the node's breaker at once.
+    trip: bool,
+    stopping: bool,
+    ended: Option<Ended>,
+}
+
+impl Attempt {
+    pub(super) fn new(
+        settings: &Settings,
+        at: Moment,
+        id: String,
+        pod: PodRef,
+        controller: Controller,
+        stuck: bool,
+    ) -> Self {
+        let deadline = at.server.checked_add(signed(settings.successor_deadline));
+        Self {
+            id,
+            pod,
+            owner: controller.uid,
+            stuck,
+            asked: None,
+            node: settings.node.clone(),
+            holder: settings.holder.clone(),
+            stage: Stage::Claiming(Claim::Owner),
+            held: Vec::new(),
+            slot: None,
+            claimed_at: at.server,
+            deadline: deadline.unwrap_or(Timestamp::MAX),
+            began: at.now,
+            not_before: at.now,
+            acted: false,
+            trip: false,
+            stopping: false,
+            ended: None,
+        }
+    }
+
+    /// A failure of this one opens the node's breaker, whatever the count.
+    pub(super) fn must_succeed(mut self) -> Self {
+        self.trip = true;
+        self
+    }
+
+    /// Goes on with what another process began. `None` if the record makes no sense.
+    pub(super) fn adopt(settings: &Settings, at: Moment, owner: &str, entry: &Entry) -> Option<Self> {
+        let (namespace, name) = entry.pod.split_once('/')?;
+        let pod = PodRef {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: entry.uid.clone(),
+            cgroup_uid: PodUid::parse(&entry.uid)?,
+        };
+        let owner_key = LeaseKey::Owner(owner.to_owned());
+        let mut held = vec![owner_key, LeaseKey::Node(settings.node.clone())];
+        held.extend(entry.slot.map(LeaseKey::Slot));
+        let controller = Controller {
+            kind: String::new(),
+            name: String::new(),
+            uid: owner.to_owned(),
+        };
+        Some(Self {
+            held,
+            slot: entry.slot,
+            claimed_at: entry.at,
+            deadline: entry.deadline,
+            acted: entry.acted,
+            stage: Stage::Resolving,
+            ..Self::new(settings, at, entry.id.clone(), pod, controller, false)
+        })
+    }
+
+    /// Everything that is claimed but the slot, with the limits.
+    pub(super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Limits)> {
+        [Claim::Owner, Claim::Node, Claim::Cluster]
+            .into_iter()
+            .map(|claim| self.claim(settings, claim))
+            .collect()
+    }
+
+    fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Limits) {
+        let lease = match claim {
+            Claim::Owner => LeaseKey::Owner(self.owner.clone()),
+            Claim::Node => LeaseKey::Node(self.node.clone()),
+            Claim::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
+            Claim::Cluster => LeaseKey::Cluster,
+        };
+        let entry = Entry {
+            id: self.id.clone(),
+            pod: self.pod.display_name(),
+            uid: self.pod.uid.clone(),
+            node: self.node.clone(),
+            holder: self.holder.clone(),
+            slot: None,
+            at: self.claimed_at,
+            renewed: self.claimed_at,
+            deadline: self.deadline,
+            acted: false,
+            proof: None,
+        };
+        let limits = limits(settings, &lease);
+        (lease, self.change(Step::Claim(Box::new(entry))), limits)
+    }
+
+    /// Agents begin at different slots, so that they rarely meet.
+    fn nth_slot(&self, settings: &Settings, tried: u32) -> u32 {
+        let first = self
+            .id
+            .bytes()
+            .fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        first.wrapping_add(tried) % settings.slots.max(1)
+    }
+
+    /// Goes on where the world, not an answer, decides.
+    pub(super) fn proceed(
+        &mut self,
+        settings: &Settings,
+        at: Moment,
+        gates: &Gates,
+        patients: &BTreeMap<PodUid, Patient<'_>>,
+        record: Option<&Record>,
+    ) {
+        match self.stage {
+            Stage::Looking { since, .. } => {
+                if let Some(why) = self.forbidden(settings, at, gates, patients) {
+                    self.undone(at, why, None);
+                } else if patients
+                    .get(&self.pod.cgroup_uid)
+                    .is_some_and(|patient| patient.read_at > since)
+                {
+                    self.stage = Stage::Acting;
+                } else if at.now.since(since) > LOOK {
+                    self.undone(
+                        at,
+                        Withheld::NotProved,
+                        Some("no fresh reading could be had".to_owned()),
+                    );
+                }
+            }
+            Stage::Following { .. } if self.asked.is_none() => {
+                let proof = record.and_then(|record| record.entry(&self.id)?.proof.clone());
+                match proof {
+                    Some(proof) if proof.captured => {
+                        self.done(
+                            at,
+                            Conclusion::Succeeded(proof.clone()),
+                            Outcome::Succeeded(proof),
+                        );
+                    }
+                    Some(proof) => self.done(at, Conclusion::Failed, Outcome::Failed(proof)),
+                    None if self.is_late(settings, at) => {
+                        self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                    }
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What this node knows by itself that forbids the act, at the last moment.
+    fn forbidden(
+        &self,
+        settings: &Settings,
+        at: Moment,
+        gates: &Gates,
+        patients: &BTreeMap<PodUid, Patient<'_>>,
+    ) -> Option<Withheld> {
+        let Some(patient) = patients.get(&self.pod.cgroup_uid) else {
+            return Some(Withheld::OtherPod);
+        };
+        let stale = at.server.duration_since(self.claimed_at) > signed(CLAIMS_LAST)
+            || at.now.since(self.began) > CLAIMS_LAST;
+        gates_forbid(gates)
+            .or_else(|| finding_forbids(patient))
+            .or_else(|| pod_forbids(patient.standing, &self.pod.uid, settings.permissions.jobs))
+            .or(stale.then_some(Withheld::NoLedger))
+    }
+
+    fn is_late(&self, settings: &Settings, at: Moment) -> bool {
+        at.server > self.deadline || at.now.since(self.began) > settings.successor_deadline
+    }
+
+    /// A reading to be had now.
+    pub(super) fn take_look(&mut self) -> Option<PodUid> {
+        let Stage::Looking { asked_for, .. } = &mut self.stage else {
+            return None;
+        };
+        (!std::mem::replace(asked_for, true)).then(|| self.pod.cgroup_uid.clone())
+    }
+
+    pub(super) fn take_request(
+        &mut self,
+        settings: &Settings,
+        at: Moment,
+        numbers: &mut u64,
+    ) -> Option<(RequestId, Request)> {
+        if self.asked.is_some() || at.now < self.not_before {
+            return None;
+        }
+        let request = self.request(settings, at)?;
+        *numbers += 1;
+        self.asked = Some(*numbers);
+        Some((*numbers, request))
+    }
+
+    fn request(&mut self, settings: &Settings, at: Moment) -> Option<Request> {
+        let update = |lease: &LeaseKey, step| {
+            Some(Request::Update {
+                lease: lease.clone(),
+                change: self.change(step),
+                limits: limits(settings, lease),
+            })
+        };
+        match &self.stage {
+            Stage::Claiming(claim) => {
+                let (lease, change, limits) = self.claim(settings, *claim);
+                Some(Request::Update {
+                    lease,
+                    change,
+                    limits,
+                })
+            }
+            Stage::Checking => Some(Request::Check(self.pod.clone())),
+            Stage::Acting => Some(Request::Act {
+                pod: self.pod.clone(),
+                delete: settings.delete,
+            }),
+            Stage::Resolving => Some(Request::Find(self.pod.clone())),
+            Stage::Recording => update(&self.owner_key(), Step::Acted(self.slot)),
+            Stage::Following { renewed, next } if at.now.since(*renewed) >= RENEW => {
+                update(self.held.get(*next)?, Step::Renew)
+            }
+            Stage::Ending { conclusion, .. } => {
+                let conclusion = conclusion.clone();
+                let lease = self.held.last()?;
+                let canary = self.trip && matches!(lease, LeaseKey::Node(_));
+                update(
+                    lease,
+                    if canary {
+                        Step::ConcludeCanary(conclusion)
+                    } else {
+                        Step::Conclude(conclusion)
+                    },
+                )
+            }
+            Stage::Looking { .. } | Stage::Following { .. } | Stage::Over => None,
+        }
+    }
+
+    fn change(&self, step: Step) -> Box<Change> {
+        let id = self.id.clone();
+        Box::new(Change { id, step })
+    }
+
+    fn owner_key(&self) -> LeaseKey {
+        LeaseKey::Owner(self.owner.clone())
+    }
+
+    pub(super) fn answer(&mut self, settings: &Settings, at: Moment, answer: Answer) {
+        self.asked = None;
+        match (&self.stage, answer) {
+            (Stage::Claiming(claim), Answer::Updated(result)) => self.claimed(settings, at, *claim, result),
+            (Stage::Checking, Answer::Checked(result)) => self.checked(settings, at, result),
+            (Stage::Acting, Answer::Acted(acted)) => match acted {
+                Acted::Accepted => self.happened(),
+                Acted::Gone => self.undone(at, Withheld::OtherPod, None),
+                Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
+                Acted::InDoubt(_) => self.stage = Stage::Resolving,
+            },
+            (Stage::Resolving, Answer::Found(found)) => match found {
+                Ok(Presence::Leaving) => self.happened(),
+                Ok(Presence::There) if self.acted => self.follow(at),
+                Ok(Presence::There) => {
+                    let why = "the API's answer was lost, and the pod is still there".to_owned();
+                    self.done(at, Conclusion::InDoubt, Outcome::InDoubt(why));
+                }
+                Err(_) if self.is_late(settings, at) => {
+                    self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                }
+                Err(_) => self.not_before = at.now + ASK_AGAIN,
+            },
+            (Stage::Recording, Answer::Updated(result)) => match result {
+                Ok(_) => self.follow(at),
+                Err(Refusal::Failed(_)) if !self.is_late(settings, at) => {
+                    self.not_before = at.now + ASK_AGAIN;
+                }
+                Err(_) => self.done(at, Conclusion::Unproven, Outcome::Unproven),
+            },
+            (Stage::Following { .. }, Answer::Updated(result)) => self.renewed(at, &result),
+            (Stage::Ending { until, .. }, Answer::Updated(result)) => match result {
+                Err(Refusal::Failed(_)) if at.now < *until => self.not_before = at.now + ASK_AGAIN,
+                _ => {
+                    self.held.pop();
+                    if self.held.is_empty() {
+                        self.stage = Stage::Over;
+                    }
+                }
+            },
+            // An answer to a question that nobody asked.
+            _ => {}
+        }
+        if self.stopping {
+            self.stop(at);
+        }
+    }
+
+    fn claimed(&mut self, settings: &Settings, at: Moment, claim: Claim, result: Result<Record, Refusal>) {
+        let (lease, ..) = self.claim(settings, claim);
+        let next = match (claim, result) {
+            (_, Ok(record)) => {
+                if let Some(entry) = record.entry(&self.id).filter(|_| claim == Claim::Owner) {
+                    self.claimed_at = entry.at;
+                }
+                self.held.push(lease);
+                match claim {
+                    Claim::Owner => Some(Claim::Node),
+                    Claim::Node => Some(Claim::Slot { tried: 0 }),
+                    Claim::Slot { tried } => {
+                        self.slot = Some(self.nth_slot(settings, tried));
+                        Some(Claim::Cluster)
+                    }
+                    Claim::Cluster => None,
+                }
+            }
+            (Claim::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
+                Some(Claim::Slot { tried: tried + 1 })
+            }
+            (_, Err(Refusal::Withheld(why))) => return self.undone(at, why, None),
+            (_, Err(Refusal::Failed(detail))) => {
+                // Perhaps it was written all the same.
+                self.held.push(lease);
+                return self.undone(at, Withheld::NoLedger, Some(detail));
+            }
+        };
+        self.stage = next.map_or(Stage::Checking, Stage::Claiming);
+    }
+
+    fn checked(&mut self, settings: &Settings, at: Moment, result: Result<Option<Box<Check>>, String>) {
+        let check = match result {
+            Ok(Some(check)) => check,
+            Ok(None) => return self.undone(at, Withheld::OtherPod, None),
+            Err(detail) => return self.undone(at, Withheld::NotFetched, Some(detail)),
+        };
+        let facts = &check.standing.facts;
+        let owned = facts
+            .controller
+            .as_ref()
+            .is_some_and(|controller| controller.uid == self.owner);
+        let forbidden = pod_forbids(&check.standing, &self.pod.uid, settings.permissions.jobs)
+            .or_else(|| permissions_forbid(&settings.permissions, facts, at.server))
+            .or_else(|| gates_forbid(&check.gates))
+            .or((!owned).then_some(Withheld::OtherPod));
+        match forbidden {
+            Some(why) => self.undone(at, why, super::gate_detail(&check.gates, why)),
+            None => {
+                self.stage = Stage::Looking {
+                    since: at.now,
+                    asked_for: false,
+                }
+            }
+        }
+    }
+
+    fn happened(&mut self) {
+        self.acted = true;
+        self.stage = Stage::Recording;
+    }
+
+    fn follow(&mut self, at: Moment) {
+        self.stage = Stage::Following {
+            renewed: at.now,
+            next: 0,
+        };
+    }
+
+    fn renewed(&mut self, at: Moment, result: &Result<Record, Refusal>) {
+        let Stage::Following { renewed, next } = &mut self.stage else {
+            return;
+        };
+        match result {
+            Ok(_) => *next += 1,
+            Err(Refusal::Failed(_)) => self.not_before = at.now + ASK_AGAIN,
+            // It was silent for too long, and somebody else has it now.
+            Err(Refusal::Withheld(_)) => {
+                self.held.remove(*next);
+            }
+        }
+        if *next >= self.held.len() {
+            (*renewed, *next) = (at.now, 0);
+        }
+    }
+
+    /// Ends with nothing done, for certain.
+    fn undone(&mut self, at: Moment, why: Withheld, detail: Option<String>) {
+        self.end(at, Conclusion::NotDone, Some(Ended::Withheld(why, detail)));
+    }
+
+    fn done(&mut self, at: Moment, conclusion: Conclusion, outcome: Outcome) {
+        self.end(at, conclusion, Some(Ended::Done(outcome)));
+    }
+
+    fn end(&mut self, at: Moment, conclusion: Conclusion, ended: Option<Ended>) {
+        self.ended = ended;
+        let counts = matches!(
+            conclusion,
+            Conclusion::Succeeded(_) | Conclusion::Failed | Conclusion::Unproven
+        );
+        if counts && !self.held.contains(&LeaseKey::Cluster) {
+            self.held.push(LeaseKey::Cluster);
+        }
+        self.not_before = at.now;
+        self.stage = if self.held.is_empty() {
+            Stage::Over
+        } else {
+            Stage::Ending {
+                conclusion,
+                until: at.now + LEASE,
+            }
+        };
+    }
+
+    /// Ends as soon as nothing is at the API any more.
+    pub(super) fn stop(&mut self, at: Moment) {
+        self.stopping = true;
+        if self.asked.is_some() {
+            return;
+        }
+        let conclusion = match self.stage {
+            Stage::Claiming(_) | Stage::Checking | Stage::Looking { .. } => Conclusion::NotDone,
+            Stage::Acting if !self.acted => Conclusion::NotDone,
+            // First it is written down that it happened.
+            Stage::Recording | Stage::Ending { .. } | Stage::Over => return,
+            Stage::Acting | Stage::Resolving | Stage::Following { .. } => Conclusion::Released,
+        };
+        self.end(at, conclusion, None);
+    }
+
+    pub(super) fn take_ended(&mut self) -> Option<Ended> {
+        self.ended.take()
+    }
+
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Over)
+    }
+
+    pub(super) const fn acted(&self) -> bool {
+        self.acted
+    }
+
+    pub(super) fn took(&self, at: Moment) -> Duration {
+        at.now.since(self.began)
+    }
+
+    pub(super) fn next_wake(&self, at: Moment) -> Option<Time> {
+        if self.asked.is_some() {
+            return None;
+        }
+        match self.stage {
+            Stage::Looking { since, .. } => Some(since + LOOK + Duration::from_millis(1)),
+            Stage::Following { renewed, .. } => {
+                let left = self.deadline.duration_since(at.server);
+                let left = Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1);
+                Some((renewed + RENEW).max(self.not_before).min(at.now + left))
+            }
+            Stage::Over => None,
+            _ => Some(self.not_before.max(at.now)),
+        }
+    }
+}
+
+/// What the record in a Lease allows.
+fn limits(settings: &Settings, lease: &LeaseKey) -> Limits {
+    let open = settings.breaker_open;
+    match lease {
+        LeaseKey::Owner(_) => Limits {
+            in_flight: Some((settings.in_flight_owner, Withheld::InFlightOwner)),
+            breaker: Some((settings.breaker_failures, open, Withheld::BreakerOwner)),
+            cooldown: Some(settings.cooldown),
+            keeps_outcomes: true,
+            ..Limits::default()
+        },
+        LeaseKey::Node(_) => Limits {
+            in_flight: Some((settings.in_flight_node, Withheld::InFlightNode)),
+            per_hour: Some((settings.per_hour_node, Withheld::BudgetNode)),
+            breaker: Some((settings.breaker_failures, open, Withheld::BreakerNode)),
+            ..Limits::default()
+        },
+        LeaseKey::Slot(_) => Limits {
+            in_flight: Some((1, Withheld::NoSlot)),
+            ..Limits::default()
+        },
+        LeaseKey::Cluster => Limits {
+            per_hour: Some((settings.per_hour_cluster, Withheld::BudgetCluster)),
+            breaker: Some((settings.breaker_failures_cluster, open, Withheld::BreakerCluster)),
+            ..Limits::default()
+        },
+    }
+}

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What survives a crash: the records that are written before an act and read before the next.
+//!
+//! One record lies in each Lease: of an owner, of a node, of a slot, of the cluster. They are all alike
+//! and differ in their limits. Every change is a pure function of the record that was just read, so that
+//! two agents that want the same at once cannot both have it.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use meshmedic_common::policy::Withheld;
+use serde::{Deserialize, Serialize};
+
+/// How long a holder that is not heard of keeps what it holds.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// Acts are counted over this span.
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+/// So many proved successors are remembered, to notice when one of them falls out again.
+const REMEMBERED: usize = 32;
+
+/// What a Lease remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Record {
+    /// Repairs under way.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repairs: Vec<Entry>,
+    /// The acts of the last hour.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<Act>,
+    /// Repairs in a row that did not take.
+    pub failures: u32,
+    /// When the last of them ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Timestamp>,
+    /// Successors that were proved captured, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub successors: Vec<Proof>,
+}
+
+/// A repair under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Tells this repair from every other one.
+    pub id: String,
+    /// The pod, as `namespace/name`.
+    pub pod: String,
+    /// The UID of the pod that was judged.
+    pub uid: String,
+    /// The node that it ran on.
+    pub node: String,
+    /// The agent that repairs it; empty if it ended in between.
+    pub holder: String,
+    /// The slot that it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// When it was claimed. A successor was created after this.
+    pub at: Timestamp,
+    /// When its agent was last heard of.
+    pub renewed: Timestamp,
+    /// Without a proof by then it did not take.
+    pub deadline: Timestamp,
+    /// Whether the API accepted the act. Without it, it may have happened all the same.
+    #[serde(default)]
+    pub acted: bool,
+    /// What became of the successor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+}
+
+/// An act that was or may have been done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Act {
+    /// The repair.
+    pub id: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What the agent of its node saw of a successor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The successor, as `namespace/name`.
+    pub pod: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its node.
+    pub node: String,
+    /// Whether it is captured. If not, it is a confirmed loss.
+    pub captured: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How a repair ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    /// Its successor was proved captured.
+    Succeeded(Proof),
+    /// Its successor fell out as well.
+    Failed,
+    /// Nobody proved anything by the deadline.
+    Unproven,
+    /// Nothing was done, for certain: it costs nothing.
+    NotDone,
+    /// Nothing was done as far as one can tell.
+    InDoubt,
+    /// Its agent ends and leaves the rest to its successor.
+    Released,
+}
+
+/// A change of a record, on behalf of one repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The repair.
+    pub id: String,
+    /// What happens to it.
+    pub step: Step,
+}
+
+/// A step of a repair that is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It begins, if the limits allow it.
+    Claim(Box<Entry>),
+    /// This holder takes over from an agent that is gone.
+    Adopt(String),
+    /// Its agent lives.
+    Renew,
+    /// The API accepted the act; it holds this slot.
+    Acted(Option<u32>),
+    /// This became of its successor.
+    Prove(Proof),
+    /// It ended.
+    Conclude(Conclusion),
+    /// It ended, and if it did not take, the breaker opens whatever the count.
+    ConcludeCanary(Conclusion),
+}
+
+/// What a record allows, and what is said where it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Repairs under way.
+    pub in_flight: Option<(usize, Withheld)>,
+    /// Acts an hour.
+    pub per_hour: Option<(usize, Withheld)>,
+    /// Failures in a row that open the breaker, and for how long.
+    pub breaker: Option<(u32, Duration, Withheld)>,
+    /// The wait after a failure, doubling up to the second.
+    pub cooldown: Option<(Duration, Duration)>,
+    /// Whether an entry outlives its silent agent until its deadline: its outcome still matters.
+    pub keeps_outcomes: bool,
+}
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether the record is another one now and must be written.
+    pub changed: bool,
+    /// Whether the change was refused.
+    pub withheld: Option<Withheld>,
+}
+
+impl Applied {
+    const fn done(changed: bool) -> Self {
+        Self {
+            changed,
+            withheld: None,
+        }
+    }
+}
+
+impl Entry {
+    /// Whether its agent was not heard of for too long.
+    #[must_use]
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        self.holder.is_empty() || since(now, self.renewed) > signed(LEASE)
+    }
+}
+
+impl Record {
+    /// Whether nothing in it matters any more.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.repairs.is_empty()
+    }
+
+    /// The repair of this id.
+    #[must_use]
+    pub fn entry(&self, id: &str) -> Option<&Entry> {
+        self.repairs.iter().find(|entry| entry.id == id)
+    }
+
+    /// Until when nothing is begun, because the last repairs did not take.
+    #[must_use]
+    pub fn resting_until(&self, limits: &Limits) -> Option<Timestamp> {
+        let last = self.last_failure?;
+        let rest = self.rest(limits)?.0;
+        last.checked_add(signed(rest)).ok()
+    }
+
+    /// Changes the record, or says why not. A refusal may leave something to be written, too.
+    pub fn apply(&mut self, change: &Change, limits: &Limits, now: Timestamp) -> Applied {
+        let id = &change.id;
+        match &change.step {
+            Step::Claim(entry) => self.claim(entry, limits, now),
+            Step::Adopt(holder) => self.touch(id, |entry| {
+                entry.holder.clone_from(holder);
+                entry.renewed = now;
+            }),
+            Step::Renew => self.touch(id, |entry| entry.renewed = now),
+            Step::Acted(slot) => self.touch(id, |entry| {
+                entry.acted = true;
+                entry.slot = *slot;
+                entry.renewed = now;
+            }),
+            Step::Prove(proof) => match self.repairs.iter_mut().find(|entry| entry.id == *id) {
+                // The first word counts.
+                Some(entry) if entry.proof.is_none() => {
+                    entry.proof = Some(proof.clone());
+                    Applied::done(true)
+                }
+                _ => Applied::done(false),
+            },
+            Step::Conclude(conclusion) => Applied::done(self.conclude(id, conclusion, false, limits, now)),
+            Step::ConcludeCanary(conclusion) => {
+                Applied::done(self.conclude(id, conclusion, true, limits, now))
+            }
+        }
+    }
+
+    fn touch(&mut self, id: &str, change: impl FnOnce(&mut Entry)) -> Applied {
+        match self.repairs.iter_mut().find(|entry| entry.id == id) {
+            Some(entry) => {
+                change(entry);
+                Applied::done(true)
+            }
+            // Somebody took it away: it was silent for too long.
+            None => Applied {
+                changed: false,
+                withheld: Some(Withheld::NoLedger),
+            },
+        }
+    }
+
+    fn claim(&mut self, entry: &Entry, limits: &Limits, now: Timestamp) -> Applied {
+        if self.entry(&entry.id).is_some() || self.acts.iter().any(|act| act.id == entry.id) {
+            // The answer to an earlier try was lost.
+            return Applied::done(false);
+        }
+        let mut changed = self.bury(limits, now);
+        changed |= self.notice_return(&entry.uid, now);
+        self.acts.retain(|act| since(now, act.at) < HOUR);
+        if let Some(withheld) = self.refuses(limits, now) {
+            return Applied {
+                changed,
+                withheld: Some(withheld),
+            };
+        }
+        if limits.per_hour.is_some() {
+            self.acts.push(Act {
+                id: entry.id.clone(),
+                at: now,
+            });
+        }
+        if limits.in_flight.is_some() {
+            self.repairs.push(Entry {
+                at: now,
+                renewed: now,
+                ..entry.clone()
+            });
+        }
+        Applied::done(true)
+    }
+
+    fn refuses(&self, limits: &Limits, now: Timestamp) -> Option<Withheld> {
+        if let Some((most, withheld)) = limits.in_flight
+            && self.repairs.len() >= most
+        {
+            return Some(withheld);
+        }
+        if let (Some(last), Some((rest, withheld))) = (self.last_failure, self.rest(limits))
+            && since(now, last) < signed(rest)
+        {
+            return Some(withheld);
+        }
+        let (most, withheld) = limits.per_hour?;
+        (self.acts.len() >= most).then_some(withheld)
+    }
+
+    /// For how long after the last failure nothing is begun, and what is said then.
+    fn rest(&self, limits: &Limits) -> Option<(Duration, Withheld)> {
+        let open = limits
+            .breaker
+            .filter(|&(most, ..)| self.failures >= most)
+            .map(|(_, open, withheld)| (open, withheld));
+        let cooldown = limits
+            .cooldown
+            .filter(|_| self.failures > 0)
+            .map(|(first, most)| {
+                let doubled = first.saturating_mul(1 << (self.failures - 1).min(16));
+                (doubled.min(most), Withheld::Cooldown)
+            });
+        open.into_iter().chain(cooldown).max_by_key(|&(rest, _)| rest)
+    }
+
+    /// Forgets the repairs of agents that are not heard of any more. True if there were any.
+    fn bury(&mut self, limits: &Limits, now: Timestamp) -> bool {
+        let over =
+            |entry: &Entry| entry.is_abandoned(now) && (!limits.keeps_outcomes || now > entry.deadline);
+        let before = self.repairs.len();
+        let mut lost = 0;
+        self.repairs.retain(|entry| {
+            let over = over(entry);
+            let captured = entry.proof.as_ref().is_some_and(|proof| proof.captured);
+            lost += u32::from(over && limits.keeps_outcomes && !captured);
+            !over
+        });
+        if lost > 0 {
+            self.fail(lost, now);
+        }
+        self.repairs.len() != before
+    }
+
+    /// A successor that has to be repaired itself shows that its repair did not last.
+    fn notice_return(&mut self, uid: &str, now: Timestamp) -> bool {
+        let before = self.successors.len();
+        self.successors.retain(|proof| proof.uid != uid);
+        let returned = self.successors.len() != before;
+        if returned {
+            self.fail(1, now);
+        }
+        returned
+    }
+
+    fn fail(&mut self, count: u32, now: Timestamp) {
+        self.failures = self.failures.saturating_add(count);
+        self.last_failure = Some(now);
+    }
+
+    fn conclude(
+        &mut self,
+        id: &str,
+        conclusion: &Conclusion,
+        trip: bool,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> bool {
+        let counted = limits.in_flight.is_none() || self.entry(id).is_some();
+        if !counted {
+            // Concluded before; the answer was lost.
+            return false;
+        }
+        if *conclusion == Conclusion::Released && limits.keeps_outcomes {
+            return self.touch(id, |entry| entry.holder.clear()).changed;
+        }
+        let before = self.clone();
+        self.repairs.retain(|entry| entry.id != id);
+        match conclusion {
+            Conclusion::Succeeded(proof) => {
+                self.failures = 0;
+                self.last_failure = None;
+                if limits.keeps_outcomes {
+                    self.successors.push(proof.clone());
+                    let excess = self.successors.len().saturating_sub(REMEMBERED);
+                    self.successors.drain(..excess);
+                }
+            }
+            Conclusion::Failed | Conclusion::Unproven if limits.breaker.is_some() => {
+                self.fail(1, now);
+                if let Some((most, ..)) = limits.breaker.filter(|_| trip) {
+                    self.failures = self.failures.max(most);
+                }
+            }
+            Conclusion::NotDone => self.acts.retain(|act| act.id != id),
+            _ => {}
+        }
+        *self != before
+    }
+}
+
+/// How long ago something was; nothing if a clock went back in between, so that it still counts.
+fn since(now: Timestamp, then: Timestamp) -> SignedDuration {
+    now.duration_since(then).max(SignedDuration::ZERO)
+}
+
+pub(super) fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests;

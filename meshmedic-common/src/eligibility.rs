@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a pod should be captured, judged as istio-cni judges it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::facts::{Enrolment, PodFacts};
+use crate::verdict::Reason;
+
+/// Labels of a pod or a namespace.
+pub type Labels = BTreeMap<String, String>;
+
+/// The label that takes a pod or a namespace into the mesh or out of it.
+pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
+const AMBIENT: &str = "ambient";
+const NONE: &str = "none";
+/// What istio-cni leaves alone unless it is told otherwise.
+const EXCLUDED_BY_DEFAULT: &str = "kube-system";
+
+/// Runtime classes whose pods have a kernel of their own, by how their names begin.
+const OTHER_KERNELS: [&str; 3] = ["gvisor", "runsc", "kata"];
+
+/// Whether a pod should be captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    /// It should.
+    Expected,
+    /// istio-cni is still trying.
+    Pending,
+    /// It should not, and why.
+    Exempt(Reason),
+    /// It should, but nothing that can be read would show it.
+    Unverifiable(Reason),
+    /// Nobody said so: a pod counts as expected once it was seen captured, or shows Istio's routing.
+    Undeclared,
+}
+
+/// Which pods istio-cni enrols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enablement {
+    selectors: Vec<Pair>,
+    excluded: Vec<String>,
+    /// Whether these are istio-cni's own words. Where they could not be read the defaults stand in.
+    pub certain: bool,
+}
+
+/// A pod is enrolled if both select it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Pair {
+    pod_selector: Selector,
+    namespace_selector: Selector,
+}
+
+/// A label selector as Kubernetes has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Selector {
+    match_labels: Labels,
+    match_expressions: Vec<Requirement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Requirement {
+    key: String,
+    operator: Operator,
+    #[serde(default)]
+    values: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+enum Operator {
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+}
+
+/// istio-cni's settings say something that is not a list of selectors.
+#[derive(Debug, thiserror::Error)]
+#[error("AMBIENT_ENABLEMENT_SELECTOR is no list of podSelector and namespaceSelector: {0}")]
+pub struct BadSelectors(serde_saphyr::Error);
+
+impl Default for Enablement {
+    /// What the charts of Istio set.
+    fn default() -> Self {
+        let ambient = || Selector {
+            match_labels: [(MODE_LABEL.to_owned(), AMBIENT.to_owned())].into(),
+            match_expressions: Vec::new(),
+        };
+        let not_opted_out = Selector {
+            match_labels: Labels::new(),
+            match_expressions: vec![Requirement {
+                key: MODE_LABEL.to_owned(),
+                operator: Operator::NotIn,
+                values: vec![NONE.to_owned()],
+            }],
+        };
+        Self {
+            selectors: vec![
+                Pair {
+                    pod_selector: ambient(),
+                    namespace_selector: Selector::default(),
+                },
+                Pair {
+                    pod_selector: not_opted_out,
+                    namespace_selector: ambient(),
+                },
+            ],
+            excluded: vec![EXCLUDED_BY_DEFAULT.to_owned()],
+            certain: true,
+        }
+    }
+}
+
+impl Enablement {
+    /// From istio-cni's ConfigMap. What it does not mention is as the charts have it.
+    pub fn from_config(config: &BTreeMap<String, String>) -> Result<Self, BadSelectors> {
+        let mut enablement = Self::default();
+        if let Some(text) = config
+            .get("AMBIENT_ENABLEMENT_SELECTOR")
+            .filter(|text| !text.trim().is_empty())
+        {
+            enablement.selectors = serde_saphyr::from_str(text).map_err(BadSelectors)?;
+        }
+        if let Some(list) = config.get("EXCLUDE_NAMESPACES") {
+            let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+            enablement.excluded = names.map(str::to_owned).collect();
+        }
+        Ok(enablement)
+    }
+
+    /// The defaults, because istio-cni's own settings could not be read.
+    #[must_use]
+    pub fn guessed() -> Self {
+        Self {
+            certain: false,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a pod should be captured. `namespace` are the labels of its namespace, where known.
+    #[must_use]
+    pub fn expectation(&self, pod: &PodFacts, namespace: Option<&Labels>) -> Expectation {
+        use Expectation::{Exempt, Expected, Pending, Unverifiable};
+        if pod.host_network {
+            return Exempt(Reason::HostNetwork);
+        }
+        if pod.finished {
+            return Exempt(Reason::Finished);
+        }
+        if pod.deleting {
+            return Exempt(Reason::Deleting);
+        }
+        if pod.enrolment == Enrolment::None {
+            return Exempt(Reason::NotAnnotated);
+        }
+        if pod.sidecar {
+            return Exempt(Reason::Sidecar);
+        }
+        if self.excluded.contains(&pod.namespace) {
+            return Exempt(Reason::ExcludedNamespace);
+        }
+        let Some(namespace) = namespace else {
+            return Unverifiable(Reason::NamespaceUnknown);
+        };
+        if !self.selects(&pod.labels, namespace) {
+            let opted_out = pod.labels.get(MODE_LABEL).is_some_and(|mode| mode == NONE);
+            return Exempt(if opted_out {
+                Reason::OptedOut
+            } else {
+                Reason::NotSelected
+            });
+        }
+        if pod.enrolment == Enrolment::Pending {
+            return Pending;
+        }
+        let class = pod.runtime_class.as_deref().unwrap_or_default();
+        if OTHER_KERNELS.iter().any(|kernel| class.starts_with(kernel)) {
+            return Unverifiable(Reason::OtherKernel);
+        }
+        Expected
+    }
+
+    fn selects(&self, pod: &Labels, namespace: &Labels) -> bool {
+        let mut pairs = self.selectors.iter();
+        pairs.any(|pair| pair.pod_selector.matches(pod) && pair.namespace_selector.matches(namespace))
+    }
+}
+
+impl Selector {
+    fn matches(&self, labels: &Labels) -> bool {
+        self.match_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+            && self
+                .match_expressions
+                .iter()
+                .all(|requirement| requirement.holds(labels))
+    }
+}
+
+impl Requirement {
+    fn holds(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        let listed = value.is_some_and(|value| self.values.contains(value));
+        match self.operator {
+            Operator::In => listed,
+            Operator::NotIn => !listed,
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

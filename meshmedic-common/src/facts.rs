@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the API says of a pod, reduced to what a verdict or a repair depends on.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::eligibility::Labels;
+use crate::uid::PodUid;
+
+/// The annotation in which istio-cni says that it enrolled a pod.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// The annotation that Envoy's injection leaves.
+pub const SIDECAR: &str = "sidecar.istio.io/status";
+/// The annotation, on a pod or a namespace, that forbids repairs.
+pub const REPAIR: &str = "meshmedic.io/repair";
+/// The annotation of a static pod's mirror that its cgroup carries instead of the UID.
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// The annotation that only mirrors of static pods carry.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The annotation in which a toggle keeps the label's value while it is away.
+pub const TOGGLE_RESTORE: &str = "meshmedic.io/toggle-restore";
+
+/// What istio-cni says of a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enrolment {
+    /// Nothing, or something that means nothing.
+    #[default]
+    None,
+    /// It is still trying.
+    Pending,
+    /// It enrolled it, once.
+    Enabled,
+}
+
+/// Who recreates a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Its kind, such as `ReplicaSet`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// What the API says of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The node that it runs on.
+    pub node: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Who recreates it.
+    pub controller: Option<Controller>,
+    /// The hash in a static pod's cgroup. A pod that has one is the kubelet's, not the API's.
+    pub config_hash: Option<String>,
+    /// Whether it is the mirror of a static pod.
+    pub mirror: bool,
+    /// Whether it shares the node's network.
+    pub host_network: bool,
+    /// Whether an Envoy takes its traffic.
+    pub sidecar: bool,
+    /// Its runtime class.
+    pub runtime_class: Option<String>,
+    /// What istio-cni says.
+    pub enrolment: Enrolment,
+    /// Whether it ran to its end.
+    pub finished: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// When it was created.
+    pub created: Option<Timestamp>,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Since when it is Ready or not: the condition's transition, else its start, else its creation.
+    pub ready_since: Option<Timestamp>,
+    /// What its annotation says of repairs.
+    pub repair: Option<String>,
+    /// What a toggle left to be restored.
+    pub toggle_restore: Option<String>,
+}
+
+impl PodFacts {
+    /// The identity that its cgroup carries; `None` where the API's UID is none.
+    #[must_use]
+    pub fn cgroup_uid(&self) -> Option<PodUid> {
+        PodUid::parse(self.config_hash.as_deref().unwrap_or(&self.uid))
+    }
+
+    /// `namespace/name`.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}

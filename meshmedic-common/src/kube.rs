@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The acts on the Kubernetes API, which agent and CLI share.

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When a pod must be left alone. The rules are those of "Do no harm" in `docs/repairs.md`.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::eligibility::Expectation;
+use crate::facts::PodFacts;
+use crate::verdict::named;
+
+named! {
+    /// Why a repair was withheld.
+    pub enum Withheld {
+        /// Rule 1: nobody asked for repairs.
+        DetectOnly = "detect-only", "repairs of such pods are off (--auto-repair, --repair-stuck)";
+        /// Rule 1: not Ready, but not for long enough.
+        GracePeriod = "grace-period", "has not been not-Ready for the whole grace period yet";
+        /// Rule 2: it is no proved orphan, or not any more.
+        NotProved = "not-proved", "it is no proved orphan, or not any more";
+        /// Rule 2: some of its listeners are there.
+        ByHand = "by-hand", "only some of its listeners are gone; such a pod is repaired by hand only";
+        /// Rule 2: somebody else holds the ports.
+        Imposter = "imposter", "somebody else holds the capture ports, and a successor would meet the same";
+        /// Rule 2: ztunnel or istio-cni of the node is at fault.
+        NodeFault = "node-fault", "this node's ztunnel or istio-cni is at fault or has not settled";
+        /// Rule 2: a successor would get no identity, or what is known is too old.
+        MeshFault = "mesh-fault", "a successor would get no identity, or what the API says is too old";
+        /// Rule 2: its pods are about to leave anyway.
+        Cordoned = "cordoned", "the node is cordoned: its pods are about to leave anyway";
+        /// Rule 2: somebody paused all repairs.
+        Paused = "paused", "repairs are paused";
+        /// Rule 2: whether it belongs to the mesh at all rests on a guess.
+        Guessed = "guessed", "istio-cni's settings could not be read, so whether it belongs to the mesh is a guess";
+        /// Rule 3: the pod that was judged is not there any more.
+        OtherPod = "other-pod", "the pod that was judged is not there any more";
+        /// Rule 3: it is being deleted already.
+        Leaving = "leaving", "it is being deleted or has ended already";
+        /// Rule 3: it could not be fetched again before the act.
+        NotFetched = "not-fetched", "what the act depends on could not be fetched again just before it";
+        /// Rule 4: nothing recreates it.
+        NothingRecreates = "nothing-recreates", "nothing recreates it; `meshmedic repair --strategy toggle` enrols it again without a restart";
+        /// Rule 4: static pods are the kubelet's.
+        StaticPod = "static-pod", "it is a static pod: move its manifest away and back on the node";
+        /// Rule 4: an unknown kind owns it.
+        UnknownController = "unknown-controller", "nothing is known of how its controller recreates pods";
+        /// Rule 4: Jobs are left alone.
+        JobPod = "job-pod", "it belongs to a Job (--repair-jobs)";
+        /// Rule 5: a PodDisruptionBudget stands in the way.
+        DisruptionBudget = "disruption-budget", "a PodDisruptionBudget refuses its eviction";
+        /// Rule 5: only because it is not Ready.
+        UnhealthyPolicy = "unhealthy-policy", "a PodDisruptionBudget refuses its eviction only because it is not Ready (unhealthyPodEvictionPolicy)";
+        /// Rule 5: the API refused.
+        Refused = "refused", "the API refused the eviction";
+        /// Rule 6: another repair must prove itself first.
+        Canary = "canary", "another repair must prove itself first";
+        /// Rule 6: repairs of this owner's pods did not take.
+        BreakerOwner = "breaker-owner", "repairs of this owner's pods did not take";
+        /// Rule 6: repairs on this node did not take.
+        BreakerNode = "breaker-node", "repairs on this node did not take";
+        /// Rule 6: repairs in this cluster did not take.
+        BreakerCluster = "breaker-cluster", "repairs in this cluster did not take";
+        /// Rule 7: enough repairs of this owner's pods are under way.
+        InFlightOwner = "in-flight-owner", "enough repairs of this owner's pods are under way";
+        /// Rule 7: enough repairs on this node are under way.
+        InFlightNode = "in-flight-node", "enough repairs on this node are under way";
+        /// Rule 7: enough repairs in the cluster are under way.
+        NoSlot = "no-slot", "enough repairs in the cluster are under way";
+        /// Rule 7: this node's hour is used up.
+        BudgetNode = "budget-node", "this node had its repairs of this hour";
+        /// Rule 7: the cluster's hour is used up.
+        BudgetCluster = "budget-cluster", "the cluster had its repairs of this hour";
+        /// Rule 7: the owner's pods are left in peace for a while.
+        Cooldown = "cooldown", "a repair of this owner's pods did not take a while ago";
+        /// Rule 7: what was done before cannot be read or written.
+        NoLedger = "no-ledger", "what was done before cannot be read or written, so nothing is done";
+        /// Rule 8: the pod's annotation.
+        OptedOutPod = "opted-out-pod", "its annotation meshmedic.io/repair forbids it";
+        /// Rule 8: the namespace's annotation.
+        OptedOutNamespace = "opted-out-namespace", "its namespace's annotation meshmedic.io/repair forbids it";
+        /// Rule 9: a toggle of its label has not ended.
+        Toggling = "toggling", "a toggle of its label has not ended";
+        /// Rule 10: what it says of itself makes no sense.
+        Untrusted = "untrusted", "what it says of itself makes no sense";
+    }
+}
+
+impl Withheld {
+    /// The number of the rule in "Do no harm".
+    #[must_use]
+    pub const fn rule(self) -> u8 {
+        match self {
+            Self::DetectOnly | Self::GracePeriod => 1,
+            Self::NotProved
+            | Self::ByHand
+            | Self::Imposter
+            | Self::NodeFault
+            | Self::MeshFault
+            | Self::Cordoned
+            | Self::Paused
+            | Self::Guessed => 2,
+            Self::OtherPod | Self::Leaving | Self::NotFetched => 3,
+            Self::NothingRecreates | Self::StaticPod | Self::UnknownController | Self::JobPod => 4,
+            Self::DisruptionBudget | Self::UnhealthyPolicy | Self::Refused => 5,
+            Self::Canary | Self::BreakerOwner | Self::BreakerNode | Self::BreakerCluster => 6,
+            Self::InFlightOwner
+            | Self::InFlightNode
+            | Self::NoSlot
+            | Self::BudgetNode
+            | Self::BudgetCluster
+            | Self::Cooldown
+            | Self::NoLedger => 7,
+            Self::OptedOutPod | Self::OptedOutNamespace => 8,
+            Self::Toggling => 9,
+            Self::Untrusted => 10,
+        }
+    }
+}
+
+/// What was switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Ready orphans may be repaired.
+    pub ready: bool,
+    /// Orphans that have not been Ready for the grace period may be repaired.
+    pub stuck: bool,
+    /// For how long.
+    pub grace_period: Duration,
+    /// Pods of Jobs may be repaired.
+    pub jobs: bool,
+}
+
+/// What holds above the pod, each with its details while it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// ztunnel or istio-cni of the node is at fault or has not settled.
+    pub node_fault: Option<String>,
+    /// istiod has no ready endpoint, or what is known is too old.
+    pub mesh_fault: Option<String>,
+    /// The node is cordoned.
+    pub cordoned: bool,
+    /// Repairs are paused; why, in the words of whoever did it.
+    pub paused: Option<String>,
+}
+
+/// A pod as the API shows it, and what that makes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The pod.
+    pub facts: PodFacts,
+    /// Whether it should be captured.
+    pub expectation: Expectation,
+    /// Whether that rests on istio-cni's own settings.
+    pub certain: bool,
+    /// What its namespace's annotation says of repairs.
+    pub namespace_repair: Option<String>,
+}
+
+/// What must be so of the world above a pod before any repair.
+#[must_use]
+pub fn gates_forbid(gates: &Gates) -> Option<Withheld> {
+    if gates.paused.is_some() {
+        return Some(Withheld::Paused);
+    }
+    if gates.node_fault.is_some() {
+        return Some(Withheld::NodeFault);
+    }
+    if gates.mesh_fault.is_some() {
+        return Some(Withheld::MeshFault);
+    }
+    gates.cordoned.then_some(Withheld::Cordoned)
+}
+
+/// What must be so of the very pod. `uid` is the API's UID of the pod that was judged.
+#[must_use]
+pub fn pod_forbids(standing: &Standing, uid: &str, jobs: bool) -> Option<Withheld> {
+    let facts = &standing.facts;
+    if facts.uid != uid {
+        return Some(Withheld::OtherPod);
+    }
+    if facts.deleting || facts.finished {
+        return Some(Withheld::Leaving);
+    }
+    if facts.toggle_restore.is_some() {
+        return Some(Withheld::Toggling);
+    }
+    if standing.expectation != Expectation::Expected {
+        return Some(Withheld::NotProved);
+    }
+    if !standing.certain {
+        return Some(Withheld::Guessed);
+    }
+    for (said, opted_out) in [
+        (&facts.repair, Withheld::OptedOutPod),
+        (&standing.namespace_repair, Withheld::OptedOutNamespace),
+    ] {
+        match said.as_deref() {
+            None | Some(ENABLED) => {}
+            Some(DISABLED) => return Some(opted_out),
+            // Whoever wrote it meant something; better to leave the pod alone than to guess.
+            Some(_) => return Some(Withheld::Untrusted),
+        }
+    }
+    nothing_recreates(facts, jobs)
+}
+
+/// The value of [`crate::facts::REPAIR`] that forbids repairs.
+pub const DISABLED: &str = "disabled";
+/// The value that says in words what holds without it.
+pub const ENABLED: &str = "enabled";
+
+/// Whether nothing would bring the pod back that was evicted.
+fn nothing_recreates(facts: &PodFacts, jobs: bool) -> Option<Withheld> {
+    if facts.mirror || facts.config_hash.is_some() {
+        return Some(Withheld::StaticPod);
+    }
+    match facts
+        .controller
+        .as_ref()
+        .map(|controller| controller.kind.as_str())
+    {
+        None => Some(Withheld::NothingRecreates),
+        Some("Node") => Some(Withheld::StaticPod),
+        Some("DaemonSet" | "ReplicaSet" | "ReplicationController" | "StatefulSet") => None,
+        Some("Job") => (!jobs).then_some(Withheld::JobPod),
+        Some(_) => Some(Withheld::UnknownController),
+    }
+}
+
+/// Whether such an orphan may be repaired at all, by what was switched on.
+#[must_use]
+pub fn permissions_forbid(permissions: &Permissions, facts: &PodFacts, now: Timestamp) -> Option<Withheld> {
+    if facts.ready {
+        return (!permissions.ready).then_some(Withheld::DetectOnly);
+    }
+    if !permissions.stuck {
+        return Some(Withheld::DetectOnly);
+    }
+    let grace = SignedDuration::try_from(permissions.grace_period).unwrap_or(SignedDuration::MAX);
+    let stuck = facts
+        .ready_since
+        .is_some_and(|since| now.duration_since(since) > grace);
+    (!stuck).then_some(Withheld::GracePeriod)
+}
+
+/// Whether a Ready orphan, or one stuck for the whole grace period.
+#[must_use]
+pub fn is_stuck(grace_period: Duration, facts: &PodFacts, now: Timestamp) -> bool {
+    let all = Permissions {
+        ready: false,
+        stuck: true,
+        grace_period,
+        jobs: false,
+    };
+    !facts.ready && permissions_forbid(&all, facts, now).is_none()
+}
+
+#[cfg(test)]
+mod tests;
