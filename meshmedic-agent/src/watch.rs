@@ -9,7 +9,8 @@ mod report;
 mod sources;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meshmedic_common::abi::{CHANGE_OPENED, ListenChange};
@@ -18,12 +19,12 @@ use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection};
 
-use crate::engine::{Engine, Expectation, Look, Notice, Seen, Settings};
+use crate::engine::{Engine, Expectation, Health, Look, Notice, Seen, Settings};
 use crate::kernel::Kernel;
 use crate::node::{Mapping, NetnsIndex, PodName, PodNames, ProcessTable};
 use crate::time::Time;
 use readers::{Finished, Readers};
-use sources::Sources;
+use sources::{Sources, is_named_ztunnel, is_ztunnel};
 
 /// How to watch a node.
 #[derive(Clone, Debug)]
@@ -32,8 +33,8 @@ pub struct Options {
     pub node: String,
     /// The /proc root.
     pub proc_root: PathBuf,
-    /// The kubelet's log folders.
-    pub log_root: PathBuf,
+    /// Who says which pods there are.
+    pub pods: PodSource,
     /// For how long every reading must agree before a loss is believed.
     pub confirm: Duration,
     /// How long ztunnel must have been there before its absence in a pod means anything.
@@ -42,6 +43,28 @@ pub struct Options {
     pub interval: Duration,
     /// Whether to use the census; without it every kernel event asks for a reading of /proc.
     pub use_census: bool,
+}
+
+/// Who says which pods are on this node, and which of them should be captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodSource {
+    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here.
+    Node(PathBuf),
+    /// The API, through [`Watch::declare`]: no other pod is judged.
+    Api,
+}
+
+/// A pod that the API declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// What it is called.
+    pub name: PodName,
+    /// Whether it should be captured.
+    pub expectation: Expectation,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is ztunnel's own.
+    pub ztunnel: bool,
 }
 
 /// What a step found out.
@@ -93,6 +116,7 @@ pub struct Watch {
     table: ProcessTable,
     index: NetnsIndex,
     names: PodNames,
+    declared: HashMap<PodUid, Declared>,
     engine: Engine,
     sources: Sources,
     readers: Readers,
@@ -132,7 +156,11 @@ impl Watch {
         let mut watch = Self {
             table: ProcessTable::new(&options.proc_root),
             index: NetnsIndex::default(),
-            names: PodNames::new(&options.log_root),
+            names: PodNames::new(match &options.pods {
+                PodSource::Node(folder) => folder.as_path(),
+                PodSource::Api => Path::new(""),
+            }),
+            declared: HashMap::new(),
             engine: Engine::new(settings),
             sources: Sources::new(kernel, options.use_census),
             readers: Readers::new(),
@@ -161,10 +189,37 @@ impl Watch {
         }
     }
 
-    /// What a pod is called, where the kubelet's folders tell.
+    /// What a pod is called, where that is known.
     #[must_use]
     pub fn name(&self, uid: &PodUid) -> Option<&PodName> {
-        self.names.get(uid)
+        match self.declared.get(uid) {
+            Some(pod) => Some(&pod.name),
+            None => self.names.get(uid),
+        }
+    }
+
+    /// Takes the pods that the API declares, all of them.
+    pub fn declare(&mut self, now: Time, pods: HashMap<PodUid, Declared>) {
+        let unknown = pods.keys().any(|uid| self.index.get(uid).is_err());
+        self.declared = pods;
+        if unknown {
+            self.refresh_or_warn(now);
+        } else {
+            self.learn(now);
+        }
+        self.engine.tick(now);
+        self.collect();
+    }
+
+    /// Takes what the API says of ztunnel and istio-cni on this node.
+    pub fn health(&mut self, now: Time, health: Health) {
+        self.engine.health(now, health);
+        self.collect();
+    }
+
+    /// Asks for a reading of a pod at once.
+    pub fn look_at(&mut self, now: Time, uid: &PodUid) {
+        self.engine.hint(now, uid);
     }
 
     /// The pod's namespace, where it is known.
@@ -404,22 +459,49 @@ impl Watch {
         self.table
             .refresh(now)
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
-        // Only the API knows a pod's addresses.
-        self.index = NetnsIndex::build(&self.table, &HashMap::new());
-        if let Err(error) = self.names.refresh() {
+        self.learn(now);
+        Ok(())
+    }
+
+    /// Concludes from the processes which pods there are, and which namespace is whose.
+    fn learn(&mut self, now: Time) {
+        let addresses = self
+            .declared
+            .iter()
+            .map(|(uid, pod)| (uid.clone(), pod.addresses.clone()));
+        self.index = NetnsIndex::build(&self.table, &addresses.collect());
+        let by_api = self.options.pods == PodSource::Api;
+        if !by_api && let Err(error) = self.names.refresh() {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
         }
-        let ztunnel = self.sources.find_ztunnel(&self.table, &self.names, now);
+        let ztunnel = match by_api {
+            true => self.sources.find_ztunnel(&self.table, now, |process| {
+                let pod = self.declared.get(&process.pod);
+                is_named_ztunnel(&process.name) && pod.is_some_and(|pod| pod.ztunnel)
+            }),
+            false => self.sources.find_ztunnel(&self.table, now, |process| {
+                is_ztunnel(&process.name, self.names.get(&process.pod))
+            }),
+        };
         self.engine.ztunnel(now, ztunnel);
         let gone: Vec<PodUid> = self
             .engine
             .views()
             .map(|(uid, _)| uid)
-            .filter(|uid| self.index.get(uid).err() == Some(Reason::NoProcess))
+            .filter(|uid| match by_api {
+                true => !self.declared.contains_key(uid),
+                false => self.index.get(uid).err() == Some(Reason::NoProcess),
+            })
             .cloned()
             .collect();
         for uid in gone {
             self.engine.pod_gone(now, &uid);
+        }
+        if by_api {
+            for (uid, pod) in &self.declared {
+                self.engine.pod(now, uid, pod.expectation);
+            }
+            return;
         }
         for (uid, mapping) in self.index.pods() {
             let expectation = match mapping {
@@ -429,7 +511,6 @@ impl Watch {
             };
             self.engine.pod(now, uid, expectation);
         }
-        Ok(())
     }
 
     fn collect(&mut self) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use meshmedic_agent::kernel::{self, Kernel};
-use meshmedic_agent::watch::{Event, Options, Watch};
+use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
 use meshmedic_common::duration;
 use meshmedic_common::verdict::exit_code;
 
@@ -123,7 +123,7 @@ fn start(args: &Args) -> anyhow::Result<Watch> {
     let options = Options {
         node: args.node.clone().unwrap_or_else(host_name),
         proc_root: args.host_proc.clone(),
-        log_root: logs,
+        pods: PodSource::Node(logs),
         confirm: args.confirm,
         settle: args.settle,
         interval: args.interval,

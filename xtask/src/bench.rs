@@ -11,7 +11,7 @@ use clap::Args;
 use meshmedic_agent::engine::Notice;
 use meshmedic_agent::kernel;
 use meshmedic_agent::time::Time;
-use meshmedic_agent::watch::{Event, Options, Watch};
+use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
 use meshmedic_common::abi::CHANGE_OPENED;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
@@ -183,7 +183,7 @@ async fn measure(use_census: bool, losses: usize) -> anyhow::Result<Vec<Duration
     let options = Options {
         node: "lab".to_owned(),
         proc_root: lab.proc_root().to_owned(),
-        log_root: lab.log_root().to_owned(),
+        pods: PodSource::Node(lab.log_root().to_owned()),
         confirm: CONFIRM,
         // The lab's ztunnel is known to be well.
         settle: Duration::ZERO,

@@ -44,7 +44,7 @@ impl Watch {
             .engine
             .view(uid)
             .expect("the engine knows the pods that it lists");
-        let name = self.names.get(uid);
+        let name = self.name(uid);
         let mapping = self.index.get(uid).ok();
         PodReport {
             namespace: name.map(|name| name.namespace.clone()),

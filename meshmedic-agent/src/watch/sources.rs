@@ -14,7 +14,7 @@ use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
 use crate::kernel::{Census, Kernel, Trigger};
-use crate::node::{PodName, PodNames, Process, ProcessTable, is_running, socket_inodes, uptime};
+use crate::node::{PodName, Process, ProcessTable, is_running, socket_inodes, uptime};
 use crate::time::Time;
 
 /// What ztunnel's process is called, and what the name of its pod begins with.
@@ -24,8 +24,13 @@ const ZTUNNEL: &str = "ztunnel";
 ///
 /// Any process may call itself ztunnel. The name of its pod is the kubelet's word, so where that is
 /// known, a pod of another name cannot pass.
-fn is_ztunnel(process: &str, pod: Option<&PodName>) -> bool {
-    process == ZTUNNEL && pod.is_none_or(|pod| pod.name.starts_with(ZTUNNEL))
+pub(super) fn is_ztunnel(process: &str, pod: Option<&PodName>) -> bool {
+    is_named_ztunnel(process) && pod.is_none_or(|pod| pod.name.starts_with(ZTUNNEL))
+}
+
+/// Whether a process calls itself ztunnel; its pod holds others, too.
+pub(super) fn is_named_ztunnel(process: &str) -> bool {
+    process == ZTUNNEL
 }
 
 #[derive(Debug)]
@@ -101,11 +106,15 @@ impl Sources {
     }
 
     /// Finds ztunnel among the processes of pods.
-    pub(super) fn find_ztunnel(&mut self, table: &ProcessTable, names: &PodNames, now: Time) -> Ztunnel {
+    pub(super) fn find_ztunnel(
+        &mut self,
+        table: &ProcessTable,
+        now: Time,
+        is_one: impl Fn(&Process) -> bool,
+    ) -> Ztunnel {
         self.ztunnel.clear();
         self.ztunnel_pods.clear();
-        let named = |process: &&Process| is_ztunnel(&process.name, names.get(&process.pod));
-        for process in table.iter().filter(named) {
+        for process in table.iter().filter(|process| is_one(process)) {
             self.ztunnel.push((process.pid, process.start));
             self.ztunnel_pods.insert(process.pod.clone());
         }

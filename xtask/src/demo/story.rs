@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use meshmedic_agent::kernel::{self, Kernel};
-use meshmedic_agent::watch::{Options, Watch};
+use meshmedic_agent::watch::{Options, PodSource, Watch};
 use meshmedic_common::duration;
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
@@ -87,7 +87,7 @@ pub(super) async fn tell(screen: &Screen, poll: bool, start: Instant) -> anyhow:
     let options = Options {
         node: "lab".to_owned(),
         proc_root: lab.proc_root().to_owned(),
-        log_root: lab.log_root().to_owned(),
+        pods: PodSource::Node(lab.log_root().to_owned()),
         confirm: CONFIRM,
         settle: SETTLE,
         interval,
