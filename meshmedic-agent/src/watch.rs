@@ -4,12 +4,12 @@
 //! Whatever wakes it (a kernel event, a reading that came back, a timer), one step takes it in, hands
 //! it to the engine, and gives back what the engine concluded.
 
+mod pods;
 mod readers;
 mod report;
 mod sources;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,12 +19,13 @@ use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection};
 
-use crate::engine::{Engine, Expectation, Health, Look, Notice, Seen, Settings};
+use crate::engine::{Engine, Health, Look, Notice, Seen, Settings};
 use crate::kernel::Kernel;
 use crate::node::{Mapping, NetnsIndex, PodName, PodNames, ProcessTable};
 use crate::time::Time;
+pub use pods::{Declared, PodSource};
 use readers::{Finished, Readers};
-use sources::{Sources, is_named_ztunnel, is_ztunnel};
+use sources::Sources;
 
 /// How to watch a node.
 #[derive(Clone, Debug)]
@@ -45,28 +46,6 @@ pub struct Options {
     pub use_census: bool,
 }
 
-/// Who says which pods are on this node, and which of them should be captured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PodSource {
-    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here.
-    Node(PathBuf),
-    /// The API, through [`Watch::declare`]: no other pod is judged.
-    Api,
-}
-
-/// A pod that the API declares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
-    /// What it is called.
-    pub name: PodName,
-    /// Whether it should be captured.
-    pub expectation: Expectation,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Whether it is ztunnel's own.
-    pub ztunnel: bool,
-}
-
 /// What a step found out.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -83,6 +62,27 @@ pub enum Event {
     RecordsLost(u64),
     /// The kernel programs failed while running; from now on a timer has to do.
     KernelFailed(String),
+}
+
+/// How often what was done, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Looks at all processes of the node.
+    pub sweeps: u64,
+    /// Those that failed.
+    pub sweep_errors: u64,
+    /// Records of the kernel.
+    pub records: u64,
+    /// Those that were lost.
+    pub records_lost: u64,
+    /// Censuses.
+    pub censuses: u64,
+    /// Readings that showed all listeners.
+    pub complete: u64,
+    /// Readings that did not.
+    pub incomplete: u64,
+    /// Readings that gave nothing.
+    pub unreadable: u64,
 }
 
 /// Why a node cannot be watched at all.
@@ -125,7 +125,7 @@ pub struct Watch {
     next_census: Time,
     next_search: Time,
     rotation: Rotation,
-    records_lost: u64,
+    counters: Counters,
     events: Vec<Event>,
 }
 
@@ -169,7 +169,7 @@ impl Watch {
             next_census: now,
             next_search: now,
             rotation: Rotation { step: 0, steps },
-            records_lost: 0,
+            counters: Counters::default(),
             events: Vec::new(),
             options,
         };
@@ -198,19 +198,6 @@ impl Watch {
         }
     }
 
-    /// Takes the pods that the API declares, all of them.
-    pub fn declare(&mut self, now: Time, pods: HashMap<PodUid, Declared>) {
-        let unknown = pods.keys().any(|uid| self.index.get(uid).is_err());
-        self.declared = pods;
-        if unknown {
-            self.refresh_or_warn(now);
-        } else {
-            self.learn(now);
-        }
-        self.engine.tick(now);
-        self.collect();
-    }
-
     /// Takes what the API says of ztunnel and istio-cni on this node.
     pub fn health(&mut self, now: Time, health: Health) {
         self.engine.health(now, health);
@@ -226,6 +213,12 @@ impl Watch {
     #[must_use]
     pub fn mapping(&self, uid: &PodUid) -> Option<&Mapping> {
         self.index.get(uid).ok()
+    }
+
+    /// How often what was done, since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// The engine's knowledge.
@@ -291,7 +284,10 @@ impl Watch {
         }
         match wake {
             Wake::Kernel(Ok(())) => self.take_records(now),
-            Wake::Kernel(Err(error)) => self.kernel_failed(&error),
+            Wake::Kernel(Err(error)) => {
+                self.sources.disarm();
+                self.kernel_failed(&error);
+            }
             Wake::Read(finished) => self.take_reading(now, finished),
             Wake::Timer => {}
         }
@@ -301,6 +297,7 @@ impl Watch {
 
     fn take_records(&mut self, now: Time) {
         let batch = std::mem::take(&mut self.batch);
+        self.counters.records += batch.len() as u64;
         let unknown = batch
             .iter()
             .any(|change| self.index.pod_of(change.netns).is_none());
@@ -327,8 +324,8 @@ impl Watch {
         self.batch = batch;
         self.batch.clear();
         match self.sources.records_lost() {
-            lost if lost > self.records_lost => {
-                self.records_lost = lost;
+            lost if lost > self.counters.records_lost => {
+                self.counters.records_lost = lost;
                 self.events.push(Event::RecordsLost(lost));
                 self.engine.sweep(now, |_, _| true);
             }
@@ -346,6 +343,9 @@ impl Watch {
         } = finished;
         let look = match result {
             Ok(evidence) => {
+                let complete = evidence.reading.is_complete();
+                self.counters.complete += u64::from(complete);
+                self.counters.incomplete += u64::from(!complete);
                 let seen = self.sources.assess(&self.table, &uid, &evidence.reading);
                 let (ports, redirection) = (evidence.reading.ports(), evidence.redirection);
                 Look {
@@ -357,6 +357,7 @@ impl Watch {
                 }
             }
             Err(unreadable) => {
+                self.counters.unreadable += 1;
                 // Its process may have ended while the pod lives on: look for another one.
                 self.table.reread(&uid);
                 self.refresh_or_warn(now);
@@ -420,6 +421,7 @@ impl Watch {
         match self.sources.census() {
             Ok(false) => false,
             Ok(true) => {
+                self.counters.censuses += 1;
                 // The census took its time, and the judgement comes after it.
                 let now = now.max(Time::now());
                 let Self {
@@ -435,6 +437,8 @@ impl Watch {
                 true
             }
             Err(error) => {
+                // The trigger may go on: each of its events then asks for a reading.
+                self.sources.drop_census();
                 self.kernel_failed(&error);
                 false
             }
@@ -442,13 +446,14 @@ impl Watch {
     }
 
     fn kernel_failed(&mut self, error: &std::io::Error) {
-        self.sources.disarm();
         self.next_sweep = Time::now();
         self.events.push(Event::KernelFailed(error.to_string()));
     }
 
     fn refresh_or_warn(&mut self, now: Time) {
+        self.counters.sweeps += 1;
         if let Err(error) = self.refresh(now) {
+            self.counters.sweep_errors += 1;
             tracing::warn!(%error, "the processes of this node could not be read; going on with those known");
         }
     }
@@ -461,56 +466,6 @@ impl Watch {
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
         self.learn(now);
         Ok(())
-    }
-
-    /// Concludes from the processes which pods there are, and which namespace is whose.
-    fn learn(&mut self, now: Time) {
-        let addresses = self
-            .declared
-            .iter()
-            .map(|(uid, pod)| (uid.clone(), pod.addresses.clone()));
-        self.index = NetnsIndex::build(&self.table, &addresses.collect());
-        let by_api = self.options.pods == PodSource::Api;
-        if !by_api && let Err(error) = self.names.refresh() {
-            tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
-        }
-        let ztunnel = match by_api {
-            true => self.sources.find_ztunnel(&self.table, now, |process| {
-                let pod = self.declared.get(&process.pod);
-                is_named_ztunnel(&process.name) && pod.is_some_and(|pod| pod.ztunnel)
-            }),
-            false => self.sources.find_ztunnel(&self.table, now, |process| {
-                is_ztunnel(&process.name, self.names.get(&process.pod))
-            }),
-        };
-        self.engine.ztunnel(now, ztunnel);
-        let gone: Vec<PodUid> = self
-            .engine
-            .views()
-            .map(|(uid, _)| uid)
-            .filter(|uid| match by_api {
-                true => !self.declared.contains_key(uid),
-                false => self.index.get(uid).err() == Some(Reason::NoProcess),
-            })
-            .cloned()
-            .collect();
-        for uid in gone {
-            self.engine.pod_gone(now, &uid);
-        }
-        if by_api {
-            for (uid, pod) in &self.declared {
-                self.engine.pod(now, uid, pod.expectation);
-            }
-            return;
-        }
-        for (uid, mapping) in self.index.pods() {
-            let expectation = match mapping {
-                _ if self.sources.is_ztunnel_pod(uid) => Expectation::Exempt(Reason::DataPlane),
-                Err(Reason::HostNetwork) => Expectation::Exempt(Reason::HostNetwork),
-                _ => Expectation::Undeclared,
-            };
-            self.engine.pod(now, uid, expectation);
-        }
     }
 
     fn collect(&mut self) {

@@ -77,6 +77,11 @@ impl Sources {
         self.census.is_some()
     }
 
+    /// Goes on without the census.
+    pub(super) fn drop_census(&mut self) {
+        self.census = None;
+    }
+
     /// Goes on without the kernel programs.
     pub(super) fn disarm(&mut self) {
         self.trigger = None;

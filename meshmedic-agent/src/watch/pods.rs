@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which pods there are: as the API declares them, or as the node shows them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::Reason;
+
+use super::Watch;
+use super::sources::{is_named_ztunnel, is_ztunnel};
+use crate::engine::Expectation;
+use crate::node::{NetnsIndex, PodName};
+use crate::time::Time;
+
+/// Who says which pods are on this node, and which of them should be captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodSource {
+    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here.
+    Node(PathBuf),
+    /// The API, through [`Watch::declare`]: no other pod is judged.
+    Api,
+}
+
+/// A pod that the API declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// What it is called.
+    pub name: PodName,
+    /// Whether it should be captured.
+    pub expectation: Expectation,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is ztunnel's own.
+    pub ztunnel: bool,
+}
+
+impl Watch {
+    /// Takes the pods that the API declares, all of them.
+    pub fn declare(&mut self, now: Time, pods: HashMap<PodUid, Declared>) {
+        let unknown = pods.keys().any(|uid| self.index.get(uid).is_err());
+        self.declared = pods;
+        if unknown {
+            self.refresh_or_warn(now);
+        } else {
+            self.learn(now);
+        }
+        self.engine.tick(now);
+        self.collect();
+    }
+
+    /// Concludes from the processes which pods there are, and which namespace is whose.
+    pub(super) fn learn(&mut self, now: Time) {
+        let addresses = self
+            .declared
+            .iter()
+            .map(|(uid, pod)| (uid.clone(), pod.addresses.clone()));
+        self.index = NetnsIndex::build(&self.table, &addresses.collect());
+        let by_api = self.options.pods == PodSource::Api;
+        if !by_api && let Err(error) = self.names.refresh() {
+            tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
+        }
+        let ztunnel = match by_api {
+            true => self.sources.find_ztunnel(&self.table, now, |process| {
+                let pod = self.declared.get(&process.pod);
+                is_named_ztunnel(&process.name) && pod.is_some_and(|pod| pod.ztunnel)
+            }),
+            false => self.sources.find_ztunnel(&self.table, now, |process| {
+                is_ztunnel(&process.name, self.names.get(&process.pod))
+            }),
+        };
+        self.engine.ztunnel(now, ztunnel);
+        let gone: Vec<PodUid> = self
+            .engine
+            .views()
+            .map(|(uid, _)| uid)
+            .filter(|uid| match by_api {
+                true => !self.declared.contains_key(uid),
+                false => self.index.get(uid).err() == Some(Reason::NoProcess),
+            })
+            .cloned()
+            .collect();
+        for uid in gone {
+            self.engine.pod_gone(now, &uid);
+        }
+        if by_api {
+            for (uid, pod) in &self.declared {
+                self.engine.pod(now, uid, pod.expectation);
+            }
+            return;
+        }
+        for (uid, mapping) in self.index.pods() {
+            let expectation = match mapping {
+                _ if self.sources.is_ztunnel_pod(uid) => Expectation::Exempt(Reason::DataPlane),
+                Err(Reason::HostNetwork) => Expectation::Exempt(Reason::HostNetwork),
+                _ => Expectation::Undeclared,
+            };
+            self.engine.pod(now, uid, expectation);
+        }
+    }
+}
