@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::facts::{Enrolment, PodFacts};
 use crate::verdict::Reason;
@@ -14,7 +14,8 @@ pub type Labels = BTreeMap<String, String>;
 /// The label that takes a pod or a namespace into the mesh or out of it.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";
 const AMBIENT: &str = "ambient";
-const NONE: &str = "none";
+/// The value of [`MODE_LABEL`] that takes a pod out.
+pub const NONE: &str = "none";
 /// What istio-cni leaves alone unless it is told otherwise.
 const EXCLUDED_BY_DEFAULT: &str = "kube-system";
 
@@ -49,7 +50,9 @@ pub struct Enablement {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Pair {
+    #[serde(deserialize_with = "null_is_default")]
     pod_selector: Selector,
+    #[serde(deserialize_with = "null_is_default")]
     namespace_selector: Selector,
 }
 
@@ -57,15 +60,22 @@ struct Pair {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Selector {
+    #[serde(deserialize_with = "null_is_default")]
     match_labels: Labels,
+    #[serde(deserialize_with = "null_is_default")]
     match_expressions: Vec<Requirement>,
+}
+
+/// istio-cni's parser takes `null` for nothing said.
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Requirement {
     key: String,
     operator: Operator,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     values: Vec<String>,
 }
 
@@ -79,8 +89,21 @@ enum Operator {
 
 /// istio-cni's settings say something that is not a list of selectors.
 #[derive(Debug, thiserror::Error)]
-#[error("AMBIENT_ENABLEMENT_SELECTOR is no list of podSelector and namespaceSelector: {0}")]
-pub struct BadSelectors(serde_saphyr::Error);
+pub enum BadSelectors {
+    /// It is not even shaped like one.
+    #[error("AMBIENT_ENABLEMENT_SELECTOR is no list of podSelector and namespaceSelector: {0}")]
+    Shape(serde_saphyr::Error),
+    /// An operator has values that it cannot have, or lacks those that it needs.
+    #[error("AMBIENT_ENABLEMENT_SELECTOR: operator {operator} on label {key:?} {problem}")]
+    Operator {
+        /// The label.
+        key: String,
+        /// The operator, as it is written.
+        operator: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
 
 impl Default for Enablement {
     /// What the charts of Istio set.
@@ -122,7 +145,11 @@ impl Enablement {
             .get("AMBIENT_ENABLEMENT_SELECTOR")
             .filter(|text| !text.trim().is_empty())
         {
-            enablement.selectors = serde_saphyr::from_str(text).map_err(BadSelectors)?;
+            enablement.selectors = serde_saphyr::from_str(text).map_err(BadSelectors::Shape)?;
+            for pair in &enablement.selectors {
+                pair.pod_selector.check()?;
+                pair.namespace_selector.check()?;
+            }
         }
         if let Some(list) = config.get("EXCLUDE_NAMESPACES") {
             let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
@@ -183,6 +210,15 @@ impl Enablement {
         Expected
     }
 
+    /// Whether the label value `none` would take the pod out of the mesh, which a toggle depends on. Selectors of
+    /// one's own need not heed it.
+    #[must_use]
+    pub fn heeds_opt_out(&self, pod: &PodFacts, namespace: &Labels) -> bool {
+        let mut labels = pod.labels.clone();
+        labels.insert(MODE_LABEL.to_owned(), NONE.to_owned());
+        self.selects(&pod.labels, namespace) && !self.selects(&labels, namespace)
+    }
+
     fn selects(&self, pod: &Labels, namespace: &Labels) -> bool {
         let mut pairs = self.selectors.iter();
         pairs.any(|pair| pair.pod_selector.matches(pod) && pair.namespace_selector.matches(namespace))
@@ -190,6 +226,23 @@ impl Enablement {
 }
 
 impl Selector {
+    /// Refuses what Kubernetes refuses: istio-cni does not start with it, so it says nothing about the mesh.
+    fn check(&self) -> Result<(), BadSelectors> {
+        for requirement in &self.match_expressions {
+            let problem = match (requirement.operator, requirement.values.is_empty()) {
+                (Operator::In | Operator::NotIn, true) => "needs values",
+                (Operator::Exists | Operator::DoesNotExist, false) => "takes no values",
+                _ => continue,
+            };
+            return Err(BadSelectors::Operator {
+                key: requirement.key.clone(),
+                operator: requirement.operator.as_str(),
+                problem,
+            });
+        }
+        Ok(())
+    }
+
     fn matches(&self, labels: &Labels) -> bool {
         self.match_labels
             .iter()
@@ -198,6 +251,17 @@ impl Selector {
                 .match_expressions
                 .iter()
                 .all(|requirement| requirement.holds(labels))
+    }
+}
+
+impl Operator {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::In => "In",
+            Self::NotIn => "NotIn",
+            Self::Exists => "Exists",
+            Self::DoesNotExist => "DoesNotExist",
+        }
     }
 }
 
