@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an agent or `meshmedic node` reports of its node.
+//!
+//! Whoever reads a report accepts fields that it does not know and does without those that came later.
 
+mod history;
+mod read;
+mod repair;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::eligibility::Expectation;
 use crate::ports::PortSet;
 use crate::uid::PodUid;
-use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic};
+use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
+
+pub use history::{Recent, TransitionReport};
+pub use read::ReadError;
+pub use repair::{Action, BreakerReport, BreakerScope, Budgets, RepairReport, RepairResult, RepairStanding};
 
 /// The version of [`NodeReport`]. A reader accepts newer fields and refuses another version.
 pub const API_VERSION: &str = "meshmedic.io/v1";
@@ -40,6 +52,18 @@ pub struct NodeReport {
     pub conditions: Vec<ConditionReport>,
     /// ztunnel's processes.
     pub ztunnel: Vec<u32>,
+    /// When this was so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// What repairs may still be begun; only an agent has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budgets: Option<Budgets>,
+    /// The breakers that are open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breakers: Vec<BreakerReport>,
+    /// The last repairs of this agent.
+    #[serde(default, skip_serializing_if = "Recent::is_empty")]
+    pub repairs: Recent<RepairReport>,
     /// The pods, by namespace, name and UID.
     pub pods: Vec<PodReport>,
 }
@@ -69,7 +93,11 @@ pub struct PodReport {
     /// Its state.
     pub state: State,
     /// Why, where the state alone does not tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read::known"
+    )]
     pub reason: Option<Reason>,
     /// More about the reason, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +123,56 @@ pub struct PodReport {
     /// A process that lives in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// Since when it is in its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Whether the API says that it should be captured.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read::known"
+    )]
+    pub expectation: Option<Expected>,
+    /// Whether it is Ready, where the API told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+    /// Whether it has not been Ready for longer than the grace period.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stuck: bool,
+    /// Its last changes, oldest first.
+    #[serde(default, skip_serializing_if = "Recent::is_empty")]
+    pub transitions: Recent<TransitionReport>,
+    /// How it stands with its repair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairStanding>,
+}
+
+named! {
+    /// Whether a pod should be captured, without the reasons.
+    pub enum Expected {
+        /// It should.
+        Yes = "expected", "should be captured";
+        /// istio-cni is still trying.
+        Pending = "pending", "istio-cni is still trying to enrol it";
+        /// It should not.
+        Exempt = "exempt", "should not be captured";
+        /// It should, but nothing that can be read would show it.
+        Unverifiable = "unverifiable", "should be captured, and nothing that can be read would show it";
+        /// Nobody said so.
+        Undeclared = "undeclared", "nobody said whether it should be captured";
+    }
+}
+
+impl From<Expectation> for Expected {
+    fn from(expectation: Expectation) -> Self {
+        match expectation {
+            Expectation::Expected => Self::Yes,
+            Expectation::Pending => Self::Pending,
+            Expectation::Exempt(_) => Self::Exempt,
+            Expectation::Unverifiable(_) => Self::Unverifiable,
+            Expectation::Undeclared => Self::Undeclared,
+        }
+    }
 }
 
 /// A process that holds capture ports in a pod's network namespace.
@@ -119,3 +197,30 @@ impl PodReport {
         }
     }
 }
+
+impl NodeReport {
+    /// The same report, of one pod only. While a pod is replaced, two may have its name.
+    #[must_use]
+    pub fn of_pod(&self, namespace: &str, name: &str) -> Option<Self> {
+        let (namespace, name) = (Some(namespace), Some(name));
+        let its = |pod: &&PodReport| pod.namespace.as_deref() == namespace && pod.name.as_deref() == name;
+        let pods: Vec<PodReport> = self.pods.iter().filter(its).cloned().collect();
+        (!pods.is_empty()).then(|| Self {
+            api_version: self.api_version.clone(),
+            kind: self.kind.clone(),
+            node: self.node.clone(),
+            version: self.version.clone(),
+            trigger: self.trigger,
+            conditions: self.conditions.clone(),
+            ztunnel: self.ztunnel.clone(),
+            at: self.at,
+            budgets: self.budgets.clone(),
+            breakers: self.breakers.clone(),
+            repairs: self.repairs.clone(),
+            pods,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is known of a node, in the words that are shared.
 
-use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport};
+use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, Recent};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Condition;
 
@@ -35,6 +35,10 @@ impl Watch {
             trigger: self.trigger(),
             conditions,
             ztunnel: self.sources.ztunnel.iter().map(|&(pid, _)| pid).collect(),
+            at: None,
+            budgets: None,
+            breakers: Vec::new(),
+            repairs: Recent::default(),
             pods,
         }
     }
@@ -61,6 +65,12 @@ impl Watch {
             flaps: view.flaps,
             netns: mapping.and_then(|mapping| mapping.netns_inode),
             pid: mapping.map(|mapping| mapping.pid),
+            since: None,
+            expectation: None,
+            ready: None,
+            stuck: false,
+            transitions: Recent::default(),
+            repair: None,
         }
     }
 }

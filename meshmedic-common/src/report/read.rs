@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading a report that another version may have written.
+
+use serde::de::IntoDeserializer as _;
+use serde::de::value::{Error as ValueError, StringDeserializer};
+use serde::{Deserialize, Deserializer};
+
+use super::{API_VERSION, NODE_REPORT, NodeReport};
+
+/// Why something is no report that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is something else altogether.
+    #[error("this is no report of a MeshMedic agent: {0}")]
+    NotAReport(#[source] serde_json::Error),
+    /// It says itself that it is something else.
+    #[error("this is a {0}, and a {NODE_REPORT} was expected")]
+    OtherKind(String),
+    /// A version that is not understood here.
+    #[error(
+        "the agent ({agent}) speaks {found}, and this meshmedic understands {API_VERSION}: use a meshmedic of the \
+         agent's version"
+    )]
+    OtherVersion {
+        /// What it speaks.
+        found: String,
+        /// Which version of MeshMedic it is, as it says.
+        agent: String,
+    },
+    /// The right version, and yet not what was agreed on.
+    #[error("the report breaks {API_VERSION}: {0}")]
+    Malformed(#[source] serde_json::Error),
+}
+
+/// What every version of every kind has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    api_version: String,
+    kind: String,
+    #[serde(default)]
+    version: Option<String>,
+}
+
+impl NodeReport {
+    /// Reads a report. Fields that are not known are skipped; another version is refused.
+    pub fn read(bytes: &[u8]) -> Result<Self, ReadError> {
+        let header: Header = serde_json::from_slice(bytes).map_err(ReadError::NotAReport)?;
+        if header.api_version != API_VERSION {
+            return Err(ReadError::OtherVersion {
+                found: header.api_version,
+                agent: header.version.unwrap_or_else(|| "version unknown".to_owned()),
+            });
+        }
+        if header.kind != NODE_REPORT {
+            return Err(ReadError::OtherKind(header.kind));
+        }
+        serde_json::from_slice(bytes).map_err(ReadError::Malformed)
+    }
+}
+
+/// A name that a newer writer may have added, and that means nothing here yet.
+pub(super) fn known<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let name: Option<String> = Option::deserialize(deserializer)?;
+    Ok(name.and_then(|name| {
+        let name: StringDeserializer<ValueError> = name.into_deserializer();
+        T::deserialize(name).ok()
+    }))
+}
