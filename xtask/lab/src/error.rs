@@ -58,6 +58,31 @@ pub enum Error {
         /// What reading its answer gave.
         source: std::io::Error,
     },
+    /// The API server answered with an error.
+    #[error("{what}: {code} {reason}: {message}")]
+    Api {
+        /// The request.
+        what: String,
+        /// The HTTP status code.
+        code: u16,
+        /// The reason that its Status gives.
+        reason: String,
+        /// The message that its Status gives.
+        message: String,
+        /// The whole Status.
+        status: Box<serde_json::Value>,
+    },
+    /// A manifest cannot be read.
+    #[error("the manifest cannot be read: {0}")]
+    Manifest(String),
+    /// Only the lab's own API server does this.
+    #[error("the API server {url} is a real one, which cannot be told to {what}")]
+    RealServer {
+        /// The server.
+        url: String,
+        /// What was wanted.
+        what: String,
+    },
     /// The pod or process was killed, or its lab was dropped.
     #[error("{what} is not running")]
     NotRunning {

@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.first().and_then(|a| a.to_str()) {
         Some("pod" | "ztunnel" | "bystanders") => Helper::start().and_then(Helper::serve),
         Some("janitor") => janitor::run(&arguments[1..]),
+        Some("apiserver") => crate::apiserver::run(),
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),
         _ => Err(io::Error::other(

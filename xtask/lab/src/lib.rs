@@ -23,6 +23,8 @@
 //! their own, so that Ctrl-C reaches the lab alone. What is on disk and in the cgroup hierarchy is removed
 //! by `Drop`, or by a janitor process where there was no time for that.
 
+pub mod api;
+mod apiserver;
 mod cgroup;
 mod error;
 #[doc(hidden)]
@@ -39,6 +41,7 @@ pub mod userns;
 pub mod wait;
 mod ztunnel;
 
+pub use api::{ApiServer, Fault, FaultGuard, Outage};
 pub use error::{Error, Result};
 pub use lab::{Lab, Mode};
 pub use pod::{Driver, Pod, PodSpec, Qos, Shape};

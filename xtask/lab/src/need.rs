@@ -47,6 +47,19 @@ pub fn userns(test: &str) -> bool {
     decide(test, crate::userns::available().err())
 }
 
+/// Whether a test against the real API server can run; says so where not.
+///
+/// Without a panic in CI, unlike the others: CI has no such binaries, and the same tests run there against the
+/// lab's own server. `setup-envtest` gets them.
+#[must_use]
+pub fn real_apiserver(test: &str) -> bool {
+    if std::env::var_os(crate::api::ASSETS).is_some() {
+        return true;
+    }
+    record(test, &format!("{} is not set", crate::api::ASSETS));
+    false
+}
+
 fn root_problem() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root".to_owned());
@@ -84,6 +97,10 @@ pub fn skip(test: &str, why: &str) {
         std::env::var("CI").as_deref() != Ok("true"),
         "{test} must not be skipped in CI: {why}"
     );
+    record(test, why);
+}
+
+fn record(test: &str, why: &str) {
     #[expect(clippy::print_stderr, reason = "this is read beside the test's result")]
     {
         eprintln!("skipped: {test}: {why}");
