@@ -7,23 +7,28 @@
 
 mod attempt;
 pub mod ledger;
+mod limits;
 mod prover;
+mod request;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use meshmedic_common::facts::{Controller, PodFacts};
-use meshmedic_common::policy::{
-    Gates, Permissions, Standing, Withheld, gates_forbid, permissions_forbid, pod_forbids,
-};
+use meshmedic_common::policy::{Gates, Permissions, Withheld, gates_forbid, permissions_forbid, pod_forbids};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
 
 use crate::time::Time;
 use attempt::{Attempt, Ended};
-use ledger::{Change, Limits, Proof, Record};
+use ledger::Record;
 use prover::Prover;
+
+pub use request::{
+    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, RepairNotice,
+    Request, RequestId,
+};
 
 /// How careful repairs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,189 +61,6 @@ pub struct Settings {
     pub breaker_open: Duration,
     /// By when the successor must be proved.
     pub successor_deadline: Duration,
-}
-
-/// An instant, by both clocks that matter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// By this machine's monotonic clock.
-    pub now: Time,
-    /// By the API server's: what agents on all nodes agree on, whatever their own clocks do.
-    pub server: Timestamp,
-}
-
-/// A pod of this node, for the planner.
-#[derive(Clone, Debug)]
-pub struct Patient<'a> {
-    /// What the API says.
-    pub standing: &'a Standing,
-    /// What the readings say.
-    pub state: State,
-    /// Since when.
-    pub since: Time,
-    /// When the last reading of it began.
-    pub read_at: Time,
-}
-
-/// The very pod that was judged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodRef {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// The API's UID.
-    pub uid: String,
-    /// The identity in its cgroup.
-    pub cgroup_uid: PodUid,
-}
-
-/// One of the Leases.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LeaseKey {
-    /// Of the controller with this UID.
-    Owner(String),
-    /// Of a node.
-    Node(String),
-    /// One of the cluster's slots.
-    Slot(u32),
-    /// Of the cluster.
-    Cluster,
-}
-
-/// Tells requests apart.
-pub type RequestId = u64;
-
-/// What the planner wants done. Nothing is repeated unasked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Read a Lease, change its record, and write it back unless somebody else did meanwhile.
-    Update {
-        /// Which.
-        lease: LeaseKey,
-        /// What to change.
-        change: Box<Change>,
-        /// What the record allows.
-        limits: Limits,
-    },
-    /// Fetch everything that the act depends on again.
-    Check(PodRef),
-    /// Evict the pod, or delete it. With its UID as precondition.
-    Act {
-        /// The pod.
-        pod: PodRef,
-        /// Delete it, past its budgets.
-        delete: bool,
-    },
-    /// Find out whether the pod is still there.
-    Find(PodRef),
-}
-
-/// What came of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Of [`Request::Update`]: the record as it is now, or why it is not changed.
-    Updated(Result<Record, Refusal>),
-    /// Of [`Request::Check`]: `None` if the pod is gone.
-    Checked(Result<Option<Box<Check>>, String>),
-    /// Of [`Request::Act`].
-    Acted(Acted),
-    /// Of [`Request::Find`].
-    Found(Result<Presence, String>),
-}
-
-/// Why a Lease was not changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Its record forbids it.
-    Withheld(Withheld),
-    /// It could not be read or written, or holds what nobody understands.
-    Failed(String),
-}
-
-/// The world as fetched just before an act.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// The pod.
-    pub standing: Standing,
-    /// What holds above it.
-    pub gates: Gates,
-}
-
-/// What came of an act.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acted {
-    /// The API accepted it.
-    Accepted,
-    /// The pod is gone, or another one has its name.
-    Gone,
-    /// The API refused, for certain.
-    Refused(Withheld, String),
-    /// The answer was lost: it may have happened.
-    InDoubt(String),
-}
-
-/// Whether a pod is still there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Presence {
-    /// It is, and nobody is deleting it.
-    There,
-    /// It is gone, or going.
-    Leaving,
-}
-
-/// How a repair ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Its successor is captured.
-    Succeeded(Proof),
-    /// Its successor fell out as well.
-    Failed(Proof),
-    /// Nobody proved anything by the deadline.
-    Unproven,
-    /// Whether it was done is not known, and it seems not.
-    InDoubt(String),
-}
-
-/// What the planner has to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RepairNotice {
-    /// A repair was withheld. Told once, until the reason changes.
-    Withheld {
-        /// The pod.
-        pod: PodRef,
-        /// Why.
-        why: Withheld,
-        /// More about it.
-        detail: Option<String>,
-        /// Whether repairs of such pods are off, so that this is what would have been.
-        shadow: bool,
-    },
-    /// Repairs of such pods are off; this one would have been repaired.
-    Would {
-        /// The pod.
-        pod: PodRef,
-    },
-    /// The API is asked to evict or delete the pod.
-    Started {
-        /// The pod.
-        pod: PodRef,
-        /// Deleted instead of evicted.
-        delete: bool,
-        /// Not Ready for the grace period.
-        stuck: bool,
-    },
-    /// A repair ended.
-    Ended {
-        /// The pod.
-        pod: PodRef,
-        /// How.
-        outcome: Outcome,
-        /// From the act to its proof.
-        took: Duration,
-        /// Not Ready for the grace period.
-        stuck: bool,
-    },
 }
 
 /// How long a pod whose repair was withheld by a record or the API is left alone, doubling up to the second.
@@ -664,14 +486,6 @@ fn postpone(told: &mut BTreeMap<PodUid, Told>, at: Moment, uid: &PodUid) {
     let told = told.entry(uid.clone()).or_default();
     told.patience = (told.patience * 2).clamp(RETRY.0, RETRY.1);
     told.not_before = at.now + told.patience;
-}
-
-impl PodRef {
-    /// `namespace/name`.
-    #[must_use]
-    pub fn display_name(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
 }
 
 /// Whether a pod may be the successor of one that was repaired.

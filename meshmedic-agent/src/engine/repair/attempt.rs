@@ -10,6 +10,7 @@ use meshmedic_common::policy::{Gates, Withheld, gates_forbid, permissions_forbid
 use meshmedic_common::uid::PodUid;
 
 use super::ledger::{Change, Conclusion, Entry, LEASE, Limits, Record, Step, signed};
+use super::limits::limits;
 use super::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Request, RequestId,
     Settings, finding_forbids,
@@ -560,34 +561,5 @@ impl Attempt {
             Stage::Over => None,
             _ => Some(self.not_before.max(at.now)),
         }
-    }
-}
-
-/// What the record in a Lease allows.
-fn limits(settings: &Settings, lease: &LeaseKey) -> Limits {
-    let open = settings.breaker_open;
-    match lease {
-        LeaseKey::Owner(_) => Limits {
-            in_flight: Some((settings.in_flight_owner, Withheld::InFlightOwner)),
-            breaker: Some((settings.breaker_failures, open, Withheld::BreakerOwner)),
-            cooldown: Some(settings.cooldown),
-            keeps_outcomes: true,
-            ..Limits::default()
-        },
-        LeaseKey::Node(_) => Limits {
-            in_flight: Some((settings.in_flight_node, Withheld::InFlightNode)),
-            per_hour: Some((settings.per_hour_node, Withheld::BudgetNode)),
-            breaker: Some((settings.breaker_failures, open, Withheld::BreakerNode)),
-            ..Limits::default()
-        },
-        LeaseKey::Slot(_) => Limits {
-            in_flight: Some((1, Withheld::NoSlot)),
-            ..Limits::default()
-        },
-        LeaseKey::Cluster => Limits {
-            per_hour: Some((settings.per_hour_cluster, Withheld::BudgetCluster)),
-            breaker: Some((settings.breaker_failures_cluster, open, Withheld::BreakerCluster)),
-            ..Limits::default()
-        },
     }
 }
