@@ -261,11 +261,11 @@ impl Planner {
         if under_way >= self.settings.in_flight_node {
             return Some(Withheld::InFlightNode);
         }
-        self.acts_this_hour(at.now);
+        self.forget_acts(at.now);
         (self.acts.len() + under_way >= self.settings.per_hour_node).then_some(Withheld::BudgetNode)
     }
 
-    fn acts_this_hour(&mut self, now: Time) {
+    fn forget_acts(&mut self, now: Time) {
         while self.acts.front().is_some_and(|&act| now.since(act) >= HOUR) {
             self.acts.pop_front();
         }
@@ -418,6 +418,30 @@ impl Planner {
     #[must_use]
     pub fn withheld(&self, uid: &PodUid) -> Option<(Withheld, bool)> {
         self.told.get(uid)?.why
+    }
+
+    /// Whether a pod would be repaired, were repairs of such pods on.
+    #[must_use]
+    pub fn would_repair(&self, uid: &PodUid) -> bool {
+        self.told.get(uid).is_some_and(|told| told.would)
+    }
+
+    /// Whether this reason withholds the repair of some pod now.
+    #[must_use]
+    pub fn is_withheld_by(&self, why: Withheld) -> bool {
+        self.told.values().any(|told| told.why.is_some_and(|(last, _)| last == why))
+    }
+
+    /// How many acts this process did within the last hour.
+    #[must_use]
+    pub fn acts_this_hour(&self, now: Time) -> usize {
+        self.acts.iter().filter(|&&act| now.since(act) < HOUR).count()
+    }
+
+    /// How careful repairs are.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The owners for whose records somebody waits, by the controller's UID.
