@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::eligibility::Expectation;
-use crate::facts::PodFacts;
+use crate::facts::{Controller, PodFacts};
 use crate::verdict::named;
 
 named! {
@@ -80,6 +80,8 @@ named! {
         OptedOutNamespace = "opted-out-namespace", "its namespace's annotation meshmedic.io/repair forbids it";
         /// Rule 9: a toggle of its label has not ended.
         Toggling = "toggling", "a toggle of its label has not ended";
+        /// Rule 9: the label would not be heeded.
+        NoToggle = "no-toggle", "istio-cni's selectors would keep it enrolled whatever its label says, so a toggle does nothing";
         /// Rule 10: what it says of itself makes no sense.
         Untrusted = "untrusted", "what it says of itself makes no sense";
     }
@@ -111,7 +113,7 @@ impl Withheld {
             | Self::Cooldown
             | Self::NoLedger => 7,
             Self::OptedOutPod | Self::OptedOutNamespace => 8,
-            Self::Toggling => 9,
+            Self::Toggling | Self::NoToggle => 9,
             Self::Untrusted => 10,
         }
     }
@@ -171,9 +173,21 @@ pub fn gates_forbid(gates: &Gates) -> Option<Withheld> {
     gates.cordoned.then_some(Withheld::Cordoned)
 }
 
-/// What must be so of the very pod. `uid` is the API's UID of the pod that was judged.
+/// What must be so of the very pod before it is evicted. `uid` is the API's UID of the pod that was judged.
 #[must_use]
 pub fn pod_forbids(standing: &Standing, uid: &str, jobs: bool) -> Option<Withheld> {
+    touching_forbidden(standing, uid).or_else(|| nothing_recreates(&standing.facts, jobs))
+}
+
+/// What must be so of the very pod before a toggle. It survives, so it matters not who would recreate it; but the
+/// API shows only the mirror of a static pod, and labels on a mirror are the kubelet's to undo.
+#[must_use]
+pub fn toggle_forbidden(standing: &Standing, uid: &str) -> Option<Withheld> {
+    touching_forbidden(standing, uid).or_else(|| is_static(&standing.facts).then_some(Withheld::StaticPod))
+}
+
+/// What must be so of the very pod before anything is done to it.
+fn touching_forbidden(standing: &Standing, uid: &str) -> Option<Withheld> {
     let facts = &standing.facts;
     if facts.uid != uid {
         return Some(Withheld::OtherPod);
@@ -201,7 +215,7 @@ pub fn pod_forbids(standing: &Standing, uid: &str, jobs: bool) -> Option<Withhel
             Some(_) => return Some(Withheld::Untrusted),
         }
     }
-    nothing_recreates(facts, jobs)
+    None
 }
 
 /// The value of [`crate::facts::REPAIR`] that forbids repairs.
@@ -209,9 +223,15 @@ pub const DISABLED: &str = "disabled";
 /// The value that says in words what holds without it.
 pub const ENABLED: &str = "enabled";
 
+/// Whether the pod is the kubelet's.
+fn is_static(facts: &PodFacts) -> bool {
+    let of_node = |controller: &Controller| controller.kind == "Node";
+    facts.mirror || facts.config_hash.is_some() || facts.controller.as_ref().is_some_and(of_node)
+}
+
 /// Whether nothing would bring the pod back that was evicted.
 fn nothing_recreates(facts: &PodFacts, jobs: bool) -> Option<Withheld> {
-    if facts.mirror || facts.config_hash.is_some() {
+    if is_static(facts) {
         return Some(Withheld::StaticPod);
     }
     match facts
@@ -220,7 +240,6 @@ fn nothing_recreates(facts: &PodFacts, jobs: bool) -> Option<Withheld> {
         .map(|controller| controller.kind.as_str())
     {
         None => Some(Withheld::NothingRecreates),
-        Some("Node") => Some(Withheld::StaticPod),
         Some("DaemonSet" | "ReplicaSet" | "ReplicationController" | "StatefulSet") => None,
         Some("Job") => (!jobs).then_some(Withheld::JobPod),
         Some(_) => Some(Withheld::UnknownController),
