@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The acts on the Kubernetes API, which agent and CLI share.
+
+pub mod facts;

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reduces objects of the API to what a verdict or a repair depends on.
+//!
+//! Whoever may write a pod may write anything into it, so each field may be absent or nonsense: it then counts as
+//! not said.
+
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use crate::eligibility::Labels;
+use crate::facts::{
+    CONFIG_HASH, Controller, Enrolment, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR, TOGGLE_RESTORE,
+};
+
+/// The annotations of a pod that [`pod_facts`] looks at.
+const POD_ANNOTATIONS: [&str; 6] = [REDIRECTION, SIDECAR, REPAIR, CONFIG_HASH, MIRROR, TOGGLE_RESTORE];
+/// The taints by which autoscalers announce that they are about to remove a node. They drain it without cordoning.
+const LEAVING_TAINTS: [&str; 4] = [
+    "node.kubernetes.io/unschedulable",
+    "ToBeDeletedByClusterAutoscaler",
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+];
+const READY: &str = "Ready";
+
+/// What the API says of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceFacts {
+    /// Its labels.
+    pub labels: Labels,
+    /// What its annotation says of repairs.
+    pub repair: Option<String>,
+}
+
+/// Reduces a pod.
+#[must_use]
+pub fn pod_facts(pod: &Pod) -> PodFacts {
+    let annotation = |key| annotation(&pod.metadata, key);
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let ready = ready_condition(status);
+    let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let started = status.and_then(|status| status.start_time.as_ref());
+    let mirror = annotation(MIRROR).is_some();
+    PodFacts {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        node: spec.and_then(|spec| spec.node_name.clone()),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
+        addresses: addresses(status),
+        controller: controller(&pod.metadata),
+        // Only the kubelet's mirrors have a hash in their cgroup. On any other pod it is a claim to the identity of
+        // another, which anybody may write into an annotation.
+        config_hash: annotation(CONFIG_HASH).filter(|_| mirror).map(str::to_owned),
+        mirror,
+        host_network: spec.and_then(|spec| spec.host_network) == Some(true),
+        sidecar: annotation(SIDECAR).is_some(),
+        runtime_class: spec.and_then(|spec| spec.runtime_class_name.clone()),
+        enrolment: match annotation(REDIRECTION) {
+            Some("enabled") => Enrolment::Enabled,
+            Some("pending") => Enrolment::Pending,
+            _ => Enrolment::None,
+        },
+        finished: status
+            .and_then(|status| status.phase.as_deref())
+            .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
+        deleting: pod.metadata.deletion_timestamp.is_some(),
+        created,
+        ready: ready.is_some_and(|condition| condition.status == "True"),
+        ready_since: ready
+            .and_then(|condition| condition.last_transition_time.as_ref())
+            .or(started)
+            .map(|time| time.0)
+            .or(created),
+        repair: annotation(REPAIR).map(str::to_owned),
+        toggle_restore: annotation(TOGGLE_RESTORE).map(str::to_owned),
+    }
+}
+
+/// The version of an object, for preconditions.
+#[must_use]
+pub fn resource_version(metadata: &ObjectMeta) -> &str {
+    metadata.resource_version.as_deref().unwrap_or_default()
+}
+
+/// Reduces a namespace.
+#[must_use]
+pub fn namespace_facts(namespace: &Namespace) -> NamespaceFacts {
+    NamespaceFacts {
+        labels: namespace.metadata.labels.clone().unwrap_or_default(),
+        repair: annotation(&namespace.metadata, REPAIR).map(str::to_owned),
+    }
+}
+
+/// Whether a node's pods are about to leave: it is cordoned, being removed, or announced for removal.
+#[must_use]
+pub fn is_cordoned(node: &Node) -> bool {
+    let Some(spec) = &node.spec else {
+        return node.metadata.deletion_timestamp.is_some();
+    };
+    let leaving = |key: &str| LEAVING_TAINTS.contains(&key);
+    node.metadata.deletion_timestamp.is_some()
+        || spec.unschedulable == Some(true)
+        || spec.taints.iter().flatten().any(|taint| leaving(&taint.key))
+}
+
+/// Drops from a pod what [`pod_facts`] does not look at, so that a cache of pods stays small.
+pub fn prune_pod(pod: &mut Pod) {
+    prune_metadata(&mut pod.metadata, &POD_ANNOTATIONS);
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        node_name: spec.node_name,
+        host_network: spec.host_network,
+        runtime_class_name: spec.runtime_class_name,
+        ..PodSpec::default()
+    });
+    pod.status = pod.status.take().map(|status| {
+        let ready = ready_condition(Some(&status)).map(|condition| PodCondition {
+            type_: READY.to_owned(),
+            status: condition.status.clone(),
+            last_transition_time: condition.last_transition_time.clone(),
+            ..PodCondition::default()
+        });
+        PodStatus {
+            phase: status.phase,
+            pod_ip: status.pod_ip,
+            pod_ips: status.pod_ips,
+            start_time: status.start_time,
+            conditions: ready.map(|ready| vec![ready]),
+            ..PodStatus::default()
+        }
+    });
+}
+
+/// Drops from a namespace what [`namespace_facts`] does not look at.
+pub fn prune_namespace(namespace: &mut Namespace) {
+    prune_metadata(&mut namespace.metadata, &[REPAIR]);
+    namespace.spec = None;
+    namespace.status = None;
+}
+
+/// Drops from a node what [`is_cordoned`] does not look at.
+pub fn prune_node(node: &mut Node) {
+    prune_metadata(&mut node.metadata, &[]);
+    node.spec = node.spec.take().map(|spec| NodeSpec {
+        unschedulable: spec.unschedulable,
+        taints: spec.taints,
+        ..NodeSpec::default()
+    });
+    node.status = None;
+}
+
+/// Keeps what identifies an object, its labels, its owners and these annotations.
+fn prune_metadata(metadata: &mut ObjectMeta, annotations: &[&str]) {
+    metadata.managed_fields = None;
+    metadata.finalizers = None;
+    if let Some(kept) = &mut metadata.annotations {
+        kept.retain(|key, _| annotations.contains(&key.as_str()));
+    }
+    metadata.annotations = metadata.annotations.take().filter(|kept| !kept.is_empty());
+}
+
+fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+fn ready_condition(status: Option<&PodStatus>) -> Option<&PodCondition> {
+    let mut conditions = status?.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == READY)
+}
+
+fn controller(metadata: &ObjectMeta) -> Option<Controller> {
+    let controls = |owner: &&OwnerReference| owner.controller == Some(true);
+    let owner = metadata.owner_references.iter().flatten().find(controls)?;
+    Some(Controller {
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    })
+}
+
+/// A pod's addresses in the order of the API, each once.
+fn addresses(status: Option<&PodStatus>) -> Vec<std::net::IpAddr> {
+    let Some(status) = status else {
+        return Vec::new();
+    };
+    let all = status.pod_ips.iter().flatten().map(|address| &address.ip);
+    let mut addresses = Vec::new();
+    for text in all.chain(&status.pod_ip) {
+        if let Ok(address) = text.parse()
+            && !addresses.contains(&address)
+        {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests;
