@@ -62,7 +62,7 @@ pub(super) struct Track {
     looking: bool,
     look_again: bool,
     looked: bool,
-    /// When the last reading that gave something began.
+    /// When the last reading that bore the state out began.
     read_at: Time,
     confirmation: Option<Confirmation>,
     was_captured: bool,
@@ -97,7 +97,7 @@ pub struct PodView<'a> {
     pub traffic: Option<Traffic>,
     /// Losses that ended before they were confirmed.
     pub flaps: u32,
-    /// When the last reading that gave something began.
+    /// When the last reading that bore the state out began. One that contradicts a finding does not count.
     pub read_at: Time,
 }
 
@@ -225,7 +225,6 @@ impl Track {
         }
         if !matches!(look.seen, Seen::Unreadable(..)) {
             self.redirection = look.redirection;
-            self.read_at = look.started;
         }
         let (loss, holders) = match look.seen {
             Seen::Unreadable(reason, detail) => return self.unreadable(now, uid, reason, detail, settings),
@@ -276,6 +275,7 @@ impl Track {
     ) -> Option<Notice> {
         if self.state == loss.verdict() {
             self.confirmation = None;
+            self.read_at = started;
             self.schedule(now + settings.reread);
             return None;
         }
@@ -300,6 +300,7 @@ impl Track {
         let long_enough = started >= confirmation.first + settings.confirm;
         if long_enough && confirmation.readings >= LEAST_READINGS {
             self.confirmation = None;
+            self.read_at = started;
             self.schedule(now + settings.reread);
             return self.enter(now, uid, loss.verdict(), None);
         }

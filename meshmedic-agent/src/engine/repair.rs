@@ -80,7 +80,7 @@ pub struct Planner {
     /// Owners' records in which somebody is waiting for something, as last seen.
     owners: BTreeMap<String, Record>,
     /// This process's own acts: whatever clocks do, it never does more an hour.
-    acts: VecDeque<Time>,
+    acts: VecDeque<(Time, String)>,
     /// When a successor was last proved, and whether on this node.
     canary: Option<Time>,
     canary_here: Option<Time>,
@@ -149,7 +149,6 @@ impl Planner {
             let ours = entry.node == self.settings.node;
             if ours
                 && !known
-                && entry.holder != self.settings.holder
                 && entry.is_abandoned(at.server)
                 && let Some(attempt) = Attempt::adopt(&self.settings, at, owner, entry)
             {
@@ -217,13 +216,24 @@ impl Planner {
         };
         let permitted = permissions_forbid(&self.settings.permissions, facts, at.server);
         let shadow = permitted == Some(Withheld::DetectOnly);
+        let permitted = if shadow {
+            // What would hold if they were on.
+            let on = Permissions {
+                ready: true,
+                stuck: true,
+                ..self.settings.permissions
+            };
+            permissions_forbid(&on, facts, at.server)
+        } else {
+            permitted
+        };
         let told = self.told.entry(uid.clone()).or_default();
         if at.now < told.not_before || (shadow && told.would) {
             return;
         }
         let forbidden = finding_forbids(patient)
             .or_else(|| pod_forbids(patient.standing, &facts.uid, self.settings.permissions.jobs))
-            .or(permitted.filter(|_| !shadow))
+            .or(permitted)
             .or_else(|| gates_forbid(gates));
         if let Some(why) = forbidden {
             let detail = gate_detail(gates, why);
@@ -242,6 +252,11 @@ impl Planner {
         let id = format!("{}-{}", self.settings.holder, self.numbers);
         let stuck = !facts.ready;
         let attempt = Attempt::new(&self.settings, at, id, pod, controller, stuck);
+        let attempt = if self.proved(at, mass_loss) {
+            attempt
+        } else {
+            attempt.must_be_alone()
+        };
         let canary_only = mass_loss && self.canary_here.is_none();
         self.attempts.push(if canary_only {
             attempt.must_succeed()
@@ -250,12 +265,16 @@ impl Planner {
         });
     }
 
+    /// Whether a successor was proved lately, so that more than one repair may be under way.
+    fn proved(&self, at: Moment, mass_loss: bool) -> bool {
+        let canary = if mass_loss { self.canary_here } else { self.canary };
+        canary.is_some_and(|proved| at.now.since(proved) < CANARY_LASTS)
+    }
+
     /// What this process knows by itself that forbids one more repair.
     fn crowded(&mut self, at: Moment, mass_loss: bool) -> Option<Withheld> {
         let under_way = self.attempts.len();
-        let canary = if mass_loss { self.canary_here } else { self.canary };
-        let proved = canary.is_some_and(|proved| at.now.since(proved) < CANARY_LASTS);
-        if under_way > 0 && !proved {
+        if under_way > 0 && !self.proved(at, mass_loss) {
             return Some(Withheld::Canary);
         }
         if under_way >= self.settings.in_flight_node {
@@ -266,7 +285,7 @@ impl Planner {
     }
 
     fn forget_acts(&mut self, now: Time) {
-        while self.acts.front().is_some_and(|&act| now.since(act) >= HOUR) {
+        while self.acts.front().is_some_and(|(act, _)| now.since(*act) >= HOUR) {
             self.acts.pop_front();
         }
     }
@@ -321,7 +340,7 @@ impl Planner {
         for attempt in &mut self.attempts {
             if let Some(request) = attempt.take_request(&self.settings, at, numbers) {
                 if let (_, Request::Act { pod, delete }) = &request {
-                    self.acts.push_back(at.now);
+                    self.acts.push_back((at.now, attempt.id.clone()));
                     self.notices.push(RepairNotice::Started {
                         pod: pod.clone(),
                         delete: *delete,
@@ -355,6 +374,8 @@ impl Planner {
             let (pod, stuck) = (attempt.pod.clone(), attempt.stuck);
             match ended {
                 Ended::Withheld(why, detail) => {
+                    // Nothing was done, so it costs nothing.
+                    self.acts.retain(|(_, id)| *id != attempt.id);
                     tell(&mut self.told, &mut self.notices, &pod, why, detail, false);
                     postpone(&mut self.told, at, &pod.cgroup_uid);
                 }
@@ -381,7 +402,12 @@ impl Planner {
                 }
             }
         }
-        self.attempts.retain(|attempt| !attempt.is_over());
+        for over in self.attempts.extract_if(.., |attempt| attempt.is_over()) {
+            // What was last seen of its record is older than this; it is not taken over once more.
+            if let Some(record) = self.owners.get_mut(&over.owner) {
+                record.repairs.retain(|entry| entry.id != over.id);
+            }
+        }
     }
 
     fn withhold(&mut self, pod: &PodRef, why: Withheld, detail: Option<String>, shadow: bool) {
@@ -429,13 +455,15 @@ impl Planner {
     /// Whether this reason withholds the repair of some pod now.
     #[must_use]
     pub fn is_withheld_by(&self, why: Withheld) -> bool {
-        self.told.values().any(|told| told.why.is_some_and(|(last, _)| last == why))
+        self.told
+            .values()
+            .any(|told| told.why.is_some_and(|(last, _)| last == why))
     }
 
     /// How many acts this process did within the last hour.
     #[must_use]
     pub fn acts_this_hour(&self, now: Time) -> usize {
-        self.acts.iter().filter(|&&act| now.since(act) < HOUR).count()
+        self.acts.iter().filter(|(act, _)| now.since(*act) < HOUR).count()
     }
 
     /// How careful repairs are.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One repair, from its claims to the proof of its successor.
 
+mod claims;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use meshmedic_common::facts::Controller;
 use meshmedic_common::policy::{Gates, Withheld, gates_forbid, permissions_forbid, pod_forbids};
 use meshmedic_common::uid::PodUid;
 
-use super::ledger::{Change, Conclusion, Entry, LEASE, Limits, Record, Step, signed};
+use super::ledger::{Change, Conclusion, LEASE, Record, Step, signed};
 use super::limits::limits;
 use super::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Request, RequestId,
@@ -25,6 +27,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 const RENEW: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 /// Claims older than this are not acted on: others may already take them for abandoned.
 const CLAIMS_LAST: Duration = Duration::from_secs(LEASE.as_secs() / 2);
+
+/// What a repair came to is written down even after a long outage: the breakers live on it. What was not
+/// done is not worth that, since what it holds runs out by itself.
+const OUTCOME: Duration = Duration::from_secs(60 * 60);
 
 /// How a repair ended, as far as others are told.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ enum Stage {
     },
     /// The act is at the API.
     Acting,
+    /// Taking over what another process began.
+    Adopting,
     /// The answer was lost, or the agent: did it happen?
     Resolving,
     /// Writing down that it happened.
@@ -93,6 +101,8 @@ pub(super) struct Attempt {
     began: Time,
     not_before: Time,
     acted: bool,
+    /// Whether it must be alone on its node, since no other was proved.
+    alone: bool,
     /// Whether a failure opens the node's breaker at once.
     trip: bool,
     stopping: bool,
@@ -125,85 +135,23 @@ impl Attempt {
             began: at.now,
             not_before: at.now,
             acted: false,
+            alone: false,
             trip: false,
             stopping: false,
             ended: None,
         }
     }
 
+    /// Nothing else may be under way on the node, whoever began it.
+    pub(super) fn must_be_alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// A failure of this one opens the node's breaker, whatever the count.
     pub(super) fn must_succeed(mut self) -> Self {
         self.trip = true;
         self
-    }
-
-    /// Goes on with what another process began. `None` if the record makes no sense.
-    pub(super) fn adopt(settings: &Settings, at: Moment, owner: &str, entry: &Entry) -> Option<Self> {
-        let (namespace, name) = entry.pod.split_once('/')?;
-        let pod = PodRef {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            uid: entry.uid.clone(),
-            cgroup_uid: PodUid::parse(&entry.uid)?,
-        };
-        let owner_key = LeaseKey::Owner(owner.to_owned());
-        let mut held = vec![owner_key, LeaseKey::Node(settings.node.clone())];
-        held.extend(entry.slot.map(LeaseKey::Slot));
-        let controller = Controller {
-            kind: String::new(),
-            name: String::new(),
-            uid: owner.to_owned(),
-        };
-        Some(Self {
-            held,
-            slot: entry.slot,
-            claimed_at: entry.at,
-            deadline: entry.deadline,
-            acted: entry.acted,
-            stage: Stage::Resolving,
-            ..Self::new(settings, at, entry.id.clone(), pod, controller, false)
-        })
-    }
-
-    /// Everything that is claimed but the slot, with the limits.
-    pub(super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Limits)> {
-        [Claim::Owner, Claim::Node, Claim::Cluster]
-            .into_iter()
-            .map(|claim| self.claim(settings, claim))
-            .collect()
-    }
-
-    fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Limits) {
-        let lease = match claim {
-            Claim::Owner => LeaseKey::Owner(self.owner.clone()),
-            Claim::Node => LeaseKey::Node(self.node.clone()),
-            Claim::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
-            Claim::Cluster => LeaseKey::Cluster,
-        };
-        let entry = Entry {
-            id: self.id.clone(),
-            pod: self.pod.display_name(),
-            uid: self.pod.uid.clone(),
-            node: self.node.clone(),
-            holder: self.holder.clone(),
-            slot: None,
-            at: self.claimed_at,
-            renewed: self.claimed_at,
-            deadline: self.deadline,
-            acted: false,
-            proof: None,
-        };
-        let limits = limits(settings, &lease);
-        (lease, self.change(Step::Claim(Box::new(entry))), limits)
-    }
-
-    /// Agents begin at different slots, so that they rarely meet.
-    fn nth_slot(&self, settings: &Settings, tried: u32) -> u32 {
-        let first = self
-            .id
-            .bytes()
-            .fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        first.wrapping_add(tried) % settings.slots.max(1)
     }
 
     /// Goes on where the world, not an answer, decides.
@@ -321,6 +269,7 @@ impl Attempt {
                 pod: self.pod.clone(),
                 delete: settings.delete,
             }),
+            Stage::Adopting => update(&self.owner_key(), Step::Adopt(self.holder.clone())),
             Stage::Resolving => Some(Request::Find(self.pod.clone())),
             Stage::Recording => update(&self.owner_key(), Step::Acted(self.slot)),
             Stage::Following { renewed, next } if at.now.since(*renewed) >= RENEW => {
@@ -363,6 +312,7 @@ impl Attempt {
                 Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
                 Acted::InDoubt(_) => self.stage = Stage::Resolving,
             },
+            (Stage::Adopting, Answer::Updated(result)) => self.adopted(at, &result),
             (Stage::Resolving, Answer::Found(found)) => match found {
                 Ok(Presence::Leaving) => self.happened(),
                 Ok(Presence::There) if self.acted => self.follow(at),
@@ -400,37 +350,6 @@ impl Attempt {
         }
     }
 
-    fn claimed(&mut self, settings: &Settings, at: Moment, claim: Claim, result: Result<Record, Refusal>) {
-        let (lease, ..) = self.claim(settings, claim);
-        let next = match (claim, result) {
-            (_, Ok(record)) => {
-                if let Some(entry) = record.entry(&self.id).filter(|_| claim == Claim::Owner) {
-                    self.claimed_at = entry.at;
-                }
-                self.held.push(lease);
-                match claim {
-                    Claim::Owner => Some(Claim::Node),
-                    Claim::Node => Some(Claim::Slot { tried: 0 }),
-                    Claim::Slot { tried } => {
-                        self.slot = Some(self.nth_slot(settings, tried));
-                        Some(Claim::Cluster)
-                    }
-                    Claim::Cluster => None,
-                }
-            }
-            (Claim::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
-                Some(Claim::Slot { tried: tried + 1 })
-            }
-            (_, Err(Refusal::Withheld(why))) => return self.undone(at, why, None),
-            (_, Err(Refusal::Failed(detail))) => {
-                // Perhaps it was written all the same.
-                self.held.push(lease);
-                return self.undone(at, Withheld::NoLedger, Some(detail));
-            }
-        };
-        self.stage = next.map_or(Stage::Checking, Stage::Claiming);
-    }
-
     fn checked(&mut self, settings: &Settings, at: Moment, result: Result<Option<Box<Check>>, String>) {
         let check = match result {
             Ok(Some(check)) => check,
@@ -463,6 +382,8 @@ impl Attempt {
     }
 
     fn follow(&mut self, at: Moment) {
+        // Of the cluster only the hour's budget is taken; nothing there is held.
+        self.held.retain(|lease| *lease != LeaseKey::Cluster);
         self.stage = Stage::Following {
             renewed: at.now,
             next: 0,
@@ -478,7 +399,11 @@ impl Attempt {
             Err(Refusal::Failed(_)) => self.not_before = at.now + ASK_AGAIN,
             // It was silent for too long, and somebody else has it now.
             Err(Refusal::Withheld(_)) => {
-                self.held.remove(*next);
+                let lost = self.held.remove(*next);
+                if matches!(lost, LeaseKey::Owner(_)) {
+                    // No proof can come any more.
+                    return self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                }
             }
         }
         if *next >= self.held.len() {
@@ -510,7 +435,7 @@ impl Attempt {
         } else {
             Stage::Ending {
                 conclusion,
-                until: at.now + LEASE,
+                until: at.now + if counts { OUTCOME } else { LEASE },
             }
         };
     }
@@ -526,6 +451,10 @@ impl Attempt {
             Stage::Acting if !self.acted => Conclusion::NotDone,
             // First it is written down that it happened.
             Stage::Recording | Stage::Ending { .. } | Stage::Over => return,
+            Stage::Adopting => {
+                self.stage = Stage::Over;
+                return;
+            }
             Stage::Acting | Stage::Resolving | Stage::Following { .. } => Conclusion::Released,
         };
         self.end(at, conclusion, None);

@@ -64,6 +64,9 @@ pub struct Entry {
     /// Whether the API accepted the act. Without it, it may have happened all the same.
     #[serde(default)]
     pub acted: bool,
+    /// Whether everything else on its node waits for it: its failure opens the node's breaker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canary: bool,
     /// What became of the successor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
@@ -76,6 +79,9 @@ pub struct Act {
     pub id: String,
     /// When.
     pub at: Timestamp,
+    /// Whether its outcome was counted: it counts once, however often it is told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counted: bool,
 }
 
 /// What the agent of its node saw of a successor.
@@ -169,6 +175,13 @@ impl Applied {
             withheld: None,
         }
     }
+
+    const fn refused(why: Withheld) -> Self {
+        Self {
+            changed: false,
+            withheld: Some(why),
+        }
+    }
 }
 
 impl Entry {
@@ -205,10 +218,16 @@ impl Record {
         let id = &change.id;
         match &change.step {
             Step::Claim(entry) => self.claim(entry, limits, now),
-            Step::Adopt(holder) => self.touch(id, |entry| {
-                entry.holder.clone_from(holder);
-                entry.renewed = now;
-            }),
+            Step::Adopt(holder) => {
+                let free = |entry: &Entry| entry.holder == *holder || entry.is_abandoned(now);
+                if !self.entry(id).is_some_and(free) {
+                    return Applied::refused(Withheld::NoLedger);
+                }
+                self.touch(id, |entry| {
+                    entry.holder.clone_from(holder);
+                    entry.renewed = now;
+                })
+            }
             Step::Renew => self.touch(id, |entry| entry.renewed = now),
             Step::Acted(slot) => self.touch(id, |entry| {
                 entry.acted = true;
@@ -237,10 +256,7 @@ impl Record {
                 Applied::done(true)
             }
             // Somebody took it away: it was silent for too long.
-            None => Applied {
-                changed: false,
-                withheld: Some(Withheld::NoLedger),
-            },
+            None => Applied::refused(Withheld::NoLedger),
         }
     }
 
@@ -262,6 +278,7 @@ impl Record {
             self.acts.push(Act {
                 id: entry.id.clone(),
                 at: now,
+                counted: false,
             });
         }
         if limits.in_flight.is_some() {
@@ -347,15 +364,30 @@ impl Record {
         limits: &Limits,
         now: Timestamp,
     ) -> bool {
-        let counted = limits.in_flight.is_none() || self.entry(id).is_some();
-        if !counted {
+        let over = if limits.in_flight.is_some() {
+            self.entry(id).is_none()
+        } else {
+            self.acts.iter().any(|act| act.id == *id && act.counted)
+        };
+        if over {
             // Concluded before; the answer was lost.
             return false;
         }
-        if *conclusion == Conclusion::Released && limits.keeps_outcomes {
-            return self.touch(id, |entry| entry.holder.clear()).changed;
+        if *conclusion == Conclusion::Released {
+            // The rest of what is held is kept warm for whoever goes on, and runs out if nobody does.
+            let free = limits.keeps_outcomes;
+            let touched = self.touch(id, |entry| {
+                entry.renewed = now;
+                if free {
+                    entry.holder.clear();
+                }
+            });
+            return touched.changed;
         }
         let before = self.clone();
+        for act in self.acts.iter_mut().filter(|act| act.id == *id) {
+            act.counted = true;
+        }
         self.repairs.retain(|entry| entry.id != id);
         match conclusion {
             Conclusion::Succeeded(proof) => {

@@ -29,7 +29,7 @@ pub struct Patient<'a> {
     pub state: State,
     /// Since when.
     pub since: Time,
-    /// When the last reading of it began.
+    /// When the last reading that bore this out began.
     pub read_at: Time,
 }
 

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a repair comes to hold what it must hold: by claims of its own, or from a process that is gone.
+
+use meshmedic_common::facts::Controller;
+use meshmedic_common::policy::Withheld;
+use meshmedic_common::uid::PodUid;
+
+use super::super::ledger::{Change, Entry, LEASE, Limits, Record, Step};
+use super::super::limits::limits;
+use super::super::{LeaseKey, Moment, PodRef, Refusal, Settings};
+use super::{ASK_AGAIN, Attempt, Claim, Stage};
+
+impl Attempt {
+    /// Everything that is claimed but the slot, with the limits.
+    pub(in super::super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Limits)> {
+        [Claim::Owner, Claim::Node, Claim::Cluster]
+            .into_iter()
+            .map(|claim| self.claim(settings, claim))
+            .collect()
+    }
+
+    pub(super) fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Limits) {
+        let lease = match claim {
+            Claim::Owner => LeaseKey::Owner(self.owner.clone()),
+            Claim::Node => LeaseKey::Node(self.node.clone()),
+            Claim::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
+            Claim::Cluster => LeaseKey::Cluster,
+        };
+        let entry = Entry {
+            id: self.id.clone(),
+            pod: self.pod.display_name(),
+            uid: self.pod.uid.clone(),
+            node: self.node.clone(),
+            holder: self.holder.clone(),
+            slot: None,
+            at: self.claimed_at,
+            renewed: self.claimed_at,
+            deadline: self.deadline,
+            acted: false,
+            canary: self.trip,
+            proof: None,
+        };
+        let mut limits = limits(settings, &lease);
+        if self.alone && claim == Claim::Node {
+            limits.in_flight = Some((1, Withheld::Canary));
+        }
+        (lease, self.change(Step::Claim(Box::new(entry))), limits)
+    }
+
+    /// Agents begin at different slots, so that they rarely meet.
+    fn nth_slot(&self, settings: &Settings, tried: u32) -> u32 {
+        let first = self
+            .id
+            .bytes()
+            .fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        first.wrapping_add(tried) % settings.slots.max(1)
+    }
+
+    pub(super) fn claimed(
+        &mut self,
+        settings: &Settings,
+        at: Moment,
+        claim: Claim,
+        result: Result<Record, Refusal>,
+    ) {
+        let (lease, ..) = self.claim(settings, claim);
+        let next = match (claim, result) {
+            (_, Ok(record)) => {
+                if let Some(entry) = record.entry(&self.id).filter(|_| claim == Claim::Owner) {
+                    self.claimed_at = entry.at;
+                }
+                self.held.push(lease);
+                match claim {
+                    Claim::Owner => Some(Claim::Node),
+                    Claim::Node => Some(Claim::Slot { tried: 0 }),
+                    Claim::Slot { tried } => {
+                        self.slot = Some(self.nth_slot(settings, tried));
+                        Some(Claim::Cluster)
+                    }
+                    Claim::Cluster => None,
+                }
+            }
+            (Claim::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
+                Some(Claim::Slot { tried: tried + 1 })
+            }
+            (_, Err(Refusal::Withheld(why))) => return self.undone(at, why, None),
+            (_, Err(Refusal::Failed(detail))) => {
+                // Perhaps it was written all the same.
+                self.held.push(lease);
+                return self.undone(at, Withheld::NoLedger, Some(detail));
+            }
+        };
+        self.stage = next.map_or(Stage::Checking, Stage::Claiming);
+    }
+
+    /// Goes on with what another process began. `None` if the record makes no sense.
+    pub(in super::super) fn adopt(
+        settings: &Settings,
+        at: Moment,
+        owner: &str,
+        entry: &Entry,
+    ) -> Option<Self> {
+        let (namespace, name) = entry.pod.split_once('/')?;
+        let pod = PodRef {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: entry.uid.clone(),
+            cgroup_uid: PodUid::parse(&entry.uid)?,
+        };
+        let controller = Controller {
+            kind: String::new(),
+            name: String::new(),
+            uid: owner.to_owned(),
+        };
+        Some(Self {
+            slot: entry.slot,
+            claimed_at: entry.at,
+            deadline: entry.deadline,
+            acted: entry.acted,
+            trip: entry.canary,
+            stage: Stage::Adopting,
+            ..Self::new(settings, at, entry.id.clone(), pod, controller, false)
+        })
+    }
+
+    pub(super) fn adopted(&mut self, at: Moment, result: &Result<Record, Refusal>) {
+        match result {
+            Ok(_) => {
+                self.held = vec![self.owner_key(), LeaseKey::Node(self.node.clone())];
+                self.held.extend(self.slot.map(LeaseKey::Slot));
+                self.stage = Stage::Resolving;
+            }
+            Err(Refusal::Failed(_)) if at.now.since(self.began) < LEASE => {
+                self.not_before = at.now + ASK_AGAIN;
+            }
+            // It ended, or somebody else was faster. If neither, its record will be seen again.
+            Err(_) => self.stage = Stage::Over,
+        }
+    }
+}
