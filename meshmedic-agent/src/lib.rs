@@ -4,5 +4,6 @@
 pub mod engine;
 pub mod kernel;
 pub mod node;
+pub mod status;
 pub mod time;
 pub mod watch;

@@ -34,6 +34,20 @@ pub enum TriggerMode {
     Poll,
 }
 
+impl TriggerMode {
+    /// Every mode.
+    pub const ALL: &[Self] = &[Self::Ebpf, Self::Poll];
+
+    /// The stable name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Poll => "poll",
+        }
+    }
+}
+
 /// A node and its pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
