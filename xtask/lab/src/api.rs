@@ -180,6 +180,13 @@ impl ApiServer {
         matches!(self.process, Process::Real(_))
     }
 
+    /// Ends the lab's own, so that nobody waits for it any longer.
+    pub(crate) fn end(&self) {
+        if let Process::Lab(running) = &self.process {
+            lock(running).end();
+        }
+    }
+
     fn order(&self, order: &Order) -> Result<Answer> {
         let Process::Lab(running) = &self.process else {
             return Err(Error::RealServer {
@@ -306,14 +313,18 @@ impl Running {
         }
         Ok(serde_json::from_str(&line)?)
     }
-}
 
-impl Drop for Running {
-    fn drop(&mut self) {
+    fn end(&mut self) {
         drop(self.input.take());
         // The end of its input would do; this is for one that hangs.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

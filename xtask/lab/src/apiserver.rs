@@ -9,7 +9,7 @@ mod dispatch;
 mod eviction;
 mod failure;
 mod faults;
-mod object;
+pub(crate) mod object;
 mod patch;
 mod rbac;
 mod read;

@@ -72,6 +72,9 @@ pub enum Error {
         /// The whole Status.
         status: Box<serde_json::Value>,
     },
+    /// What was waited for did not come about.
+    #[error(transparent)]
+    TimedOut(#[from] crate::wait::TimedOut),
     /// A manifest cannot be read.
     #[error("the manifest cannot be read: {0}")]
     Manifest(String),

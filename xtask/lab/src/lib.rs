@@ -26,6 +26,7 @@
 pub mod api;
 mod apiserver;
 mod cgroup;
+mod cluster;
 mod error;
 #[doc(hidden)]
 pub mod helper;
@@ -42,6 +43,7 @@ pub mod wait;
 mod ztunnel;
 
 pub use api::{ApiServer, Fault, FaultGuard, Outage};
+pub use cluster::{Cluster, ClusterSpec, Node};
 pub use error::{Error, Result};
 pub use lab::{Lab, Mode};
 pub use pod::{Driver, Pod, PodSpec, Qos, Shape};

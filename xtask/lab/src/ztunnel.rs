@@ -35,6 +35,8 @@ const STOPPING: Duration = Duration::from_secs(10);
 pub struct ZtunnelSpec {
     /// The pod's name, in `istio-system`.
     pub name: String,
+    /// The pod's UID. By default it follows from the lab and the name.
+    pub uid: Option<String>,
     /// Whether it shares the node's network namespace; it opens no listener of its own there.
     pub host_network: bool,
     /// `IPV6_ENABLED`
@@ -49,6 +51,7 @@ impl Default for ZtunnelSpec {
     fn default() -> Self {
         Self {
             name: "ztunnel-8k2qv".to_owned(),
+            uid: None,
             host_network: false,
             ipv6: true,
             dns: true,
@@ -114,7 +117,7 @@ struct State {
 impl Ztunnel {
     pub(crate) fn start(shared: &Arc<Shared>, spec: ZtunnelSpec) -> Result<Self> {
         let seed = format!("{}/istio-system/{}", shared.name(), spec.name);
-        let uid = uid(&seed);
+        let uid = spec.uid.clone().unwrap_or_else(|| uid(&seed));
         let pod = PodSpec::new("istio-system", &spec.name);
         let cgroup = cgroup::path(&pod, &uid, &hex(&format!("container {seed}"), 64));
         let log = shared

@@ -46,7 +46,7 @@ pub(crate) fn dispatch(
         }
         Target::Review => {
             let review = serde_json::from_slice(body)
-                .map_err(|error| Failure::bad_request(format!("the review is not JSON: {error}")))?;
+                .map_err(|error| Failure::unsupported(&format!("the review is not JSON: {error}")))?;
             let state = server.state();
             return Ok(Done::Object(201, rbac::review(&state.store, user, &review)));
         }

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What runs the pods of a node.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::node::{Local, Node, What};
+use super::{KUBELET, Shared, tolerate};
+use crate::api::Client;
+use crate::apiserver::object::{is_deleted, is_ready, list, meta, text};
+use crate::error::Result;
+use crate::pod::PodSpec;
+use crate::process::lock;
+use crate::ztunnel::ZtunnelSpec;
+
+/// Says that a pod is only the mirror of a static one.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// One round of every node's kubelet; whether nothing is left to be done.
+pub(super) fn keep(shared: &Shared) -> Result<bool> {
+    let client = shared.client(KUBELET);
+    let pods = client.list("pods", "")?;
+    for node in &shared.nodes {
+        let here: Vec<_> = pods
+            .iter()
+            .filter(|pod| text(pod, "/spec/nodeName") == node.name())
+            .collect();
+        node.local().retain(|uid, local| {
+            let found = here.iter().any(|pod| meta(pod, "uid") == uid);
+            let stays = found || !local.seen;
+            local.seen |= found;
+            if !stays {
+                end(local);
+            }
+            stays
+        });
+        for pod in here {
+            if is_deleted(pod) {
+                terminate(shared, node, &client, pod)?;
+            } else {
+                run(shared, node, &client, pod)?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn end(local: &Local) {
+    match &local.what {
+        What::Pod(pod) | What::Cni(pod) => pod.kill(),
+        What::Ztunnel(ztunnel) => ztunnel.kill(),
+    }
+}
+
+fn terminate(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()> {
+    if lock(&shared.controls).held_terminations {
+        return Ok(());
+    }
+    if let Some(local) = node.local().remove(meta(pod, "uid")) {
+        end(&local);
+    }
+    let now = json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": meta(pod, "uid") } });
+    tolerate(client.delete_with("pods", meta(pod, "namespace"), meta(pod, "name"), &now))
+}
+
+fn run(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()> {
+    let uid = meta(pod, "uid");
+    if matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") {
+        return Ok(());
+    }
+    let mut local = node.local();
+    if !local.contains_key(uid) {
+        if !pod["metadata"]["annotations"][MIRROR].is_null() {
+            // A mirror for which nothing runs: the static pod was taken away.
+            return Ok(());
+        }
+        local.insert(uid.to_owned(), start(node, pod)?);
+    }
+    let Some(local) = local.get_mut(uid) else {
+        return Ok(());
+    };
+    let ready = !lock(&shared.controls).unready.contains(uid);
+    if text(pod, "/status/phase") != "Running" || is_ready(pod) != ready || local.ready != ready {
+        let patch = json!({ "status": status(node, pod, local, ready) });
+        tolerate(client.patch("pods/status", meta(pod, "namespace"), meta(pod, "name"), &patch))?;
+        local.ready = ready;
+    }
+    Ok(())
+}
+
+fn start(node: &Node, pod: &Value) -> Result<Local> {
+    let (namespace, name) = (meta(pod, "namespace"), meta(pod, "name"));
+    let uid = Some(meta(pod, "uid").to_owned());
+    let labels = &pod["metadata"]["labels"];
+    let is_istio = |key: &str, value: &str| namespace == "istio-system" && labels[key] == value;
+    let (what, address) = if is_istio("app", "ztunnel") {
+        let ztunnel = node.lab().ztunnel(ZtunnelSpec {
+            name: name.to_owned(),
+            uid,
+            ..ZtunnelSpec::default()
+        })?;
+        // It numbers itself in its lab; this is what the API shall say.
+        (What::Ztunnel(Arc::new(ztunnel)), Some(node.pod_address()))
+    } else {
+        let mut spec = PodSpec::new(namespace, name);
+        spec.uid = uid;
+        spec.host_network = pod["spec"]["hostNetwork"] == true;
+        let address = (!spec.host_network).then(|| node.pod_address());
+        spec.addresses.extend(address);
+        // Redirection is istio-cni's work; the lab's pods have it from the beginning.
+        let pod = node.lab().pod(spec)?;
+        let what = if is_istio("k8s-app", "istio-cni-node") {
+            What::Cni(pod)
+        } else {
+            What::Pod(pod)
+        };
+        (what, address)
+    };
+    Ok(Local {
+        what,
+        enrolled: None,
+        address,
+        ready: false,
+        seen: true,
+    })
+}
+
+/// What the kubelet says of a pod that runs.
+fn status(node: &Node, pod: &Value, local: &Local, ready: bool) -> Value {
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let earlier = list(pod, "/status/conditions");
+    let condition = |kind: &str, on: bool| {
+        let on = if on { "True" } else { "False" };
+        let same = earlier
+            .iter()
+            .find(|other| other["type"] == kind && other["status"] == on);
+        let since = same.map_or(now.as_str(), |same| text(same, "/lastTransitionTime"));
+        json!({ "type": kind, "status": on, "lastTransitionTime": since })
+    };
+    let started = match text(pod, "/status/startTime") {
+        "" => &now,
+        earlier => earlier,
+    };
+    let address = local.address.unwrap_or_else(|| node.address());
+    let containers = list(pod, "/spec/containers").iter().map(|container| {
+        json!({
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "containerID": format!("containerd://{}", crate::pod::hex(meta(pod, "uid"), 64)),
+            "ready": ready,
+            "started": true,
+            "restartCount": 0,
+            "state": { "running": { "startedAt": started } },
+        })
+    });
+    json!({
+        "phase": "Running",
+        "hostIP": node.address(),
+        "hostIPs": [{ "ip": node.address() }],
+        "podIP": address,
+        "podIPs": [{ "ip": address }],
+        "startTime": started,
+        "conditions": [
+            condition("PodScheduled", true),
+            condition("PodReadyToStartContainers", true),
+            condition("Initialized", true),
+            condition("ContainersReady", ready),
+            condition("Ready", ready),
+        ],
+        "containerStatuses": containers.collect::<Vec<_>>(),
+    })
+}
+
+/// Starts a static pod, and makes its mirror.
+pub(super) fn start_static(node: &Node, client: &Client, namespace: &str, name: &str) -> Result<()> {
+    let address = node.pod_address();
+    let mut spec = PodSpec::new(namespace, name);
+    spec.static_pod = true;
+    spec.addresses.push(address);
+    let pod = node.lab().pod(spec)?;
+    let owner = client.get("nodes", "", node.name())?;
+    let mut mirror = super::controllers::workload("Pod", namespace, name);
+    mirror["spec"]["nodeName"] = node.name().into();
+    mirror["metadata"]["annotations"] = json!({
+        MIRROR: pod.cgroup_uid(),
+        "kubernetes.io/config.hash": pod.cgroup_uid(),
+        "kubernetes.io/config.source": "file",
+    });
+    mirror["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "v1",
+        "kind": "Node",
+        "name": node.name(),
+        "uid": meta(&owner, "uid"),
+        "controller": true,
+    }]);
+    // Held, so that nobody takes the mirror for one without a pod.
+    let mut local = node.local();
+    let made = client.create(&mirror)?;
+    local.insert(
+        meta(&made, "uid").to_owned(),
+        Local {
+            what: What::Pod(pod),
+            enrolled: None,
+            address: Some(address),
+            ready: false,
+            seen: false,
+        },
+    );
+    Ok(())
+}
