@@ -1,4 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The acts on the Kubernetes API, which agent and CLI share.
 
+pub mod acted;
+pub mod evict;
 pub mod facts;
+mod send;
+mod text;
+
+#[cfg(test)]
+mod testing;
