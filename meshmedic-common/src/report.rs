@@ -23,6 +23,8 @@ pub use repair::{Action, BreakerReport, BreakerScope, Budgets, RepairReport, Rep
 pub const API_VERSION: &str = "meshmedic.io/v1";
 /// The kind of [`NodeReport`].
 pub const NODE_REPORT: &str = "NodeReport";
+/// The kind of an answer that is none: it has a `message` for people.
+pub const ERROR: &str = "Error";
 
 /// What triggers a look at a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

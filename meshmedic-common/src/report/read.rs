@@ -5,7 +5,7 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, StringDeserializer};
 use serde::{Deserialize, Deserializer};
 
-use super::{API_VERSION, NODE_REPORT, NodeReport};
+use super::{API_VERSION, ERROR, NODE_REPORT, NodeReport};
 
 /// Why something is no report that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum ReadError {
     /// It is something else altogether.
     #[error("this is no report of a MeshMedic agent: {0}")]
     NotAReport(#[source] serde_json::Error),
+    /// The agent answered with an error of its own.
+    #[error("the agent says: {0}")]
+    Refused(String),
     /// It says itself that it is something else.
     #[error("this is a {0}, and a {NODE_REPORT} was expected")]
     OtherKind(String),
@@ -40,6 +43,8 @@ struct Header {
     kind: String,
     #[serde(default)]
     version: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 impl NodeReport {
@@ -51,6 +56,9 @@ impl NodeReport {
                 found: header.api_version,
                 agent: header.version.unwrap_or_else(|| "version unknown".to_owned()),
             });
+        }
+        if header.kind == ERROR {
+            return Err(ReadError::Refused(header.message.unwrap_or_default()));
         }
         if header.kind != NODE_REPORT {
             return Err(ReadError::OtherKind(header.kind));

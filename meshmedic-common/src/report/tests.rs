@@ -71,6 +71,9 @@ fn another_version_and_another_kind_are_refused_and_named() {
     assert!(message.contains("PodList"), "{message}");
     let message = refused("\"ztunnel\":[7]", "\"ztunnel\":7");
     assert!(message.contains("breaks meshmedic.io/v1"), "{message}");
+    let error = br#"{"apiVersion":"meshmedic.io/v1","kind":"Error","message":"no pod shop/cart"}"#;
+    let message = NodeReport::read(error).unwrap_err().to_string();
+    assert_eq!(message, "the agent says: no pod shop/cart");
     for nonsense in ["", "404 page not found", "[]", "{\"kind\":\"NodeReport\"}"] {
         let error = NodeReport::read(nonsense.as_bytes()).unwrap_err();
         assert!(matches!(error, ReadError::NotAReport(_)), "{nonsense}: {error}");
