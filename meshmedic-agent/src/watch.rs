@@ -67,20 +67,20 @@ pub enum Event {
 /// How often what was done, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Looks at all processes of the node.
+    /// Looks at all pods because it was time: by census, or by reading each.
     pub sweeps: u64,
-    /// Those that failed.
+    /// Failures to look at the node's processes.
     pub sweep_errors: u64,
     /// Records of the kernel.
     pub records: u64,
     /// Those that were lost.
     pub records_lost: u64,
-    /// Censuses.
-    pub censuses: u64,
     /// Readings that showed all listeners.
     pub complete: u64,
-    /// Readings that did not.
-    pub incomplete: u64,
+    /// Readings that showed some.
+    pub partial: u64,
+    /// Readings that showed none.
+    pub none: u64,
     /// Readings that gave nothing.
     pub unreadable: u64,
 }
@@ -343,9 +343,12 @@ impl Watch {
         } = finished;
         let look = match result {
             Ok(evidence) => {
-                let complete = evidence.reading.is_complete();
-                self.counters.complete += u64::from(complete);
-                self.counters.incomplete += u64::from(!complete);
+                let counter = match &evidence.reading {
+                    reading if reading.is_complete() => &mut self.counters.complete,
+                    reading if reading.ports().is_empty() => &mut self.counters.none,
+                    _ => &mut self.counters.partial,
+                };
+                *counter += 1;
                 let seen = self.sources.assess(&self.table, &uid, &evidence.reading);
                 let (ports, redirection) = (evidence.reading.ports(), evidence.redirection);
                 Look {
@@ -379,6 +382,7 @@ impl Watch {
                 self.next_sweep = now + self.options.interval.min(REFRESH_AT_MOST);
             } else {
                 self.next_sweep = now + self.options.interval;
+                self.counters.sweeps += 1;
                 self.engine.sweep(now, |_, _| true);
             }
         }
@@ -388,7 +392,7 @@ impl Watch {
         }
         if self.sources.has_census() && now >= self.next_census {
             self.next_census = now + census_interval(self.options.interval);
-            self.run_census(now);
+            self.counters.sweeps += u64::from(self.run_census(now));
             self.rotate(now);
         }
     }
@@ -421,7 +425,6 @@ impl Watch {
         match self.sources.census() {
             Ok(false) => false,
             Ok(true) => {
-                self.counters.censuses += 1;
                 // The census took its time, and the judgement comes after it.
                 let now = now.max(Time::now());
                 let Self {
@@ -451,7 +454,6 @@ impl Watch {
     }
 
     fn refresh_or_warn(&mut self, now: Time) {
-        self.counters.sweeps += 1;
         if let Err(error) = self.refresh(now) {
             self.counters.sweep_errors += 1;
             tracing::warn!(%error, "the processes of this node could not be read; going on with those known");

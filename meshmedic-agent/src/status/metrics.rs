@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meshmedic_common::policy::Withheld;
-use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::{Action, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
@@ -21,9 +20,9 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::exposition;
 use crate::engine::repair::{Outcome, RepairNotice};
-use crate::engine::{Notice, Seen, Transition};
+use crate::engine::{Notice, Transition};
 use crate::time::Time;
-use crate::watch::Event;
+use crate::watch::{Counters, Event};
 use catalogue::Catalogue;
 pub use catalogue::{Described, Kind};
 
@@ -107,8 +106,8 @@ struct Memory {
     begun: BTreeMap<String, Action>,
     /// When each watch was last heard.
     heard: BTreeMap<Resource, Time>,
-    /// The kernel's own count.
-    lost: u64,
+    /// What the watch had done.
+    counted: Counters,
 }
 
 impl Default for Metrics {
@@ -159,14 +158,32 @@ impl Metrics {
         self.0.catalogue.all()
     }
 
-    /// A sweep over the node's pods ended: of /proc, or of the census.
-    pub fn sweep(&self) {
-        self.0.sweeps.inc();
-    }
-
-    /// A sweep could not be done.
-    pub fn sweep_failed(&self) {
-        self.0.sweep_errors.inc();
+    /// Takes what the watch has done since the start.
+    pub fn counters(&self, now: &Counters) {
+        let inner = &*self.0;
+        let before = std::mem::replace(&mut inner.memory().counted, *now);
+        inner.sweeps.inc_by(now.sweeps.saturating_sub(before.sweeps));
+        inner
+            .sweep_errors
+            .inc_by(now.sweep_errors.saturating_sub(before.sweep_errors));
+        inner
+            .events_seen
+            .inc_by(now.records.saturating_sub(before.records));
+        inner
+            .events_lost
+            .inc_by(now.records_lost.saturating_sub(before.records_lost));
+        for (result, read, before) in [
+            ("complete", now.complete, before.complete),
+            ("partial", now.partial, before.partial),
+            ("none", now.none, before.none),
+            ("unreadable", now.unreadable, before.unreadable),
+        ] {
+            let label = [("result", result)];
+            inner
+                .readings
+                .get_or_create(&label)
+                .inc_by(read.saturating_sub(before));
+        }
     }
 
     /// Takes how the node and its pods stand now.
@@ -225,20 +242,12 @@ impl Metrics {
     pub fn event(&self, event: &Event) {
         let inner = &*self.0;
         match event {
-            Event::Kernel { .. } => {
-                inner.events_seen.inc();
-            }
-            Event::RecordsLost(total) => {
-                let mut memory = inner.memory();
-                inner.events_lost.inc_by(total.saturating_sub(memory.lost));
-                memory.lost = memory.lost.max(*total);
-            }
             Event::KernelFailed(_) => {
                 inner.kernel_failures.inc();
             }
             Event::Notice(Notice::Pod(transition)) => self.transition(transition),
-            // The report that follows shows it.
-            Event::Notice(Notice::Node { .. }) => {}
+            // The counters and the report that follow show it.
+            Event::Kernel { .. } | Event::RecordsLost(_) | Event::Notice(Notice::Node { .. }) => {}
         }
     }
 
@@ -259,14 +268,6 @@ impl Metrics {
                 .get_or_create(&[("state", to.as_str())])
                 .observe(delay);
         }
-    }
-
-    /// A reading of a pod's sockets came back.
-    pub fn reading(&self, seen: &Seen) {
-        self.0
-            .readings
-            .get_or_create(&[("result", reading_name(seen))])
-            .inc();
     }
 
     /// Takes what the planner has to tell.
@@ -333,17 +334,7 @@ impl Inner {
 }
 
 /// What a reading can show, by name.
-const READINGS: [&str; 5] = ["complete", "partial", "none", "imposter", "unreadable"];
-
-fn reading_name(seen: &Seen) -> &'static str {
-    match seen {
-        Seen::Complete { .. } => "complete",
-        Seen::Incomplete(ports) if *ports == PortSet::EMPTY => "none",
-        Seen::Incomplete(_) => "partial",
-        Seen::Imposter(_) => "imposter",
-        Seen::Unreadable(..) => "unreadable",
-    }
-}
+const READINGS: [&str; 4] = ["complete", "partial", "none", "unreadable"];
 
 const fn rule_name(why: Withheld) -> &'static str {
     match why.rule() {

@@ -133,8 +133,11 @@ fn the_names_of_the_original_are_kept_from_the_first_scrape_on() {
     ] {
         assert_value(&metrics, series, 0.0);
     }
-    metrics.sweep();
-    metrics.sweep_failed();
+    metrics.counters(&Counters {
+        sweeps: 1,
+        sweep_errors: 1,
+        ..Counters::default()
+    });
     assert_value(&metrics, "meshmedic_sweeps_total", 1.0);
     assert_value(&metrics, "meshmedic_sweep_errors_total", 1.0);
 }
@@ -221,8 +224,11 @@ fn delays_and_flaps_are_told_by_transitions() {
 #[test]
 fn what_the_kernel_lost_is_counted_once() {
     let metrics = Metrics::new();
-    for total in [3, 3, 5] {
-        metrics.event(&Event::RecordsLost(total));
+    for records_lost in [3, 3, 5] {
+        metrics.counters(&Counters {
+            records_lost,
+            ..Counters::default()
+        });
     }
     assert_value(&metrics, "meshmedic_events_lost_total", 5.0);
     metrics.event(&Event::KernelFailed("gone".to_owned()));
@@ -232,14 +238,14 @@ fn what_the_kernel_lost_is_counted_once() {
 #[test]
 fn readings_are_told_apart() {
     let metrics = Metrics::new();
-    for seen in [
-        Seen::Complete { proved: true },
-        Seen::Incomplete(PortSet::EMPTY),
-        Seen::Incomplete(PortSet::EMPTY.with(15001)),
-        Seen::Imposter(Vec::new()),
-        Seen::Unreadable(Reason::Gone, String::new()),
-    ] {
-        metrics.reading(&seen);
+    for _ in 0..2 {
+        metrics.counters(&Counters {
+            complete: 1,
+            partial: 1,
+            none: 1,
+            unreadable: 1,
+            ..Counters::default()
+        });
     }
     for result in READINGS {
         assert_value(
