@@ -2,6 +2,7 @@
 //! The acts on the Kubernetes API, which agent and CLI share.
 
 pub mod acted;
+pub mod client;
 pub mod evict;
 pub mod facts;
 mod send;
