@@ -49,14 +49,30 @@ pub fn userns(test: &str) -> bool {
 
 /// Whether a test against the real API server can run; says so where not.
 ///
-/// Without a panic in CI, unlike the others: CI has no such binaries, and the same tests run there against the
-/// lab's own server. `setup-envtest` gets them.
+/// It is skipped in CI without a panic, unlike the others: CI has no such binaries, and the same tests run there
+/// against the lab's own server. `setup-envtest` gets them.
 #[must_use]
 pub fn real_apiserver(test: &str) -> bool {
-    if std::env::var_os(crate::api::ASSETS).is_some() {
-        return true;
-    }
-    record(test, &format!("{} is not set", crate::api::ASSETS));
+    let missing = std::env::var_os(crate::api::ASSETS).is_none();
+    decide_optional(
+        test,
+        missing.then(|| format!("{} is not set", crate::api::ASSETS)),
+    )
+}
+
+/// Whether a test that asks with `kubectl` can run; says so where not.
+///
+/// It is skipped in CI without a panic, since nothing but its own point of view depends on `kubectl`.
+#[must_use]
+pub fn kubectl(test: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file());
+    decide_optional(test, (!found).then(|| "kubectl is not installed".to_owned()))
+}
+
+fn decide_optional(test: &str, problem: Option<String>) -> bool {
+    let Some(why) = problem else { return true };
+    record(test, &why, "\toptional");
     false
 }
 
@@ -97,10 +113,11 @@ pub fn skip(test: &str, why: &str) {
         std::env::var("CI").as_deref() != Ok("true"),
         "{test} must not be skipped in CI: {why}"
     );
-    record(test, why);
+    record(test, why, "");
 }
 
-fn record(test: &str, why: &str) {
+/// Adds a line to the list; `mark` says of a test that it need not run anywhere.
+fn record(test: &str, why: &str, mark: &str) {
     #[expect(clippy::print_stderr, reason = "this is read beside the test's result")]
     {
         eprintln!("skipped: {test}: {why}");
@@ -111,7 +128,7 @@ fn record(test: &str, why: &str) {
             .append(true)
             .create(true)
             .open(&list)
-            .and_then(|mut file| file.write_all(format!("{test}\t{why}\n").as_bytes()));
+            .and_then(|mut file| file.write_all(format!("{test}\t{why}{mark}\n").as_bytes()));
         assert!(written.is_ok(), "{}: {written:?}", Path::new(&list).display());
     }
 }

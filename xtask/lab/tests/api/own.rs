@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use meshmedic_lab::{ApiServer, wait};
+use meshmedic_lab::{ApiServer, need, wait};
 use serde_json::{Value, json};
 
 use crate::common::{config_map, name, running, space};
@@ -113,20 +113,19 @@ fn budgets_count_percentages_of_what_controllers_want() {
 
 #[test]
 fn kubectl_can_ask() {
-    let kubectl = |arguments: &[&str], config: &std::path::Path| {
-        let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(config).args(arguments);
-        command.output()
-    };
-    if kubectl(&["version", "--client"], "/dev/null".as_ref()).is_err() {
-        meshmedic_lab::need::skip("kubectl_can_ask", "kubectl is not installed");
+    if !need::kubectl("kubectl_can_ask") {
         return;
     }
     let api = ApiServer::start().unwrap();
     let ns = space(&api);
     running(&api, &ns, "cart", true);
     let config = api.kubeconfig_for_kubectl().unwrap();
-    let output = kubectl(&["get", "pods,pdb", "-n", &ns, "-o", "name"], &config).unwrap();
+    let mut kubectl = Command::new("kubectl");
+    kubectl.arg("--kubeconfig").arg(config);
+    let output = kubectl
+        .args(["get", "pods,pdb", "-n", &ns, "-o", "name"])
+        .output()
+        .unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "pod/cart\n",
