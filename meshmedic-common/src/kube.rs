@@ -7,6 +7,7 @@ pub mod evict;
 pub mod facts;
 mod send;
 mod text;
+pub mod toggle;
 
 #[cfg(test)]
 mod testing;

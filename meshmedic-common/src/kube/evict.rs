@@ -32,12 +32,7 @@ pub async fn delete(client: &Client, target: &Target, dry_run: bool) -> Acted {
 async fn act(client: &Client, request: Result<Request<Vec<u8>>, Unfit>, pod_ready: bool) -> Acted {
     let request = match request {
         Ok(request) => request,
-        Err(unfit) => {
-            return Acted::Refused {
-                code: 0,
-                message: unfit.to_string(),
-            };
-        }
+        Err(unfit) => return unfit.into(),
     };
     match send(client, request).await {
         Ok(_) => Acted::Accepted,
@@ -47,13 +42,22 @@ async fn act(client: &Client, request: Result<Request<Vec<u8>>, Unfit>, pod_read
 
 /// Why no request was made of a target.
 #[derive(Debug, thiserror::Error)]
-enum Unfit {
+pub(super) enum Unfit {
     #[error("{0:?} is no name that can stand in a request")]
     Name(String),
     #[error("a pod without a UID cannot be told from its successor")]
     NoUid,
     #[error("the request could not be made: {0}")]
     Build(#[from] Error),
+}
+
+impl From<Unfit> for Acted {
+    fn from(unfit: Unfit) -> Self {
+        Self::Refused {
+            code: 0,
+            message: unfit.to_string(),
+        }
+    }
 }
 
 /// The request of an eviction.
@@ -104,7 +108,7 @@ fn deletion(target: &Target, dry_run: bool) -> Result<Request<Vec<u8>>, Unfit> {
 }
 
 /// Refuses what would make another request of this one.
-fn check(target: &Target) -> Result<(), Unfit> {
+pub(super) fn check(target: &Target) -> Result<(), Unfit> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     for name in [&target.namespace, &target.name] {
         let dots = name.chars().all(|c| c == '.');
