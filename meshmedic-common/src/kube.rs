@@ -3,6 +3,7 @@
 
 pub mod acted;
 pub mod client;
+pub mod event;
 pub mod evict;
 pub mod facts;
 mod send;

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Says in Events what befell a pod or a node, and no more often than somebody can read.
+//!
+//! Needs the right to create `events` of `events.k8s.io`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client, Error};
+
+use super::acted::Target;
+use super::text::clean;
+use crate::verdict::named;
+
+pub use limiter::{Decision, Limiter, Suppressed};
+
+mod limiter;
+
+/// What the API allows: bytes of a note, of an instance, of an Event's name.
+const MAX_NOTE: usize = 1024;
+const MAX_INSTANCE: usize = 128;
+const MAX_NAME: usize = 253;
+/// Events of objects without a namespace live here.
+const NAMESPACE_OF_NODES: &str = "default";
+
+named! {
+    /// What an Event is about. Its name is the Event's reason.
+    pub enum EventReason {
+        /// A pod fell out of the mesh.
+        CaptureLost = "MeshCaptureLost", "a pod fell out of the mesh";
+        /// It is captured again, by itself.
+        CaptureRecovered = "MeshCaptureRecovered", "a pod is captured again";
+        /// Its repair began.
+        RepairStarted = "MeshRepairStarted", "the repair of a pod began";
+        /// Something forbids its repair.
+        RepairBlocked = "MeshRepairBlocked", "something stands in the way of a repair";
+        /// Its successor is captured.
+        RepairSucceeded = "MeshRepairSucceeded", "a repair took: the successor is captured";
+        /// Its successor is not, or nobody knows.
+        RepairFailed = "MeshRepairFailed", "a repair did not take";
+        /// ztunnel or istio-cni of a node is at fault.
+        NodeFault = "MeshNodeFault", "a node's ztunnel or istio-cni is at fault";
+    }
+}
+
+impl EventReason {
+    /// `Warning` or `Normal`.
+    #[must_use]
+    pub const fn event_type(self) -> &'static str {
+        match self {
+            Self::CaptureLost | Self::RepairBlocked | Self::RepairFailed | Self::NodeFault => "Warning",
+            Self::CaptureRecovered | Self::RepairStarted | Self::RepairSucceeded => "Normal",
+        }
+    }
+
+    /// What we were doing.
+    #[must_use]
+    pub const fn action(self) -> &'static str {
+        match self {
+            Self::CaptureLost | Self::CaptureRecovered | Self::NodeFault => "Detect",
+            Self::RepairStarted | Self::RepairBlocked | Self::RepairSucceeded | Self::RepairFailed => {
+                "Repair"
+            }
+        }
+    }
+
+    /// Whether it tells of an act or what became of it. Each of these is worth an Event of its own.
+    #[must_use]
+    pub const fn is_act(self) -> bool {
+        matches!(
+            self,
+            Self::RepairStarted | Self::RepairSucceeded | Self::RepairFailed
+        )
+    }
+}
+
+/// What an Event regards.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A pod.
+    Pod(Target),
+    /// A node, by its name.
+    Node(String),
+}
+
+/// Publishes Events.
+pub struct Reporter {
+    client: Client,
+    controller: &'static str,
+    instance: String,
+    limiter: Mutex<Limiter>,
+}
+
+impl Reporter {
+    /// `controller` is a qualified name such as `meshmedic.io/agent`; `instance` tells it from its like.
+    #[must_use]
+    pub fn new(client: Client, controller: &'static str, instance: &str) -> Self {
+        let mut instance = clean(instance, MAX_INSTANCE);
+        if instance.is_empty() {
+            controller.clone_into(&mut instance);
+        }
+        Self {
+            client,
+            controller,
+            instance,
+            limiter: Mutex::new(Limiter::new(Instant::now())),
+        }
+    }
+
+    /// Publishes an Event unless there were enough of its kind.
+    ///
+    /// Not through kube's `Recorder`: it takes Events of the same object and reason for one series, and keeps the note
+    /// of the first; and its Events of a pod with a long name are refused for a name that is too long.
+    pub async fn publish(
+        &self,
+        subject: &Subject,
+        reason: EventReason,
+        note: &str,
+    ) -> Result<Decision, Error> {
+        let note = clean(note, MAX_NOTE);
+        let decision = self.limiter().admit(subject, reason, &note, Instant::now());
+        if decision != Decision::Publish {
+            return Ok(decision);
+        }
+        let event = event(
+            subject,
+            reason,
+            note,
+            Timestamp::now(),
+            self.controller,
+            &self.instance,
+        );
+        let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        if let Err(error) = events.create(&PostParams::default(), &event).await {
+            // Nobody read it, so the next one like it is no duplicate.
+            self.limiter().forget(subject, reason);
+            return Err(error);
+        }
+        Ok(decision)
+    }
+
+    /// How many Events were not published so far.
+    #[must_use]
+    pub fn suppressed(&self) -> Suppressed {
+        self.limiter().suppressed()
+    }
+
+    /// A thread that panicked while it held it left at most a token out.
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn event(
+    subject: &Subject,
+    reason: EventReason,
+    note: String,
+    now: Timestamp,
+    controller: &str,
+    instance: &str,
+) -> Event {
+    let (regarding, namespace, name) = match subject {
+        Subject::Pod(pod) => {
+            let regarding = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(pod.namespace.clone()),
+                name: Some(pod.name.clone()),
+                uid: Some(pod.uid.clone()),
+                ..ObjectReference::default()
+            };
+            (regarding, pod.namespace.as_str(), &pod.name)
+        }
+        // The kubelet names a node by its name instead of its UID, `kubectl describe node` looks for that in all its
+        // versions, and we need not know the UID. The namespace stays out of it: kubectl asks for Events without.
+        Subject::Node(node) => {
+            let regarding = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(node.clone()),
+                uid: Some(node.clone()),
+                ..ObjectReference::default()
+            };
+            (regarding, NAMESPACE_OF_NODES, node)
+        }
+    };
+    Event {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(event_name(name, now)),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(now)),
+        regarding: Some(regarding),
+        reason: Some(reason.as_str().to_owned()),
+        action: Some(reason.action().to_owned()),
+        type_: Some(reason.event_type().to_owned()),
+        note: Some(note),
+        reporting_controller: Some(controller.to_owned()),
+        reporting_instance: Some(instance.to_owned()),
+        ..Event::default()
+    }
+}
+
+/// The object's name and the time, as is the custom; cut where the API would refuse the whole.
+fn event_name(object: &str, now: Timestamp) -> String {
+    let suffix = format!(".{:x}", now.as_nanosecond());
+    let mut end = object.len().min(MAX_NAME - suffix.len());
+    while !object.is_char_boundary(end) {
+        end -= 1;
+    }
+    let object = object[..end].trim_end_matches(['-', '.']);
+    format!("{object}{suffix}")
+}
+
+#[cfg(test)]
+mod tests;
