@@ -4,6 +4,7 @@
 pub mod engine;
 pub mod kernel;
 pub mod node;
+pub mod options;
 pub mod status;
 pub mod time;
 pub mod watch;

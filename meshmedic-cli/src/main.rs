@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command `meshmedic`: finds pods that silently fell out of an Istio ambient mesh.
 
+mod agent;
 mod capabilities;
 mod node;
 mod output;
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+/// Wrong usage, as clap has it.
+const USAGE: u8 = 2;
 /// Something stayed open: the result is neither clean nor a finding.
 const UNDETERMINED: u8 = 3;
 
@@ -49,16 +52,36 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Watch the pods of a node, and repair those that fell out of the mesh if told to
+    Agent(Box<agent::Args>),
     /// List the pods of this node and whether the mesh captures them, without the API
     Node(node::Args),
     /// Print the version
     Version,
 }
 
+/// Arguments that are fine one by one and make no sense together, or here.
+#[derive(Debug)]
+struct Usage(String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.log_format);
+    // An agent tells what happens; whoever asks a question wants the answer.
+    let level = match cli.command {
+        Command::Agent(_) => "warn,meshmedic=info",
+        _ => "warn",
+    };
+    start_log(cli.log_format, level);
     let result = match cli.command {
+        Command::Agent(args) => agent::run(*args),
         Command::Node(args) => node::run(&args),
         Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
     };
@@ -68,14 +91,14 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            ExitCode::from(UNDETERMINED)
+            ExitCode::from(if error.is::<Usage>() { USAGE } else { UNDETERMINED })
         }
     }
 }
 
 /// Messages go to stderr, results to stdout. `MESHMEDIC_LOG` chooses levels as `RUST_LOG` does elsewhere.
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("MESHMEDIC_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+fn start_log(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_env("MESHMEDIC_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -66,11 +66,21 @@ Examples:
   meshmedic node --watch         print each change as it happens";
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Trigger {
+pub(crate) enum Trigger {
     #[default]
     Auto,
     Ebpf,
     Poll,
+}
+
+impl From<Trigger> for meshmedic_agent::options::Trigger {
+    fn from(trigger: Trigger) -> Self {
+        match trigger {
+            Trigger::Auto => Self::Auto,
+            Trigger::Ebpf => Self::Ebpf,
+            Trigger::Poll => Self::Poll,
+        }
+    }
 }
 
 /// A shorter confirmation would believe what a restarting ztunnel does in passing.
@@ -78,15 +88,15 @@ const SHORTEST_CONFIRM: Duration = Duration::from_millis(100);
 /// A shorter interval would keep a processor busy for nothing.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-fn confirm(text: &str) -> Result<Duration, String> {
+pub(crate) fn confirm(text: &str) -> Result<Duration, String> {
     at_least(text, SHORTEST_CONFIRM)
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     at_least(text, SHORTEST_INTERVAL)
 }
 
-fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
+pub(crate) fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
     let value = duration::parse(text).map_err(|error| error.to_string())?;
     if value < least {
         Err(format!("must be {} at least", duration::show(least)))

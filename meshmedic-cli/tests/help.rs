@@ -6,11 +6,15 @@ use std::process::Command;
 
 #[test]
 fn help_reads_as_recorded_and_fits_its_terminal() {
-    for (name, arguments) in [("help", &["--help"][..]), ("help-node", &["node", "--help"])] {
+    for (name, columns, arguments) in [
+        ("help", 100, &["--help"][..]),
+        ("help-node", 100, &["node", "--help"]),
+        ("help-agent", 80, &["agent", "--help"]),
+    ] {
         let binary = env!("CARGO_BIN_EXE_meshmedic");
         let output = Command::new(binary)
             .args(arguments)
-            .env("COLUMNS", "100")
+            .env("COLUMNS", columns.to_string())
             .output()
             .unwrap();
         let help = String::from_utf8(output.stdout).unwrap();
@@ -20,7 +24,7 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         }
         assert_eq!(help, std::fs::read_to_string(&golden).unwrap(), "{name}");
         assert!(
-            help.lines().all(|line| line.chars().count() <= 100),
+            help.lines().all(|line| line.chars().count() <= columns),
             "{name} is too wide:\n{help}"
         );
     }

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The flags of `meshmedic agent`: the original's, with its defaults, and ours beside them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ArgAction;
+use meshmedic_agent::status::ListenAddr;
+use meshmedic_common::duration;
+
+use crate::node::{Trigger, at_least, confirm, interval};
+
+/// Arguments of `meshmedic agent`.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(super) detection: Detection,
+    #[command(flatten)]
+    pub(super) repair: Repair,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+    #[command(flatten)]
+    pub(super) endpoints: Endpoints,
+    #[command(flatten)]
+    pub(super) connection: Connection,
+}
+
+const AFTER_HELP: &str = "\
+Without --auto-repair and --repair-stuck nothing is ever changed. What would
+have been repaired, and what withheld and why, is logged and counted.
+MESHMEDIC_LOG chooses what is logged, for example MESHMEDIC_LOG=debug.
+
+Examples:
+  meshmedic agent --node worker-1                 detect only
+  meshmedic agent --node worker-1 --auto-repair   evict Ready orphans as well
+  meshmedic agent --node worker-1 --host-proc /proc
+                                                  by hand, as root on the node";
+
+/// When a pod is believed to be out of the mesh.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Detection")]
+pub(super) struct Detection {
+    /// This node's name, as the API has it
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(super) node: Option<String>,
+    /// The node's /proc
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/host/proc",
+        env = "MESHMEDIC_HOST_PROC"
+    )]
+    pub(super) host_proc: PathBuf,
+    /// The kubelet's log folders, if they are mounted; not needed
+    #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS", hide = true)]
+    pub(super) host_logs: Option<PathBuf>,
+    /// How changes are noticed; without eBPF, auto polls and says why
+    #[arg(long, value_enum, default_value_t, env = "MESHMEDIC_TRIGGER")]
+    pub(super) trigger: Trigger,
+    /// How often all pods are looked at; the census is taken twice as often
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = interval, env = "MESHMEDIC_INTERVAL")]
+    pub(super) interval: Duration,
+    /// For how long every reading must agree before a loss is believed
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = confirm, env = "MESHMEDIC_CONFIRM")]
+    pub(super) confirm: Duration,
+    /// How long ztunnel must have been Ready before its absence in a pod means anything
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    pub(super) settle: Duration,
+    /// An orphan that has not been Ready for longer than this is stuck
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse, env = "MESHMEDIC_GRACE_PERIOD")]
+    pub(super) grace_period: Duration,
+}
+
+/// What may be done about it.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Repair")]
+pub(super) struct Repair {
+    /// Repair orphans that are Ready
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_AUTO_REPAIR")]
+    pub(super) auto_repair: bool,
+    /// Repair orphans that are stuck
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_REPAIR_STUCK")]
+    pub(super) repair_stuck: bool,
+    /// Repair pods of Jobs as well: what they did is lost
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_REPAIR_JOBS")]
+    pub(super) repair_jobs: bool,
+    /// Delete pods instead of evicting them: past every PodDisruptionBudget
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool,
+          env = "MESHMEDIC_DELETE_INSTEAD_OF_EVICT")]
+    pub(super) delete_instead_of_evict: bool,
+}
+
+/// How much, how often, and when to stop.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Limits of repairs")]
+pub(super) struct Limits {
+    /// Repairs under way on this node at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        env = "MESHMEDIC_MAX_IN_FLIGHT_NODE"
+    )]
+    pub(super) max_in_flight_node: u32,
+    /// Repairs under way of one owner's pods at once, on any node
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        env = "MESHMEDIC_MAX_IN_FLIGHT_OWNER"
+    )]
+    pub(super) max_in_flight_owner: u32,
+    /// Repairs under way in the cluster at once; the same for every agent
+    #[arg(long, value_name = "N", default_value_t = 3, env = "MESHMEDIC_CLUSTER_SLOTS")]
+    pub(super) cluster_slots: u32,
+    /// Repairs an hour on this node
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 20,
+        env = "MESHMEDIC_MAX_REPAIRS_PER_HOUR"
+    )]
+    pub(super) max_repairs_per_hour: u32,
+    /// Repairs an hour in the cluster; the same for every agent
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 60,
+        env = "MESHMEDIC_MAX_REPAIRS_PER_HOUR_CLUSTER"
+    )]
+    pub(super) max_repairs_per_hour_cluster: u32,
+    /// How long an owner's pods are left alone after a repair that did not take, doubling
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = cooldown, env = "MESHMEDIC_COOLDOWN")]
+    pub(super) cooldown: Duration,
+    /// The longest that it gets
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = cooldown, env = "MESHMEDIC_COOLDOWN_MAX")]
+    pub(super) cooldown_max: Duration,
+    /// Repairs in a row that did not take, of an owner or on a node, after which none is begun
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..),
+          env = "MESHMEDIC_BREAKER_FAILURES")]
+    pub(super) breaker_failures: u32,
+    /// For how long none is begun then
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = breaker_open, env = "MESHMEDIC_BREAKER_OPEN")]
+    pub(super) breaker_open: Duration,
+    /// By when the successor must be seen captured, or the repair did not take
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse, env = "MESHMEDIC_SUCCESSOR_DEADLINE")]
+    pub(super) successor_deadline: Duration,
+}
+
+/// Where to listen.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Endpoints")]
+pub(super) struct Endpoints {
+    /// Where /metrics, /healthz and /readyz are served; empty for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = ":9100", value_parser = listen, env = "MESHMEDIC_METRICS_ADDR")]
+    pub(super) metrics_addr: Listen,
+    /// Where /v1/node and /v1/pods/… are served, on loopback; empty for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9101", value_parser = listen,
+          env = "MESHMEDIC_STATUS_ADDR")]
+    pub(super) status_addr: Listen,
+}
+
+/// How to reach the API.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(super) struct Connection {
+    /// How to reach the API [default: the cluster that this runs in, then KUBECONFIG, then
+    /// ~/.kube/config]
+    #[arg(long, value_name = "FILE", env = "MESHMEDIC_KUBECONFIG")]
+    pub(super) kubeconfig: Option<String>,
+}
+
+/// An address, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listen(pub(super) Option<ListenAddr>);
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if text.is_empty() {
+        return Ok(Listen(None));
+    }
+    let address = text.parse::<ListenAddr>().map_err(|error| error.to_string())?;
+    Ok(Listen(Some(address)))
+}
+
+/// What Go takes for a boolean, so that a deployment of the original means the same here.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}
+
+/// A shorter one would be none.
+const SHORTEST_COOLDOWN: Duration = Duration::from_secs(1);
+/// A breaker that closes at once protects nobody.
+const SHORTEST_BREAKER: Duration = Duration::from_secs(60);
+
+fn cooldown(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_COOLDOWN)
+}
+
+fn breaker_open(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_BREAKER)
+}
