@@ -53,8 +53,10 @@ pub(crate) struct Store {
     objects: Objects,
     history: VecDeque<Arc<Change>>,
     version: u64,
-    /// Changes up to this one are forgotten.
+    /// Nobody may begin before this version any more.
     floor: u64,
+    /// Changes up to this one are forgotten.
+    dropped: u64,
     limit: usize,
     seed: String,
     made: u64,
@@ -68,6 +70,7 @@ impl Store {
             // No client may take 1 for the beginning of everything.
             version: 100,
             floor: 100,
+            dropped: 100,
             limit: HISTORY,
             seed,
             made: 0,
@@ -80,6 +83,11 @@ impl Store {
 
     pub(crate) fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// The version up to which not even a watch that runs can go on.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub(crate) fn objects(&self) -> &Objects {
@@ -138,7 +146,8 @@ impl Store {
     fn trim(&mut self) {
         while self.history.len() > self.limit {
             if let Some(gone) = self.history.pop_front() {
-                self.floor = gone.version;
+                self.dropped = gone.version;
+                self.floor = self.floor.max(gone.version);
             }
         }
     }
@@ -149,9 +158,8 @@ impl Store {
         self.trim();
     }
 
-    /// Forgets all changes so far.
+    /// Forgets all changes so far, but for watches that run and have yet to tell of them.
     pub(crate) fn compact(&mut self) {
-        self.history.clear();
         self.floor = self.version;
     }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::failure::{Failure, Outcome};
-use super::object::set_meta;
+use super::object::{meta, set_meta};
 use super::read::{check_future, shown, too_old};
 use super::server::{Server, State};
 use super::store::{Change, of};
@@ -113,7 +113,7 @@ impl Watch {
                 self.call.resource,
                 self.call.namespace.as_deref(),
             ) {
-                if self.call.selector.matches(object) {
+                if self.is_about(object) {
                     self.first.push(self.line("ADDED", object));
                 }
             }
@@ -170,6 +170,12 @@ impl Watch {
         }
     }
 
+    /// Whether an object is what was asked for: one by its name, or what the selectors choose.
+    fn is_about(&self, object: &Value) -> bool {
+        let name = &self.call.name;
+        (name.is_empty() || name == meta(object, "name")) && self.call.selector.matches(object)
+    }
+
     fn is_silent(&self) -> bool {
         self.server.state().faults.is_silent(&self.request)
     }
@@ -188,7 +194,7 @@ impl Watch {
             return (Vec::new(), false);
         }
         let mut lines = std::mem::take(&mut self.first);
-        if self.seen < state.store.floor() && self.seen < state.store.version() {
+        if self.seen < state.store.dropped() {
             // It was silent for so long that what it missed is forgotten.
             lines.push(error(&too_old(self.seen, &state.store)));
             return (lines, true);
@@ -214,7 +220,7 @@ impl Watch {
         let matched = |object: &Option<_>| {
             object
                 .as_ref()
-                .is_some_and(|object: &Arc<Value>| self.call.selector.matches(object))
+                .is_some_and(|object: &Arc<Value>| self.is_about(object))
         };
         match (matched(&change.before), matched(&change.after)) {
             (false, true) => Some(self.line("ADDED", &change.shown)),

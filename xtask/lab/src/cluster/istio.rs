@@ -133,6 +133,7 @@ fn settle(shared: &Shared, node: &Node, client: &Client, object: &Value, eligibl
                 // Fails where ztunnel is dead, and then nothing is bound any more.
                 let _ = ztunnel.unenrol(&pod);
             }
+            pod.set_redirected(false)?;
             annotate(client, object, Value::Null)?;
             remember(node, uid, None);
         }
@@ -146,6 +147,8 @@ fn settle(shared: &Shared, node: &Node, client: &Client, object: &Value, eligibl
             controls.lost_enrolments = controls.lost_enrolments.saturating_sub(1);
             lost
         };
+        // The rules come first; without ztunnel they lead nowhere.
+        pod.set_redirected(true)?;
         if !lost && ztunnel.enrol(&pod).is_err() {
             // It is dead, or somebody holds a port: istio-cni tries again, too.
             return Ok(false);

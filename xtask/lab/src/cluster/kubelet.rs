@@ -109,7 +109,8 @@ fn start(node: &Node, pod: &Value) -> Result<Local> {
         spec.host_network = pod["spec"]["hostNetwork"] == true;
         let address = (!spec.host_network).then(|| node.pod_address());
         spec.addresses.extend(address);
-        // Redirection is istio-cni's work; the lab's pods have it from the beginning.
+        // That is istio-cni's work.
+        spec.redirected = false;
         let pod = node.lab().pod(spec)?;
         let what = if is_istio("k8s-app", "istio-cni-node") {
             What::Cni(pod)
@@ -179,6 +180,7 @@ pub(super) fn start_static(node: &Node, client: &Client, namespace: &str, name: 
     let address = node.pod_address();
     let mut spec = PodSpec::new(namespace, name);
     spec.static_pod = true;
+    spec.redirected = false;
     spec.addresses.push(address);
     let pod = node.lab().pod(spec)?;
     let owner = client.get("nodes", "", node.name())?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Faults on demand, which only the lab's server has.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use meshmedic_lab::{ApiServer, Fault, Outage, wait};
 use serde_json::{Value, json};
@@ -59,15 +59,44 @@ fn it_drops_before_and_after_the_work() {
 #[test]
 fn it_is_slow_for_one_user_agent() {
     let (api, ns) = start();
-    let late = Duration::from_millis(50);
-    let fault = api
-        .fault(Fault::latency(late).user_agent("slow").times(1))
-        .unwrap();
-    let before = Instant::now();
-    api.with_agent("the slow one").list("configmaps", &ns).unwrap();
-    assert!(before.elapsed() >= late);
+    let fault = api.fault(Fault::latency(Duration::from_secs(3600)).user_agent("slow"));
+    let fault = fault.unwrap();
+    let slow = api.with_agent("the slow one");
+    let waiting = std::thread::spawn(move || slow.list("configmaps", ""));
+    wait::until("the slow request", SOON, || fault.hits().unwrap() == 1).unwrap();
+    // Nobody else waits.
     api.list("configmaps", &ns).unwrap();
-    assert_eq!(fault.hits().unwrap(), 1);
+    let requests = api.requests().unwrap();
+    let slow = requests
+        .iter()
+        .find(|request| request.user_agent == "the slow one");
+    assert_eq!(slow.unwrap().code, None);
+    drop(fault);
+    drop(api);
+    assert!(waiting.join().unwrap().is_err());
+}
+
+#[test]
+fn watches_that_run_survive_the_forgetting() {
+    let (api, ns) = start();
+    api.create(&config_map(&ns, "a", "1")).unwrap();
+    let mut watch = api.watch("configmaps", &ns, "").unwrap();
+    assert_next(&mut watch, "ADDED", "a");
+    let silence = api.fault(Fault::silence()).unwrap();
+    api.create(&config_map(&ns, "b", "1")).unwrap();
+    api.compact().unwrap();
+    drop(silence);
+    assert_next(&mut watch, "ADDED", "b");
+    // Until there is really nothing left from which they could go on.
+    let silence = api.fault(Fault::silence()).unwrap();
+    api.create(&config_map(&ns, "c", "1")).unwrap();
+    api.remember(0).unwrap();
+    drop(silence);
+    let event = watch.next_event().unwrap().unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]["code"]),
+        (&json!("ERROR"), &json!(410))
+    );
 }
 
 #[test]
