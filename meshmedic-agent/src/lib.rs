@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! MeshMedic's node agent as a library.
 
+pub mod agent;
+pub mod cluster;
 pub mod engine;
 pub mod kernel;
 pub mod node;

@@ -4,7 +4,7 @@
 mod args;
 mod check;
 
-use meshmedic_agent::options::AgentOptions;
+use anyhow::Context as _;
 
 pub(crate) use args::Args;
 
@@ -18,12 +18,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         tracing::warn!("{remark}");
     }
     capabilities::tell(&options.proc_root);
-    start(options)
-}
-
-fn start(options: AgentOptions) -> anyhow::Result<u8> {
-    anyhow::bail!(
-        "the agent of node {} cannot run: this build of meshmedic has no loop that watches the API",
-        options.node
-    )
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime: too few file descriptors or processes allowed?")?;
+    runtime.block_on(meshmedic_agent::agent::run(options))?;
+    Ok(0)
 }

@@ -49,6 +49,16 @@ pub enum Resource {
 }
 
 impl Resource {
+    /// Every one.
+    pub const ALL: &[Self] = &[
+        Self::Pods,
+        Self::Namespaces,
+        Self::Nodes,
+        Self::EndpointSlices,
+        Self::ConfigMaps,
+        Self::Leases,
+    ];
+
     /// The stable name: the resource's as the API has it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent: one loop that ties the node's watch, the API and the planner of repairs together.
+//!
+//! The loop alone changes anything. Whatever takes time (watches of the API, requests, readings, Events,
+//! answers to whoever asks over HTTP) runs beside it and hands its results in.
+
+mod cni_settings;
+mod connection;
+mod report;
+mod teller;
+mod toggles;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshmedic_common::kube::client::{Acting, ServerClock, WatchAges};
+use meshmedic_common::policy::{Gates, Standing};
+use meshmedic_common::uid::PodUid;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::cluster::acts::Acts;
+use crate::cluster::{Mirror, Seen, TOO_OLD, WATCHED, Watches};
+use crate::engine::Engine;
+use crate::engine::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
+use crate::kernel::{self, Kernel};
+use crate::options::{AgentOptions, Trigger};
+use crate::status::{Metrics, Resource, Server, ServerError, Status, Task};
+use crate::time::Time;
+use crate::watch::{Event, Options, PodSource, Watch, WatchError};
+use cni_settings::CniSettings;
+use teller::Teller;
+use toggles::Toggles;
+
+/// The loop turns at least this often: what only time changes is looked at then.
+const BEAT: Duration = Duration::from_secs(10);
+/// The report is made anew at most this often: a storm of changes is shown as it ends.
+const PUBLISH: Duration = Duration::from_millis(200);
+/// An agent that was told to end waits this long for what is under way. The API's time limit is part of it.
+const FAREWELL: Duration = Duration::from_secs(12);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No way to the API is known.
+    #[error("no way to the Kubernetes API: {0}. In a pod it needs a ServiceAccount; elsewhere --kubeconfig")]
+    Connection(String),
+    /// The node cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// eBPF was demanded and cannot be had.
+    #[error("{error}. {remedy} Or leave out --trigger ebpf to poll.")]
+    Kernel {
+        /// What failed.
+        error: kernel::KernelError,
+        /// What to do.
+        remedy: String,
+    },
+    /// An endpoint cannot be served.
+    #[error(transparent)]
+    Endpoint(#[from] ServerError),
+    /// The system refuses signals.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs until it is told to end.
+pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
+    let terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
+    let status = Status::new(Metrics::new(), options.stalled_after());
+    let starting = status.task("start");
+    let server = Server::start(options.endpoints(), status.clone())?;
+    for (endpoint, address) in [
+        ("metrics", server.metrics_addr()),
+        ("status", server.status_addr()),
+    ] {
+        if let Some(address) = address {
+            tracing::info!(endpoint, %address, "serving");
+        }
+    }
+    let acting = connection::connect(options.kubeconfig.as_deref()).await?;
+    let mut agent = Agent::new(options, acting, status)?;
+    drop(starting);
+    agent.watch_until(terminate, interrupt).await;
+    agent.say_goodbye().await;
+    server.stop();
+    Ok(())
+}
+
+/// Everything that the loop knows.
+struct Agent {
+    watch: Watch,
+    watches: Watches,
+    mirror: Mirror,
+    planner: Planner,
+    acts: Arc<Acts>,
+    running: JoinSet<(RequestId, Answer)>,
+    cni: CniSettings,
+    toggles: Toggles,
+    teller: Teller,
+    status: Status,
+    /// What `/readyz` still waits for.
+    pending: BTreeMap<&'static str, Task>,
+    grace_period: Duration,
+    published: Option<Time>,
+    changed: bool,
+    clock: Arc<ServerClock>,
+    ages: Arc<WatchAges>,
+    gates: Gates,
+    /// Whether the watch was told of the pods at all.
+    declared: bool,
+    stopping: bool,
+}
+
+/// What turned the loop.
+enum Wake {
+    Node(Vec<Event>),
+    Api(Box<Seen>),
+    Answer(RequestId, Answer),
+    Cni(cni_settings::Read),
+    Time,
+    Stop,
+}
+
+impl Agent {
+    fn new(options: AgentOptions, acting: Acting, status: Status) -> Result<Self, AgentError> {
+        let kernel = load_kernel(options.trigger)?;
+        let Acting {
+            client,
+            clock,
+            watches: ages,
+        } = acting;
+        let may_repair = options.repair.permissions.ready || options.repair.permissions.stuck;
+        let watch = Watch::new(
+            Options {
+                node: options.node.clone(),
+                proc_root: options.proc_root.clone(),
+                pods: PodSource::Api,
+                confirm: options.confirm,
+                settle: options.settle,
+                interval: options.interval,
+                use_census: true,
+            },
+            kernel,
+        )?;
+        let teller = Teller::new(&client, &options.node, status.metrics().clone());
+        teller.begin(&options, watch.trigger());
+        let mirror = Mirror::new(may_repair);
+        let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
+        Ok(Self {
+            pending: pending.collect(),
+            grace_period: options.repair.permissions.grace_period,
+            published: None,
+            changed: true,
+            acts: Arc::new(Acts::new(
+                client.clone(),
+                Arc::clone(&clock),
+                &options.node,
+                &options.namespace,
+            )),
+            watches: Watches::start(&client, &options.node, &options.namespace, may_repair),
+            mirror,
+            planner: Planner::new(options.repair),
+            running: JoinSet::new(),
+            cni: CniSettings::new(client.clone()),
+            toggles: Toggles::new(client),
+            gates: Gates::default(),
+            declared: false,
+            stopping: false,
+            watch,
+            teller,
+            status,
+            clock,
+            ages,
+        })
+    }
+
+    /// The loop.
+    async fn watch_until(&mut self, mut terminate: Signal, mut interrupt: Signal) {
+        while !self.stopping {
+            let wake = tokio::select! {
+                biased;
+                _ = terminate.recv() => Wake::Stop,
+                _ = interrupt.recv() => Wake::Stop,
+                wake = self.wait() => wake,
+            };
+            self.take(wake);
+        }
+    }
+
+    /// Waits for whatever comes first. May be dropped while it waits.
+    async fn wait(&mut self) -> Wake {
+        let timer = self.next_timer();
+        tokio::select! {
+            biased;
+            events = self.watch.step() => Wake::Node(events),
+            seen = self.watches.next() => Wake::Api(Box::new(seen)),
+            Some(done) = self.running.join_next() => match done {
+                Ok((id, answer)) => Wake::Answer(id, answer),
+                // A request neither panics nor is cancelled; should it ever, going on would hide it.
+                Err(error) => panic!("a request failed to run: {error}"),
+            },
+            read = self.cni.next() => Wake::Cni(read),
+            () = tokio::time::sleep(timer) => Wake::Time,
+        }
+    }
+
+    fn next_timer(&self) -> Duration {
+        let now = Time::now();
+        let planned = self.moment(now).and_then(|at| self.planner.next_wake(at));
+        let publish = self.published.filter(|_| self.changed).map(|last| last + PUBLISH);
+        let wakes = planned.into_iter().chain(publish).map(|wake| wake.since(now));
+        wakes.min().unwrap_or(BEAT).min(BEAT)
+    }
+
+    fn moment(&self, now: Time) -> Option<Moment> {
+        let server = self.clock.now()?;
+        Some(Moment { now, server })
+    }
+
+    fn take(&mut self, wake: Wake) {
+        let now = Time::now();
+        self.status.beat(now);
+        self.changed |= !matches!(&wake, Wake::Node(events) if events.is_empty());
+        match wake {
+            Wake::Node(events) => self
+                .teller
+                .node(&self.watch, &self.mirror, &events, self.clock.now()),
+            Wake::Api(seen) => self.take_news(now, *seen),
+            Wake::Answer(id, answer) => {
+                if let Some(at) = self.moment(now) {
+                    self.planner.answer(at, id, answer);
+                }
+            }
+            Wake::Cni(read) => {
+                if self.mirror.enable(self.cni.take(read)) {
+                    self.declare(now);
+                }
+            }
+            Wake::Time => {}
+            Wake::Stop => self.stopping = true,
+        }
+        self.judge(now);
+        self.publish(now);
+    }
+
+    /// Takes in what the API says, as much as is there: a long list is judged once.
+    fn take_news(&mut self, now: Time, first: Seen) {
+        let mut pods = false;
+        let mut next = Some(first);
+        while let Some(seen) = next {
+            self.teller.watch(&seen);
+            let leases = matches!(seen, Seen::Lease(_));
+            pods |= self.mirror.take(seen).pods;
+            if leases {
+                self.take_leases(now);
+            }
+            next = self.watches.try_next();
+        }
+        self.cni.refresh(self.mirror.cni_pods());
+        if pods {
+            self.declare(now);
+        }
+        let pending: Vec<_> = self.mirror.pending().collect();
+        self.pending.retain(|resource, _| pending.contains(resource));
+    }
+
+    fn take_leases(&mut self, now: Time) {
+        let Some(at) = self.moment(now) else { return };
+        let known: Vec<String> = self.planner.awaited_owners().map(str::to_owned).collect();
+        for lease in self.mirror.leases() {
+            self.planner.owner_seen(at, &lease.owner, lease.record.clone());
+        }
+        for owner in known {
+            if !self.mirror.leases().any(|lease| lease.owner == owner) {
+                self.planner.owner_seen(at, &owner, None);
+            }
+        }
+    }
+
+    fn declare(&mut self, now: Time) {
+        // Until both pods and namespaces were told there is nothing to go by.
+        if self
+            .mirror
+            .pending()
+            .any(|resource| ["pods", "namespaces"].contains(&resource))
+        {
+            return;
+        }
+        if !std::mem::replace(&mut self.declared, true) {
+            self.teller.first_sight(&self.mirror);
+        }
+        self.watch.declare(now, self.mirror.declared());
+    }
+
+    /// Lets the planner judge, and starts what it asks for.
+    fn judge(&mut self, now: Time) {
+        let Some(at) = self.moment(now) else { return };
+        if let Some(health) = self.mirror.health(now, at.server) {
+            self.watch.health(now, health);
+        }
+        self.gates = self.gates_now();
+        let engine = self.watch.engine();
+        let patients = patients(&self.planner, engine, &self.mirror);
+        self.planner.judge(at, &self.gates, engine.mass_loss(), &patients);
+        for uid in self.planner.looks() {
+            self.watch.look_at(now, &uid);
+        }
+        for (id, request) in self.planner.requests(at) {
+            self.start(id, request);
+        }
+        let notices = self.planner.drain();
+        self.changed |= !notices.is_empty();
+        self.teller.repairs(&notices, at.server);
+        self.toggles
+            .restore(now, self.mirror.standings(), self.planner.may_act());
+    }
+
+    fn gates_now(&self) -> Gates {
+        let stale = WATCHED.iter().find_map(|resource| {
+            let age = self.ages.age(resource)?;
+            (age > TOO_OLD).then(|| format!("the watch of {resource} has been silent for {}s", age.as_secs()))
+        });
+        Gates {
+            node_fault: self.watch.engine().node_fault().map(str::to_owned),
+            mesh_fault: self.mirror.mesh_fault().or(stale),
+            cordoned: self.mirror.is_cordoned(),
+            paused: self.mirror.paused(),
+        }
+    }
+
+    fn start(&mut self, id: RequestId, request: Request) {
+        let acts = Arc::clone(&self.acts);
+        let enablement = self.mirror.enablement().clone();
+        let ready = match &request {
+            Request::Act { pod, .. } => {
+                let standing = self.mirror.standings().get(&pod.cgroup_uid);
+                standing.is_some_and(|standing| standing.facts.ready)
+            }
+            _ => false,
+        };
+        self.running
+            .spawn(async move { (id, acts.perform(request, ready, &enablement).await) });
+    }
+
+    /// Shows how things stand, unless that was done a moment ago.
+    fn publish(&mut self, now: Time) {
+        let lately = self.published.is_some_and(|last| now.since(last) < PUBLISH);
+        if lately || !self.changed {
+            return;
+        }
+        (self.changed, self.published) = (false, Some(now));
+        let metrics = self.status.metrics();
+        metrics.counters(&self.watch.counters());
+        metrics.repairs_in_flight(self.planner.under_way().count());
+        for resource in Resource::ALL {
+            if let Some(age) = self.ages.age(resource.as_str()) {
+                metrics.watch_heard(*resource, now - age);
+            }
+        }
+        self.teller.look_over(&self.watch, &self.mirror);
+        self.status.publish(Arc::new(self.report(now)));
+    }
+
+    /// Begins nothing more, waits for what is at the API, frees what is held.
+    async fn say_goodbye(&mut self) {
+        tracing::info!("told to end: nothing more is begun, what is held is freed");
+        if let Some(at) = self.moment(Time::now()) {
+            self.planner.stop(at);
+        }
+        let deadline = tokio::time::sleep(FAREWELL);
+        tokio::pin!(deadline);
+        loop {
+            self.judge(Time::now());
+            if self.planner.is_idle() && self.running.is_empty() {
+                break;
+            }
+            tokio::select! {
+                () = &mut deadline => {
+                    tracing::warn!("the API did not answer in time; what is held expires by itself");
+                    break;
+                }
+                wake = self.wait() => self.take(wake),
+            }
+        }
+        self.teller.flush().await;
+    }
+}
+
+/// The pods that a repair may concern; none while nothing is wrong and nobody waits for a proof.
+fn patients<'a>(planner: &Planner, engine: &Engine, mirror: &'a Mirror) -> BTreeMap<PodUid, Patient<'a>> {
+    let quiet = planner.is_idle()
+        && planner.awaited_owners().next().is_none()
+        && !engine.views().any(|(_, view)| view.state.is_finding());
+    if quiet {
+        return BTreeMap::new();
+    }
+    let patient = |(uid, standing): (&PodUid, &'a Standing)| {
+        let view = engine.view(uid)?;
+        let patient = Patient {
+            standing,
+            state: view.state,
+            since: view.since,
+            read_at: view.read_at,
+        };
+        Some((uid.clone(), patient))
+    };
+    mirror.standings().iter().filter_map(patient).collect()
+}
+
+/// Without the kernel programs everything works, only later: one warning says why and what to do.
+fn load_kernel(trigger: Trigger) -> Result<Option<Kernel>, AgentError> {
+    if trigger == Trigger::Poll {
+        return Ok(None);
+    }
+    match kernel::load(&kernel::Options::default()) {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(error) if trigger == Trigger::Ebpf => {
+            let remedy = error.remedy().to_owned();
+            Err(AgentError::Kernel { error, remedy })
+        }
+        Err(error) => {
+            tracing::warn!(
+                reason = error.reason(),
+                "no eBPF, polling instead: {error}. {}",
+                error.remedy()
+            );
+            Ok(None)
+        }
+    }
+}

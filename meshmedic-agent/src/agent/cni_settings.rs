@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whom istio-cni enrols: its ConfigMap, read when another istio-cni came up, as it does itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client};
+use meshmedic_common::eligibility::Enablement;
+use tokio::task::JoinSet;
+
+use crate::cluster::{CNI_CONFIG, describe};
+
+/// After it could not be read, it is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What the ConfigMap says: `None` where there is none, or why it cannot be read.
+pub(super) type Read = Result<Option<BTreeMap<String, String>>, String>;
+
+/// Reads the ConfigMap when it must be.
+pub(super) struct CniSettings {
+    client: Client,
+    pods: BTreeSet<(String, String)>,
+    reading: JoinSet<Read>,
+    last_failure: Option<String>,
+}
+
+impl CniSettings {
+    pub(super) fn new(client: Client) -> Self {
+        Self {
+            client,
+            pods: BTreeSet::new(),
+            reading: JoinSet::new(),
+            last_failure: None,
+        }
+    }
+
+    /// Takes the UIDs and namespaces of istio-cni's pods on this node.
+    pub(super) fn refresh<'a>(&mut self, pods: impl Iterator<Item = (&'a str, &'a str)>) {
+        let pods: BTreeSet<_> = pods
+            .map(|(uid, namespace)| (uid.to_owned(), namespace.to_owned()))
+            .collect();
+        if pods != self.pods {
+            self.pods = pods;
+            self.read_after(Duration::ZERO);
+        }
+    }
+
+    fn read_after(&mut self, wait: Duration) {
+        self.reading.abort_all();
+        let Some((_, namespace)) = self.pods.first() else {
+            return;
+        };
+        let configs: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        self.reading.spawn(async move {
+            tokio::time::sleep(wait).await;
+            let read = configs.get_opt(CNI_CONFIG).await;
+            read.map(|config| config.map(|config| config.data.unwrap_or_default()))
+                .map_err(|error| describe(&error))
+        });
+    }
+
+    /// The next result; never, while nothing is being read.
+    pub(super) async fn next(&mut self) -> Read {
+        loop {
+            match self.reading.join_next().await {
+                Some(Ok(read)) => return read,
+                // A reading that was given up for a newer one.
+                Some(Err(_)) => {}
+                None => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// What follows from a result. Where istio-cni's own words cannot be had the defaults stand in, and no pod
+    /// is repaired that they decide about.
+    pub(super) fn take(&mut self, read: Read) -> Enablement {
+        let understood = match read {
+            Ok(Some(config)) => Enablement::from_config(&config).map_err(|error| error.to_string()),
+            // An older istio-cni, which has no such settings.
+            Ok(None) => Ok(Enablement::default()),
+            Err(error) => Err(error),
+        };
+        match understood {
+            Ok(enablement) => {
+                self.last_failure = None;
+                enablement
+            }
+            Err(error) => {
+                if self.last_failure.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        config_map = CNI_CONFIG,
+                        %error,
+                        "istio-cni's settings cannot be read: Istio's defaults stand in, and nothing is repaired by them"
+                    );
+                    self.last_failure = Some(error);
+                }
+                self.read_after(AGAIN);
+                Enablement::guessed()
+            }
+        }
+    }
+}

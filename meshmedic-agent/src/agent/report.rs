@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the agent reports over `/v1/node`: what the watch knows, and what the API and the planner add.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use meshmedic_common::policy::{Withheld, is_stuck};
+use meshmedic_common::report::{
+    BreakerReport, BreakerScope, Budgets, ConditionReport, NodeReport, PodReport, RepairStanding,
+};
+use meshmedic_common::verdict::Condition;
+
+use super::Agent;
+use crate::time::Time;
+
+impl Agent {
+    /// Everything that is known of this node now.
+    pub(super) fn report(&self, now: Time) -> NodeReport {
+        let mut report = self.watch.report();
+        let server = self.clock.now();
+        report.at = server;
+        if let Some(fault) = &self.gates.mesh_fault {
+            report.conditions.push(condition(Condition::MeshFault, fault));
+        }
+        if self.gates.cordoned {
+            report
+                .conditions
+                .push(condition(Condition::Cordoned, Condition::Cordoned.sentence()));
+        }
+        if let Some(reason) = &self.gates.paused {
+            report.conditions.push(condition(Condition::Paused, reason));
+        }
+        for pod in &mut report.pods {
+            self.complete(pod, now, server);
+        }
+        report.budgets = Some(self.budgets(now));
+        report.breakers = self.breakers(server);
+        report.repairs = self.teller.last_repairs().clone();
+        report
+    }
+
+    fn complete(&self, pod: &mut PodReport, now: Time, server: Option<Timestamp>) {
+        let view = self.watch.engine().view(&pod.uid);
+        pod.since = view.and_then(|view| Some(instant(server?, now, view.since)));
+        pod.transitions = self.teller.transitions(&pod.uid).cloned().unwrap_or_default();
+        if let Some(standing) = self.mirror.standings().get(&pod.uid) {
+            pod.expectation = Some(standing.expectation.into());
+            pod.ready = Some(standing.facts.ready);
+            let stuck = |server| is_stuck(self.grace_period, &standing.facts, server);
+            pod.stuck = server.is_some_and(stuck);
+        }
+        let acted = self
+            .planner
+            .under_way()
+            .find_map(|(under_way, acted)| (under_way.cgroup_uid == pod.uid).then_some(acted));
+        pod.repair = match acted {
+            Some(acted) => Some(RepairStanding::UnderWay { acted }),
+            None if self.planner.would_repair(&pod.uid) => Some(RepairStanding::WouldRepair),
+            None => self
+                .planner
+                .withheld(&pod.uid)
+                .map(|(why, shadow)| RepairStanding::withheld(why, None, shadow)),
+        };
+    }
+
+    fn budgets(&self, now: Time) -> Budgets {
+        let settings = self.planner.settings();
+        Budgets {
+            repairs_ready: settings.permissions.ready,
+            repairs_stuck: settings.permissions.stuck,
+            acts_this_hour: self.planner.acts_this_hour(now) as u64,
+            acts_an_hour: settings.per_hour_node as u64,
+            in_flight: self.planner.under_way().count() as u64,
+            in_flight_most: settings.in_flight_node as u64,
+        }
+    }
+
+    /// The owners' breakers from their Leases; those of the node and the cluster as they were last met.
+    fn breakers(&self, server: Option<Timestamp>) -> Vec<BreakerReport> {
+        let settings = self.planner.settings();
+        let mut breakers = Vec::new();
+        for lease in self.mirror.leases() {
+            let Some(record) = lease
+                .record
+                .as_ref()
+                .filter(|record| record.failures >= settings.breaker_failures)
+            else {
+                continue;
+            };
+            let until = record
+                .last_failure
+                .and_then(|last| last.checked_add(span(settings.breaker_open)).ok());
+            if until.zip(server).is_some_and(|(until, server)| until > server) {
+                breakers.push(BreakerReport {
+                    scope: BreakerScope::Owner,
+                    name: Some(lease.owner.clone()),
+                    failures: record.failures,
+                    until,
+                });
+            }
+        }
+        for (why, scope, failures) in [
+            (
+                Withheld::BreakerNode,
+                BreakerScope::Node,
+                settings.breaker_failures,
+            ),
+            (
+                Withheld::BreakerCluster,
+                BreakerScope::Cluster,
+                settings.breaker_failures_cluster,
+            ),
+        ] {
+            if self.planner.is_withheld_by(why) {
+                breakers.push(BreakerReport {
+                    scope,
+                    name: None,
+                    failures,
+                    until: None,
+                });
+            }
+        }
+        breakers
+    }
+}
+
+fn condition(condition: Condition, detail: &str) -> ConditionReport {
+    ConditionReport {
+        condition,
+        detail: detail.to_owned(),
+    }
+}
+
+/// An instant of this machine's monotonic clock by the API server's.
+fn instant(server: Timestamp, now: Time, then: Time) -> Timestamp {
+    server.checked_sub(span(now.since(then))).unwrap_or(server)
+}
+
+fn span(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tells what happened: in the log, as Events, as metrics.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use meshmedic_common::kube::acted::Target;
+use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
+use meshmedic_common::report::{Action, Recent, RepairReport, TransitionReport, TriggerMode};
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::{Condition, Redirection, State};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Mirror, Seen};
+use crate::engine::repair::{Outcome, PodRef, RepairNotice};
+use crate::engine::{Notice, Transition};
+use crate::options::AgentOptions;
+use crate::status::Metrics;
+use crate::status::metrics::result_of;
+use crate::time::Time;
+use crate::watch::{Event, Watch};
+
+/// What the Events name as their source.
+const CONTROLLER: &str = "meshmedic.io/agent";
+/// Events wait here for the API; beyond it they are dropped and counted.
+const BACKLOG: usize = 128;
+/// Events still waiting at the end get this long.
+const FLUSH: Duration = Duration::from_secs(3);
+
+pub(super) struct Teller {
+    node: String,
+    metrics: Metrics,
+    events: Option<mpsc::Sender<Message>>,
+    publishing: JoinHandle<()>,
+    unredirected: BTreeSet<PodUid>,
+    troubled: BTreeSet<&'static str>,
+    transitions: HashMap<PodUid, Recent<TransitionReport>>,
+    repairs: Recent<RepairReport>,
+    /// Repairs under way, by the pod's UID.
+    begun: HashMap<String, Action>,
+}
+
+struct Message {
+    reason: EventReason,
+    subject: Subject,
+    note: String,
+}
+
+impl Teller {
+    pub(super) fn new(client: &Client, node: &str, metrics: Metrics) -> Self {
+        let (events, mut waiting) = mpsc::channel::<Message>(BACKLOG);
+        let reporter = Reporter::new(client.clone(), CONTROLLER, node);
+        let counted = metrics.clone();
+        let publishing = tokio::spawn(async move {
+            while let Some(message) = waiting.recv().await {
+                match reporter
+                    .publish(&message.subject, message.reason, &message.note)
+                    .await
+                {
+                    Ok(Decision::Publish) => {}
+                    Ok(_) => counted.kube_event_suppressed(),
+                    Err(error) => tracing::warn!(
+                        reason = message.reason.as_str(),
+                        error = crate::cluster::describe(&error),
+                        "an Event could not be written"
+                    ),
+                }
+            }
+        });
+        Self {
+            node: node.to_owned(),
+            metrics,
+            events: Some(events),
+            publishing,
+            unredirected: BTreeSet::new(),
+            troubled: BTreeSet::new(),
+            transitions: HashMap::new(),
+            repairs: Recent::default(),
+            begun: HashMap::new(),
+        }
+    }
+
+    pub(super) fn begin(&self, options: &AgentOptions, trigger: TriggerMode) {
+        let permissions = &options.repair.permissions;
+        let repairs = match (permissions.ready, permissions.stuck) {
+            (false, false) => "off: what would be done is logged only",
+            (true, false) => "of Ready orphans",
+            (false, true) => "of orphans not Ready for the grace period",
+            (true, true) => "of Ready orphans and of those not Ready for the grace period",
+        };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = self.node,
+            trigger = trigger.as_str(),
+            repairs,
+            "watching this node"
+        );
+    }
+
+    /// The pods are known for the first time.
+    pub(super) fn first_sight(&self, mirror: &Mirror) {
+        if mirror.has_istio() {
+            tracing::info!(
+                pods = mirror.standings().len(),
+                "the API told of this node's pods"
+            );
+        } else {
+            tracing::info!(
+                pods = mirror.standings().len(),
+                "neither ztunnel nor istio-cni is on this node: nothing is judged until they come"
+            );
+        }
+    }
+
+    /// Whether a watch works. An interruption is told once, until it is over.
+    pub(super) fn watch(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Trouble(resource, error) if self.troubled.insert(resource) => tracing::warn!(
+                resource,
+                error,
+                "the watch is interrupted; going on with what was known, trying again"
+            ),
+            Seen::Trouble(resource, error) => {
+                tracing::debug!(resource, error, "the watch is still interrupted");
+            }
+            news => {
+                if self.troubled.remove(news.resource()) {
+                    tracing::info!(resource = news.resource(), "the watch works again");
+                }
+            }
+        }
+    }
+
+    /// The last changes of a pod.
+    pub(super) fn transitions(&self, uid: &PodUid) -> Option<&Recent<TransitionReport>> {
+        self.transitions.get(uid)
+    }
+
+    /// The repairs that ended last.
+    pub(super) fn last_repairs(&self) -> &Recent<RepairReport> {
+        &self.repairs
+    }
+
+    /// What the node showed.
+    pub(super) fn node(
+        &mut self,
+        watch: &Watch,
+        mirror: &Mirror,
+        events: &[Event],
+        server: Option<Timestamp>,
+    ) {
+        for event in events {
+            self.metrics.event(event);
+            match event {
+                Event::Kernel { .. } => {}
+                Event::RecordsLost(total) => {
+                    tracing::warn!(
+                        total,
+                        "the kernel's buffer was full and records were lost; all pods are read again"
+                    );
+                }
+                Event::KernelFailed(error) => {
+                    tracing::warn!(%error, "a kernel program failed; going on without it, restart to try again");
+                }
+                Event::Notice(Notice::Pod(transition)) => {
+                    self.remember(transition, server);
+                    self.transition(watch, mirror, transition);
+                }
+                Event::Notice(Notice::Node {
+                    condition, detail, ..
+                }) => self.condition(watch, *condition, detail.as_deref()),
+            }
+        }
+    }
+
+    fn transition(&mut self, watch: &Watch, mirror: &Mirror, transition: &Transition) {
+        let delay = transition.at.since(transition.since);
+        let Some(standing) = mirror.standings().get(&transition.uid) else {
+            return;
+        };
+        let facts = &standing.facts;
+        let view = watch.engine().view(&transition.uid);
+        let ports = view
+            .as_ref()
+            .map(|view| view.ports.to_string())
+            .unwrap_or_default();
+        let netns = watch
+            .mapping(&transition.uid)
+            .and_then(|mapping| mapping.netns_inode);
+        let traffic = view.as_ref().and_then(|view| view.traffic);
+        let reason = transition.reason.map(|reason| reason.as_str());
+        let was_lost = transition.from.is_some_and(State::is_finding);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    namespace = facts.namespace,
+                    pod = facts.name,
+                    uid = facts.uid,
+                    node = self.node,
+                    netns,
+                    ports,
+                    from = transition.from.map(|from| from.as_str()),
+                    to = transition.to.as_str(),
+                    reason,
+                    traffic = traffic.map(|traffic| traffic.as_str()),
+                    delay_ms = delay.as_secs_f64() * 1e3,
+                    "{}",
+                    transition.to.sentence()
+                )
+            };
+        }
+        match (transition.from, transition.to) {
+            (_, to) if to.is_finding() => line!(warn),
+            // Every pod begins so, and most stay there.
+            (None, _) | (Some(State::Unverifiable), State::Captured | State::Exempt) => line!(debug),
+            _ => line!(info),
+        }
+        let subject = of_pod(&facts.namespace, &facts.name, &facts.uid);
+        if transition.to.is_finding() {
+            let doing = traffic
+                .map(|traffic| format!("; {}", traffic.sentence()))
+                .unwrap_or_default();
+            let note = format!(
+                "{} (proved in its network namespace on {}{doing})",
+                transition.to.sentence(),
+                self.node
+            );
+            self.publish(EventReason::CaptureLost, subject, note);
+        } else if was_lost && transition.to == State::Captured {
+            let note = "ztunnel's listeners are back in its network namespace".to_owned();
+            self.publish(EventReason::CaptureRecovered, subject, note);
+        }
+    }
+
+    fn remember(&mut self, transition: &Transition, server: Option<Timestamp>) {
+        let (Some(server), true) = (server, transition.from.is_some()) else {
+            return;
+        };
+        let ago = SignedDuration::try_from(Time::now().since(transition.at)).unwrap_or_default();
+        let recent = self.transitions.entry(transition.uid.clone()).or_default();
+        recent.push(TransitionReport {
+            at: server.checked_sub(ago).unwrap_or(server),
+            from: transition.from,
+            to: transition.to,
+            reason: transition.reason,
+        });
+    }
+
+    fn condition(&mut self, watch: &Watch, condition: Condition, detail: Option<&str>) {
+        match detail {
+            Some(detail) => tracing::warn!(
+                node = self.node,
+                condition = condition.as_str(),
+                detail,
+                "{}",
+                condition.sentence()
+            ),
+            None => tracing::info!(node = self.node, condition = condition.as_str(), "over"),
+        }
+        // A node without pods of the mesh has nothing to be at fault about.
+        let concerned = watch
+            .engine()
+            .views()
+            .any(|(_, view)| !matches!(view.state, State::Exempt | State::Pending));
+        if let Some(detail) = detail.filter(|_| concerned) {
+            let note = format!("{}: {detail}", condition.sentence());
+            self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+        }
+    }
+
+    /// What became of repairs.
+    pub(super) fn repairs(&mut self, notices: &[RepairNotice], server: Timestamp) {
+        for notice in notices {
+            self.metrics.repair(notice);
+            match notice {
+                RepairNotice::Withheld {
+                    pod,
+                    why,
+                    detail,
+                    shadow,
+                } => {
+                    audit(
+                        &self.node,
+                        pod,
+                        "withheld",
+                        Some(why.as_str()),
+                        Some(why.rule()),
+                        detail.as_deref(),
+                        *shadow,
+                    );
+                    if !shadow {
+                        let detail = detail
+                            .as_ref()
+                            .map(|detail| format!(" ({detail})"))
+                            .unwrap_or_default();
+                        let note =
+                            format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
+                        self.publish(EventReason::RepairBlocked, of(pod), note);
+                    }
+                }
+                RepairNotice::Would { pod } => audit(&self.node, pod, "would-repair", None, None, None, true),
+                RepairNotice::Started { pod, delete, .. } => {
+                    let action = if *delete { Action::Delete } else { Action::Evict };
+                    self.begun.insert(pod.uid.clone(), action);
+                    let act = action.as_str();
+                    audit(&self.node, pod, act, None, None, None, false);
+                    let note = format!(
+                        "asking the API to {act} it: proved to be out of the mesh; its controller will start another one"
+                    );
+                    self.publish(EventReason::RepairStarted, of(pod), note);
+                }
+                RepairNotice::Ended {
+                    pod, outcome, took, ..
+                } => self.ended(pod, outcome, *took, server),
+            }
+        }
+    }
+
+    fn ended(&mut self, pod: &PodRef, outcome: &Outcome, took: Duration, server: Timestamp) {
+        let (reason, note) = match outcome {
+            Outcome::Succeeded(proof) => {
+                let note = format!(
+                    "its successor {} on {} is captured, {} after the repair began",
+                    proof.pod,
+                    proof.node,
+                    meshmedic_common::duration::show(Duration::from_secs(took.as_secs()))
+                );
+                (EventReason::RepairSucceeded, note)
+            }
+            Outcome::Failed(proof) => {
+                let note = format!(
+                    "its successor {} on {} is not captured either",
+                    proof.pod, proof.node
+                );
+                (EventReason::RepairFailed, note)
+            }
+            Outcome::Unproven => {
+                let note = "no successor was proved captured by the deadline".to_owned();
+                (EventReason::RepairFailed, note)
+            }
+            Outcome::InDoubt(detail) => (EventReason::RepairFailed, detail.clone()),
+        };
+        let result = result_of(outcome);
+        audit(
+            &self.node,
+            pod,
+            "ended",
+            Some(result.as_str()),
+            None,
+            Some(&note),
+            false,
+        );
+        self.repairs.push(RepairReport {
+            at: server,
+            pod: pod.display_name(),
+            uid: pod.uid.clone(),
+            action: self.begun.remove(&pod.uid),
+            result: Some(result),
+            detail: Some(note.clone()),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+        self.publish(reason, of(pod), note);
+    }
+
+    /// What is looked at now and then rather than at each change.
+    pub(super) fn look_over(&mut self, watch: &Watch, mirror: &Mirror) {
+        self.transitions
+            .retain(|uid, _| mirror.standings().contains_key(uid));
+        let missing: BTreeSet<PodUid> = watch
+            .engine()
+            .views()
+            .filter(|(_, view)| view.state == State::Captured && view.redirection == Redirection::Absent)
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in missing.difference(&self.unredirected) {
+            let Some(standing) = mirror.standings().get(uid) else {
+                continue;
+            };
+            let facts = &standing.facts;
+            let note = "ztunnel listens in its network namespace, but Istio's routing table is missing there: its \
+                        traffic may bypass the mesh. It is not repaired on this evidence alone";
+            tracing::warn!(
+                namespace = facts.namespace,
+                pod = facts.name,
+                uid = facts.uid,
+                node = self.node,
+                "{note}"
+            );
+            let subject = of_pod(&facts.namespace, &facts.name, &facts.uid);
+            self.publish(EventReason::CaptureLost, subject, note.to_owned());
+        }
+        self.unredirected = missing;
+    }
+
+    fn publish(&self, reason: EventReason, subject: Subject, note: String) {
+        let Some(events) = &self.events else { return };
+        let message = Message {
+            reason,
+            subject,
+            note,
+        };
+        if events.try_send(message).is_err() {
+            self.metrics.kube_event_suppressed();
+        }
+    }
+
+    /// Waits a moment for the Events that are still to be written.
+    pub(super) async fn flush(&mut self) {
+        self.events = None;
+        if tokio::time::timeout(FLUSH, &mut self.publishing).await.is_err() {
+            tracing::warn!("some Events were not written");
+        }
+    }
+}
+
+fn of_pod(namespace: &str, name: &str, uid: &str) -> Subject {
+    Subject::Pod(Target {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+    })
+}
+
+fn of(pod: &PodRef) -> Subject {
+    of_pod(&pod.namespace, &pod.name, &pod.uid)
+}
+
+/// Every act and every refusal is one line with these fields, whatever else is logged.
+fn audit(
+    node: &str,
+    pod: &PodRef,
+    act: &str,
+    result: Option<&str>,
+    rule: Option<u8>,
+    detail: Option<&str>,
+    shadow: bool,
+) {
+    tracing::info!(
+        target: "meshmedic::audit",
+        act,
+        namespace = pod.namespace,
+        pod = pod.name,
+        uid = pod.uid,
+        node,
+        result,
+        rule,
+        detail,
+        shadow,
+        "repair"
+    );
+}

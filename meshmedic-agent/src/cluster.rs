@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API side: what it shows of this node, and what it is asked to do.
+//!
+//! Nothing here decides. Watches keep a [`Mirror`] of what the API last said; requests of the planner are
+//! carried out one by one, and what came of them goes back to it.
+
+pub mod acts;
+mod leases;
+mod mirror;
+mod store;
+mod watches;
+
+pub use acts::describe;
+pub use leases::OwnerLease;
+pub use mirror::Mirror;
+pub use store::Delta;
+pub use watches::{Seen, TOO_OLD, WATCHED, Watches};
+
+/// The ConfigMap in the agent's namespace that pauses repairs.
+pub const CONTROL: &str = "meshmedic-control";
+/// Its key.
+const REPAIRS: &str = "repairs";
+/// The value that pauses.
+const PAUSED: &str = "paused";
+/// Why, in the words of whoever paused.
+const PAUSE_REASON: &str = "reason";
+/// istio-cni's settings.
+pub const CNI_CONFIG: &str = "istio-cni-config";
+/// The label of istiod's endpoints.
+const ISTIOD: &str = "app=istiod";
+/// ztunnel's label.
+const ZTUNNEL: (&str, &str) = ("app", "ztunnel");
+/// istio-cni's label.
+const ISTIO_CNI: (&str, &str) = ("k8s-app", "istio-cni-node");

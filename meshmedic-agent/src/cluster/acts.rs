@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries out what the planner asks for: each request once, each within a time limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client};
+use meshmedic_common::eligibility::Enablement;
+use meshmedic_common::kube::acted::{Acted as Done, Target};
+use meshmedic_common::kube::client::ServerClock;
+use meshmedic_common::kube::evict;
+use meshmedic_common::kube::facts::{is_cordoned, namespace_facts, pod_facts};
+use meshmedic_common::policy::{Gates, Standing, Withheld};
+
+use super::{CONTROL, ISTIO_CNI, ISTIOD, ZTUNNEL, leases, mirror};
+use crate::engine::repair::ledger::{Change, Limits, Record};
+use crate::engine::repair::{Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
+
+/// A request that takes longer than this failed, as far as we can tell.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// So often somebody else may be faster in changing a Lease.
+const TRIES: usize = 4;
+
+/// What carries out requests.
+#[derive(Clone)]
+pub struct Acts {
+    client: Client,
+    clock: Arc<ServerClock>,
+    node: String,
+    namespace: String,
+}
+
+impl Acts {
+    /// For the agent of `node`, which keeps its Leases in `namespace`. The client must not retry by itself.
+    #[must_use]
+    pub fn new(client: Client, clock: Arc<ServerClock>, node: &str, namespace: &str) -> Self {
+        Self {
+            client,
+            clock,
+            node: node.to_owned(),
+            namespace: namespace.to_owned(),
+        }
+    }
+
+    /// Carries out one request. `ready` tells whether the pod of an act is Ready, `enablement` whom istio-cni
+    /// enrols.
+    pub async fn perform(&self, request: Request, ready: bool, enablement: &Enablement) -> Answer {
+        match request {
+            Request::Update {
+                lease,
+                change,
+                limits,
+            } => Answer::Updated(
+                self.within(self.update(&lease, &change, &limits))
+                    .await
+                    .unwrap_or_else(|late| Err(Refusal::Failed(late))),
+            ),
+            Request::Check(pod) => Answer::Checked(
+                self.within(self.check(&pod, enablement))
+                    .await
+                    .and_then(|done| done),
+            ),
+            Request::Act { pod, delete } => {
+                let done = self.within(self.act(&pod, delete, ready)).await;
+                Answer::Acted(done.unwrap_or_else(Acted::InDoubt))
+            }
+            Request::Find(pod) => Answer::Found(self.within(self.find(&pod)).await.and_then(|done| done)),
+        }
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
+        tokio::time::timeout(TIME_LIMIT, work)
+            .await
+            .map_err(|_| format!("the API did not answer within {}s", TIME_LIMIT.as_secs()))
+    }
+
+    async fn update(&self, key: &LeaseKey, change: &Change, limits: &Limits) -> Result<Record, Refusal> {
+        let failed = |what: String| Refusal::Failed(what);
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let name = leases::name(key);
+        for _ in 0..TRIES {
+            let read = leases
+                .get_opt(&name)
+                .await
+                .map_err(|error| failed(describe(&error)))?;
+            let mut record = match &read {
+                Some(lease) => leases::record(lease).map_err(failed)?,
+                None => Record::default(),
+            };
+            let now = self.clock.now();
+            let now = now.ok_or_else(|| failed("the API server has not told its time yet".to_owned()))?;
+            let applied = record.apply(change, limits, now);
+            if applied.changed {
+                let exists = read.is_some();
+                let lease = leases::with_record(read, key, &record, now)
+                    .map_err(|error| failed(error.to_string()))?;
+                let written = if exists {
+                    leases.replace(&name, &PostParams::default(), &lease).await
+                } else {
+                    leases.create(&PostParams::default(), &lease).await
+                };
+                match written {
+                    Ok(_) => {}
+                    // Somebody was faster: what holds now may be something else.
+                    Err(kube::Error::Api(status)) if status.code == 409 => continue,
+                    Err(error) => return Err(failed(describe(&error))),
+                }
+            }
+            return match applied.withheld {
+                None => Ok(record),
+                Some(why) => Err(Refusal::Withheld(why)),
+            };
+        }
+        Err(failed(format!(
+            "the Lease {name} changes faster than it can be written"
+        )))
+    }
+
+    /// Fetches everything that an act depends on; watches may lag, or be silent for a while.
+    async fn check(&self, pod: &PodRef, enablement: &Enablement) -> Result<Option<Box<Check>>, String> {
+        let client = || self.client.clone();
+        let pods: Api<Pod> = Api::namespaced(client(), &pod.namespace);
+        let here: Api<Pod> = Api::all(client());
+        let of = |(label, value): (&str, &str)| {
+            let labels = format!("{label}={value}");
+            ListParams::default()
+                .labels(&labels)
+                .fields(&format!("spec.nodeName={}", self.node))
+        };
+        let namespaces: Api<Namespace> = Api::all(client());
+        let nodes: Api<Node> = Api::all(client());
+        let controls: Api<ConfigMap> = Api::namespaced(client(), &self.namespace);
+        let slices: Api<EndpointSlice> = Api::all(client());
+        let (istiod, ztunnel, cni) = (ListParams::default().labels(ISTIOD), of(ZTUNNEL), of(ISTIO_CNI));
+        let fetched = tokio::try_join!(
+            pods.get_opt(&pod.name),
+            namespaces.get_metadata(&pod.namespace),
+            nodes.get(&self.node),
+            controls.get_opt(CONTROL),
+            slices.list(&istiod),
+            here.list(&ztunnel),
+            here.list(&cni),
+        );
+        let (found, namespace, node, control, slices, ztunnels, cnis) =
+            fetched.map_err(|error| describe(&error))?;
+        let Some(found) = found else { return Ok(None) };
+        let facts = pod_facts(&found);
+        let namespace = namespace_facts(&Namespace {
+            metadata: namespace.metadata,
+            ..Namespace::default()
+        });
+        let standing = Standing {
+            expectation: enablement.expectation(&facts, Some(&namespace.labels)),
+            certain: enablement.certain,
+            namespace_repair: namespace.repair,
+            facts,
+        };
+        let is_ready = |pods: &[Pod], part| {
+            let facts: Vec<_> = pods.iter().map(pod_facts).collect();
+            mirror::ready_since(facts.iter(), part).is_some()
+        };
+        let node_fault = match () {
+            () if !is_ready(&ztunnels.items, ZTUNNEL) => Some("ztunnel is not Ready on this node".to_owned()),
+            () if !is_ready(&cnis.items, ISTIO_CNI) => Some("istio-cni is not Ready on this node".to_owned()),
+            () => None,
+        };
+        let endpoints: usize = slices.items.iter().map(mirror::ready_endpoints).sum();
+        let gates = Gates {
+            node_fault,
+            mesh_fault: (endpoints == 0).then(mirror::no_istiod),
+            cordoned: is_cordoned(&node),
+            paused: control.as_ref().and_then(mirror::pause_reason),
+        };
+        Ok(Some(Box::new(Check { standing, gates })))
+    }
+
+    async fn act(&self, pod: &PodRef, delete: bool, ready: bool) -> Acted {
+        let target = Target {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        };
+        let done = if delete {
+            evict::delete(&self.client, &target, false).await
+        } else {
+            evict::evict(&self.client, &target, ready, false).await
+        };
+        match &done {
+            Done::Accepted => Acted::Accepted,
+            Done::Gone | Done::OtherPod => Acted::Gone,
+            Done::InDoubt { message } => Acted::InDoubt(message.clone()),
+            refused => Acted::Refused(
+                refused.withheld().unwrap_or(Withheld::Refused),
+                refused.to_string(),
+            ),
+        }
+    }
+
+    async fn find(&self, pod: &PodRef) -> Result<Presence, String> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let found = pods.get_opt(&pod.name).await.map_err(|error| describe(&error))?;
+        let there = found.is_some_and(|found| {
+            let same = found.metadata.uid.as_deref() == Some(pod.uid.as_str());
+            same && found.metadata.deletion_timestamp.is_none()
+        });
+        Ok(if there { Presence::There } else { Presence::Leaving })
+    }
+}
+
+/// An error of the API in words: its own where it said some.
+#[must_use]
+pub fn describe(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => root_cause(other),
+    }
+}
+
+/// The innermost error, which is the one that tells something.
+pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Records in Leases.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use sha2::{Digest as _, Sha256};
+
+use crate::engine::repair::LeaseKey;
+use crate::engine::repair::ledger::{LEASE, Record};
+
+/// The label that says what a Lease is of.
+pub(super) const KIND: &str = "meshmedic.io/lease";
+/// The value of [`KIND`] for owners.
+pub(super) const OWNER: &str = "owner";
+/// The annotation that holds the record.
+const RECORD: &str = "meshmedic.io/record";
+/// The annotation that says of whom or what exactly.
+const OF: &str = "meshmedic.io/of";
+/// So much of a digest names a Lease.
+const DIGITS: usize = 16;
+
+/// An owner's Lease, as the watch shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerLease {
+    /// The Lease's name.
+    pub name: String,
+    /// Its version.
+    pub resource_version: Option<String>,
+    /// The controller's UID.
+    pub owner: String,
+    /// Its record; `None` if it cannot be read.
+    pub record: Option<Record>,
+    /// When it was last written.
+    pub written: Option<Timestamp>,
+}
+
+/// The name of a Lease.
+pub(super) fn name(key: &LeaseKey) -> String {
+    match key {
+        LeaseKey::Owner(uid) => format!("meshmedic-owner-{}", digest(uid)),
+        LeaseKey::Node(node) => format!("meshmedic-node-{}", digest(node)),
+        LeaseKey::Slot(number) => format!("meshmedic-slot-{number}"),
+        LeaseKey::Cluster => "meshmedic-cluster".to_owned(),
+    }
+}
+
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    let mut digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.truncate(DIGITS);
+    digits
+}
+
+/// Reads the record of a Lease.
+pub(super) fn record(lease: &Lease) -> Result<Record, String> {
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    let annotations = lease.metadata.annotations.as_ref();
+    let text = annotations
+        .and_then(|annotations| annotations.get(RECORD))
+        .ok_or_else(|| {
+            format!("the Lease {name} has no annotation {RECORD}; delete it if it is not in use")
+        })?;
+    serde_json::from_str(text).map_err(|error| {
+        format!("the annotation {RECORD} of the Lease {name} cannot be read: {error}; delete the Lease to begin anew")
+    })
+}
+
+/// An owner's Lease from the watch. `None` if it says not whose it is.
+pub(super) fn owner(lease: &Lease) -> Option<OwnerLease> {
+    let annotations = lease.metadata.annotations.as_ref()?;
+    Some(OwnerLease {
+        name: lease.metadata.name.clone()?,
+        resource_version: lease.metadata.resource_version.clone(),
+        owner: annotations.get(OF)?.clone(),
+        record: record(lease).ok(),
+        written: lease
+            .spec
+            .as_ref()
+            .and_then(|spec| Some(spec.renew_time.as_ref()?.0)),
+    })
+}
+
+/// The Lease with another record: the one that was read, or a new one.
+pub(super) fn with_record(
+    read: Option<Lease>,
+    key: &LeaseKey,
+    record: &Record,
+    now: Timestamp,
+) -> Result<Lease, serde_json::Error> {
+    let mut lease = read.unwrap_or_else(|| Lease {
+        metadata: ObjectMeta {
+            name: Some(name(key)),
+            ..ObjectMeta::default()
+        },
+        spec: None,
+    });
+    let (kind, of) = match key {
+        LeaseKey::Owner(uid) => (OWNER, uid.clone()),
+        LeaseKey::Node(node) => ("node", node.clone()),
+        LeaseKey::Slot(number) => ("slot", number.to_string()),
+        LeaseKey::Cluster => ("cluster", "cluster".to_owned()),
+    };
+    let labels = lease.metadata.labels.get_or_insert_with(BTreeMap::new);
+    labels.insert(KIND.to_owned(), kind.to_owned());
+    let annotations = lease.metadata.annotations.get_or_insert_with(BTreeMap::new);
+    annotations.insert(OF.to_owned(), of);
+    annotations.insert(RECORD.to_owned(), serde_json::to_string(record)?);
+    // For people and for other tools: who holds it, since when.
+    let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+    let holder = record
+        .repairs
+        .iter()
+        .map(|entry| entry.holder.as_str())
+        .find(|holder| !holder.is_empty());
+    if spec.holder_identity.as_deref().unwrap_or_default() != holder.unwrap_or_default() {
+        spec.acquire_time = holder.map(|_| MicroTime(now));
+        spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(1));
+    }
+    spec.holder_identity = holder.map(str::to_owned);
+    spec.lease_duration_seconds = i32::try_from(LEASE.as_secs()).ok();
+    spec.renew_time = Some(MicroTime(now));
+    Ok(lease)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::repair::ledger::Act;
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        let key = LeaseKey::Node("node-a".to_owned());
+        let now = Timestamp::UNIX_EPOCH;
+        let written = Record {
+            acts: vec![Act {
+                id: "x".to_owned(),
+                at: now,
+            }],
+            failures: 2,
+            ..Record::default()
+        };
+        let lease = with_record(None, &key, &written, now).unwrap();
+        assert_eq!(record(&lease).unwrap(), written);
+        assert_eq!(lease.metadata.name.unwrap(), name(&key));
+    }
+
+    #[test]
+    fn what_nobody_understands_is_an_error_that_names_the_lease() {
+        let mut lease = with_record(
+            None,
+            &LeaseKey::Slot(2),
+            &Record::default(),
+            Timestamp::UNIX_EPOCH,
+        )
+        .unwrap();
+        for text in ["", "{", "[]", r#"{"failures":"many"}"#] {
+            let annotations = lease.metadata.annotations.as_mut().unwrap();
+            annotations.insert(RECORD.to_owned(), text.to_owned());
+            assert!(record(&lease).unwrap_err().contains("meshmedic-slot-2"), "{text}");
+        }
+        lease.metadata.annotations = None;
+        assert!(record(&lease).is_err());
+    }
+
+    #[test]
+    fn names_are_names_to_kubernetes() {
+        for key in [
+            LeaseKey::Owner("0a1b2c3d-1111-2222-3333-444455556666".to_owned()),
+            LeaseKey::Node("IP-10-0-0-1.EC2.internal".to_owned()),
+            LeaseKey::Slot(0),
+            LeaseKey::Cluster,
+        ] {
+            let name = name(&key);
+            assert!(
+                name.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{name}"
+            );
+        }
+    }
+}

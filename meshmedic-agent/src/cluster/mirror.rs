@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the API last said of this node and of the mesh.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use meshmedic_common::eligibility::Enablement;
+use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::facts::NamespaceFacts;
+use meshmedic_common::policy::Standing;
+use meshmedic_common::uid::PodUid;
+
+use super::store::Store;
+use super::watches::Seen;
+use super::{ISTIO_CNI, OwnerLease, PAUSE_REASON, PAUSED, REPAIRS, ZTUNNEL};
+use crate::engine::Health;
+use crate::node::PodName;
+use crate::time::Time;
+use crate::watch::Declared;
+
+/// What changed by some news.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Which pods there are, or what is expected of them.
+    pub pods: bool,
+    /// What holds above them.
+    pub gates: bool,
+}
+
+/// What the API last said.
+#[derive(Debug)]
+pub struct Mirror {
+    pods: Store<PodFacts>,
+    namespaces: Store<NamespaceFacts>,
+    endpoints: Store<usize>,
+    node: Store<bool>,
+    control: Store<Option<String>>,
+    leases: Store<OwnerLease>,
+    with_leases: bool,
+    enablement: Enablement,
+    standings: BTreeMap<PodUid, Standing>,
+}
+
+impl Mirror {
+    /// A mirror that was told nothing yet.
+    #[must_use]
+    pub fn new(with_leases: bool) -> Self {
+        Self {
+            pods: Store::default(),
+            namespaces: Store::default(),
+            endpoints: Store::default(),
+            node: Store::default(),
+            control: Store::default(),
+            leases: Store::default(),
+            with_leases,
+            enablement: Enablement::guessed(),
+            standings: BTreeMap::new(),
+        }
+    }
+
+    /// Takes news in. Leases are not looked at here beyond being kept.
+    pub fn take(&mut self, seen: Seen) -> Changed {
+        let changed = match seen {
+            Seen::Pod(delta) => Changed {
+                pods: self.pods.take(delta),
+                gates: true,
+            },
+            Seen::Namespace(delta) => Changed {
+                pods: self.namespaces.take(delta),
+                gates: false,
+            },
+            Seen::Endpoints(delta) => above(self.endpoints.take(delta)),
+            Seen::Node(delta) => above(self.node.take(delta)),
+            Seen::Control(delta) => above(self.control.take(delta)),
+            Seen::Lease(delta) => above(self.leases.take(delta)),
+            Seen::Trouble(..) => Changed::default(),
+        };
+        if changed.pods {
+            self.judge_pods();
+        }
+        changed
+    }
+
+    /// Takes istio-cni's settings. True if they are others than before.
+    pub fn enable(&mut self, enablement: Enablement) -> bool {
+        let changed = self.enablement != enablement;
+        self.enablement = enablement;
+        if changed {
+            self.judge_pods();
+        }
+        changed
+    }
+
+    /// istio-cni's settings, as far as they are known.
+    #[must_use]
+    pub fn enablement(&self) -> &Enablement {
+        &self.enablement
+    }
+
+    fn judge_pods(&mut self) {
+        if !(self.pods.is_complete() && self.namespaces.is_complete()) {
+            return;
+        }
+        let standings = self.pods.values().filter_map(|facts| {
+            let namespace = self.namespaces.get(&facts.namespace);
+            let standing = Standing {
+                expectation: self
+                    .enablement
+                    .expectation(facts, namespace.map(|known| &known.labels)),
+                certain: self.enablement.certain,
+                namespace_repair: namespace.and_then(|known| known.repair.clone()),
+                facts: facts.clone(),
+            };
+            Some((facts.cgroup_uid()?, standing))
+        });
+        self.standings = standings.collect();
+    }
+
+    /// The watches that have not told everything yet.
+    pub fn pending(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("pods", self.pods.is_complete()),
+            ("namespaces", self.namespaces.is_complete()),
+            ("endpointslices", self.endpoints.is_complete()),
+            ("nodes", self.node.is_complete()),
+            ("configmaps", self.control.is_complete()),
+            ("leases", self.leases.is_complete() || !self.with_leases),
+        ]
+        .into_iter()
+        .filter_map(|(resource, complete)| (!complete).then_some(resource))
+    }
+
+    /// This node's pods by the identity in their cgroups.
+    #[must_use]
+    pub fn standings(&self) -> &BTreeMap<PodUid, Standing> {
+        &self.standings
+    }
+
+    /// The owners' Leases.
+    pub fn leases(&self) -> impl Iterator<Item = &OwnerLease> {
+        self.leases.values()
+    }
+
+    /// The pods in the words of the watch.
+    #[must_use]
+    pub fn declared(&self) -> HashMap<PodUid, Declared> {
+        let declare = |(uid, standing): (&PodUid, &Standing)| {
+            let facts = &standing.facts;
+            let declared = Declared {
+                name: PodName {
+                    namespace: facts.namespace.clone(),
+                    name: facts.name.clone(),
+                },
+                expectation: standing.expectation,
+                addresses: facts.addresses.clone(),
+                ztunnel: is_of(facts, ZTUNNEL),
+            };
+            (uid.clone(), declared)
+        };
+        self.standings.iter().map(declare).collect()
+    }
+
+    /// Whether anything of Istio's data plane is on this node.
+    #[must_use]
+    pub fn has_istio(&self) -> bool {
+        self.pods
+            .values()
+            .any(|facts| is_of(facts, ZTUNNEL) || is_of(facts, ISTIO_CNI))
+    }
+
+    /// The UIDs and namespaces of istio-cni's pods on this node: another one has read its settings anew.
+    pub fn cni_pods(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pods = self.pods.values().filter(|facts| is_of(facts, ISTIO_CNI));
+        pods.map(|facts| (facts.uid.as_str(), facts.namespace.as_str()))
+    }
+
+    /// How ztunnel and istio-cni of this node are. `None` until the pods were told.
+    #[must_use]
+    pub fn health(&self, now: Time, server: Timestamp) -> Option<Health> {
+        self.pods.is_complete().then(|| Health {
+            ztunnel_ready: ready_since(self.pods.values(), ZTUNNEL).map(|since| {
+                let ago = server.duration_since(since.unwrap_or(server));
+                now - Duration::try_from(ago).unwrap_or_default()
+            }),
+            cni_ready: ready_since(self.pods.values(), ISTIO_CNI).is_some(),
+        })
+    }
+
+    /// What is wrong with the mesh, as far as it was told.
+    #[must_use]
+    pub fn mesh_fault(&self) -> Option<String> {
+        if let Some(resource) = self.pending().next() {
+            return Some(format!("the API has not told of {resource} yet"));
+        }
+        let ready: usize = self.endpoints.values().sum();
+        (ready == 0).then(no_istiod)
+    }
+
+    /// Whether this node is cordoned. One that the API does not know is about to leave, too.
+    #[must_use]
+    pub fn is_cordoned(&self) -> bool {
+        self.node.values().next().copied().unwrap_or(true)
+    }
+
+    /// Why repairs are paused, if they are.
+    #[must_use]
+    pub fn paused(&self) -> Option<String> {
+        self.control.values().flatten().next().cloned()
+    }
+}
+
+const fn above(gates: bool) -> Changed {
+    Changed { pods: false, gates }
+}
+
+pub(super) fn no_istiod() -> String {
+    "istiod has no ready endpoint".to_owned()
+}
+
+/// Whether a pod belongs to a part of Istio's data plane. A label alone can be had by anybody.
+fn is_of(facts: &PodFacts, (label, value): (&str, &str)) -> bool {
+    let owned = facts
+        .controller
+        .as_ref()
+        .is_some_and(|controller| controller.kind == "DaemonSet");
+    owned && facts.labels.get(label).is_some_and(|found| found == value)
+}
+
+/// Since when all pods of a part are Ready; `None` if there is none, or one that is not.
+///
+/// Whoever fakes such a pod can withhold repairs by it, and nothing else.
+pub(super) fn ready_since<'a>(
+    pods: impl Iterator<Item = &'a PodFacts>,
+    part: (&str, &str),
+) -> Option<Option<Timestamp>> {
+    let mut youngest = None;
+    let mut any = false;
+    for facts in pods.filter(|facts| is_of(facts, part) && !facts.deleting && !facts.finished) {
+        if !facts.ready {
+            return None;
+        }
+        any = true;
+        youngest = youngest.max(facts.ready_since);
+    }
+    any.then_some(youngest)
+}
+
+/// How many endpoints of a slice are ready.
+pub(super) fn ready_endpoints(slice: &EndpointSlice) -> usize {
+    // Not saying anything means ready.
+    let ready = |endpoint: &&k8s_openapi::api::discovery::v1::Endpoint| {
+        endpoint
+            .conditions
+            .as_ref()
+            .and_then(|conditions| conditions.ready)
+            .unwrap_or(true)
+    };
+    slice.endpoints.iter().flatten().filter(ready).count()
+}
+
+/// Why repairs are paused by the switch, if they are.
+pub(super) fn pause_reason(control: &ConfigMap) -> Option<String> {
+    let data = control.data.as_ref()?;
+    let paused = data.get(REPAIRS)?.trim() == PAUSED;
+    paused.then(|| data.get(PAUSE_REASON).cloned().unwrap_or_default())
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The watches: each follows one kind of object and passes on what matters of it.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::PartialObjectMeta;
+use kube::core::NamespaceResourceScope;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Api, Client, Resource};
+use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, pod_facts};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::leases::{self, OwnerLease};
+use super::store::Delta;
+use super::{CONTROL, ISTIOD, mirror};
+
+/// A watch that is silent for this long, without even a bookmark, is begun anew where it was.
+const SILENCE: u32 = 180;
+/// News wait here while the agent is busy; then the watches wait.
+const BACKLOG: usize = 256;
+
+/// News of the API.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// Of this node's pods, by UID.
+    Pod(Delta<PodFacts>),
+    /// Of namespaces, by name.
+    Namespace(Delta<NamespaceFacts>),
+    /// Of istiod's endpoints: how many are ready, by slice.
+    Endpoints(Delta<usize>),
+    /// Of this node: whether it is cordoned.
+    Node(Delta<bool>),
+    /// Of the switch: why repairs are paused, if they are.
+    Control(Delta<Option<String>>),
+    /// Of owners' Leases, by name.
+    Lease(Delta<OwnerLease>),
+    /// A watch cannot go on for now, and why. It tries again by itself.
+    Trouble(&'static str, String),
+}
+
+impl Seen {
+    /// Of which kind of object it is.
+    #[must_use]
+    pub const fn resource(&self) -> &'static str {
+        match self {
+            Self::Pod(_) => "pods",
+            Self::Namespace(_) => "namespaces",
+            Self::Endpoints(_) => "endpointslices",
+            Self::Node(_) => "nodes",
+            Self::Control(_) => "configmaps",
+            Self::Lease(_) => "leases",
+            Self::Trouble(resource, _) => resource,
+        }
+    }
+}
+
+/// The watches of one agent. They end when this is dropped.
+#[derive(Debug)]
+pub struct Watches {
+    tasks: JoinSet<()>,
+    news: mpsc::Receiver<Seen>,
+}
+
+impl Watches {
+    /// Begins to watch what concerns `node`. Leases are followed only by an agent that may repair.
+    #[must_use]
+    pub fn start(client: &Client, node: &str, namespace: &str, with_leases: bool) -> Self {
+        let (tell, news) = mpsc::channel(BACKLOG);
+        let mut tasks = JoinSet::new();
+        let all = || watcher::Config::default().timeout(SILENCE);
+        let named = |name: &str| all().fields(&format!("metadata.name={name}"));
+        tasks.spawn(follow(
+            watch(
+                Api::<Pod>::all(client.clone()),
+                all().fields(&format!("spec.nodeName={node}")),
+            ),
+            "pods",
+            |pod: Pod| Some((pod.metadata.uid.clone()?, pod_facts(&pod))),
+            Seen::Pod,
+            tell.clone(),
+        ));
+        tasks.spawn(follow(
+            watch(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), all()),
+            "namespaces",
+            |namespace: PartialObjectMeta<Namespace>| {
+                let metadata = namespace.metadata;
+                let key = metadata.name.clone()?;
+                Some((
+                    key,
+                    namespace_facts(&Namespace {
+                        metadata,
+                        ..Namespace::default()
+                    }),
+                ))
+            },
+            Seen::Namespace,
+            tell.clone(),
+        ));
+        tasks.spawn(follow(
+            watch(Api::<EndpointSlice>::all(client.clone()), all().labels(ISTIOD)),
+            "endpointslices",
+            |slice: EndpointSlice| Some((key(&slice)?, mirror::ready_endpoints(&slice))),
+            Seen::Endpoints,
+            tell.clone(),
+        ));
+        tasks.spawn(follow(
+            watch(Api::<Node>::all(client.clone()), named(node)),
+            "nodes",
+            |node: Node| Some((key(&node)?, is_cordoned(&node))),
+            Seen::Node,
+            tell.clone(),
+        ));
+        tasks.spawn(follow(
+            watch(own::<ConfigMap>(client, namespace), named(CONTROL)),
+            "configmaps",
+            |control: ConfigMap| Some((key(&control)?, mirror::pause_reason(&control))),
+            Seen::Control,
+            tell.clone(),
+        ));
+        if with_leases {
+            let owners = all().labels(&format!("{}={}", leases::KIND, leases::OWNER));
+            tasks.spawn(follow(
+                watch(own::<Lease>(client, namespace), owners),
+                "leases",
+                |lease: Lease| Some((key(&lease)?, leases::owner(&lease)?)),
+                Seen::Lease,
+                tell,
+            ));
+        }
+        Self { tasks, news }
+    }
+
+    /// The next news; never, once all watches ended.
+    pub async fn next(&mut self) -> Seen {
+        match self.news.recv().await {
+            Some(seen) => seen,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// News that are here already.
+    pub fn try_next(&mut self) -> Option<Seen> {
+        self.news.try_recv().ok()
+    }
+
+    /// How many watches there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+fn own<K>(client: &Client, namespace: &str) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    Api::namespaced(client.clone(), namespace)
+}
+
+fn key<K: Resource>(object: &K) -> Option<String> {
+    object.meta().name.clone()
+}
+
+/// Passes on what matters of each object, for as long as somebody listens.
+async fn follow<K, T: Debug>(
+    stream: impl futures_util::Stream<Item = Result<Event<K>, watcher::Error>>,
+    resource: &'static str,
+    reduce: impl Fn(K) -> Option<(String, T)>,
+    wrap: impl Fn(Delta<T>) -> Seen,
+    tell: mpsc::Sender<Seen>,
+) where
+    K: Resource + Clone + Debug + Send + DeserializeOwned + 'static,
+{
+    let mut stream = pin!(stream.default_backoff());
+    while let Some(event) = stream.next().await {
+        let news = match event {
+            Ok(Event::Init) => Some(wrap(Delta::Begin)),
+            Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                reduce(object).map(|(key, item)| wrap(Delta::Is(key, item)))
+            }
+            Ok(Event::Delete(object)) => reduce(object).map(|(key, _)| wrap(Delta::Gone(key))),
+            Ok(Event::InitDone) => Some(wrap(Delta::End)),
+            Err(error) => Some(Seen::Trouble(resource, super::acts::root_cause(&error))),
+        };
+        if let Some(news) = news
+            && tell.send(news).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The watches on whose word repairs depend.
+pub const WATCHED: [&str; 5] = ["pods", "namespaces", "endpointslices", "nodes", "configmaps"];
+
+/// The time after which the silence of a watch means that what it showed may be wrong.
+pub const TOO_OLD: Duration = Duration::from_secs(300);

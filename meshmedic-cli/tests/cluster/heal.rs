@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a lost capture to a captured successor.
+
+use meshmedic_common::verdict::State;
+use meshmedic_lab::{Pod, need};
+
+use crate::process::Agent;
+use crate::world::{REPAIR, USER, World};
+
+const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
+
+fn state(agent: &Agent, pod: &Pod) -> Option<State> {
+    let report = agent.report();
+    let found = report.pods.iter().find(|found| found.uid.as_str() == pod.uid());
+    found.map(|found| found.state)
+}
+
+#[test]
+fn an_orphan_is_evicted_and_its_successor_proved_captured() {
+    if !need::root("an_orphan_is_evicted_and_its_successor_proved_captured") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&REPAIR);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("a repair that succeeded", |agent| agent.metric(SUCCEEDED) == 1.0);
+
+    let after = world.cluster.wait_captured("shop", "cart", 2).unwrap();
+    assert!(after.iter().all(|pod| pod.uid() != pods[0].uid()));
+    assert!(
+        after.iter().any(|pod| pod.uid() == pods[1].uid()),
+        "the other one was not touched"
+    );
+    assert_eq!(world.evictions(), 1);
+    agent.until("the Leases to be free", |_| world.leases_are_free());
+    agent.until("the Events", |_| {
+        world.events_of(&pods[0]) == ["MeshCaptureLost", "MeshRepairStarted", "MeshRepairSucceeded"]
+    });
+    assert_eq!(
+        agent.metric("meshmedic_orphans_repaired_total{class=\"ready\"}"),
+        1.0
+    );
+    agent.until("no orphan to be counted", |agent| {
+        agent.metric("meshmedic_orphans_total") == 0.0
+    });
+    let acts = agent.audit(pods[0].name());
+    let acts: Vec<&str> = acts.iter().map(|(act, _)| act.as_str()).collect();
+    assert_eq!(acts, ["evict", "ended"]);
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn without_a_flag_it_only_says_what_it_would_do() {
+    if !need::root("without_a_flag_it_only_says_what_it_would_do") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&[]);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("what it would do", |agent| {
+        agent.metric("meshmedic_repairs_would_total") == 1.0
+    });
+    agent.until("the Event", |_| world.events_of(&pods[0]) == ["MeshCaptureLost"]);
+    assert_eq!(state(&agent, &pods[0]), Some(State::Orphan));
+    assert_eq!(agent.metric("meshmedic_orphans_ready"), 1.0);
+    assert!(world.is_untouched(&pods[0]));
+    assert_eq!(agent.audit(pods[0].name())[0].0, "would-repair");
+
+    // What comes back is told, too.
+    let ztunnel = world.cluster.node("node-a").unwrap().ztunnel().unwrap();
+    ztunnel.enrol(&pods[0]).unwrap();
+    agent.until("the recovery", |_| {
+        world.events_of(&pods[0]) == ["MeshCaptureLost", "MeshCaptureRecovered"]
+    });
+    assert!(agent.terminate().success());
+    let writes = world.cluster.api().requests_of(USER).unwrap();
+    let written: Vec<_> = writes
+        .iter()
+        .filter(|request| request.is_write() && request.resource != "events")
+        .collect();
+    assert!(written.is_empty(), "{written:?}");
+}
+
+#[test]
+fn an_orphan_that_is_not_ready_is_repaired_after_its_grace_period() {
+    if !need::root("an_orphan_that_is_not_ready_is_repaired_after_its_grace_period") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&["--repair-stuck", "--grace-period", "3s"]);
+    world.cluster.set_ready(&pods[0], false).unwrap();
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("it to wait for the grace period", |agent| {
+        agent
+            .audit(pods[0].name())
+            .contains(&("withheld".into(), "grace-period".into()))
+    });
+    agent.until("its repair", |agent| agent.metric(SUCCEEDED) == 1.0);
+    assert_eq!(
+        agent.metric("meshmedic_orphans_repaired_total{class=\"stuck\"}"),
+        1.0
+    );
+}
+
+#[test]
+fn the_agent_of_the_successors_node_proves_it() {
+    if !need::root("the_agent_of_the_successors_node_proves_it") {
+        return;
+    }
+    let world = World::new(2);
+    world.cluster.schedule_on(Some("node-a"));
+    let pods = world.deployment("cart", 2);
+    world.cluster.schedule_on(Some("node-b"));
+    let mut agent = world.ready_agent(&REPAIR);
+    let mut other = world.agent("node-b", &REPAIR);
+    other.until("the other agent to be ready", |agent| {
+        agent.health("/readyz").0 == 200
+    });
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("a repair that succeeded", |agent| agent.metric(SUCCEEDED) == 1.0);
+    let repairs = agent.report().repairs;
+    let detail = repairs.iter().next().unwrap().detail.clone().unwrap_or_default();
+    assert!(detail.contains("node-b"), "{detail}");
+    assert_eq!(other.metric(SUCCEEDED), 0.0);
+}
+
+#[test]
+fn after_a_reboot_one_canary_goes_first_and_the_rest_follow() {
+    if !need::root("after_a_reboot_one_canary_goes_first_and_the_rest_follow") {
+        return;
+    }
+    let world = World::new(1);
+    let pods: Vec<Pod> = ["cart", "stock", "mail"]
+        .iter()
+        .flat_map(|name| world.deployment(name, 2))
+        .collect();
+    let mut agent = world.ready_agent(&REPAIR);
+    let ztunnel = world.cluster.node("node-a").unwrap().ztunnel().unwrap();
+    ztunnel.unenrol_many(&pods).unwrap();
+    agent.until("all to be healed", |agent| agent.metric(SUCCEEDED) == 6.0);
+    let lines = agent.log();
+    let of = |act: &str| {
+        lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line["target"] == "meshmedic::audit" && line["fields"]["act"] == act)
+            .map(|(number, _)| number)
+            .collect::<Vec<_>>()
+    };
+    let (acts, ends) = (of("evict"), of("ended"));
+    assert_eq!((acts.len(), ends.len()), (6, 6));
+    assert!(
+        ends[0] < acts[1],
+        "the second act came only after the canary's proof"
+    );
+    assert_eq!(world.evictions(), 6);
+    agent.until("the Leases to be free", |_| world.leases_are_free());
+}
+
+#[test]
+fn a_dead_ztunnel_costs_no_pod() {
+    if !need::root("a_dead_ztunnel_costs_no_pod") {
+        return;
+    }
+    let world = World::new(1);
+    let pods: Vec<Pod> = ["cart", "stock"]
+        .iter()
+        .flat_map(|name| world.deployment(name, 10))
+        .collect();
+    let mut agent = world.ready_agent(&REPAIR);
+    world.cluster.kill_ztunnel("node-a").unwrap();
+    agent.until("the node's fault", |agent| {
+        agent.metric("meshmedic_node_fault") == 1.0
+    });
+    // Ten times as long as it takes to confirm a loss.
+    let sweeps = agent.metric("meshmedic_sweeps_total");
+    agent.until("some time to pass", |agent| {
+        agent.metric("meshmedic_sweeps_total") >= sweeps + 3.0
+    });
+    assert!(pods.iter().all(|pod| state(&agent, pod) == Some(State::Suspect)));
+    world.cluster.start_ztunnel("node-a").unwrap();
+    agent.until("every pod to be captured", |agent| {
+        pods.iter().all(|pod| state(agent, pod) == Some(State::Captured))
+    });
+    assert_eq!(agent.metric("meshmedic_node_fault"), 0.0);
+    assert_eq!(world.evictions(), 0);
+    assert!(pods.iter().all(|pod| world.is_untouched(pod)));
+}
+
+#[test]
+fn in_a_steady_state_it_asks_the_api_for_nothing() {
+    if !need::root("in_a_steady_state_it_asks_the_api_for_nothing") {
+        return;
+    }
+    let world = World::new(1);
+    world.deployment("cart", 5);
+    let mut agent = world.ready_agent(&REPAIR);
+    world.cluster.api().forget_requests().unwrap();
+    let sweeps = agent.metric("meshmedic_sweeps_total");
+    agent.until("some time to pass", |agent| {
+        agent.metric("meshmedic_sweeps_total") >= sweeps + 3.0
+    });
+    let requests = world.cluster.api().requests_of(USER).unwrap();
+    let asked: Vec<_> = requests
+        .iter()
+        .filter(|request| request.verb != "watch")
+        .collect();
+    assert!(asked.is_empty(), "{asked:?}");
+}

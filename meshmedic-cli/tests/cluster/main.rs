@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meshmedic agent` as a process, in a cluster of the lab, under the rights of its manifest.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api_faults;
+mod crashes;
+mod heal;
+mod process;
+mod withheld;
+mod world;

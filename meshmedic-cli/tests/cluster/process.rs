@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The agent as a process, and what it says.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use meshmedic_common::report::NodeReport;
+use meshmedic_lab::wait;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Long enough for whatever a slow machine does; nothing waits for it where all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running agent. It is killed when this is dropped.
+pub(crate) struct Agent {
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+    metrics: SocketAddr,
+    status: SocketAddr,
+}
+
+impl Agent {
+    /// Starts the agent of a node and waits until it serves.
+    pub(crate) fn start(kubeconfig: &Path, node: &str, proc_root: &Path, flags: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
+            .args(["agent", "--log-format", "json", "--node", node])
+            .args(["--metrics-addr", "127.0.0.1:0", "--status-addr", "127.0.0.1:0"])
+            .arg("--host-proc")
+            .arg(proc_root)
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(flags)
+            .env("POD_NAMESPACE", "meshmedic")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built beside this test");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().expect("it is piped"));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                lock(&kept).push(line);
+            }
+        });
+        let mut agent = Self {
+            child,
+            log,
+            metrics: SocketAddr::from(([127, 0, 0, 1], 0)),
+            status: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        agent.metrics = agent.address_of("metrics");
+        agent.status = agent.address_of("status");
+        agent
+    }
+
+    fn address_of(&mut self, endpoint: &str) -> SocketAddr {
+        self.until(&format!("the {endpoint} endpoint"), |agent| {
+            agent
+                .find(|line| line["fields"]["endpoint"] == endpoint)
+                .is_some()
+        });
+        let line = self.find(|line| line["fields"]["endpoint"] == endpoint);
+        let address = line.and_then(|line| line["fields"]["address"].as_str()?.parse().ok());
+        address.expect("the line that names the endpoint gives its address")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that was logged.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        lock(&self.log).clone()
+    }
+
+    /// The first line of the log that is like this.
+    pub(crate) fn find(&self, like: impl Fn(&Value) -> bool) -> Option<Value> {
+        lock(&self.log).iter().find(|line| like(line)).cloned()
+    }
+
+    /// The audit lines of a pod: what was done or withheld, and why.
+    pub(crate) fn audit(&self, pod: &str) -> Vec<(String, String)> {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let of_pod = |line: &&Value| line["target"] == "meshmedic::audit" && line["fields"]["pod"] == pod;
+        let lines = self.log();
+        let audit = lines.iter().filter(of_pod).map(|line| &line["fields"]);
+        audit
+            .map(|fields| (word(&fields["act"]), word(&fields["result"])))
+            .collect()
+    }
+
+    /// Waits for something that the agent shows.
+    pub(crate) fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let ended = |agent: &mut Self| agent.child.try_wait().ok().flatten();
+        let result = wait::until(what, PATIENCE, || condition(self) || ended(self).is_some());
+        if result.is_err() || !condition(self) {
+            let log: Vec<String> = self.log().iter().map(Value::to_string).collect();
+            panic!(
+                "{what} did not come about ({:?}):\n{}",
+                ended(self),
+                log.join("\n")
+            );
+        }
+    }
+
+    /// A metric's value, by its name with labels as it is exposed.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (_, text) = get(self.metrics, "/metrics");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    /// `/readyz` or `/healthz`: the code and what it says.
+    pub(crate) fn health(&self, path: &str) -> (u16, String) {
+        get(self.metrics, path)
+    }
+
+    /// What it reports of its node.
+    pub(crate) fn report(&self) -> NodeReport {
+        let (code, text) = get(self.status, "/v1/node");
+        assert_eq!(code, 200, "{text}");
+        NodeReport::read(text.as_bytes()).expect("it reports what it can read itself")
+    }
+
+    /// Ends it as the kubelet does, and waits.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        kill_process(self.os_pid(), Signal::TERM).expect("it runs");
+        self.child.wait().expect("it is ours")
+    }
+
+    /// Ends it as the kernel does when memory is short.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is ours");
+    }
+
+    fn os_pid(&self) -> Pid {
+        i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("a child has a number")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A plain GET.
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("the endpoint is served");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+    )
+    .expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers with text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (code.expect("a status line"), body.to_owned())
+}

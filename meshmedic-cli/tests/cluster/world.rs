@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A cluster with what the manifest grants, and what is looked at in it.
+
+use std::path::PathBuf;
+
+use meshmedic_lab::{Cluster, ClusterSpec, Pod, documents};
+use serde_json::Value;
+
+use crate::process::Agent;
+
+/// Whom the manifest makes the agent.
+pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
+const MANIFEST: &str = include_str!("../../../deploy/manifest.yaml");
+/// Quick enough for a test, and nothing that a real agent would not do.
+const QUICK: [&str; 6] = ["--confirm", "400ms", "--settle", "200ms", "--interval", "2s"];
+/// Both repairs on.
+pub(crate) const REPAIR: [&str; 2] = ["--auto-repair", "--repair-stuck"];
+
+/// A cluster in which the agent has its ServiceAccount and its roles.
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    kubeconfig: PathBuf,
+}
+
+impl World {
+    pub(crate) fn new(nodes: usize) -> Self {
+        let cluster = Cluster::start(ClusterSpec {
+            nodes,
+            ..ClusterSpec::default()
+        })
+        .unwrap();
+        // Everything but the DaemonSet, whose pods are the processes that the tests start.
+        for object in documents(MANIFEST).unwrap() {
+            if object["kind"] != "DaemonSet" {
+                cluster.api().apply(&object).unwrap();
+            }
+        }
+        cluster.namespace("shop", true).unwrap();
+        let kubeconfig = cluster
+            .api()
+            .kubeconfig_for_service_account("meshmedic", "meshmedic")
+            .unwrap();
+        Self { cluster, kubeconfig }
+    }
+
+    /// Starts the agent of a node.
+    pub(crate) fn agent(&self, node: &str, flags: &[&str]) -> Agent {
+        let flags: Vec<&str> = QUICK.iter().chain(flags).copied().collect();
+        let proc_root = self.cluster.node(node).unwrap().lab().proc_root();
+        Agent::start(&self.kubeconfig, node, proc_root, &flags)
+    }
+
+    /// Starts the agent of the first node and waits until it has judged every pod.
+    pub(crate) fn ready_agent(&self, flags: &[&str]) -> Agent {
+        let mut agent = self.agent("node-a", flags);
+        agent.until("the agent to be ready", |agent| agent.health("/readyz").0 == 200);
+        agent.until("every pod to be judged", |agent| {
+            let report = agent.report();
+            let open = |pod: &meshmedic_common::report::PodReport| {
+                pod.reason == Some(meshmedic_common::verdict::Reason::NotRead)
+            };
+            !report.pods.is_empty() && !report.pods.iter().any(open)
+        });
+        agent
+    }
+
+    pub(crate) fn deployment(&self, name: &str, replicas: usize) -> Vec<Pod> {
+        self.cluster.deployment("shop", name, replicas).unwrap();
+        self.cluster.wait_captured("shop", name, replicas).unwrap()
+    }
+
+    /// The reasons of the Events about a pod, each once.
+    pub(crate) fn events_of(&self, pod: &Pod) -> Vec<String> {
+        let events = self.cluster.api().list("events.events.k8s.io", pod.namespace());
+        let of_pod = |event: &&Value| event["regarding"]["uid"] == pod.uid();
+        let mut reasons: Vec<String> = events
+            .unwrap()
+            .iter()
+            .filter(of_pod)
+            .filter_map(|event| event["reason"].as_str().map(str::to_owned))
+            .collect();
+        reasons.sort();
+        reasons.dedup();
+        reasons
+    }
+
+    /// How many evictions the agents asked for.
+    pub(crate) fn evictions(&self) -> usize {
+        let requests = self.cluster.api().requests_of(USER).unwrap();
+        requests
+            .iter()
+            .filter(|request| request.full_resource() == "pods/eviction")
+            .count()
+    }
+
+    /// Whether nobody holds any Lease.
+    pub(crate) fn leases_are_free(&self) -> bool {
+        let leases = self.cluster.api().list("leases", "meshmedic").unwrap();
+        leases.iter().all(|lease| {
+            let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+            let record = lease["metadata"]["annotations"]["meshmedic.io/record"].as_str();
+            let record: Value = serde_json::from_str(record.unwrap_or("{}")).unwrap();
+            holder.is_empty() && record["repairs"].as_array().is_none_or(Vec::is_empty)
+        })
+    }
+
+    /// Whether the very pod is still there, and nobody is deleting it.
+    pub(crate) fn is_untouched(&self, pod: &Pod) -> bool {
+        let object = self
+            .cluster
+            .api()
+            .find("pods", pod.namespace(), pod.name())
+            .unwrap();
+        object.is_some_and(|object| {
+            object["metadata"]["uid"] == pod.uid() && object["metadata"]["deletionTimestamp"].is_null()
+        })
+    }
+}
