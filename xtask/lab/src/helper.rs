@@ -6,6 +6,7 @@
 
 mod held;
 mod janitor;
+mod leash;
 mod sockets;
 
 use std::ffi::CString;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.first().and_then(|a| a.to_str()) {
         Some("pod" | "ztunnel" | "bystanders") => Helper::start().and_then(Helper::serve),
         Some("janitor") => janitor::run(&arguments[1..]),
+        Some("leash") => leash::run(&arguments[1..]),
         Some("apiserver") => crate::apiserver::run(),
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),

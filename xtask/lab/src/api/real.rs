@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::client::Client;
 use super::kubeconfig;
 use crate::error::{Context as _, Error, Result};
+use crate::process::binary;
 use crate::wait;
 
 /// Names the folder with `etcd`, `kube-apiserver` and `kubectl`, as `setup-envtest` prints it.
@@ -29,13 +30,13 @@ pub(super) struct Real {
     proxy: String,
     /// In the order in which they are to end.
     children: Vec<Child>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Drop for Real {
     fn drop(&mut self) {
         for child in &mut self.children {
-            let _ = child.kill();
+            drop(child.stdin.take());
             let _ = child.wait();
         }
     }
@@ -59,9 +60,9 @@ impl Real {
             url: url.clone(),
             proxy: format!("127.0.0.1:{proxy}"),
             children: Vec::new(),
-            _folder: folder,
+            folder,
         };
-        let path = real._folder.path().to_owned();
+        let path = real.folder.path().to_owned();
         let etcd = format!("http://127.0.0.1:{client}");
         let peers = format!("http://127.0.0.1:{peer}");
         real.run(
@@ -87,6 +88,7 @@ impl Real {
                 format!("--etcd-servers={etcd}"),
                 format!("--cert-dir={}", path.join("certificates").display()),
                 "--bind-address=127.0.0.1".to_owned(),
+                "--advertise-address=127.0.0.1".to_owned(),
                 format!("--secure-port={port}"),
                 "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
                 "--authorization-mode=RBAC".to_owned(),
@@ -126,9 +128,12 @@ impl Real {
     }
 
     fn run(&mut self, program: &Path, arguments: &[String], port: u16) -> Result<()> {
-        let child = Command::new(program)
+        // On a leash, so that it does not outlive a test that is killed.
+        let child = Command::new(binary()?)
+            .arg("leash")
+            .arg(program)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0)

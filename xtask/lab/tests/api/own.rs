@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the lab's server does by itself and the real one leaves to controllers, and its process.
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use meshmedic_lab::{ApiServer, need, wait};
 use serde_json::{Value, json};
@@ -141,4 +143,23 @@ fn it_ends_with_its_handle() {
     let other = api.with_agent("other");
     drop(api);
     wait::until("the server to end", SOON, || other.list("pods", "").is_err()).unwrap();
+}
+
+#[test]
+fn what_is_on_the_leash_ends_with_the_lab() {
+    let mut leash = Command::new(env!("CARGO_BIN_EXE_meshmedic-lab"))
+        .args(["leash", "sleep", "3600"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", leash.id());
+    let mut held = String::new();
+    wait::until("the program", SOON, || {
+        held = fs::read_to_string(&children).unwrap();
+        !held.trim().is_empty()
+    })
+    .unwrap();
+    drop(leash.stdin.take());
+    assert!(leash.wait().unwrap().success());
+    assert!(!Path::new("/proc").join(held.trim()).exists());
 }
