@@ -142,11 +142,17 @@ impl Real {
         // Whoever uses one ends before it does.
         self.children.insert(0, child);
         let what = format!("{} to listen", program.display());
-        let up = wait::until(&what, PATIENCE, || {
-            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
-        });
-        up.map_err(std::io::Error::other)
-            .context(|| format!("starting {}", program.display()))
+        let mut ended = false;
+        wait::until(&what, PATIENCE, || {
+            ended = !matches!(self.children[0].try_wait(), Ok(None));
+            ended || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+        })?;
+        if ended {
+            return Err(Error::NotRunning {
+                what: program.display().to_string(),
+            });
+        }
+        Ok(())
     }
 
     fn wait_ready(&self) -> Result<()> {
@@ -156,9 +162,7 @@ impl Real {
             answer.is_ok_and(|answer| answer.code == 200)
                 && matches!(client.find("namespaces", "", "default"), Ok(Some(_)))
         };
-        wait::until("the real API server to be ready", PATIENCE, ready)
-            .map_err(std::io::Error::other)
-            .context(|| "starting the real API server".to_owned())
+        Ok(wait::until("the real API server to be ready", PATIENCE, ready)?)
     }
 }
 
