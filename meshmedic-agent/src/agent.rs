@@ -243,6 +243,7 @@ impl Agent {
             Wake::Stop => self.stopping = true,
         }
         self.judge(now);
+        self.status.metrics().counters(&self.watch.counters());
         self.publish(now);
     }
 
@@ -282,11 +283,7 @@ impl Agent {
 
     fn declare(&mut self, now: Time) {
         // Until both pods and namespaces were told there is nothing to go by.
-        if self
-            .mirror
-            .pending()
-            .any(|resource| ["pods", "namespaces"].contains(&resource))
-        {
+        if !self.mirror.knows_pods() {
             return;
         }
         if !std::mem::replace(&mut self.declared, true) {
@@ -353,7 +350,6 @@ impl Agent {
         }
         (self.changed, self.published) = (false, Some(now));
         let metrics = self.status.metrics();
-        metrics.counters(&self.watch.counters());
         metrics.repairs_in_flight(self.planner.under_way().count());
         for resource in Resource::ALL {
             if let Some(age) = self.ages.age(resource.as_str()) {

@@ -392,7 +392,8 @@ impl Watch {
         }
         if self.sources.has_census() && now >= self.next_census {
             self.next_census = now + census_interval(self.options.interval);
-            self.counters.sweeps += u64::from(self.run_census(now));
+            self.counters.sweeps += 1;
+            self.run_census(now);
             self.rotate(now);
         }
     }

@@ -171,7 +171,9 @@ impl Teller {
                 }
                 Event::Notice(Notice::Node {
                     condition, detail, ..
-                }) => self.condition(watch, *condition, detail.as_deref()),
+                }) if mirror.knows_pods() => self.condition(watch, *condition, detail.as_deref()),
+                // Before the API told of ztunnel's pod, its absence means nothing.
+                Event::Notice(Notice::Node { .. }) => {}
             }
         }
     }

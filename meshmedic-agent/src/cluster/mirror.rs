@@ -101,7 +101,7 @@ impl Mirror {
     }
 
     fn judge_pods(&mut self) {
-        if !(self.pods.is_complete() && self.namespaces.is_complete()) {
+        if !self.knows_pods() {
             return;
         }
         let standings = self.pods.values().filter_map(|facts| {
@@ -131,6 +131,12 @@ impl Mirror {
         ]
         .into_iter()
         .filter_map(|(resource, complete)| (!complete).then_some(resource))
+    }
+
+    /// Whether the API told of this node's pods and their namespaces.
+    #[must_use]
+    pub fn knows_pods(&self) -> bool {
+        self.pods.is_complete() && self.namespaces.is_complete()
     }
 
     /// This node's pods by the identity in their cgroups.

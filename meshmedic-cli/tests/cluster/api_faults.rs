@@ -96,7 +96,7 @@ fn an_outage_costs_nothing_but_time() {
     let world = World::new(1);
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&REPAIR);
-    world.cluster.api().outage(Outage::Refused).unwrap();
+    world.cluster.api().outage(Outage::Reset).unwrap();
     world.cluster.orphan(&pods[0]).unwrap();
     agent.until("the loss to be known without the API", |agent| {
         agent.metric("meshmedic_orphans_total") == 1.0

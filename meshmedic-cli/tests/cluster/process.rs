@@ -72,10 +72,6 @@ impl Agent {
         address.expect("the line that names the endpoint gives its address")
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Everything that was logged.
     pub(crate) fn log(&self) -> Vec<Value> {
         lock(&self.log).clone()

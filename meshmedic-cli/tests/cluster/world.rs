@@ -3,16 +3,20 @@
 
 use std::path::PathBuf;
 
-use meshmedic_lab::{Cluster, ClusterSpec, Pod, documents};
+use meshmedic_lab::api::documents;
+use meshmedic_lab::{Cluster, ClusterSpec, Pod};
 use serde_json::Value;
 
 use crate::process::Agent;
 
 /// Whom the manifest makes the agent.
 pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
-const MANIFEST: &str = include_str!("../../../deploy/manifest.yaml");
+const MANIFESTS: [&str; 2] = [
+    include_str!("../../../deploy/manifest.yaml"),
+    include_str!("../../../deploy/repair.yaml"),
+];
 /// Quick enough for a test, and nothing that a real agent would not do.
-const QUICK: [&str; 6] = ["--confirm", "400ms", "--settle", "200ms", "--interval", "2s"];
+const QUICK: [&str; 6] = ["--confirm", "400ms", "--settle", "1s", "--interval", "2s"];
 /// Both repairs on.
 pub(crate) const REPAIR: [&str; 2] = ["--auto-repair", "--repair-stuck"];
 
@@ -30,7 +34,8 @@ impl World {
         })
         .unwrap();
         // Everything but the DaemonSet, whose pods are the processes that the tests start.
-        for object in documents(MANIFEST).unwrap() {
+        let objects = MANIFESTS.iter().flat_map(|manifest| documents(manifest).unwrap());
+        for object in objects {
             if object["kind"] != "DaemonSet" {
                 cluster.api().apply(&object).unwrap();
             }
@@ -102,6 +107,12 @@ impl World {
             let record: Value = serde_json::from_str(record.unwrap_or("{}")).unwrap();
             holder.is_empty() && record["repairs"].as_array().is_none_or(Vec::is_empty)
         })
+    }
+
+    /// Whether a pod's object is still the same one.
+    pub(crate) fn uid_of(&self, namespace: &str, name: &str) -> Option<String> {
+        let object = self.cluster.api().find("pods", namespace, name).unwrap()?;
+        object["metadata"]["uid"].as_str().map(str::to_owned)
     }
 
     /// Whether the very pod is still there, and nobody is deleting it.
