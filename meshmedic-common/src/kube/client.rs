@@ -18,6 +18,9 @@ use tower::{Layer, Service};
 
 /// How audit logs of the API server know us.
 const AGENT: &str = concat!("meshmedic/", env!("CARGO_PKG_VERSION"));
+/// How long a connection may be silent. Longer than a watch without news lasts (kube asks for 290 s), so it ends only
+/// what hangs: by default kube waits forever for a server that vanished, and the watch would show its past forever.
+const MAX_SILENCE: Duration = Duration::from_secs(300);
 /// What differs between one watch and the next of the same objects.
 const VOLATILE: [&str; 6] = [
     "allowWatchBookmarks",
@@ -31,7 +34,7 @@ const VOLATILE: [&str; 6] = [
 /// A client that acts, and what it overhears.
 #[derive(Clone)]
 pub struct Acting {
-    /// The client. It sets no bound to how long an answer may take: whoever waits does.
+    /// The client. It waits long for an answer; whoever has not the time sets a bound.
     pub client: Client,
     /// The API server's time.
     pub clock: Arc<ServerClock>,
@@ -44,6 +47,7 @@ pub fn acting(mut config: Config) -> Result<Acting, Error> {
     // kube repeats what was answered with 429, 503 or 504, up to 15 times and minutes later. A PodDisruptionBudget
     // refuses with 429: the eviction would be fired again when nobody judges any more whether it should.
     config.default_retry = false;
+    config.read_timeout.get_or_insert(MAX_SILENCE);
     config.headers.retain(|(name, _)| name != USER_AGENT);
     config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
     let observe = Observe::default();
@@ -134,6 +138,12 @@ impl WatchAges {
     #[must_use]
     pub fn age(&self, resource: &str) -> Option<Duration> {
         self.age_at(resource, Instant::now())
+    }
+
+    /// Forgets the watches of this resource, for when one of them is given up for good. The others are heard of again
+    /// with their next piece.
+    pub fn forget(&self, resource: &str) {
+        lock(&self.0).retain(|stream, _| resource_of(stream) != resource);
     }
 
     fn age_at(&self, resource: &str, at: Instant) -> Option<Duration> {

@@ -9,6 +9,7 @@ use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
 use kube::api::DeleteParams;
 use kube::{Client, Error};
+use serde::Deserialize;
 
 use super::acted::{Acted, Target, classify};
 use super::send::send;
@@ -35,9 +36,21 @@ async fn act(client: &Client, request: Result<Request<Vec<u8>>, Unfit>, pod_read
         Err(unfit) => return unfit.into(),
     };
     match send(client, request).await {
-        Ok(_) => Acted::Accepted,
+        Ok(body) if is_from_api_server(&body) => Acted::Accepted,
+        Ok(_) => Acted::InDoubt {
+            message: "a success that no API server would word so; is there a proxy in between?".to_owned(),
+        },
         Err(error) => classify(&error, pod_ready),
     }
+}
+
+/// Whether a success is one, and not the login page of a proxy: a Status, or the pod that is about to go.
+fn is_from_api_server(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Typed<'a> {
+        kind: &'a str,
+    }
+    serde_json::from_slice(body).is_ok_and(|Typed { kind }| matches!(kind, "Status" | "Pod" | "Eviction"))
 }
 
 /// Why no request was made of a target.

@@ -79,6 +79,9 @@ pub enum RestoreError {
     /// What there is to be restored makes no sense.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
+    /// The pod could not be looked at, so nothing was done.
+    #[error("the pod whose label is to be put back could not be fetched: {0}")]
+    Fetch(String),
     /// The API did not do it.
     #[error("the label could not be put back: {0}")]
     Api(Acted),
@@ -150,7 +153,16 @@ pub async fn apply(client: &Client, patch: &Patch, dry_run: bool) -> Result<Box<
     let body = send(client, request)
         .await
         .map_err(|error| classify(&error, true))?;
-    serde_json::from_slice(&body).map_err(|error| classify(&Error::SerdeError(error), true))
+    let pod: Box<Pod> =
+        serde_json::from_slice(&body).map_err(|error| classify(&Error::SerdeError(error), true))?;
+    // Anything shaped like an object would do for a pod, also what a proxy says.
+    if pod.metadata.uid.as_deref() == Some(&patch.target.uid) {
+        Ok(pod)
+    } else {
+        Err(Acted::InDoubt {
+            message: "the answer to the patch is another object".to_owned(),
+        })
+    }
 }
 
 /// Puts back the label of a pod whose toggle has begun, whoever began it. Where nothing is left it does nothing.
@@ -159,8 +171,7 @@ pub async fn restore(client: &Client, target: &Target) -> Result<Restored, Resto
     let pods: Api<Pod> = Api::namespaced(client.clone(), &target.namespace);
     let mut acted = Acted::Changed;
     for _ in 0..RESTORE_ATTEMPTS {
-        let fetched = pods.get(&target.name).await;
-        let pod = fetched.map_err(|error| RestoreError::Api(classify(&error, true)))?;
+        let pod = pods.get(&target.name).await.map_err(not_fetched)?;
         let facts = pod_facts(&pod);
         if facts.uid != target.uid {
             return Err(RestoreError::Api(Acted::OtherPod));
@@ -176,6 +187,13 @@ pub async fn restore(client: &Client, target: &Target) -> Result<Restored, Resto
         }
     }
     Err(RestoreError::Api(acted))
+}
+
+fn not_fetched(error: Error) -> RestoreError {
+    match classify(&error, true) {
+        Acted::InDoubt { message } => RestoreError::Fetch(message),
+        other => RestoreError::Api(other),
+    }
 }
 
 /// The label stays as it is where `label` is `None`.

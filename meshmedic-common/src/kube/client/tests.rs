@@ -139,6 +139,9 @@ fn the_most_silent_watch_of_a_resource_counts() {
     assert_eq!(ages.age_at("namespaces", start + seconds(10)), Some(seconds(1)));
     ages.note("/api/v1/pods?fieldSelector=a", start + seconds(8));
     assert_eq!(ages.age_at("pods", start + seconds(10)), Some(seconds(5)));
+    ages.forget("pods");
+    assert_eq!(ages.age_at("pods", start + seconds(10)), None);
+    assert_eq!(ages.age_at("namespaces", start + seconds(10)), Some(seconds(1)));
 }
 
 const LIST: &str = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;

@@ -131,6 +131,16 @@ async fn a_refusal_that_comes_as_a_success_is_a_refusal() {
 }
 
 #[tokio::test]
+async fn a_page_of_a_proxy_is_no_success() {
+    let pages = ["<html>please log in</html>", "{}", "", "{\"kind\":\"Page\"}"];
+    let (client, _) = client(pages.map(|page| answer("200 OK", "", page)).to_vec());
+    for _ in pages {
+        let acted = evict(&client, &target(), true, false).await;
+        assert!(matches!(acted, Acted::InDoubt { .. }), "{acted:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_overrun_api_server_is_heard_when_it_asks_for_patience() {
     let busy = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-type: text/plain\r\ncontent-length: 19\r\nconnection: close\r\n\r\nToo many requests.\n";
     let (client, asked) = client(vec![busy.to_owned()]);

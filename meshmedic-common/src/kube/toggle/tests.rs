@@ -343,6 +343,46 @@ async fn a_restore_ends_where_it_must() {
 }
 
 #[tokio::test]
+async fn a_pod_that_cannot_be_fetched_is_left_alone() {
+    let gone = r#"{"kind":"Status","status":"Failure","code":404,"reason":"NotFound","message":"no","details":{"kind":"pods","name":"web-0"}}"#;
+    let (client, asked) = client(vec![
+        answer("404 Not Found", "", gone),
+        answer("503 Service Unavailable", "", "{}"),
+    ]);
+    assert_eq!(
+        restore(&client, &target()).await,
+        Err(RestoreError::Api(Acted::Gone))
+    );
+    let error = restore(&client, &target()).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Fetch(_)), "{error}");
+    assert_eq!(asked.all().len(), 2);
+}
+
+#[tokio::test]
+async fn a_toggle_is_sent_once_and_tells_what_came_of_it() {
+    let (client, asked) = client(vec![
+        answer("200 OK", "", &away()),
+        answer("409 Conflict", "", CONFLICT),
+        answer("200 OK", "", "<html>"),
+        answer("200 OK", "", "{}"),
+    ]);
+    let patch = begin(&enrolled(json!({}))).unwrap();
+    let pod = apply(&client, &patch, false).await.unwrap();
+    assert_eq!(pod_facts(&pod).labels[MODE_LABEL], "none");
+    assert_eq!(apply(&client, &patch, true).await.unwrap_err(), Acted::Changed);
+    for _ in 0..2 {
+        let page = apply(&client, &patch, false).await.unwrap_err();
+        assert!(matches!(page, Acted::InDoubt { .. }), "{page:?}");
+    }
+    let asked = asked.all();
+    assert!(asked[0].contains("\r\ncontent-type: application/merge-patch+json\r\n"));
+    assert!(asked[0].ends_with(&patch.body.to_string()));
+    assert!(
+        asked[1].starts_with("PATCH /api/v1/namespaces/shop/pods/web-0?fieldManager=meshmedic&dryRun=All ")
+    );
+}
+
+#[tokio::test]
 async fn a_pod_that_changes_all_the_time_is_given_up() {
     let round = [
         answer("200 OK", "", &away()),
