@@ -38,7 +38,8 @@ pub enum Acted {
     OtherPod,
     /// The pod changed meanwhile: judge it again. Nothing was done.
     Changed,
-    /// A PodDisruptionBudget stands in the way. Nothing was done.
+    /// A PodDisruptionBudget stands in the way. Nothing was done. Of a pod that is not Ready this may also hide that
+    /// another one has its name: the API server then says that the budget is still being processed.
     Blocked(Block),
     /// The API server has no time. Nothing was done.
     Busy {
