@@ -9,7 +9,7 @@ use serde_json::Value;
 
 fn documents(file: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
-    let text = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&path).expect("the manifest is there");
     serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
@@ -30,7 +30,7 @@ fn daemon_set(documents: &[Value]) -> &Value {
 
 fn container(documents: &[Value]) -> &Value {
     let containers = &daemon_set(documents)["spec"]["template"]["spec"]["containers"];
-    assert_eq!(containers.as_array().unwrap().len(), 1);
+    assert_eq!(containers.as_array().map(Vec::len), Some(1));
     &containers[0]
 }
 
@@ -38,8 +38,8 @@ fn help() -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
         .args(["agent", "--help"])
         .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
+        .expect("the binary was built beside this test");
+    String::from_utf8(output.stdout).expect("what we write is text")
 }
 
 fn texts(value: &Value) -> Vec<&str> {
@@ -47,7 +47,7 @@ fn texts(value: &Value) -> Vec<&str> {
         .as_array()
         .unwrap_or_else(|| panic!("{value} is no list"))
         .iter()
-        .map(|text| text.as_str().unwrap())
+        .map(|text| text.as_str().expect("it is a list of texts"))
         .collect()
 }
 
@@ -144,7 +144,7 @@ fn what_refers_to_something_refers_to_what_is_there() {
 /// What a ClusterRole or Role allows, as `verb group/resource/name`.
 fn rights(role: &Value) -> BTreeSet<String> {
     let mut rights = BTreeSet::new();
-    for rule in role["rules"].as_array().unwrap() {
+    for rule in role["rules"].as_array().expect("a role has rules") {
         let names = if rule["resourceNames"].is_null() {
             vec!["*"]
         } else {
