@@ -134,6 +134,7 @@ fn told_to_end_it_frees_what_it_holds() {
     let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
     let held: Vec<_> = leases
         .iter()
+        .filter(|lease| lease["metadata"]["labels"]["meshmedic.io/lease"] == "slot")
         .filter(|lease| {
             !lease["spec"]["holderIdentity"]
                 .as_str()

@@ -312,7 +312,7 @@ impl Attempt {
                 Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
                 Acted::InDoubt(_) => self.stage = Stage::Resolving,
             },
-            (Stage::Adopting, Answer::Updated(result)) => self.adopted(at, &result),
+            (Stage::Adopting, Answer::Updated(result)) => self.adopted(settings, at, &result),
             (Stage::Resolving, Answer::Found(found)) => match found {
                 Ok(Presence::Leaving) => self.happened(),
                 Ok(Presence::There) if self.acted => self.follow(at),

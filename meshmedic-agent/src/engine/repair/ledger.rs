@@ -157,6 +157,8 @@ pub struct Limits {
     pub cooldown: Option<(Duration, Duration)>,
     /// Whether an entry outlives its silent agent until its deadline: its outcome still matters.
     pub keeps_outcomes: bool,
+    /// Whether an agent that ends leaves it to others at once.
+    pub frees_at_once: bool,
 }
 
 /// What came of a change.
@@ -373,8 +375,8 @@ impl Record {
             // Concluded before; the answer was lost.
             return false;
         }
-        if *conclusion == Conclusion::Released {
-            // The rest of what is held is kept warm for whoever goes on, and runs out if nobody does.
+        if *conclusion == Conclusion::Released && !limits.frees_at_once {
+            // The node's is kept warm for whoever goes on, and runs out if nobody does.
             let free = limits.keeps_outcomes;
             let touched = self.touch(id, |entry| {
                 entry.renewed = now;

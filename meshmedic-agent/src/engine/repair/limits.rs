@@ -25,6 +25,7 @@ pub(super) fn limits(settings: &Settings, lease: &LeaseKey) -> Limits {
         },
         LeaseKey::Slot(_) => Limits {
             in_flight: Some((1, Withheld::NoSlot)),
+            frees_at_once: true,
             ..Limits::default()
         },
         LeaseKey::Cluster => Limits {

@@ -123,11 +123,13 @@ impl Attempt {
         })
     }
 
-    pub(super) fn adopted(&mut self, at: Moment, result: &Result<Record, Refusal>) {
+    pub(super) fn adopted(&mut self, settings: &Settings, at: Moment, result: &Result<Record, Refusal>) {
         match result {
             Ok(_) => {
                 self.held = vec![self.owner_key(), LeaseKey::Node(self.node.clone())];
-                self.held.extend(self.slot.map(LeaseKey::Slot));
+                // The slot is written down with the act. Before it, whichever was claimed is not known.
+                let slots = self.slot.map_or(0..settings.slots, |slot| slot..slot + 1);
+                self.held.extend(slots.map(LeaseKey::Slot));
                 self.stage = Stage::Resolving;
             }
             Err(Refusal::Failed(_)) if at.now.since(self.began) < LEASE => {
