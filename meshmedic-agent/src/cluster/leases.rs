@@ -138,6 +138,7 @@ mod tests {
             acts: vec![Act {
                 id: "x".to_owned(),
                 at: now,
+                counted: false,
             }],
             failures: 2,
             ..Record::default()
