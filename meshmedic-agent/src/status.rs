@@ -6,14 +6,12 @@
 
 mod board;
 mod exposition;
-mod history;
 pub mod listen;
 pub mod metrics;
 mod routes;
 pub mod server;
 
 pub use board::{Status, Task};
-pub use history::{Clocks, History};
 pub use listen::ListenAddr;
 pub use metrics::{Metrics, Resource};
 pub use server::{Endpoints, Server, ServerError};
