@@ -63,7 +63,10 @@ pub(super) fn record(lease: &Lease) -> Result<Record, String> {
         .ok_or_else(|| {
             format!("the Lease {name} has no annotation {RECORD}; delete it if it is not in use")
         })?;
-    serde_json::from_str(text).map_err(|error| {
+    // Serde takes a list for a struct too, and an empty one for a record of which all is forgotten.
+    let object = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text);
+    let record = object.and_then(|object| serde_json::from_value(object.into()));
+    record.map_err(|error| {
         format!("the annotation {RECORD} of the Lease {name} cannot be read: {error}; delete the Lease to begin anew")
     })
 }
