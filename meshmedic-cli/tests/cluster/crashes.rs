@@ -109,13 +109,13 @@ fn killed_at_every_start_it_spends_no_more_than_its_budget() {
         });
         agent.kill();
     }
-    assert!(accepted(&world) <= 1);
     let mut agent = world.agent("node-a", &flags);
     agent.until("the budget to be spent", |agent| {
         let withheld = ("withheld".to_owned(), "budget-node".to_owned());
         pods.iter().any(|pod| agent.audit(pod.name()).contains(&withheld))
     });
-    assert_eq!(accepted(&world), 1);
+    // What was spent and not done, because it was killed in between, stays spent.
+    assert!(accepted(&world) <= 1);
 }
 
 #[test]
