@@ -34,6 +34,7 @@ pub struct NodeGate {
     since: Time,
     health: Option<Health>,
     fault: Option<String>,
+    judged: Time,
 }
 
 impl NodeGate {
@@ -47,6 +48,7 @@ impl NodeGate {
             since: Time::default(),
             health: None,
             fault,
+            judged: Time::default(),
         }
     }
 
@@ -74,6 +76,7 @@ impl NodeGate {
 
     /// Judges, and remembers the judgement.
     pub fn judge(&mut self, now: Time) -> Option<&str> {
+        self.judged = now;
         self.fault = match &self.seen {
             None => return self.fault.as_deref(),
             Some(seen) if seen.processes.is_empty() => {
@@ -104,6 +107,8 @@ impl NodeGate {
     #[must_use]
     pub fn settles_at(&self) -> Option<Time> {
         let runs = self.seen.as_ref().is_some_and(|seen| !seen.processes.is_empty());
-        (self.fault.is_some() && runs).then(|| self.since + self.settle)
+        // A fault that outlasts this ends by what is heard, not by time.
+        let settles = (self.fault.is_some() && runs).then(|| self.since + self.settle);
+        settles.filter(|settles| *settles > self.judged)
     }
 }

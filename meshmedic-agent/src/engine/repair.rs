@@ -382,9 +382,12 @@ impl Planner {
                 Ended::Done(outcome) => {
                     match &outcome {
                         Outcome::Succeeded(proof) => {
-                            self.canary = Some(at.now);
+                            // What was taken over may have been proved long ago.
+                            let age = at.server.duration_since(proof.at);
+                            let proved = at.now - Duration::try_from(age).unwrap_or_default();
+                            self.canary = self.canary.max(Some(proved));
                             if proof.node == self.settings.node {
-                                self.canary_here = Some(at.now);
+                                self.canary_here = self.canary_here.max(Some(proved));
                             }
                         }
                         _ => {
@@ -404,7 +407,9 @@ impl Planner {
         }
         for over in self.attempts.extract_if(.., |attempt| attempt.is_over()) {
             // What was last seen of its record is older than this; it is not taken over once more.
-            if let Some(record) = self.owners.get_mut(&over.owner) {
+            if !over.unfinished
+                && let Some(record) = self.owners.get_mut(&over.owner)
+            {
                 record.repairs.retain(|entry| entry.id != over.id);
             }
         }

@@ -99,6 +99,7 @@ pub(super) struct Attempt {
     deadline: Timestamp,
     /// By this machine's.
     began: Time,
+    late_at: Time,
     not_before: Time,
     acted: bool,
     /// Whether it must be alone on its node, since no other was proved.
@@ -106,6 +107,8 @@ pub(super) struct Attempt {
     /// Whether a failure opens the node's breaker at once.
     trip: bool,
     stopping: bool,
+    /// Its owner's record could not be set right: it is to be taken up again.
+    pub(super) unfinished: bool,
     ended: Option<Ended>,
 }
 
@@ -133,11 +136,13 @@ impl Attempt {
             claimed_at: at.server,
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
+            late_at: at.now + settings.successor_deadline,
             not_before: at.now,
             acted: false,
             alone: false,
             trip: false,
             stopping: false,
+            unfinished: false,
             ended: None,
         }
     }
@@ -191,7 +196,7 @@ impl Attempt {
                         );
                     }
                     Some(proof) => self.done(at, Conclusion::Failed, Outcome::Failed(proof)),
-                    None if self.is_late(settings, at) => {
+                    None if self.is_late(at) => {
                         self.done(at, Conclusion::Unproven, Outcome::Unproven);
                     }
                     None => {}
@@ -220,8 +225,9 @@ impl Attempt {
             .or(stale.then_some(Withheld::NoLedger))
     }
 
-    fn is_late(&self, settings: &Settings, at: Moment) -> bool {
-        at.server > self.deadline || at.now.since(self.began) > settings.successor_deadline
+    /// By this machine's clock: what the server's does meanwhile makes nobody wait less.
+    fn is_late(&self, at: Moment) -> bool {
+        at.now > self.late_at
     }
 
     /// A reading to be had now.
@@ -320,14 +326,14 @@ impl Attempt {
                     let why = "the API's answer was lost, and the pod is still there".to_owned();
                     self.done(at, Conclusion::InDoubt, Outcome::InDoubt(why));
                 }
-                Err(_) if self.is_late(settings, at) => {
+                Err(_) if self.is_late(at) => {
                     self.done(at, Conclusion::Unproven, Outcome::Unproven);
                 }
                 Err(_) => self.not_before = at.now + ASK_AGAIN,
             },
             (Stage::Recording, Answer::Updated(result)) => match result {
                 Ok(_) => self.follow(at),
-                Err(Refusal::Failed(_)) if !self.is_late(settings, at) => {
+                Err(Refusal::Failed(_)) if !self.is_late(at) => {
                     self.not_before = at.now + ASK_AGAIN;
                 }
                 Err(_) => self.done(at, Conclusion::Unproven, Outcome::Unproven),
@@ -335,7 +341,9 @@ impl Attempt {
             (Stage::Following { .. }, Answer::Updated(result)) => self.renewed(at, &result),
             (Stage::Ending { until, .. }, Answer::Updated(result)) => match result {
                 Err(Refusal::Failed(_)) if at.now < *until => self.not_before = at.now + ASK_AGAIN,
-                _ => {
+                result => {
+                    let failed = matches!(result, Err(Refusal::Failed(_)));
+                    self.unfinished |= failed && matches!(self.held.last(), Some(LeaseKey::Owner(_)));
                     self.held.pop();
                     if self.held.is_empty() {
                         self.stage = Stage::Over;
@@ -483,9 +491,8 @@ impl Attempt {
         match self.stage {
             Stage::Looking { since, .. } => Some(since + LOOK + Duration::from_millis(1)),
             Stage::Following { renewed, .. } => {
-                let left = self.deadline.duration_since(at.server);
-                let left = Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1);
-                Some((renewed + RENEW).max(self.not_before).min(at.now + left))
+                let late = self.late_at + Duration::from_millis(1);
+                Some((renewed + RENEW).max(self.not_before).min(late).max(at.now))
             }
             Stage::Over => None,
             _ => Some(self.not_before.max(at.now)),

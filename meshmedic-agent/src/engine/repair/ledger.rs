@@ -284,9 +284,12 @@ impl Record {
             });
         }
         if limits.in_flight.is_some() {
+            // Whoever claims may have an old idea of the server's clock; how long it has is what it means.
+            let patience = entry.deadline.duration_since(entry.at);
             self.repairs.push(Entry {
                 at: now,
                 renewed: now,
+                deadline: now.checked_add(patience).unwrap_or(entry.deadline),
                 ..entry.clone()
             });
         }
@@ -298,6 +301,14 @@ impl Record {
             && self.repairs.len() >= most
         {
             return Some(withheld);
+        }
+        // A failure that its agent knows of, or must know of, and has not written down yet.
+        let failing = |entry: &Entry| match &entry.proof {
+            Some(proof) => !proof.captured,
+            None => now > entry.deadline,
+        };
+        if limits.keeps_outcomes && self.repairs.iter().any(failing) {
+            return Some(Withheld::Cooldown);
         }
         if let (Some(last), Some((rest, withheld))) = (self.last_failure, self.rest(limits))
             && since(now, last) < signed(rest)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How a repair comes to hold what it must hold: by claims of its own, or from a process that is gone.
 
+use std::time::Duration;
+
 use meshmedic_common::facts::Controller;
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::uid::PodUid;
@@ -107,6 +109,7 @@ impl Attempt {
             uid: entry.uid.clone(),
             cgroup_uid: PodUid::parse(&entry.uid)?,
         };
+        let left = Duration::try_from(entry.deadline.duration_since(at.server)).unwrap_or_default();
         let controller = Controller {
             kind: String::new(),
             name: String::new(),
@@ -116,6 +119,7 @@ impl Attempt {
             slot: entry.slot,
             claimed_at: entry.at,
             deadline: entry.deadline,
+            late_at: at.now + left.min(settings.successor_deadline),
             acted: entry.acted,
             trip: entry.canary,
             stage: Stage::Adopting,
@@ -135,8 +139,11 @@ impl Attempt {
             Err(Refusal::Failed(_)) if at.now.since(self.began) < LEASE => {
                 self.not_before = at.now + ASK_AGAIN;
             }
-            // It ended, or somebody else was faster. If neither, its record will be seen again.
-            Err(_) => self.stage = Stage::Over,
+            // Otherwise it ended, or somebody else was faster.
+            Err(refusal) => {
+                self.unfinished = matches!(refusal, Refusal::Failed(_));
+                self.stage = Stage::Over;
+            }
         }
     }
 }

@@ -238,6 +238,21 @@ fn a_silent_agents_proved_repair_is_no_failure() {
 }
 
 #[test]
+fn a_failure_that_is_not_counted_yet_stops_what_would_run_beside_it() {
+    let two = Limits {
+        in_flight: Some((2, Withheld::InFlightOwner)),
+        ..limits()
+    };
+    let mut record = Record::default();
+    claim(&mut record, "a", &two, 0);
+    record.apply(&change("a", Step::Prove(proof(false))), &two, at(20));
+    assert_eq!(
+        claim(&mut record, "b", &two, 21).withheld,
+        Some(Withheld::Cooldown)
+    );
+}
+
+#[test]
 fn the_first_proof_counts() {
     let mut record = Record::default();
     claim(&mut record, "a", &limits(), 0);
