@@ -275,4 +275,6 @@ impl Engine {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

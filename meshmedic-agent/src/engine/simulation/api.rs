@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API server, and everything that may happen to a request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use meshmedic_common::policy::{Gates, Withheld};
+
+use super::super::repair::ledger::Record;
+use super::super::repair::{Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId};
+use super::chaos::Cure;
+use super::tally::{Fault, Kind};
+use super::trace::{Held, What};
+use super::world::pod_of;
+use super::{Happening, MINUTE, SECOND, Sim, span};
+use crate::time::Time;
+
+/// After so many conflicts whoever carries out a change gives up.
+const TRIES: u32 = 3;
+
+#[derive(Default)]
+pub(super) struct Lease {
+    pub(super) record: Record,
+    pub(super) version: u64,
+    /// It holds what nobody understands.
+    pub(super) garbled: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Api {
+    pub(super) leases: BTreeMap<LeaseKey, Lease>,
+    /// How far its clock is ahead of real time, in milliseconds.
+    pub(super) offset: i64,
+    pub(super) down_until: Time,
+}
+
+impl Api {
+    pub(super) fn is_down(&self, now: Time) -> bool {
+        self.down_until > now
+    }
+
+    /// The Leases that are not free though nobody is at work.
+    pub(super) fn held(&self, now: Timestamp) -> Vec<String> {
+        let busy = |key: &LeaseKey, record: &Record| match key {
+            LeaseKey::Owner(_) => !record.repairs.is_empty(),
+            _ => record.repairs.iter().any(|entry| !entry.is_abandoned(now)),
+        };
+        let held = self.leases.iter().filter(|(key, lease)| busy(key, &lease.record));
+        held.map(|(key, lease)| format!("{key:?}: {:?}", lease.record.repairs))
+            .collect()
+    }
+}
+
+/// A request on its way.
+pub(super) struct Flight {
+    agent: usize,
+    life: u32,
+    process: u32,
+    id: RequestId,
+    request: Request,
+    issued: Time,
+    fault: Option<Fault>,
+    /// What was read, and is to be written.
+    read: Option<(u64, Record, Answer)>,
+    tries: u32,
+}
+
+impl Sim {
+    pub(super) fn send(&mut self, agent: usize, process: u32, id: RequestId, request: Request) {
+        let (kind, life) = (Kind::of(&request), self.agents[agent].life);
+        let fault = (!self.calm && self.rng.chance(self.plan.faults)).then(|| *self.rng.pick(&Fault::ALL));
+        let fault = fault.filter(|fault| kind.meets(*fault));
+        if let Some(fault) = fault {
+            self.tally.meet(kind, fault);
+        }
+        let mut latency = self.rng.between(5, 60);
+        match fault {
+            Some(Fault::KilledBefore) => return self.kill(agent, life),
+            Some(Fault::Outage) => {
+                let away = self.rng.between(20 * SECOND, 8 * MINUTE);
+                self.api.down_until = self.now + span(away);
+            }
+            Some(Fault::Stale) => {
+                let deaf = self.rng.between(5 * SECOND, 90 * SECOND);
+                self.agents[agent].deaf_until = self.now + span(deaf);
+            }
+            Some(Fault::Clock) => {
+                let jump = i64::try_from(self.rng.between(10 * SECOND, 8 * MINUTE)).unwrap_or_default();
+                let jump = if self.api.offset > 0 { -jump } else { jump };
+                self.after(2, Happening::Clock(jump));
+            }
+            Some(Fault::Stopped) => self.after(2, Happening::Stop(agent, life)),
+            Some(Fault::Slow) => latency = self.rng.between(SECOND, 5 * SECOND),
+            Some(Fault::Garbled) => self.garble(&request),
+            _ => {}
+        }
+        if fault == Some(Fault::Error) || self.api.is_down(self.now) {
+            let late = self.rng.between(10, 3 * SECOND);
+            let answer = Box::new(self.failure(&request, true));
+            return self.after(late, Happening::Answer(agent, life, id, answer));
+        }
+        let flight = Flight {
+            agent,
+            life,
+            process,
+            id,
+            request,
+            issued: self.now,
+            fault,
+            read: None,
+            tries: 0,
+        };
+        self.after(latency, Happening::Arrive(Box::new(flight)));
+    }
+
+    fn garble(&mut self, request: &Request) {
+        if let Request::Update { lease, .. } = request {
+            self.api.leases.entry(lease.clone()).or_default().garbled = true;
+            let ends = self.rng.between(10 * SECOND, 3 * MINUTE);
+            self.after(ends, Happening::Cure(Cure::Lease(lease.clone())));
+        }
+    }
+
+    /// What whoever asked is told of a request that failed; `early` if it never had an effect.
+    fn failure(&mut self, request: &Request, early: bool) -> Answer {
+        let why = "the simulation says no".to_owned();
+        match request {
+            Request::Update { .. } => Answer::Updated(Err(Refusal::Failed(why))),
+            Request::Check(_) => Answer::Checked(Err(why)),
+            Request::Act { .. } if early && self.rng.chance(500) => {
+                Answer::Acted(Acted::Refused(Withheld::Refused, why))
+            }
+            Request::Act { .. } => Answer::Acted(Acted::InDoubt(why)),
+            Request::Find(_) => Answer::Found(Err(why)),
+        }
+    }
+
+    pub(super) fn arrive(&mut self, mut flight: Box<Flight>) {
+        let conflict = flight.fault == Some(Fault::Conflict);
+        let answer = match &flight.request {
+            Request::Update { .. } => {
+                if let Some(read) = self.read(&flight.request) {
+                    flight.read = Some(read);
+                    let latency = self.rng.between(3, 30);
+                    return self.after(latency, Happening::Write(flight));
+                }
+                Answer::Updated(Err(Refusal::Failed("not a record".to_owned())))
+            }
+            request if conflict => self.failure(request, true),
+            Request::Check(pod) => {
+                let pod = pod.clone();
+                self.check(&flight, &pod)
+            }
+            Request::Act { pod, delete } => {
+                let (pod, delete) = (pod.clone(), *delete);
+                self.act(&flight, &pod, delete)
+            }
+            Request::Find(pod) => {
+                let there = pod_of(&pod.uid).is_some_and(|id| {
+                    let pod = &self.world.pods[id as usize];
+                    !pod.gone && !pod.standing.facts.deleting
+                });
+                Answer::Found(Ok(if there { Presence::There } else { Presence::Leaving }))
+            }
+        };
+        self.reply(&flight, answer);
+    }
+
+    /// Reads a Lease and changes its record. `None` if nobody understands it.
+    fn read(&mut self, request: &Request) -> Option<(u64, Record, Answer)> {
+        let Request::Update {
+            lease,
+            change,
+            limits,
+        } = request
+        else {
+            return None;
+        };
+        let now = self.server();
+        let lease = self.api.leases.entry(lease.clone()).or_default();
+        if lease.garbled {
+            return None;
+        }
+        let mut record = lease.record.clone();
+        let applied = record.apply(change, limits, now);
+        let answer = match applied.withheld {
+            Some(why) => Err(Refusal::Withheld(why)),
+            None => Ok(record.clone()),
+        };
+        Some((lease.version, record, Answer::Updated(answer)))
+    }
+
+    pub(super) fn write(&mut self, mut flight: Box<Flight>) {
+        let (
+            Request::Update {
+                lease: key, change, ..
+            },
+            Some((version, record, answer)),
+        ) = (&flight.request, flight.read.take())
+        else {
+            return;
+        };
+        let lease = self.api.leases.entry(key.clone()).or_default();
+        if flight.fault == Some(Fault::Conflict) && (flight.tries == 0 || self.rng.chance(600)) {
+            lease.version += 1;
+        }
+        if lease.record == record && lease.version == version {
+            return self.reply(&flight, answer);
+        }
+        if lease.version != version || lease.garbled {
+            flight.tries += 1;
+            if flight.tries < TRIES {
+                let latency = self.rng.between(3, 30);
+                return self.after(latency, Happening::Arrive(flight));
+            }
+            return self.reply(
+                &flight,
+                Answer::Updated(Err(Refusal::Failed("conflict".to_owned()))),
+            );
+        }
+        lease.record = record;
+        lease.version += 1;
+        let held = match key {
+            LeaseKey::Owner(_) => Held::Owner,
+            LeaseKey::Node(_) => Held::Node,
+            LeaseKey::Slot(_) => Held::Slot,
+            LeaseKey::Cluster => Held::Cluster,
+        };
+        let entry = lease.record.entry(&change.id);
+        let pod = entry.and_then(|entry| pod_of(&entry.uid));
+        if let Some(pod) = pod.filter(|_| matches!(answer, Answer::Updated(Ok(_)))) {
+            self.tell(What::Wrote { pod, held });
+        }
+        if held == Held::Owner {
+            self.outdate_all();
+        }
+        self.reply(&flight, answer);
+    }
+
+    fn reply(&mut self, flight: &Flight, answer: Answer) {
+        let answer = if flight.fault == Some(Fault::Lost) {
+            self.failure(&flight.request, false)
+        } else {
+            answer
+        };
+        if flight.fault == Some(Fault::KilledAfter) {
+            return self.kill(flight.agent, flight.life);
+        }
+        let latency = match flight.fault {
+            Some(Fault::Slow | Fault::Lost) => self.rng.between(SECOND, 5 * SECOND),
+            _ => self.rng.between(5, 60),
+        };
+        let answer = Box::new(answer);
+        self.after(
+            latency,
+            Happening::Answer(flight.agent, flight.life, flight.id, answer),
+        );
+    }
+
+    fn check(&mut self, flight: &Flight, pod: &PodRef) -> Answer {
+        let found = pod_of(&pod.uid).filter(|id| !self.world.pods[*id as usize].gone);
+        let Some(id) = found else {
+            return Answer::Checked(Ok(None));
+        };
+        self.tell(What::Checked {
+            process: flight.process,
+            pod: id,
+        });
+        let node = &self.world.nodes[flight.agent];
+        let faulty = node.ztunnel.is_none() || !node.cni_ready;
+        let check = Check {
+            standing: (*Arc::clone(&self.world.pods[id as usize].standing)).clone(),
+            gates: Gates {
+                node_fault: faulty.then(|| "not Ready".to_owned()),
+                mesh_fault: self.world.no_istiod.then(|| "istiod".to_owned()),
+                cordoned: node.cordoned,
+                paused: self.world.paused.then(String::new),
+            },
+        };
+        Answer::Checked(Ok(Some(Box::new(check))))
+    }
+
+    fn act(&mut self, flight: &Flight, pod: &PodRef, delete: bool) -> Answer {
+        let found = pod_of(&pod.uid).filter(|id| !self.world.pods[*id as usize].gone);
+        let blocked = found.is_some_and(|id| {
+            let pod = &self.world.pods[id as usize];
+            self.world.owners[pod.owner].blocked && !delete && !pod.standing.facts.deleting
+        });
+        let accepted = found.is_some() && !blocked;
+        self.tell(What::Act {
+            process: flight.process,
+            pod: found,
+            issued: flight.issued,
+            delete,
+            accepted,
+        });
+        let Some(id) = found else {
+            return Answer::Acted(Acted::Gone);
+        };
+        if blocked {
+            let ready = self.world.pods[id as usize].standing.facts.ready;
+            let why = if ready {
+                Withheld::DisruptionBudget
+            } else {
+                Withheld::UnhealthyPolicy
+            };
+            return Answer::Acted(Acted::Refused(why, "429".to_owned()));
+        }
+        self.tally.accepted += 1;
+        self.evict(id);
+        Answer::Acted(Acted::Accepted)
+    }
+}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Knows the rules of "Do no harm" and what really happened, and nothing of the engine.
+//!
+//! Where the truth leaves a doubt (an answer on its way, a clock that jumped) the agents get its benefit,
+//! by as much as the constants here say.
+
+mod balance;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::trace::{Event, PodId, Recreated, Rules, Shows, Truth, What};
+use super::world::within;
+use super::{MINUTE, SECOND, START, span};
+use crate::time::Time;
+
+/// Between the look at what an act depends on and its arrival lie a reading and two journeys.
+const CHECK_LASTS: u64 = 15 * SECOND + 12 * SECOND;
+/// The readings that prove a loss.
+const LEAST_READINGS: usize = 3;
+/// From the claim of a repair to its arrival at the API.
+const CLAIM_LASTS: u64 = MINUTE;
+
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Breach {
+    pub(super) at: Time,
+    /// Its number, or 0 for what must come to a good end.
+    pub(super) rule: u8,
+    pub(super) what: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.at.since(START).as_millis();
+        write!(f, "rule {} at {millis} ms: {}", self.rule, self.what)
+    }
+}
+
+#[derive(Default)]
+struct Pod {
+    truth: Option<Truth>,
+    /// When it appeared, by the server's clock.
+    created: i64,
+    gone: bool,
+    /// Since when nothing listens.
+    lost: Option<Time>,
+    /// Readings since then that showed it, of one process.
+    readings: Vec<Time>,
+    reader: u32,
+    checked: Option<Checked>,
+    /// When an agent last saw all listeners.
+    complete: Option<Time>,
+    accepted: bool,
+    /// When each kind of Lease was last written for its repair.
+    wrote: [Option<Time>; 4],
+}
+
+/// What the API showed when it was asked before an act.
+#[derive(Clone)]
+struct Checked {
+    at: Time,
+    process: u32,
+    truth: Truth,
+    server: i64,
+    gates: Option<&'static str>,
+}
+
+#[derive(Default)]
+struct Node {
+    ztunnel: Option<Time>,
+    cni: bool,
+    cordoned: bool,
+    faulty_at: Time,
+}
+
+struct Process {
+    node: usize,
+    ended: Option<Time>,
+}
+
+/// An eviction that the API accepted.
+struct Act {
+    at: Time,
+    pod: PodId,
+    node: usize,
+    owner: usize,
+    process: u32,
+    /// The earliest that its claim may bear, by the server's clock.
+    claimed: i64,
+    /// A successor was seen captured, and on which node.
+    proved: Option<(Time, usize)>,
+    /// A successor was seen without its listeners.
+    failed: Option<Time>,
+}
+
+pub(super) struct Judge<'a> {
+    rules: &'a Rules,
+    pods: BTreeMap<PodId, Pod>,
+    nodes: BTreeMap<usize, Node>,
+    processes: BTreeMap<u32, Process>,
+    acts: Vec<Act>,
+    jumps: Vec<(Time, i64)>,
+    no_istiod: bool,
+    paused: bool,
+    breaches: Vec<Breach>,
+}
+
+/// What is wrong with what happened.
+pub(super) fn judge(rules: &Rules, trace: &[Event]) -> Vec<Breach> {
+    let mut judge = Judge {
+        rules,
+        pods: BTreeMap::new(),
+        nodes: BTreeMap::new(),
+        processes: BTreeMap::new(),
+        acts: Vec::new(),
+        jumps: Vec::new(),
+        no_istiod: false,
+        paused: false,
+        breaches: Vec::new(),
+    };
+    for event in trace {
+        judge.take(event.at, &event.what);
+    }
+    judge.breaches
+}
+
+impl Judge<'_> {
+    fn blame(&mut self, at: Time, rule: u8, what: impl Into<String>) {
+        let what = what.into();
+        self.breaches.push(Breach { at, rule, what });
+    }
+
+    /// The API server's clock, but for where it began.
+    fn server(&self, at: Time) -> i64 {
+        let passed = i64::try_from(at.since(START).as_millis()).unwrap_or(i64::MAX);
+        let jumps = self.jumps.iter().filter(|(when, _)| *when <= at);
+        passed + jumps.map(|(_, jump)| jump).sum::<i64>()
+    }
+
+    /// By how much that clock jumped forward since.
+    fn leapt(&self, since: Time) -> u64 {
+        let jumps = self.jumps.iter().rev().take_while(|(when, _)| *when >= since);
+        jumps.map(|(_, jump)| u64::try_from(*jump).unwrap_or(0)).sum()
+    }
+
+    /// By how much it jumped back since.
+    fn fell(&self, since: Time) -> u64 {
+        let jumps = self.jumps.iter().rev().take_while(|(when, _)| *when >= since);
+        jumps.map(|(_, jump)| u64::try_from(-*jump).unwrap_or(0)).sum()
+    }
+
+    fn take(&mut self, at: Time, what: &What) {
+        match what {
+            What::Clock(jump) => self.jumps.push((at, *jump)),
+            What::Pod(id, truth) => {
+                let server = self.server(at);
+                let pod = self.pods.entry(*id).or_default();
+                if pod.truth.is_none() {
+                    pod.created = server;
+                }
+                pod.truth = Some(*truth);
+            }
+            What::Gone(id) => self.pods.entry(*id).or_default().gone = true,
+            What::Listens(id, shows) => {
+                let pod = self.pods.entry(*id).or_default();
+                pod.lost = (*shows == Shows::None).then(|| pod.lost.unwrap_or(at));
+                if *shows != Shows::None {
+                    pod.readings.clear();
+                }
+            }
+            What::Ztunnel(node, up) => {
+                let node = self.nodes.entry(*node).or_default();
+                node.ztunnel = up.then_some(at);
+                node.faulty_at = at;
+            }
+            What::Cni(node, ready) => {
+                let node = self.nodes.entry(*node).or_default();
+                node.cni = *ready;
+                node.faulty_at = at;
+            }
+            What::Cordon(node, cordoned) => self.nodes.entry(*node).or_default().cordoned = *cordoned,
+            What::Istiod(there) => self.no_istiod = !there,
+            What::Paused(paused) => self.paused = *paused,
+            What::Began { node, process } => {
+                let process_there = Process {
+                    node: *node,
+                    ended: None,
+                };
+                self.processes.insert(*process, process_there);
+            }
+            What::Ended { process, .. } => {
+                if let Some(process) = self.processes.get_mut(process) {
+                    process.ended = Some(at);
+                }
+            }
+            What::Read { process, pod, shows } => self.read(at, *process, *pod, *shows),
+            What::Checked { process, pod } => self.checked(at, *process, *pod),
+            What::Wrote { pod, held } => self.pods.entry(*pod).or_default().wrote[*held as usize] = Some(at),
+            What::Act {
+                process,
+                pod,
+                issued,
+                delete,
+                accepted,
+            } => self.act(at, *process, *pod, *issued, *delete, *accepted),
+            What::Rest { orphans, held } => {
+                if !orphans.is_empty() {
+                    self.blame(at, 0, format!("pods {orphans:?} were never healed"));
+                }
+                for held in held {
+                    self.blame(at, 0, format!("{held} is never set free"));
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, at: Time, process: u32, id: PodId, shows: Shows) {
+        let Some(node) = self.processes.get(&process).map(|process| process.node) else {
+            return;
+        };
+        let pod = self.pods.entry(id).or_default();
+        match shows {
+            Shows::None => {
+                if pod.reader != process {
+                    pod.readings.clear();
+                }
+                pod.reader = process;
+                pod.readings.push(at);
+            }
+            Shows::Unreadable => pod.readings.clear(),
+            Shows::All | Shows::Some | Shows::Imposter => {
+                pod.readings.clear();
+                if shows == Shows::All {
+                    pod.complete = Some(at);
+                }
+            }
+        }
+        let created = pod.created;
+        let Some(owner) = pod.truth.and_then(|truth| truth.owner) else {
+            return;
+        };
+        let good = shows == Shows::All;
+        let bad = !good && shows != Shows::Unreadable;
+        let successor = |act: &&mut Act| act.owner == owner && act.pod != id && created >= act.claimed;
+        for act in self.acts.iter_mut().rev().take(64).filter(successor) {
+            if good && act.proved.is_none() {
+                act.proved = Some((at, node));
+            }
+            if bad && act.failed.is_none() {
+                act.failed = Some(at);
+            }
+        }
+    }
+
+    fn checked(&mut self, at: Time, process: u32, id: PodId) {
+        let server = self.server(at);
+        let node = self
+            .processes
+            .get(&process)
+            .and_then(|process| self.nodes.get(&process.node));
+        let gates = match node {
+            _ if self.paused => Some("repairs were paused"),
+            _ if self.no_istiod => Some("istiod had no endpoint"),
+            None => Some("nothing was known of the node"),
+            Some(node) if node.cordoned => Some("the node was cordoned"),
+            Some(node) if !node.cni => Some("istio-cni was not Ready"),
+            Some(node) if node.ztunnel.is_none() => Some("ztunnel was not Ready"),
+            Some(_) => None,
+        };
+        let pod = self.pods.entry(id).or_default();
+        if let Some(truth) = pod.truth {
+            pod.checked = Some(Checked {
+                at,
+                process,
+                truth,
+                server,
+                gates,
+            });
+        }
+    }
+
+    fn act(&mut self, at: Time, process: u32, id: Option<PodId>, issued: Time, delete: bool, accepted: bool) {
+        let Some(node) = self.processes.get(&process).map(|process| process.node) else {
+            return self.blame(at, 3, "by nobody");
+        };
+        if delete && !self.rules.delete {
+            self.blame(at, 5, "a deletion that nobody asked for");
+        }
+        let Some(id) = id else { return };
+        let Some((pod, truth)) = self
+            .pods
+            .get_mut(&id)
+            .and_then(|pod| pod.truth.map(|truth| (pod, truth)))
+        else {
+            return self.blame(at, 3, format!("pod {id} was never there"));
+        };
+        let checked = pod.checked.take().filter(|checked| checked.process == process);
+        let fresh = checked.filter(|checked| within(CHECK_LASTS, at, checked.at));
+        let (lost, readings) = (pod.lost, pod.readings.clone());
+        let again = accepted && std::mem::replace(&mut pod.accepted, true);
+        if truth.node != node {
+            self.blame(at, 3, format!("pod {id} is on another node"));
+        }
+        if again {
+            self.blame(at, 3, format!("pod {id} for the second time"));
+        }
+        let fresh_read = fresh.as_ref().map(|fresh| fresh.at);
+        match fresh {
+            None => self.blame(at, 3, format!("pod {id} without asking the API just before")),
+            Some(checked) => self.judge_check(at, id, &checked),
+        }
+        self.judge_loss(at, id, node, issued, lost, &readings, fresh_read);
+        if accepted {
+            self.balance(at, id, node, process, &truth);
+        }
+    }
+
+    /// What the API showed just before the act.
+    fn judge_check(&mut self, at: Time, id: PodId, checked: &Checked) {
+        let Checked { truth, server, .. } = *checked;
+        if let Some(gate) = checked.gates {
+            self.blame(at, 2, format!("pod {id}, though {gate}"));
+        }
+        let waits = server + super::EPOCH - truth.ready_since;
+        let grace = i64::try_from(self.rules.grace).unwrap_or(i64::MAX);
+        let (on, patient) = if truth.ready {
+            (self.rules.ready, true)
+        } else {
+            // The agent's idea of the server's clock is as old as what it last heard.
+            let leapt = self.leapt(checked.at - span(MINUTE));
+            (
+                self.rules.stuck,
+                waits + i64::try_from(leapt).unwrap_or(0) + 1000 > grace,
+            )
+        };
+        if !on || !patient {
+            self.blame(
+                at,
+                1,
+                format!("pod {id}, which is not to be repaired, or not yet"),
+            );
+        }
+        if truth.deleting {
+            self.blame(at, 3, format!("pod {id}, which is being deleted"));
+        }
+        let recreated = truth.owner.is_some()
+            && match truth.recreated {
+                Recreated::Yes => true,
+                Recreated::Job => self.rules.jobs,
+                Recreated::No => false,
+            };
+        if !recreated {
+            self.blame(at, 4, format!("pod {id}, which nothing brings back"));
+        }
+        if !truth.expected {
+            self.blame(at, 2, format!("pod {id}, which is not in the mesh for certain"));
+        }
+        if truth.opted_out {
+            self.blame(at, 8, format!("pod {id}, which opted out"));
+        }
+        if truth.toggling {
+            self.blame(at, 9, format!("pod {id} in the middle of a toggle"));
+        }
+        if truth.garbled {
+            self.blame(
+                at,
+                10,
+                format!("pod {id}, by a reading of a word that nobody knows"),
+            );
+        }
+    }
+
+    /// What the pod's netns and the node showed.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that a loss rests on, each for itself"
+    )]
+    fn judge_loss(
+        &mut self,
+        at: Time,
+        id: PodId,
+        node: usize,
+        issued: Time,
+        lost: Option<Time>,
+        readings: &[Time],
+        checked: Option<Time>,
+    ) {
+        let confirm = span(self.rules.confirm);
+        // A pod that recovers while the eviction is on its way cannot be helped.
+        let way = span(CHECK_LASTS);
+        match lost {
+            Some(lost) if lost + confirm <= issued => {}
+            None if at.since(issued) > Duration::from_millis(0)
+                && at.since(issued) <= way
+                && readings.is_empty() =>
+            {
+                return;
+            }
+            _ => self.blame(at, 2, format!("pod {id} was not lost for the whole confirmation")),
+        }
+        let before: Vec<_> = readings.iter().filter(|read| **read <= issued).collect();
+        let long = before.first().is_some_and(|first| **first + confirm <= issued);
+        if before.len() < LEAST_READINGS || !long {
+            self.blame(at, 2, format!("pod {id} after {} readings", before.len()));
+        }
+        if checked.is_none_or(|checked| before.last().is_none_or(|last| **last <= checked)) {
+            self.blame(at, 2, format!("pod {id} without a reading at the last moment"));
+        }
+        let settled = self.nodes.get(&node).and_then(|node| node.ztunnel);
+        if settled.is_none_or(|since| since + span(self.rules.settle) > issued && since <= issued) {
+            self.blame(at, 2, format!("pod {id} before ztunnel had settled"));
+        }
+    }
+}

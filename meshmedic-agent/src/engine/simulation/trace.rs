@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What really happened, in order: all that the judge ever sees.
+
+use crate::time::Time;
+
+/// Tells pods apart, like a UID.
+pub(super) type PodId = u32;
+
+/// What the API's truth says of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Truth {
+    pub(super) node: usize,
+    pub(super) owner: Option<usize>,
+    pub(super) recreated: Recreated,
+    /// It belongs to the mesh, and nobody has to guess so.
+    pub(super) expected: bool,
+    pub(super) deleting: bool,
+    pub(super) ready: bool,
+    /// Since when, in milliseconds of the API server's clock.
+    pub(super) ready_since: i64,
+    pub(super) opted_out: bool,
+    /// Somebody wrote an opt-out that nobody understands.
+    pub(super) garbled: bool,
+    pub(super) toggling: bool,
+}
+
+/// Whether its owner brings a pod back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recreated {
+    Yes,
+    Job,
+    No,
+}
+
+/// What a netns holds, or what a reading of it showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shows {
+    All,
+    Some,
+    None,
+    Imposter,
+    Unreadable,
+}
+
+/// Which of the Leases: for how long something is held depends on when it was last heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    Owner,
+    Node,
+    Slot,
+    Cluster,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// The API server's clock jumped by so many milliseconds.
+    Clock(i64),
+    /// A pod appeared or changed in the API.
+    Pod(PodId, Truth),
+    /// It left the API.
+    Gone(PodId),
+    /// What a pod's netns holds from now on.
+    Listens(PodId, Shows),
+    /// ztunnel of a node is there and Ready from now on, as a new process, or is not.
+    Ztunnel(usize, bool),
+    Cni(usize, bool),
+    Cordon(usize, bool),
+    Istiod(bool),
+    Paused(bool),
+    /// A process of the agent began on a node.
+    Began {
+        node: usize,
+        process: u32,
+    },
+    /// It ended, however.
+    Ended {
+        node: usize,
+        process: u32,
+    },
+    /// An agent read a pod's netns.
+    Read {
+        process: u32,
+        pod: PodId,
+        shows: Shows,
+    },
+    /// The API answered the question what an act on this pod depends on.
+    Checked {
+        process: u32,
+        pod: PodId,
+    },
+    /// The API wrote a Lease in which something is held for the repair of this pod.
+    Wrote {
+        pod: PodId,
+        held: Held,
+    },
+    /// An eviction reached the API.
+    Act {
+        process: u32,
+        /// Which pod has the UID of the precondition; `None` without one.
+        pod: Option<PodId>,
+        issued: Time,
+        delete: bool,
+        accepted: bool,
+    },
+    /// After everything was healed and time enough had passed.
+    Rest {
+        orphans: Vec<PodId>,
+        held: Vec<String>,
+    },
+}
+
+/// Something that happened, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) at: Time,
+    pub(super) what: What,
+}
+
+/// What the agents were told to keep to.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) ready: bool,
+    pub(super) stuck: bool,
+    pub(super) jobs: bool,
+    pub(super) delete: bool,
+    /// In milliseconds, like all spans here.
+    pub(super) grace: u64,
+    pub(super) confirm: u64,
+    pub(super) settle: u64,
+    pub(super) in_flight_node: usize,
+    pub(super) in_flight_owner: usize,
+    pub(super) slots: usize,
+    pub(super) per_hour_node: usize,
+    pub(super) per_hour_cluster: usize,
+    pub(super) cooldown: u64,
+    pub(super) breaker_failures: usize,
+    pub(super) breaker_failures_cluster: usize,
+    pub(super) breaker_open: u64,
+    pub(super) deadline: u64,
+}
+
+impl Rules {
+    /// The defaults of the command line, with repairs switched on.
+    pub(super) const fn usual() -> Self {
+        Self {
+            ready: true,
+            stuck: true,
+            jobs: false,
+            delete: false,
+            grace: 300_000,
+            confirm: 10_000,
+            settle: 30_000,
+            in_flight_node: 1,
+            in_flight_owner: 1,
+            slots: 3,
+            per_hour_node: 20,
+            per_hour_cluster: 60,
+            cooldown: 300_000,
+            breaker_failures: 2,
+            breaker_failures_cluster: 5,
+            breaker_open: 3_600_000,
+            deadline: 300_000,
+        }
+    }
+}
