@@ -340,7 +340,11 @@ impl Attempt {
             },
             (Stage::Following { .. }, Answer::Updated(result)) => self.renewed(at, &result),
             (Stage::Ending { until, .. }, Answer::Updated(result)) => match result {
-                Err(Refusal::Failed(_)) if at.now < *until => self.not_before = at.now + ASK_AGAIN,
+                Err(Refusal::Failed(_)) if at.now < *until => {
+                    // One that cannot be written must not keep the others.
+                    self.held.rotate_right(1);
+                    self.not_before = at.now + ASK_AGAIN;
+                }
                 result => {
                     let failed = matches!(result, Err(Refusal::Failed(_)));
                     self.unfinished |= failed && matches!(self.held.last(), Some(LeaseKey::Owner(_)));

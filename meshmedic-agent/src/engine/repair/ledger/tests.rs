@@ -15,6 +15,7 @@ fn limits() -> Limits {
         breaker: Some((3, OPEN, Withheld::BreakerOwner)),
         cooldown: Some((COOLDOWN, OPEN)),
         keeps_outcomes: true,
+        frees_at_once: false,
     }
 }
 
