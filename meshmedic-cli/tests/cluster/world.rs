@@ -28,11 +28,22 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(nodes: usize) -> Self {
-        let cluster = Cluster::start(ClusterSpec {
+        Self::with(ClusterSpec {
             nodes,
             ..ClusterSpec::default()
         })
-        .unwrap();
+    }
+
+    /// The same over a real API server.
+    pub(crate) fn real() -> Self {
+        Self::with(ClusterSpec {
+            real_api: true,
+            ..ClusterSpec::default()
+        })
+    }
+
+    fn with(spec: ClusterSpec) -> Self {
+        let cluster = Cluster::start(spec).unwrap();
         // Everything but the DaemonSet, whose pods are the processes that the tests start.
         let objects = MANIFESTS.iter().flat_map(|manifest| documents(manifest).unwrap());
         for object in objects {

@@ -71,6 +71,8 @@ pub struct ClusterSpec {
     pub nodes: usize,
     /// Whether Istio is installed: istiod, and ztunnel and istio-cni on every node.
     pub istio: bool,
+    /// Whether its API server is the real one, which can neither fail on demand nor tell of its requests.
+    pub real_api: bool,
 }
 
 impl Default for ClusterSpec {
@@ -78,6 +80,7 @@ impl Default for ClusterSpec {
         Self {
             nodes: 1,
             istio: true,
+            real_api: false,
         }
     }
 }
@@ -116,7 +119,12 @@ struct Controls {
 impl Shared {
     fn client(&self, user: &str) -> Client {
         let agent = if user == CNI { "install-cni" } else { user };
-        self.api.with_token(&format!("admin:{user}")).with_agent(agent)
+        // A real server knows nobody of these names.
+        let client = match self.api.is_real() {
+            true => (*self.api).clone(),
+            false => self.api.with_token(&format!("admin:{user}")),
+        };
+        client.with_agent(agent)
     }
 
     fn wake(&self) {
@@ -174,7 +182,11 @@ impl Shared {
 impl Cluster {
     /// Starts a cluster, and waits until Istio is there if it shall be.
     pub fn start(spec: ClusterSpec) -> Result<Self> {
-        let api = ApiServer::start()?;
+        let api = if spec.real_api {
+            ApiServer::real()?
+        } else {
+            ApiServer::start()?
+        };
         let nodes = (0..spec.nodes).map(Node::make).collect::<Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
             api,
