@@ -8,6 +8,7 @@ mod cni_settings;
 mod connection;
 mod report;
 mod teller;
+mod tidy;
 mod toggles;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::time::Time;
 use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
 use teller::Teller;
+use tidy::Tidy;
 use toggles::Toggles;
 
 /// The loop turns at least this often: what only time changes is looked at then.
@@ -99,6 +101,7 @@ struct Agent {
     running: JoinSet<(RequestId, Answer)>,
     cni: CniSettings,
     toggles: Toggles,
+    tidy: Tidy,
     teller: Teller,
     status: Status,
     /// What `/readyz` still waits for.
@@ -165,6 +168,7 @@ impl Agent {
             planner: Planner::new(options.repair),
             running: JoinSet::new(),
             cni: CniSettings::new(client.clone()),
+            tidy: Tidy::new(client.clone(), &options.namespace, &options.node),
             toggles: Toggles::new(client),
             gates: Gates::default(),
             declared: false,
@@ -272,10 +276,13 @@ impl Agent {
         let Some(at) = self.moment(now) else { return };
         let known: Vec<String> = self.planner.awaited_owners().map(str::to_owned).collect();
         for lease in self.mirror.leases() {
-            self.planner.owner_seen(at, &lease.owner, lease.record.clone());
+            if let Some(owner) = &lease.owner {
+                self.planner.owner_seen(at, owner, lease.record.clone());
+            }
         }
         for owner in known {
-            if !self.mirror.leases().any(|lease| lease.owner == owner) {
+            let mut owners = self.mirror.leases().filter_map(|lease| lease.owner.as_ref());
+            if !owners.any(|other| *other == owner) {
                 self.planner.owner_seen(at, &owner, None);
             }
         }
@@ -311,6 +318,7 @@ impl Agent {
         let notices = self.planner.drain();
         self.changed |= !notices.is_empty();
         self.teller.repairs(&notices, at.server);
+        self.tidy.tidy(now, at.server, self.mirror.leases());
         self.toggles
             .restore(now, self.mirror.standings(), self.planner.may_act());
     }

@@ -11,7 +11,7 @@ mod store;
 mod watches;
 
 pub use acts::describe;
-pub use leases::OwnerLease;
+pub use leases::SeenLease;
 pub use mirror::Mirror;
 pub use store::Delta;
 pub use watches::{Seen, TOO_OLD, WATCHED, Watches};

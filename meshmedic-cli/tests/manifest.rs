@@ -181,7 +181,7 @@ fn detecting_gives_no_right_to_change_anything_but_events() {
             ("get list watch", "/nodes *"),
             ("get list watch", "discovery.k8s.io/endpointslices *"),
             ("get", "/configmaps istio-cni-config"),
-            ("create patch", "events.k8s.io/events *"),
+            ("create", "events.k8s.io/events *"),
         ])
     );
     assert_eq!(

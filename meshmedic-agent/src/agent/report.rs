@@ -79,7 +79,7 @@ impl Agent {
     fn breakers(&self, server: Option<Timestamp>) -> Vec<BreakerReport> {
         let settings = self.planner.settings();
         let mut breakers = Vec::new();
-        for lease in self.mirror.leases() {
+        for lease in self.mirror.leases().filter(|lease| lease.owner.is_some()) {
             let Some(record) = lease
                 .record
                 .as_ref()
@@ -93,7 +93,7 @@ impl Agent {
             if until.zip(server).is_some_and(|(until, server)| until > server) {
                 breakers.push(BreakerReport {
                     scope: BreakerScope::Owner,
-                    name: Some(lease.owner.clone()),
+                    name: lease.owner.clone(),
                     failures: record.failures,
                     until,
                 });

@@ -15,6 +15,8 @@ use crate::engine::repair::ledger::{LEASE, Record};
 pub(super) const KIND: &str = "meshmedic.io/lease";
 /// The value of [`KIND`] for owners.
 pub(super) const OWNER: &str = "owner";
+/// The value of [`KIND`] for nodes.
+pub(super) const NODE: &str = "node";
 /// The annotation that holds the record.
 const RECORD: &str = "meshmedic.io/record";
 /// The annotation that says of whom or what exactly.
@@ -22,15 +24,15 @@ const OF: &str = "meshmedic.io/of";
 /// So much of a digest names a Lease.
 const DIGITS: usize = 16;
 
-/// An owner's Lease, as the watch shows it.
+/// A Lease of an owner or a node, as the watch shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnerLease {
+pub struct SeenLease {
     /// The Lease's name.
     pub name: String,
     /// Its version.
     pub resource_version: Option<String>,
-    /// The controller's UID.
-    pub owner: String,
+    /// The controller's UID; `None` if it is not an owner's.
+    pub owner: Option<String>,
     /// Its record; `None` if it cannot be read.
     pub record: Option<Record>,
     /// When it was last written.
@@ -71,13 +73,16 @@ pub(super) fn record(lease: &Lease) -> Result<Record, String> {
     })
 }
 
-/// An owner's Lease from the watch. `None` if it says not whose it is.
-pub(super) fn owner(lease: &Lease) -> Option<OwnerLease> {
-    let annotations = lease.metadata.annotations.as_ref()?;
-    Some(OwnerLease {
+/// A Lease from the watch.
+pub(super) fn seen(lease: &Lease) -> Option<SeenLease> {
+    let annotations = lease.metadata.annotations.as_ref();
+    let labels = lease.metadata.labels.as_ref();
+    let is_owner = labels.is_some_and(|labels| labels.get(KIND).is_some_and(|kind| kind == OWNER));
+    let of = annotations.and_then(|annotations| annotations.get(OF));
+    Some(SeenLease {
         name: lease.metadata.name.clone()?,
         resource_version: lease.metadata.resource_version.clone(),
-        owner: annotations.get(OF)?.clone(),
+        owner: of.filter(|_| is_owner).cloned(),
         record: record(lease).ok(),
         written: lease
             .spec
@@ -102,7 +107,7 @@ pub(super) fn with_record(
     });
     let (kind, of) = match key {
         LeaseKey::Owner(uid) => (OWNER, uid.clone()),
-        LeaseKey::Node(node) => ("node", node.clone()),
+        LeaseKey::Node(node) => (NODE, node.clone()),
         LeaseKey::Slot(number) => ("slot", number.to_string()),
         LeaseKey::Cluster => ("cluster", "cluster".to_owned()),
     };

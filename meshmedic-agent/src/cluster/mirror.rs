@@ -15,7 +15,7 @@ use meshmedic_common::uid::PodUid;
 
 use super::store::Store;
 use super::watches::Seen;
-use super::{ISTIO_CNI, OwnerLease, PAUSE_REASON, PAUSED, REPAIRS, ZTUNNEL};
+use super::{ISTIO_CNI, PAUSE_REASON, PAUSED, REPAIRS, SeenLease, ZTUNNEL};
 use crate::engine::Health;
 use crate::node::PodName;
 use crate::time::Time;
@@ -38,7 +38,7 @@ pub struct Mirror {
     endpoints: Store<usize>,
     node: Store<bool>,
     control: Store<Option<String>>,
-    leases: Store<OwnerLease>,
+    leases: Store<SeenLease>,
     with_leases: bool,
     enablement: Enablement,
     standings: BTreeMap<PodUid, Standing>,
@@ -145,8 +145,8 @@ impl Mirror {
         &self.standings
     }
 
-    /// The owners' Leases.
-    pub fn leases(&self) -> impl Iterator<Item = &OwnerLease> {
+    /// The Leases of owners and nodes.
+    pub fn leases(&self) -> impl Iterator<Item = &SeenLease> {
         self.leases.values()
     }
 

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::leases::{self, OwnerLease};
+use super::leases::{self, SeenLease};
 use super::store::Delta;
 use super::{CONTROL, ISTIOD, mirror};
 
@@ -42,8 +42,8 @@ pub enum Seen {
     Node(Delta<bool>),
     /// Of the switch: why repairs are paused, if they are.
     Control(Delta<Option<String>>),
-    /// Of owners' Leases, by name.
-    Lease(Delta<OwnerLease>),
+    /// Of owners' and nodes' Leases, by name.
+    Lease(Delta<SeenLease>),
     /// A watch cannot go on for now, and why. It tries again by itself.
     Trouble(&'static str, String),
 }
@@ -128,11 +128,11 @@ impl Watches {
             tell.clone(),
         ));
         if with_leases {
-            let owners = all().labels(&format!("{}={}", leases::KIND, leases::OWNER));
+            let kinds = format!("{} in ({},{})", leases::KIND, leases::OWNER, leases::NODE);
             tasks.spawn(follow(
-                watch(own::<Lease>(client, namespace), owners),
+                watch(own::<Lease>(client, namespace), all().labels(&kinds)),
                 "leases",
-                |lease: Lease| Some((key(&lease)?, leases::owner(&lease)?)),
+                |lease: Lease| Some((key(&lease)?, leases::seen(&lease)?)),
                 Seen::Lease,
                 tell,
             ));

@@ -230,3 +230,30 @@ fn in_a_steady_state_it_asks_the_api_for_nothing() {
         .collect();
     assert!(asked.is_empty(), "{asked:?}");
 }
+
+#[test]
+fn a_lease_that_was_idle_for_a_day_is_deleted() {
+    if !need::root("a_lease_that_was_idle_for_a_day_is_deleted") {
+        return;
+    }
+    let world = World::new(1);
+    let mut agent = heals(&world);
+    let named = |part: &str| {
+        let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
+        let name = |lease: &serde_json::Value| {
+            lease["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .contains(part)
+        };
+        leases.iter().any(name)
+    };
+    assert!(named("-owner-") && named("-node-"));
+    // The agent hears of the new time with the next answers.
+    world.cluster.api().set_clock(2 * 24 * 60 * 60 * 1000).unwrap();
+    world.cluster.api().break_watches().unwrap();
+    agent.until("the idle Leases to be gone", |_| {
+        !named("-owner-") && !named("-node-")
+    });
+    assert!(named("-slot-"), "there are only as many slots as there may be");
+}
