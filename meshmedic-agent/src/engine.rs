@@ -8,6 +8,7 @@ mod assess;
 mod gate;
 mod pod;
 pub mod repair;
+mod sabotage;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

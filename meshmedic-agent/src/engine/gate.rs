@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meshmedic_common::duration;
 
+use super::sabotage::{Defence, is_out};
 use crate::time::Time;
 
 /// What is known of ztunnel on this node.
@@ -88,7 +89,7 @@ impl NodeGate {
             Some(_) if self.health.is_some_and(|health| !health.cni_ready) => {
                 Some("istio-cni is not Ready on this node".to_owned())
             }
-            Some(_) if now.since(self.since) < self.settle => Some(format!(
+            Some(_) if now.since(self.since) < self.settle && !is_out(Defence::Settling) => Some(format!(
                 "ztunnel started or changed less than {} ago",
                 duration::show(self.settle)
             )),

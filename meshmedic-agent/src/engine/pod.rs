@@ -10,6 +10,7 @@ use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 
 use super::assess::{Look, Seen};
+use super::sabotage::{Defence, is_out};
 use super::{Notice, Settings, Transition};
 use crate::time::Time;
 
@@ -225,6 +226,9 @@ impl Track {
         }
         if !matches!(look.seen, Seen::Unreadable(..)) {
             self.redirection = look.redirection;
+            if is_out(Defence::Agreement) {
+                self.read_at = look.started;
+            }
         }
         let (loss, holders) = match look.seen {
             Seen::Unreadable(reason, detail) => return self.unreadable(now, uid, reason, detail, settings),
@@ -298,7 +302,8 @@ impl Track {
         };
         self.confirmation = Some(confirmation);
         let long_enough = started >= confirmation.first + settings.confirm;
-        if long_enough && confirmation.readings >= LEAST_READINGS {
+        let confirmed = long_enough && confirmation.readings >= LEAST_READINGS;
+        if confirmed || is_out(Defence::Confirmation) {
             self.confirmation = None;
             self.read_at = started;
             self.schedule(now + settings.reread);

@@ -20,6 +20,7 @@ use meshmedic_common::policy::{Gates, Permissions, Withheld, gates_forbid, permi
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
 
+use super::sabotage::stands;
 use crate::time::Time;
 use attempt::{Attempt, Ended};
 use ledger::Record;
@@ -235,7 +236,7 @@ impl Planner {
             .or_else(|| pod_forbids(patient.standing, &facts.uid, self.settings.permissions.jobs))
             .or(permitted)
             .or_else(|| gates_forbid(gates));
-        if let Some(why) = forbidden {
+        if let Some(why) = forbidden.filter(stands) {
             let detail = gate_detail(gates, why);
             return self.withhold(&pod, why, detail, shadow);
         }
@@ -245,7 +246,7 @@ impl Planner {
         if shadow {
             return self.pretend(at, mass_loss, &pod, &controller);
         }
-        if let Some(why) = self.crowded(at, mass_loss) {
+        if let Some(why) = self.crowded(at, mass_loss).filter(stands) {
             return self.withhold(&pod, why, None, false);
         }
         self.numbers += 1;

@@ -114,6 +114,8 @@ impl Plan {
         rules.stuck = !shadow && !rng.chance(200);
         rules.jobs = rng.chance(300);
         rules.delete = rng.chance(50);
+        rules.breaker_failures = *rng.pick(&[2, 2, 4]);
+        rules.breaker_failures_cluster = *rng.pick(&[2, 5]);
         rules.in_flight_node = *rng.pick(&[1, 1, 2, 3]);
         rules.in_flight_owner = *rng.pick(&[1, 1, 1, 2]);
         rules.slots = *rng.pick(&[1, 2, 3, 3]);

@@ -17,6 +17,7 @@ use super::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Request, RequestId,
     Settings, finding_forbids,
 };
+use crate::engine::sabotage::{Defence, is_out, stands};
 use crate::time::Time;
 
 /// The reading that an act hangs on must come within this time.
@@ -170,7 +171,7 @@ impl Attempt {
     ) {
         match self.stage {
             Stage::Looking { since, .. } => {
-                if let Some(why) = self.forbidden(settings, at, gates, patients) {
+                if let Some(why) = self.forbidden(settings, at, gates, patients).filter(stands) {
                     self.undone(at, why, None);
                 } else if patients
                     .get(&self.pod.cgroup_uid)
@@ -315,6 +316,7 @@ impl Attempt {
             (Stage::Acting, Answer::Acted(acted)) => match acted {
                 Acted::Accepted => self.happened(),
                 Acted::Gone => self.undone(at, Withheld::OtherPod, None),
+                Acted::Refused(..) if is_out(Defence::Refusal) => self.not_before = at.now + ASK_AGAIN,
                 Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
                 Acted::InDoubt(_) => self.stage = Stage::Resolving,
             },
@@ -377,8 +379,9 @@ impl Attempt {
             .or_else(|| permissions_forbid(&settings.permissions, facts, at.server))
             .or_else(|| gates_forbid(&check.gates))
             .or((!owned).then_some(Withheld::OtherPod));
-        match forbidden {
+        match forbidden.filter(stands) {
             Some(why) => self.undone(at, why, super::gate_detail(&check.gates, why)),
+            None if is_out(Defence::Look) => self.stage = Stage::Acting,
             None => {
                 self.stage = Stage::Looking {
                     since: at.now,

@@ -11,6 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use meshmedic_common::policy::Withheld;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::sabotage::{Defence, is_out, stands};
+
 /// How long a holder that is not heard of keeps what it holds.
 pub const LEASE: Duration = Duration::from_secs(60);
 /// Acts are counted over this span.
@@ -190,7 +192,7 @@ impl Entry {
     /// Whether its agent was not heard of for too long.
     #[must_use]
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
-        self.holder.is_empty() || since(now, self.renewed) > signed(LEASE)
+        is_out(Defence::Lease) || self.holder.is_empty() || since(now, self.renewed) > signed(LEASE)
     }
 }
 
@@ -270,13 +272,13 @@ impl Record {
         let mut changed = self.bury(limits, now);
         changed |= self.notice_return(&entry.uid, now);
         self.acts.retain(|act| since(now, act.at) < HOUR);
-        if let Some(withheld) = self.refuses(limits, now) {
+        if let Some(withheld) = self.refuses(limits, now).filter(stands) {
             return Applied {
                 changed,
                 withheld: Some(withheld),
             };
         }
-        if limits.per_hour.is_some() {
+        if limits.per_hour.is_some() && !is_out(Defence::Spending) {
             self.acts.push(Act {
                 id: entry.id.clone(),
                 at: now,

@@ -8,7 +8,6 @@ mod balance;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use super::trace::{Event, PodId, Recreated, Rules, Shows, Truth, What};
 use super::world::within;
@@ -46,6 +45,8 @@ struct Pod {
     gone: bool,
     /// Since when nothing listens.
     lost: Option<Time>,
+    /// Since when something does again.
+    recovered: Time,
     /// Readings since then that showed it, of one process.
     readings: Vec<Time>,
     reader: u32,
@@ -167,6 +168,7 @@ impl Judge<'_> {
                 let pod = self.pods.entry(*id).or_default();
                 pod.lost = (*shows == Shows::None).then(|| pod.lost.unwrap_or(at));
                 if *shows != Shows::None {
+                    pod.recovered = at;
                     pod.readings.clear();
                 }
             }
@@ -299,6 +301,8 @@ impl Judge<'_> {
         let checked = pod.checked.take().filter(|checked| checked.process == process);
         let fresh = checked.filter(|checked| within(CHECK_LASTS, at, checked.at));
         let (lost, readings) = (pod.lost, pod.readings.clone());
+        // What happens while an eviction is on its way cannot be helped.
+        let too_late = lost.is_none() && pod.recovered > issued && within(CHECK_LASTS, at, issued);
         let again = accepted && std::mem::replace(&mut pod.accepted, true);
         if truth.node != node {
             self.blame(at, 3, format!("pod {id} is on another node"));
@@ -311,7 +315,9 @@ impl Judge<'_> {
             None => self.blame(at, 3, format!("pod {id} without asking the API just before")),
             Some(checked) => self.judge_check(at, id, &checked),
         }
-        self.judge_loss(at, id, node, issued, lost, &readings, fresh_read);
+        if !too_late {
+            self.judge_loss(at, id, node, issued, lost, &readings, fresh_read);
+        }
         if accepted {
             self.balance(at, id, node, process, &truth);
         }
@@ -388,17 +394,8 @@ impl Judge<'_> {
         checked: Option<Time>,
     ) {
         let confirm = span(self.rules.confirm);
-        // A pod that recovers while the eviction is on its way cannot be helped.
-        let way = span(CHECK_LASTS);
-        match lost {
-            Some(lost) if lost + confirm <= issued => {}
-            None if at.since(issued) > Duration::from_millis(0)
-                && at.since(issued) <= way
-                && readings.is_empty() =>
-            {
-                return;
-            }
-            _ => self.blame(at, 2, format!("pod {id} was not lost for the whole confirmation")),
+        if lost.is_none_or(|lost| lost + confirm > issued) {
+            self.blame(at, 2, format!("pod {id} was not lost for the whole confirmation"));
         }
         let before: Vec<_> = readings.iter().filter(|read| **read <= issued).collect();
         let long = before.first().is_some_and(|first| **first + confirm <= issued);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `MESHMEDIC_SEED` repeats one run, `MESHMEDIC_NODE_DAYS` says how much is simulated.
 
+mod forged;
+mod mutants;
+
 use std::io::Write;
 
 use super::judge::judge;

@@ -10,6 +10,8 @@ use meshmedic_common::uid::PodUid;
 use super::super::ledger::{Change, Entry, LEASE, Limits, Record, Step};
 use super::super::limits::limits;
 use super::super::{LeaseKey, Moment, PodRef, Refusal, Settings};
+use crate::engine::sabotage::{Defence, is_out};
+
 use super::{ASK_AGAIN, Attempt, Claim, Stage};
 
 impl Attempt {
@@ -93,6 +95,12 @@ impl Attempt {
             }
         };
         self.stage = next.map_or(Stage::Checking, Stage::Claiming);
+        if next.is_none() && is_out(Defence::Check) {
+            self.stage = Stage::Looking {
+                since: at.now,
+                asked_for: false,
+            };
+        }
     }
 
     /// Goes on with what another process began. `None` if the record makes no sense.
