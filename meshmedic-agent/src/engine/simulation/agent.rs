@@ -161,6 +161,13 @@ impl Sim {
         self.after(away, Happening::Start(a));
     }
 
+    pub(super) fn is_told_to_end(&self, a: usize) -> bool {
+        self.agents[a]
+            .process
+            .as_ref()
+            .is_some_and(|process| process.stopping)
+    }
+
     pub(super) fn stop(&mut self, a: usize, life: u32) {
         if !self.runs(a, life) {
             return;

@@ -219,6 +219,10 @@ impl Sim {
                 Answer::Updated(Err(Refusal::Failed("conflict".to_owned()))),
             );
         }
+        let before = lease
+            .record
+            .entry(&change.id)
+            .and_then(|entry| pod_of(&entry.uid));
         lease.record = record;
         lease.version += 1;
         let held = match key {
@@ -231,6 +235,8 @@ impl Sim {
         let pod = entry.and_then(|entry| pod_of(&entry.uid));
         if let Some(pod) = pod.filter(|_| matches!(answer, Answer::Updated(Ok(_)))) {
             self.tell(What::Wrote { pod, held });
+        } else if let Some(pod) = before.filter(|_| self.is_told_to_end(flight.agent)) {
+            self.tell(What::Freed { pod, held });
         }
         if held == Held::Owner {
             self.outdate_all();

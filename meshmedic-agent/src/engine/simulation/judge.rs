@@ -200,6 +200,7 @@ impl Judge<'_> {
             What::Read { process, pod, shows } => self.read(at, *process, *pod, *shows),
             What::Checked { process, pod } => self.checked(at, *process, *pod),
             What::Wrote { pod, held } => self.pods.entry(*pod).or_default().wrote[*held as usize] = Some(at),
+            What::Freed { pod, held } => self.pods.entry(*pod).or_default().wrote[*held as usize] = None,
             What::Act {
                 process,
                 pod,

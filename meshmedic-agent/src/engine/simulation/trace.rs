@@ -93,6 +93,11 @@ pub(super) enum What {
         pod: PodId,
         held: Held,
     },
+    /// An agent that was told to end took the repair of this pod out of a Lease, as it must with its slot.
+    Freed {
+        pod: PodId,
+        held: Held,
+    },
     /// An eviction reached the API.
     Act {
         process: u32,
