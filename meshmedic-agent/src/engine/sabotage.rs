@@ -20,6 +20,8 @@ pub(super) enum Defence {
     Agreement,
     /// A refused eviction is not repeated.
     Refusal,
+    /// An eviction whose answer was lost may still be on its way.
+    Doubt,
     /// An hour's budget is spent before the act.
     Spending,
     /// What a living agent holds is its own.

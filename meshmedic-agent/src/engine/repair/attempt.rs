@@ -24,6 +24,9 @@ use crate::time::Time;
 const LOOK: Duration = Duration::from_secs(15);
 /// A question that the API did not answer is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// An eviction whose answer was lost may still be on its way for so long; until then what was claimed for it
+/// is kept.
+const DOUBT: Duration = Duration::from_secs(20);
 /// What is held is renewed this often: three tries before it is lost.
 const RENEW: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 /// Claims older than this are not acted on: others may already take them for abandoned.
@@ -101,6 +104,8 @@ pub(super) struct Attempt {
     /// By this machine's.
     began: Time,
     late_at: Time,
+    /// Until then a request whose answer was lost may still have its effect.
+    doubt_until: Time,
     not_before: Time,
     acted: bool,
     /// Whether it must be alone on its node, since no other was proved.
@@ -138,6 +143,7 @@ impl Attempt {
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
             late_at: at.now + settings.successor_deadline,
+            doubt_until: at.now,
             not_before: at.now,
             acted: false,
             alone: false,
@@ -318,12 +324,18 @@ impl Attempt {
                 Acted::Gone => self.undone(at, Withheld::OtherPod, None),
                 Acted::Refused(..) if is_out(Defence::Refusal) => self.not_before = at.now + ASK_AGAIN,
                 Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
-                Acted::InDoubt(_) => self.stage = Stage::Resolving,
+                Acted::InDoubt(_) => {
+                    self.doubt_until = at.now + DOUBT;
+                    self.stage = Stage::Resolving;
+                }
             },
             (Stage::Adopting, Answer::Updated(result)) => self.adopted(settings, at, &result),
             (Stage::Resolving, Answer::Found(found)) => match found {
                 Ok(Presence::Leaving) => self.happened(),
                 Ok(Presence::There) if self.acted => self.follow(at),
+                Ok(Presence::There) if at.now < self.doubt_until && !is_out(Defence::Doubt) => {
+                    self.not_before = at.now + ASK_AGAIN;
+                }
                 Ok(Presence::There) => {
                     let why = "the API's answer was lost, and the pod is still there".to_owned();
                     self.done(at, Conclusion::InDoubt, Outcome::InDoubt(why));

@@ -406,8 +406,11 @@ impl Record {
         self.repairs.retain(|entry| entry.id != id);
         match conclusion {
             Conclusion::Succeeded(proof) => {
-                self.failures = 0;
-                self.last_failure = None;
+                // What was proved before the last failure, and told after it, says nothing of it.
+                if self.last_failure.is_none_or(|last| proof.at >= last) {
+                    self.failures = 0;
+                    self.last_failure = None;
+                }
                 if limits.keeps_outcomes {
                     self.successors.push(proof.clone());
                     let excess = self.successors.len().saturating_sub(REMEMBERED);

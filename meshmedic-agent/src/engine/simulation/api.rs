@@ -100,6 +100,12 @@ impl Sim {
             let answer = Box::new(self.failure(&request, true));
             return self.after(late, Happening::Answer(agent, life, id, answer));
         }
+        if fault == Some(Fault::Late) {
+            let gave_up = self.rng.between(2 * SECOND, 4 * SECOND);
+            let answer = Box::new(self.failure(&request, false));
+            self.after(gave_up, Happening::Answer(agent, life, id, answer));
+            latency = self.rng.between(gave_up, 10 * SECOND);
+        }
         let flight = Flight {
             agent,
             life,
@@ -250,6 +256,10 @@ impl Sim {
         } else {
             answer
         };
+        if flight.fault == Some(Fault::Late) {
+            // Nobody waits for it any more.
+            return;
+        }
         if flight.fault == Some(Fault::KilledAfter) {
             return self.kill(flight.agent, flight.life);
         }

@@ -13,6 +13,8 @@ pub(super) enum Fault {
     Error,
     /// It happened, and the answer was lost.
     Lost,
+    /// The answer was given up, and only then it happened.
+    Late,
     /// Somebody else was faster.
     Conflict,
     /// It took seconds each way.
@@ -34,9 +36,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Error,
         Self::Lost,
+        Self::Late,
         Self::Conflict,
         Self::Slow,
         Self::Outage,
@@ -120,7 +123,7 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     pub(super) would: u64,
     pub(super) withheld: [u64; 11],
-    pub(super) met: [[u64; 11]; 12],
+    pub(super) met: [[u64; 12]; 12],
 }
 
 impl Tally {

@@ -6,7 +6,7 @@ mod mutants;
 
 use std::io::Write;
 
-use super::judge::judge;
+use super::judge::{Breach, judge};
 use super::tally::Tally;
 use super::trace::{Event, What};
 use super::{Plan, START, Sim};
@@ -38,20 +38,22 @@ fn history(trace: &[Event], until: Time) -> String {
     lines.join("\n")
 }
 
+/// Each breach with what led up to it.
+fn told(seed: u64, breaches: &[Breach], trace: &[Event]) -> Vec<String> {
+    let told = breaches.iter().map(|breach| {
+        let before = history(trace, breach.at);
+        format!("MESHMEDIC_SEED={seed}: {breach}, after\n{before}")
+    });
+    told.collect()
+}
+
 /// One run; what it did, and what was wrong with it.
 fn once(seed: u64) -> (Tally, Vec<String>) {
     let plan = Plan::new(seed);
     let rules = plan.rules.clone();
     let run = Sim::run(plan);
     let breaches = judge(&rules, &run.trace);
-    let told = breaches.iter().map(|breach| {
-        let before = history(&run.trace, breach.at);
-        format!(
-            "MESHMEDIC_SEED={seed}: {breach}, after
-{before}"
-        )
-    });
-    (run.tally, told.collect())
+    (run.tally, told(seed, &breaches, &run.trace))
 }
 
 /// Every second seed from this one on, until that many node-days have passed.

@@ -12,7 +12,7 @@ use super::super::limits::limits;
 use super::super::{LeaseKey, Moment, PodRef, Refusal, Settings};
 use crate::engine::sabotage::{Defence, is_out};
 
-use super::{ASK_AGAIN, Attempt, Claim, Stage};
+use super::{ASK_AGAIN, Attempt, Claim, DOUBT, Stage};
 
 impl Attempt {
     /// Everything that is claimed but the slot, with the limits.
@@ -129,6 +129,7 @@ impl Attempt {
             deadline: entry.deadline,
             late_at: at.now + left.min(settings.successor_deadline),
             acted: entry.acted,
+            doubt_until: at.now + DOUBT,
             trip: entry.canary,
             stage: Stage::Adopting,
             ..Self::new(settings, at, entry.id.clone(), pod, controller, false)

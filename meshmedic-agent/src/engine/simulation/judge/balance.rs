@@ -157,7 +157,7 @@ impl Judge<'_> {
     /// When an act had failed at the earliest, if it has for certain.
     fn failed(&self, act: &Act, now: Time) -> Option<Time> {
         // Whoever takes it over goes by the server's clock, and waits longer if that fell back.
-        let over = act.at + span(self.rules.deadline + self.fell(act.at - span(CLAIM_LASTS)));
+        let over = act.at + span(self.rules.deadline + CLAIM_LASTS + self.fell(act.at - span(CLAIM_LASTS)));
         if act.proved.is_some() || now <= over {
             return None;
         }
@@ -173,10 +173,17 @@ impl Judge<'_> {
 
     /// How many in a row failed up to now, and when the last of them did.
     fn row(&self, at: Time, slack: u64, mine: impl Fn(&Act) -> bool) -> (usize, Option<Time>) {
+        // A successor may be seen long after its act, by an agent that was away.
+        let proofs = self
+            .acts
+            .iter()
+            .filter(|act| mine(act))
+            .filter_map(|act| act.proved);
+        let proved = proofs.map(|(when, _)| when).max().unwrap_or_default();
         let (mut count, mut last) = (0, None);
         for act in self.acts.iter().rev().filter(|act| mine(act)) {
             let Some(failed) = self.failed(act, at) else { break };
-            if at.since(failed) < span(slack) || (slack > 0 && !self.lived(act)) {
+            if failed <= proved || at.since(failed) < span(slack) || (slack > 0 && !self.lived(act)) {
                 break;
             }
             last = last.or(Some(failed));

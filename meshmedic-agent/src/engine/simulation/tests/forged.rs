@@ -275,7 +275,8 @@ fn rule_7_too_many() {
     assert_eq!(hour.breaks(), [7]);
     let mut hasty = forgery();
     hasty.repair(1, 0, 5 * MINUTE);
-    hasty.repair(2, 0, 11 * MINUTE);
+    hasty.rules.cooldown = 10 * MINUTE;
+    hasty.repair(2, 0, 12 * MINUTE);
     hasty.rules.breaker_failures = 9;
     assert_eq!(hasty.breaks(), [7]);
 }

@@ -7,7 +7,8 @@ use meshmedic_common::policy::Withheld;
 
 use super::super::super::sabotage::{Defence, OUT};
 use super::super::judge::judge;
-use super::super::{HOUR, MINUTE, Plan, Sim};
+use super::super::trace::Rules;
+use super::super::{HOUR, MINUTE, Plan, Run, Sim};
 
 /// So many runs are tried at most before a defence counts as one that nobody would miss.
 const RUNS: u64 = 300;
@@ -22,11 +23,14 @@ fn plan(seed: u64) -> Plan {
     plan
 }
 
+fn short(seed: u64) -> (Rules, Run) {
+    let plan = plan(seed);
+    (plan.rules.clone(), Sim::run(plan))
+}
+
 /// The rules that a run breaks.
 fn broken(seed: u64) -> Vec<u8> {
-    let plan = plan(seed);
-    let rules = plan.rules.clone();
-    let run = Sim::run(plan);
+    let (rules, run) = short(seed);
     judge(&rules, &run.trace)
         .iter()
         .map(|breach| breach.rule)
@@ -44,7 +48,9 @@ fn missed(out: Defence, rule: u8) -> Option<u64> {
 #[test]
 fn with_all_defences_in_place_short_runs_are_clean() {
     for seed in 1000..1000 + CLEAN {
-        assert!(broken(seed).is_empty(), "seed {seed}");
+        let (rules, run) = short(seed);
+        let told = super::told(seed, &judge(&rules, &run.trace), &run.trace);
+        assert!(told.is_empty(), "a short run, {}", told.join("\n"));
     }
 }
 
