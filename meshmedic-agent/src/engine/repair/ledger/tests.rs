@@ -284,6 +284,30 @@ fn a_successor_that_falls_out_again_is_a_failure() {
 }
 
 #[test]
+fn a_success_that_was_proved_before_the_last_failure_does_not_make_up_for_it() {
+    let mut record = Record::default();
+    for id in ["a", "b", "c"] {
+        claim(&mut record, id, &hourly(5), 0);
+    }
+    conclude(&mut record, "a", Conclusion::Unproven, &hourly(5), 30);
+    // It was seen at second 20, and told late.
+    conclude(
+        &mut record,
+        "b",
+        Conclusion::Succeeded(proof(true)),
+        &hourly(5),
+        40,
+    );
+    assert_eq!(record.failures, 1);
+    let later = Proof {
+        at: at(31),
+        ..proof(true)
+    };
+    conclude(&mut record, "c", Conclusion::Succeeded(later), &hourly(5), 50);
+    assert_eq!(record.failures, 0);
+}
+
+#[test]
 fn a_clock_that_goes_back_sets_nothing_free() {
     let mut record = failed(&[0]);
     assert_eq!(

@@ -88,6 +88,7 @@ fn every_defence_is_missed() {
         (reason(Withheld::Cooldown), 7),
         (Defence::Spending, 7),
         (Defence::Lease, 7),
+        (Defence::Doubt, 7),
         (reason(Withheld::OptedOutPod), 8),
         (reason(Withheld::OptedOutNamespace), 8),
         (reason(Withheld::Toggling), 9),
