@@ -7,7 +7,6 @@ pub mod event;
 pub mod evict;
 pub mod facts;
 mod send;
-mod text;
 pub mod toggle;
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ pub mod report;
 #[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]
+pub mod text;
+#[cfg(feature = "std")]
 pub mod uid;
 #[cfg(feature = "std")]
 pub mod verdict;
+#[cfg(feature = "std")]
+pub mod ztunnel_log;

@@ -8,8 +8,8 @@ use kube::core::Status;
 use kube::core::response::reason;
 
 use super::send::{NO_STATUS, asked_to_wait};
-use super::text::clean;
 use crate::policy::Withheld;
+use crate::text::clean;
 
 /// How much of an answer's words is kept.
 const MAX_MESSAGE: usize = 512;

@@ -14,7 +14,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, Error};
 
 use super::acted::Target;
-use super::text::clean;
+use crate::text::clean;
 use crate::verdict::named;
 
 pub use limiter::{Decision, Limiter, Suppressed};

@@ -10,7 +10,7 @@ use kube::core::Status;
 use kube::core::response::StatusDetails;
 use kube::{Client, Error};
 
-use super::text::clean;
+use crate::text::clean;
 
 /// The reason that kube gives, and so do we, to a refusal that is no `Status`: a proxy's, or the API server's own
 /// when it is overrun.

@@ -5,7 +5,8 @@
 const CUT: char = '…';
 
 /// Takes what a terminal or a log would interpret out of a text, and cuts it to so many bytes.
-pub(crate) fn clean(text: &str, max_bytes: usize) -> String {
+#[must_use]
+pub fn clean(text: &str, max_bytes: usize) -> String {
     let mut cleaned = String::new();
     for c in text
         .trim_matches(|c: char| c.is_whitespace() || is_unfit(c))
