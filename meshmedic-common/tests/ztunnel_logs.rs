@@ -180,7 +180,7 @@ fn folder() -> PathBuf {
 }
 
 fn recorded(file: &str) -> Vec<u8> {
-    std::fs::read(folder().join(format!("scn.{file}.log"))).unwrap()
+    std::fs::read(folder().join(format!("scn.{file}.log"))).expect("a recording")
 }
 
 /// The pods of the recordings; 10.77.0.1 is the node, and 10.77.0.250 is nobody's any more.
@@ -199,9 +199,9 @@ fn pods(role: Role) -> PodIndex {
                 uid: name.replace("pod", "uid"),
             },
             role,
-            created: Some("2026-11-21T09:00:00Z".parse().unwrap()),
+            created: Some("2026-11-21T09:00:00Z".parse().expect("a time")),
         };
-        index.insert(pod, [ip.parse().unwrap()]);
+        index.insert(pod, [ip.parse().expect("an address")]);
     }
     index
 }
@@ -249,7 +249,8 @@ fn every_recording_accuses_exactly_whom_it_should() {
                 .map(|(kind, tally)| (*kind, tally.count))
                 .collect();
             let mut want = scenario.events.to_vec();
-            (events.sort(), want.sort());
+            events.sort();
+            want.sort();
             assert_eq!(events, want, "{name}");
             let failures: Vec<_> = findings
                 .start_failures()

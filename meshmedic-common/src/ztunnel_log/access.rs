@@ -131,9 +131,10 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Takes a field of the plain form; `None` if it is there already or is no number where one belongs.
+    /// Takes a field of the plain form; `None` if it is there already, or is not written as ztunnel writes it.
     /// Fields that a later ztunnel may add are passed over.
-    pub(super) fn set(&mut self, key: &str, value: Cow<'_, str>) -> Option<()> {
+    pub(super) fn set(&mut self, key: &str, value: Cow<'_, str>, quoted: bool) -> Option<()> {
+        let bare = matches!(key, "src.addr" | "dst.addr" | "dst.hbone_addr");
         let place = match key {
             "src.addr" => &mut self.src_addr,
             "src.workload" => &mut self.src_workload,
@@ -150,10 +151,14 @@ impl Draft {
             "direction" => &mut self.direction,
             "duration" => &mut self.duration,
             "error" => &mut self.error,
-            "bytes_sent" => return set_once(&mut self.bytes_sent, value.parse().ok()?),
-            "bytes_recv" => return set_once(&mut self.bytes_recv, value.parse().ok()?),
+            "bytes_sent" if !quoted => return set_once(&mut self.bytes_sent, value.parse().ok()?),
+            "bytes_recv" if !quoted => return set_once(&mut self.bytes_recv, value.parse().ok()?),
+            "bytes_sent" | "bytes_recv" => return None,
             _ => return Some(()),
         };
+        if quoted == bare {
+            return None;
+        }
         set_once(place, value.into_owned())
     }
 

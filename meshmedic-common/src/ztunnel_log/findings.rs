@@ -340,4 +340,9 @@ impl<'d> LogReader<'d> {
         findings.lines = findings.lines.saturating_add(findings.overlong);
         self.findings
     }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.findings.candidates.len() + self.findings.start_failures.len()
+    }
 }

@@ -47,8 +47,9 @@ fn draft(fields: &str) -> Option<Draft> {
     let mut draft = Draft::default();
     let mut rest = Pairs(fields);
     while !rest.0.is_empty() {
+        let quoted = rest.0.split_once('=')?.1.starts_with('"');
         let (key, value) = rest.next()?;
-        draft.set(key, value)?;
+        draft.set(key, value, quoted)?;
     }
     Some(draft)
 }
