@@ -14,12 +14,14 @@
 //! # }
 //! ```
 
+mod behave;
 mod client;
 mod fault;
 mod http;
 mod kubeconfig;
 mod manifest;
 mod order;
+mod pods;
 mod real;
 mod request;
 
@@ -38,6 +40,8 @@ pub use fault::{Fault, Outage};
 pub use http::Response;
 pub use manifest::documents;
 pub(crate) use order::{Answer, Order};
+pub use pods::{Ephemeral, Exec, Log, PodRef};
+pub(crate) use pods::{Fortune, LogEnd, LogText, Output, Tables};
 pub use request::Request;
 
 use crate::error::{Context as _, Error, Result};

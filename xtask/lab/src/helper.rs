@@ -4,6 +4,7 @@
 //! A helper has one thread, reads commands from its standard input, answers each on its standard output,
 //! and ends when its input does: a lab that is killed leaves nobody behind.
 
+mod enter;
 mod held;
 mod janitor;
 mod leash;
@@ -39,6 +40,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.first().and_then(|a| a.to_str()) {
         Some("pod" | "ztunnel" | "bystanders") => Helper::start().and_then(Helper::serve),
         Some("janitor") => janitor::run(&arguments[1..]),
+        Some("enter") => enter::run(&arguments[1..]),
         Some("leash") => leash::run(&arguments[1..]),
         Some("apiserver") => crate::apiserver::run(),
         // To have come this far proves that the namespaces could be made; a pod needs one more.

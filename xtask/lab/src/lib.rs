@@ -42,7 +42,7 @@ pub mod userns;
 pub mod wait;
 mod ztunnel;
 
-pub use api::{ApiServer, Fault, FaultGuard, Outage};
+pub use api::{ApiServer, Ephemeral, Exec, Fault, FaultGuard, Log, Outage, PodRef};
 pub use cluster::{Cluster, ClusterSpec, Node};
 pub use error::{Error, Result};
 pub use lab::{Lab, Mode};

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the lab tells its API server through the pipe, one JSON a line.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::{Fault, Outage, Request};
+use super::{Ephemeral, Exec, Fault, Log, Outage, PodRef, Request};
 
 /// What is to be done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,12 +20,32 @@ pub(crate) enum Order {
     Compact,
     Remember(usize),
     Outage(Option<Outage>),
-    Clock { milliseconds: i64 },
+    Clock {
+        milliseconds: i64,
+    },
     Bookmarks(Duration),
     Requests,
     ForgetRequests,
     Version,
     Watches,
+    Exec(PodRef, Box<Exec>),
+    Log(PodRef, Box<Log>),
+    AppendLog(PodRef, String),
+    Ephemeral(PodRef, Box<Ephemeral>),
+    Forward(PodRef, u16, SocketAddr),
+    Program(String, PathBuf),
+    Locate {
+        pod: PodRef,
+        pid: u32,
+        logs: Option<PathBuf>,
+    },
+    Populate {
+        pod: Value,
+        count: usize,
+    },
+    WebSocketsNeedCreate(bool),
+    Sessions,
+    PeakSessions,
 }
 
 /// How it went.

@@ -31,6 +31,12 @@ impl Query {
         found.map_or("", |(_, value)| value)
     }
 
+    /// All values of a parameter that may be given more than once.
+    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        let found = self.0.iter().filter(move |(name, _)| name == key);
+        found.map(|(_, value)| value.as_str())
+    }
+
     pub(crate) fn is_true(&self, key: &str) -> bool {
         matches!(self.get(key), "true" | "1")
     }
@@ -188,6 +194,13 @@ impl Call {
     /// Whether only the metadata is wanted.
     pub(crate) fn is_partial(&self) -> bool {
         self.accept.contains("as=PartialObjectMetadata")
+    }
+
+    /// Whether it leads into a pod.
+    pub(crate) fn is_connection(&self) -> bool {
+        self.resource.is_pod()
+            && matches!(self.below.as_str(), "exec" | "portforward")
+            && matches!(self.verb, "get" | "create")
     }
 
     /// Reads a body of JSON.

@@ -72,6 +72,20 @@ fn resources(group: &str) -> Value {
         if resource.is_pod() {
             found.push(below(resource, "eviction", "Eviction", &["create"]));
             found.push(below(resource, "binding", "Binding", &["create"]));
+            found.push(below(resource, "log", resource.kind, &["get"]));
+            found.push(below(resource, "exec", "PodExecOptions", &["create", "get"]));
+            found.push(below(
+                resource,
+                "portforward",
+                "PodPortForwardOptions",
+                &["create", "get"],
+            ));
+            found.push(below(
+                resource,
+                "ephemeralcontainers",
+                resource.kind,
+                &["get", "patch", "update"],
+            ));
         }
         if resource.plural == "serviceaccounts" {
             found.push(below(resource, "token", "TokenRequest", &["create"]));

@@ -12,7 +12,8 @@ use super::eviction;
 use super::failure::{Failure, Outcome};
 use super::object::{is_deleted, map, meta, set_meta, text};
 use super::patch::Kind;
-use super::rbac::{self, User};
+use super::pods::{self, Switch, Upgrade};
+use super::rbac::{self, Attributes, User};
 use super::read::{self, shown};
 use super::resources::known;
 use super::server::{Server, rfc3339};
@@ -26,6 +27,9 @@ pub(crate) enum Done {
     Object(u16, Value),
     Text(String),
     Watch(Lines),
+    Log(Lines),
+    /// The connection goes on as a WebSocket.
+    Switch(Switch),
 }
 
 /// Does what a request asks for, if its user may.
@@ -36,6 +40,7 @@ pub(crate) fn dispatch(
     body: &[u8],
     request: Request,
     stale: Option<u64>,
+    upgrade: Option<Upgrade>,
 ) -> Outcome<Done> {
     let call = match target {
         Target::Path(path) => {
@@ -56,6 +61,13 @@ pub(crate) fn dispatch(
     if !rbac::allows(&server.state().store, user, &asked) {
         return Err(rbac::denial(&user.name, &asked));
     }
+    if call.is_connection() {
+        authorize_upgrade(server, user, asked, upgrade.is_some())?;
+        return pods::connect(server, &call, upgrade);
+    }
+    if call.resource.is_pod() && call.below == "log" && call.verb == "get" {
+        return pods::log(server, &call);
+    }
     match call.verb {
         "watch" => watch::start(server, call, request).map(Done::Watch),
         "get" => {
@@ -70,7 +82,18 @@ pub(crate) fn dispatch(
     }
 }
 
-fn write(server: &Server, call: &Call, body: &[u8]) -> Outcome<Done> {
+/// A WebSocket begins with a GET, and must not get further than a POST: the real one asks for `create`, too.
+fn authorize_upgrade(server: &Server, user: &User, asked: Attributes, upgrades: bool) -> Outcome<()> {
+    let state = server.state();
+    let verb = "create".to_owned();
+    let asked = Attributes { verb, ..asked };
+    if !upgrades || state.pods.lenient || rbac::allows(&state.store, user, &asked) {
+        return Ok(());
+    }
+    Err(rbac::denial(&user.name, &asked))
+}
+
+fn write(server: &Arc<Server>, call: &Call, body: &[u8]) -> Outcome<Done> {
     let body = call.json(body)?;
     let mut state = server.state();
     let now = state.now();
@@ -88,6 +111,10 @@ fn write(server: &Server, call: &Call, body: &[u8]) -> Outcome<Done> {
         manager: manager(call.query.get("fieldManager"), &call.user_agent),
     };
     let (code, object) = carry_out(&mut writer, call, body)?;
+    drop(state);
+    if call.below == "ephemeralcontainers" && !dry {
+        pods::run(server, &object);
+    }
     Ok(Done::Object(code, object))
 }
 
@@ -101,6 +128,7 @@ fn carry_out(writer: &mut Writer<'_>, call: &Call, body: Value) -> Outcome<(u16,
     let known_below = match call.below.as_str() {
         "" => true,
         "status" => resource.status && call.verb != "create",
+        "ephemeralcontainers" => resource.is_pod() && matches!(call.verb, "update" | "patch"),
         "eviction" | "binding" => resource.is_pod() && call.verb == "create",
         "token" => resource.plural == "serviceaccounts" && call.verb == "create",
         _ => false,
@@ -124,6 +152,15 @@ fn carry_out(writer: &mut Writer<'_>, call: &Call, body: Value) -> Outcome<(u16,
             }
             let made = writer.create(resource, call.space(), body)?;
             Ok((201, shown(call, &made)))
+        }
+        ("update", "ephemeralcontainers") => {
+            let changed = writer.add_ephemeral(&key, None, &body)?;
+            Ok((200, shown(call, &changed)))
+        }
+        ("patch", "ephemeralcontainers") => {
+            let kind = Kind::of(&call.content_type)?;
+            let changed = writer.add_ephemeral(&key, Some(kind), &body)?;
+            Ok((200, shown(call, &changed)))
         }
         ("update", _) => {
             let changed = writer.update(resource, &key, status, body)?;

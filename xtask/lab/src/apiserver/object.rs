@@ -157,6 +157,15 @@ fn is_name(resource: &Resource, name: &str) -> bool {
         && name.chars().all(|c| edge(c) || c == '-' || c == '.')
 }
 
+/// Whether a text can be the name of a container.
+pub(crate) fn is_dns_label(name: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= LABEL
+        && name.starts_with(edge)
+        && name.ends_with(edge)
+        && name.chars().all(|c| edge(c) || c == '-')
+}
+
 fn is_label(value: &str) -> bool {
     let edge = |c: char| c.is_ascii_alphanumeric();
     value.is_empty()

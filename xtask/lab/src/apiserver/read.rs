@@ -30,7 +30,13 @@ pub(crate) fn shown(call: &Call, object: &Value) -> Value {
 
 /// Shows an object, maybe as it was earlier.
 pub(crate) fn get(store: &Store, call: &Call, stale: Option<u64>) -> Outcome<Value> {
-    if !matches!(call.below.as_str(), "" | "status") {
+    let known = match call.below.as_str() {
+        "" => true,
+        "status" => call.resource.status,
+        "ephemeralcontainers" => call.resource.is_pod(),
+        _ => false,
+    };
+    if !known {
         return Err(Failure::no_such_path());
     }
     let key = Key::new(call.resource, call.space(), &call.name);

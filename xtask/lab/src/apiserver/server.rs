@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, DATE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE, USER_AGENT,
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch::{self, Receiver, Sender};
 
@@ -21,6 +24,7 @@ use super::call::Target;
 use super::dispatch::{Done, dispatch};
 use super::failure::Failure;
 use super::faults::Faults;
+use super::pods::{self, Pods, Switch, Upgrade};
 use super::rbac::{self, User};
 use super::resources::known;
 use super::store::Store;
@@ -52,6 +56,7 @@ pub(crate) struct Server {
 pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) faults: Faults,
+    pub(crate) pods: Pods,
     /// Watches of another epoch end.
     pub(crate) epoch: u64,
     /// How many run.
@@ -87,6 +92,7 @@ impl Server {
         let state = State {
             store,
             faults: Faults::default(),
+            pods: Pods::default(),
             epoch: 0,
             watches: 0,
             bookmarks: BOOKMARKS,
@@ -109,6 +115,11 @@ impl Server {
 
     pub(crate) fn changes(&self) -> Receiver<()> {
         self.changes.subscribe()
+    }
+
+    /// Ticks when all connections are to be closed.
+    pub(crate) fn kicks(&self) -> Receiver<()> {
+        self.kicks.subscribe()
     }
 
     /// Tells the watches that there may be something to say.
@@ -135,9 +146,21 @@ impl Server {
             Order::Clock { milliseconds } => state.clock = SignedDuration::from_millis(milliseconds),
             Order::Bookmarks(every) => state.bookmarks = every,
             Order::Requests => answer = Answer::Requests(state.log.clone()),
-            Order::ForgetRequests => state.log.clear(),
+            Order::ForgetRequests => {
+                state.log.clear();
+                state.pods.forget_peak();
+            }
             Order::Version => answer = Answer::Number(state.store.version()),
             Order::Watches => answer = Answer::Number(state.watches),
+            Order::Populate { pod, count } => {
+                if let Err(failure) = populate(&mut state, &pod, count) {
+                    answer = Answer::Failed(failure.message);
+                }
+            }
+            other => {
+                let now = state.now();
+                answer = state.pods.obey(other, now);
+            }
         }
         drop(state);
         self.changed();
@@ -176,7 +199,8 @@ impl Server {
         let service = service_fn(|request| Arc::clone(&self).handle(request));
         let connection = hyper::server::conn::http1::Builder::new()
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         tokio::select! {
             // A client that goes away is no concern of ours.
             _ = connection => {}
@@ -185,7 +209,8 @@ impl Server {
     }
 
     /// Answers a request; an error drops the connection.
-    async fn handle(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> io::Result<Response<Body>> {
+        let upgrade = Upgrade::of(&mut request);
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
@@ -243,7 +268,7 @@ impl Server {
             (Some(failure), _, _) | (None, Some(_), Err(failure)) => Err(failure),
             (None, None, _) => Err(Failure::unauthorized()),
             (None, Some(user), Ok(target)) => {
-                dispatch(&self, target, &user, &body, request.clone(), fate.stale)
+                dispatch(&self, target, &user, &body, request.clone(), fate.stale, upgrade)
             }
         };
         self.changed();
@@ -281,6 +306,8 @@ impl Server {
             Ok(Done::Object(code, object)) => (code, "application/json", text(object.to_string())),
             Ok(Done::Text(plain)) => (200, "text/plain; charset=utf-8", text(plain)),
             Ok(Done::Watch(lines)) => (200, "application/json", Either::Right(lines)),
+            Ok(Done::Log(lines)) => (200, "text/plain", Either::Right(lines)),
+            Ok(Done::Switch(switch)) => return switched(&switch),
             Err(failure) => {
                 retry = failure.retry_after;
                 let body = text(failure.body().to_string());
@@ -306,8 +333,33 @@ impl Server {
     }
 }
 
+/// Agrees to a WebSocket.
+fn switched(switch: &Switch) -> Response<Body> {
+    let mut response = Response::new(text(String::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(switch.protocol));
+    if let Ok(accept) = HeaderValue::from_str(&switch.accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
 fn text(text: String) -> Body {
     Either::Left(Full::from(text))
+}
+
+fn populate(state: &mut State, pod: &Value, count: usize) -> Result<(), Failure> {
+    let now = rfc3339(state.now());
+    let mut writer = Writer {
+        store: &mut state.store,
+        now: now.clone(),
+        later: &|_| now.clone(),
+        manager: manager("", "kubelet"),
+    };
+    pods::populate(&mut writer, pod, count)
 }
 
 /// What is there from the beginning.

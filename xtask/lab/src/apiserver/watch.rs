@@ -26,7 +26,14 @@ const WAITING: usize = 64;
 const LIFETIME: Duration = Duration::from_secs(1800);
 
 /// A body of lines that come when they come.
-pub(crate) struct Lines(mpsc::Receiver<Bytes>);
+pub(crate) struct Lines(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl Lines {
+    /// An error in them drops the connection.
+    pub(crate) fn of(lines: mpsc::Receiver<std::io::Result<Bytes>>) -> Self {
+        Self(lines)
+    }
+}
 
 impl Body for Lines {
     type Data = Bytes;
@@ -38,7 +45,7 @@ impl Body for Lines {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         self.0
             .poll_recv(context)
-            .map(|line| line.map(|line| Ok(Frame::data(line))))
+            .map(|line| line.map(|line| line.map(Frame::data)))
     }
 }
 
@@ -47,7 +54,7 @@ struct Watch {
     server: Arc<Server>,
     call: Box<Call>,
     request: Request,
-    lines: mpsc::Sender<Bytes>,
+    lines: mpsc::Sender<std::io::Result<Bytes>>,
     /// Everything up to this version was said.
     seen: u64,
     /// Ends when this is no longer the server's.
@@ -141,7 +148,7 @@ impl Watch {
             let (lines, ended) = self.collect();
             let said = !lines.is_empty();
             for line in lines {
-                if self.lines.send(line).await.is_err() {
+                if self.lines.send(Ok(line)).await.is_err() {
                     return;
                 }
             }
@@ -159,7 +166,7 @@ impl Watch {
                     next_bookmark = Instant::now() + every;
                     if self.call.query.is_true("allowWatchBookmarks") && !self.is_silent() {
                         let line = self.bookmark(false);
-                        if self.lines.send(line).await.is_err() {
+                        if self.lines.send(Ok(line)).await.is_err() {
                             return;
                         }
                     }

@@ -13,6 +13,7 @@ use super::resources::{Resource, known};
 use super::store::{Key, Object, Store, version_of};
 
 mod delete;
+mod ephemeral;
 
 pub(crate) use delete::Deletion;
 

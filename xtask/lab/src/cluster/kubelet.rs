@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::node::{Local, Node, What};
 use super::{KUBELET, Shared, tolerate};
-use crate::api::Client;
+use crate::api::{Client, PodRef};
 use crate::apiserver::object::{is_deleted, is_ready, list, meta, text};
 use crate::error::Result;
 use crate::pod::PodSpec;
@@ -81,11 +81,26 @@ fn run(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()>
     let Some(local) = local.get_mut(uid) else {
         return Ok(());
     };
+    tell(shared, pod, local)?;
     let ready = !lock(&shared.controls).unready.contains(uid);
     if text(pod, "/status/phase") != "Running" || is_ready(pod) != ready || local.ready != ready {
         let patch = json!({ "status": status(node, pod, local, ready) });
         tolerate(client.patch("pods/status", meta(pod, "namespace"), meta(pod, "name"), &patch))?;
         local.ready = ready;
+    }
+    Ok(())
+}
+
+/// Tells the API server which process stands behind a pod, as it asks a kubelet.
+fn tell(shared: &Shared, pod: &Value, local: &mut Local) -> Result<()> {
+    let (pid, logs) = match &local.what {
+        What::Pod(pod) | What::Cni(pod) => (pod.pid(), Some(pod.log_folder())),
+        What::Ztunnel(ztunnel) => (ztunnel.pid(), None),
+    };
+    if local.told != Some(pid) {
+        let pod = PodRef::new(meta(pod, "namespace"), meta(pod, "name"));
+        shared.api.locate(pod, pid, logs)?;
+        local.told = Some(pid);
     }
     Ok(())
 }
@@ -125,6 +140,7 @@ fn start(node: &Node, pod: &Value) -> Result<Local> {
         address,
         ready: false,
         seen: true,
+        told: None,
     })
 }
 
@@ -209,6 +225,7 @@ pub(super) fn start_static(node: &Node, client: &Client, namespace: &str, name: 
             address: Some(address),
             ready: false,
             seen: false,
+            told: None,
         },
     );
     Ok(())

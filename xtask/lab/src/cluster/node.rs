@@ -34,6 +34,8 @@ pub(super) struct Local {
     pub(super) ready: bool,
     /// Whether its object was found in the API; before that, its absence says nothing.
     pub(super) seen: bool,
+    /// The process that the API server knows of.
+    pub(super) told: Option<u32>,
 }
 
 /// What runs.
