@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ephemeral containers.
 
+use futures_util::{AsyncBufReadExt as _, FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{LogParams, Patch, PatchParams, PostParams};
@@ -243,4 +244,28 @@ async fn it_can_fail_to_start() {
         message,
         "container \"medic\" in pod \"pull\" is waiting to start: trying and failing to pull image"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_can_go_on_until_its_pod_goes() {
+    let (api, pods) = start().await;
+    pod(&api, "shop", "a", &["app"]);
+    api.set_ephemeral(PodRef::all(), Ephemeral::runs(Exec::print("one\n").stays()))
+        .unwrap();
+    add(&pods, "a", &medic()).await.unwrap();
+    state(&api, "shop", "a", "/running");
+    let mut lines = pods.log_stream("a", &of_medic(true)).await.unwrap().lines();
+    assert_eq!(lines.next().await.unwrap().unwrap(), "one");
+    api.delete("pods", "shop", "a").unwrap();
+    assert!(lines.next().now_or_never().is_none());
+    // The real one does not refuse this, either; the kubelet starts nothing any more.
+    let mut late = medic();
+    late["name"] = "late".into();
+    add(&pods, "a", &late).await.unwrap();
+    let terminating = api.get("pods", "shop", "a").unwrap();
+    let started = terminating["status"]["ephemeralContainerStatuses"].as_array();
+    assert_eq!(started.map(Vec::len), Some(1));
+    let now = json!({ "gracePeriodSeconds": 0 });
+    api.delete_with("pods", "shop", "a", &now).unwrap();
+    assert!(lines.next().await.is_none());
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{Place, PodRef, Pods, narrowest};
 use crate::api::{Exec, Output, Tables};
+use crate::process::netns_path;
 
 /// How much is put out at once.
 const BLOCK: usize = 32 * 1024;
@@ -181,6 +182,10 @@ impl Job {
         let (Some(place), Some(name)) = (&self.place, self.command.first()) else {
             return Ok(Ending::NoContainer);
         };
+        if !netns_path(place.pid).exists() {
+            // It was killed, and its kubelet has not said so yet.
+            return Ok(Ending::NoContainer);
+        }
         let found = self.programs.get(name).cloned().or_else(|| find(name));
         let (Some(program), Ok(helper)) = (found, std::env::current_exe()) else {
             return Ok(Ending::NoProgram(name.clone()));

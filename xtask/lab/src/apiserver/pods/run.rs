@@ -130,20 +130,30 @@ impl Container {
         let mut began = String::new();
         // Lines are what a log has; what comes after the last end of a line waits for it.
         let mut rest = Vec::new();
-        while let Some(piece) = produced.recv().await {
-            let alive = match piece {
-                Piece::Started => {
-                    began = self.now();
-                    self.report(json!({ "running": { "startedAt": began } }))
+        let mut changes = self.server.changes();
+        loop {
+            let piece = tokio::select! {
+                piece = produced.recv() => piece,
+                changed = changes.changed() => {
+                    if changed.is_err() || !self.has_pod() {
+                        return;
+                    }
+                    continue;
                 }
-                Piece::Out(bytes) | Piece::Err(bytes) => {
+            };
+            match piece {
+                None => return,
+                Some(Piece::Started) => {
+                    began = self.now();
+                    self.report(json!({ "running": { "startedAt": began } }));
+                }
+                Some(Piece::Out(bytes) | Piece::Err(bytes)) => {
                     rest.extend_from_slice(&bytes);
                     let end = rest.iter().rposition(|byte| *byte == b'\n');
                     let whole: Vec<_> = rest.drain(..end.map_or(0, |end| end + 1)).collect();
                     self.write(&whole);
-                    !self.now().is_empty()
                 }
-                Piece::End(ending) => {
+                Some(Piece::End(ending)) => {
                     self.write(&rest);
                     match ending {
                         Ending::Exit(0) => self.ended(0, "Completed", "", &began),
@@ -152,13 +162,17 @@ impl Container {
                         // Nothing runs for this pod, so nothing is started.
                         Ending::NoContainer | Ending::Status(_) => {}
                     }
-                    false
+                    return;
                 }
-            };
-            if !alive {
-                return;
             }
         }
+    }
+
+    /// Whether the pod is still there.
+    fn has_pod(&self) -> bool {
+        let state = self.server.state();
+        let pod = state.store.get(&self.key);
+        pod.is_some_and(|pod| meta(pod, "uid") == self.uid)
     }
 
     fn write(&self, text: &[u8]) {
@@ -198,12 +212,12 @@ impl Container {
         )
     }
 
-    /// Tells a state; whether the pod is still there.
-    fn report(&self, is: Value) -> bool {
+    /// Tells a state, unless the pod is gone.
+    fn report(&self, is: Value) {
         let mut state = self.server.state();
         let found = state.store.get(&self.key).cloned();
         let Some(pod) = found.filter(|pod| meta(pod, "uid") == self.uid) else {
-            return false;
+            return;
         };
         let mut pod = (*pod).clone();
         let entry = json!({
@@ -231,6 +245,5 @@ impl Container {
         state.store.put(self.key.clone(), pod);
         drop(state);
         self.server.changed();
-        true
     }
 }
