@@ -3,8 +3,10 @@
 
 mod agent;
 mod capabilities;
+mod connection;
 mod node;
 mod output;
+mod selection;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
