@@ -90,6 +90,7 @@ async fn a_port_leads_to_the_loopback_of_the_pod() {
     let cluster = Cluster::start(ClusterSpec {
         nodes: 1,
         istio: true,
+        ..ClusterSpec::default()
     })
     .unwrap();
     cluster.namespace("shop", false).unwrap();
