@@ -3,21 +3,29 @@
 
 mod agent;
 mod capabilities;
+mod completion;
 mod connection;
 mod node;
 mod output;
+mod print_sockets;
+mod scan;
 mod selection;
+mod ways;
 
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 /// Wrong usage, as clap has it.
 const USAGE: u8 = 2;
 /// Something stayed open: the result is neither clean nor a finding.
 const UNDETERMINED: u8 = 3;
+
+/// The name by which kubectl finds its plugin.
+const PLUGIN: &str = "kubectl-meshmedic";
 
 const EXIT_CODES: &str = "\
 Exit codes, whatever the output format:
@@ -58,8 +66,15 @@ enum Command {
     Agent(Box<agent::Args>),
     /// List the pods of this node and whether the mesh captures them, without the API
     Node(node::Args),
+    /// List the pods of a cluster that fell out of the mesh
+    Scan(Box<scan::Args>),
+    /// Print a script that completes commands in your shell
+    Completion(completion::Args),
     /// Print the version
     Version,
+    /// Print the socket tables of this network namespace
+    #[command(hide = true)]
+    PrintSockets,
 }
 
 /// Arguments that are fine one by one and make no sense together, or here.
@@ -75,7 +90,7 @@ impl std::fmt::Display for Usage {
 impl std::error::Error for Usage {}
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     // An agent tells what happens; whoever asks a question wants the answer.
     let level = match cli.command {
         Command::Agent(_) => "warn,meshmedic=info",
@@ -85,6 +100,9 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => agent::run(*args),
         Command::Node(args) => node::run(&args),
+        Command::Scan(args) => scan::run(&args),
+        Command::Completion(args) => completion::run(&args, command()),
+        Command::PrintSockets => print_sockets::run(),
         Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
     };
     match result {
@@ -95,6 +113,18 @@ fn main() -> ExitCode {
             output::error(&error);
             ExitCode::from(if error.is::<Usage>() { USAGE } else { UNDETERMINED })
         }
+    }
+}
+
+/// The command; as a plugin of kubectl its usage says so.
+fn command() -> clap::Command {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let called = called.as_deref().and_then(Path::file_stem);
+    let command = Cli::command();
+    if called.is_some_and(|name| name == PLUGIN) {
+        command.bin_name("kubectl meshmedic")
+    } else {
+        command
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod event;
 mod node_report;
+mod progress;
+mod scan;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -10,6 +12,8 @@ use clap::ValueEnum;
 
 pub(crate) use event::events;
 pub(crate) use node_report::node_report;
+pub(crate) use progress::Progress;
+pub(crate) use scan::{ScanFormat, scan, scan_again};
 
 /// How a result is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,6 +46,14 @@ pub(crate) fn colour_allowed() -> bool {
 pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Copies to stdout what is read.
+pub(crate) fn copy(from: &mut impl io::Read) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    io::copy(from, &mut out)?;
     out.flush()?;
     Ok(())
 }

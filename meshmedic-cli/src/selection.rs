@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::Usage;
 
-pub(crate) use listing::{Selected, Target, again, list, select};
+pub(crate) use listing::{Target, again, list, select};
 pub(crate) use mesh::{Mesh, NodeHealth};
 
 /// Which pods; flattened into every command that takes some.

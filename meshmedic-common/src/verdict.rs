@@ -110,6 +110,14 @@ named! {
         ReadFailed = "read-failed", "reading failed";
         /// Unverifiable: the pod runs under another kernel.
         OtherKernel = "other-kernel", "the pod runs under a kernel of its own (gVisor, Kata)";
+        /// Unverifiable: the API forbids whoever asks to read it this way.
+        Forbidden = "forbidden", "you may not read it this way";
+        /// Unverifiable: nothing in its images can print a file.
+        NoReader = "no-reader", "none of its running containers has cat";
+        /// Unverifiable: no answer came within the time for a pod.
+        TimedOut = "timed-out", "it gave no answer in time";
+        /// Unverifiable: somebody asked for a pod that is not there.
+        NotFound = "not-found", "there is no such pod";
         /// Exempt: it lives in the host's netns.
         HostNetwork = "host-network", "uses the host's network";
         /// Unverifiable: the labels of its namespace are not known.

@@ -24,13 +24,13 @@ pub(crate) struct Failure {
     why: String,
     /// The answer's status; none where there was no answer.
     code: Option<u16>,
-    rule: Option<Rule>,
+    rule: Option<Box<Rule>>,
 }
 
 impl Failure {
     pub(super) fn new(what: &str, server: &str, error: kube::Error) -> Self {
         let (code, rule) = match &error {
-            kube::Error::Api(status) => (Some(status.code), Rule::parse(&status.message)),
+            kube::Error::Api(status) => (Some(status.code), Rule::parse(&status.message).map(Box::new)),
             _ => (None, None),
         };
         Self {

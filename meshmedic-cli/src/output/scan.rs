@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pods of a cluster as a scan saw them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use clap::ValueEnum;
+use meshmedic_common::verdict::State;
+use tabwriter::TabWriter;
+
+use super::{Colour, paint, state_colour, write};
+use crate::scan::{ScanReport, ScannedPod};
+use crate::ways::Way;
+
+/// How a scan is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScanFormat {
+    /// For people, at 80 columns
+    #[default]
+    Table,
+    /// For people with a wide terminal
+    Wide,
+    /// For programs
+    Json,
+    /// For programs and people
+    Yaml,
+    /// The findings' names, one a line
+    Name,
+}
+
+/// With more pods than this under one sentence, the rest is counted.
+const NAMES_SHOWN: usize = 3;
+
+/// Writes a scan. In a table, pods that are well are left out unless `all` shall be there.
+pub(crate) fn scan(report: &ScanReport, format: ScanFormat, all: bool) -> anyhow::Result<()> {
+    write(&match format {
+        ScanFormat::Json => format!("{}\n", serde_json::to_string_pretty(report)?),
+        ScanFormat::Yaml => serde_saphyr::to_string(report)?,
+        ScanFormat::Name => names(report),
+        ScanFormat::Table => text(report, false, all)?,
+        ScanFormat::Wide => text(report, true, true)?,
+    })
+}
+
+/// Writes a scan of which people saw the one before: only what changed. Programs get each one wholly, in one line or
+/// one document.
+pub(crate) fn scan_again(
+    before: Option<&ScanReport>,
+    report: &ScanReport,
+    format: ScanFormat,
+    all: bool,
+) -> anyhow::Result<()> {
+    match (format, before) {
+        (ScanFormat::Json, _) => write(&format!("{}\n", serde_json::to_string(report)?)),
+        (ScanFormat::Yaml, _) => write(&format!("---\n{}", serde_saphyr::to_string(report)?)),
+        (_, None) => {
+            scan(report, format, all)?;
+            if format == ScanFormat::Name {
+                return Ok(());
+            }
+            super::line("\nWatching; Ctrl-C ends it.")
+        }
+        (ScanFormat::Name, Some(before)) => {
+            let known = names(before);
+            let known: std::collections::BTreeSet<&str> = known.lines().collect();
+            let new = names(report);
+            let new: String = new
+                .lines()
+                .filter(|name| !known.contains(name))
+                .map(|name| format!("{name}\n"))
+                .collect();
+            write(&new)
+        }
+        (_, Some(before)) => write(&changes(before, report)),
+    }
+}
+
+fn names(report: &ScanReport) -> String {
+    let findings = report.pods.iter().filter(|pod| pod.state.is_finding());
+    findings.map(|pod| format!("{}\n", pod.display_name())).collect()
+}
+
+/// A line for each pod whose state is another, or that came or went in a state that matters.
+fn changes(before: &ScanReport, report: &ScanReport) -> String {
+    let by_name = |report: &ScanReport| -> BTreeMap<String, State> {
+        report
+            .pods
+            .iter()
+            .map(|pod| (pod.display_name(), pod.state))
+            .collect()
+    };
+    let (old, new) = (by_name(before), by_name(report));
+    let time = jiff::Zoned::now().strftime("%H:%M:%S").to_string();
+    let mut out = String::new();
+    let mut line = |name: &str, from: &str, to: &str, colour: Colour| {
+        let _ = writeln!(
+            out,
+            "{}  {name}  {from} -> {}",
+            paint(&time, Colour::Dim),
+            paint(to, colour)
+        );
+    };
+    for (name, state) in &new {
+        let colour = state_colour(*state);
+        match old.get(name) {
+            Some(last) if last == state => {}
+            Some(last) => line(name, last.as_str(), state.as_str(), colour),
+            None if *state == State::Exempt => {}
+            None => line(name, "new", state.as_str(), colour),
+        }
+    }
+    for (name, state) in &old {
+        if !new.contains_key(name) && *state != State::Exempt {
+            line(name, state.as_str(), "gone", Colour::Dim);
+        }
+    }
+    out
+}
+
+fn text(report: &ScanReport, wide: bool, all: bool) -> anyhow::Result<String> {
+    let shown: Vec<&ScannedPod> = report
+        .pods
+        .iter()
+        .filter(|pod| all || pod.needs_a_look())
+        .collect();
+    let mut out = String::new();
+    if !shown.is_empty() {
+        out += &table(&shown, wide)?;
+        out += &findings(&shown);
+        out.push('\n');
+    }
+    for note in &report.notes {
+        writeln!(out, "{}: {note}", paint("note", Colour::Yellow))?;
+    }
+    writeln!(out, "{}", summary(report))?;
+    Ok(out)
+}
+
+fn table(pods: &[&ScannedPod], wide: bool) -> anyhow::Result<String> {
+    let mut table = TabWriter::new(Vec::new()).padding(2).ansi(true);
+    write!(table, "POD\tSTATE\tPORTS\tVIA")?;
+    writeln!(
+        table,
+        "{}",
+        if wide {
+            "\tREADY\tOWNER\tREDIRECTION\tIP\tNODE\tREASON"
+        } else {
+            ""
+        }
+    )?;
+    for pod in pods {
+        let state = paint(pod.state.as_str(), state_colour(pod.state));
+        let ports = pod
+            .ports
+            .map_or_else(|| "-".to_owned(), |ports| ports.to_string());
+        let via = pod.via.map_or("-", Way::as_str);
+        write!(table, "{}\t{state}\t{ports}\t{via}", pod.display_name())?;
+        if wide {
+            let ready = if pod.ready { "yes" } else { "no" };
+            let owner = pod.owner.map_or("-", |owner| owner.as_str());
+            let redirection = pod.redirection.map_or("-", |redirection| redirection.as_str());
+            let ip = pod.pod_ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+            let node = pod.node.as_deref().unwrap_or("-");
+            let reason = pod.reason.map_or("-", |reason| reason.as_str());
+            write!(table, "\t{ready}\t{owner}\t{redirection}\t{ip}\t{node}\t{reason}")?;
+        }
+        writeln!(table)?;
+    }
+    Ok(String::from_utf8(table.into_inner()?)?)
+}
+
+/// One sentence for each thing that is to be said; pods of which the same is to be said share it.
+fn findings(pods: &[&ScannedPod]) -> String {
+    let mut sentences: Vec<(String, Vec<&ScannedPod>)> = Vec::new();
+    let mut places = BTreeMap::new();
+    for pod in pods.iter().filter(|pod| pod.needs_a_look()) {
+        let sentence = pod.sentence();
+        let place = *places.entry(sentence.clone()).or_insert(sentences.len());
+        match sentences.get_mut(place) {
+            Some((_, pods)) => pods.push(pod),
+            None => sentences.push((sentence, vec![pod])),
+        }
+    }
+    let mut out = String::new();
+    for (sentence, pods) in sentences {
+        let shown: Vec<String> = pods
+            .iter()
+            .take(NAMES_SHOWN)
+            .map(|pod| pod.display_name())
+            .collect();
+        let more = match pods.len().saturating_sub(NAMES_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let whose = paint(
+            &format!("{}{more}", shown.join(", ")),
+            state_colour(pods[0].state),
+        );
+        let _ = write!(out, "\n{whose}:\n  {sentence}.\n");
+    }
+    out
+}
+
+fn summary(report: &ScanReport) -> String {
+    let checked = match report.checked {
+        0 => {
+            return match report.pods.len() {
+                0 => "No pods.".to_owned(),
+                1 => "1 pod, and it need not be captured.".to_owned(),
+                pods => format!("{pods} pods, and none of them should be captured."),
+            };
+        }
+        1 => "1 pod checked".to_owned(),
+        count => format!("{count} pods checked"),
+    };
+    let states = State::ALL
+        .iter()
+        .filter_map(|state| Some((state, report.states.get(state)?)));
+    let states: Vec<String> = states.map(|(state, count)| format!("{count} {state}")).collect();
+    let mut ways: BTreeMap<Way, usize> = BTreeMap::new();
+    for way in report.pods.iter().filter_map(|pod| pod.via) {
+        *ways.entry(way).or_default() += 1;
+    }
+    let ways: Vec<String> = ways
+        .iter()
+        .map(|(way, count)| match way {
+            Way::Exec => format!("{count} by exec (the pods' own word)"),
+            way => format!("{count} by {}", way.as_str()),
+        })
+        .collect();
+    let ways = if ways.is_empty() {
+        String::new()
+    } else {
+        format!("\nRead: {}.", ways.join(", "))
+    };
+    let probed = match report.probed {
+        0 => String::new(),
+        1 => "\n1 pod has an ended probe in its spec from now on.".to_owned(),
+        count => format!("\n{count} pods have an ended probe in their spec from now on."),
+    };
+    format!("{checked}: {}.{ways}{probed}", states.join(", "))
+}

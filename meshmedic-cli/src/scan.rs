@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meshmedic scan`: which pods of a cluster fell out of the mesh, read from afar.
+
+mod report;
+mod sweep;
+
+use std::time::Duration;
+
+use meshmedic_common::verdict::exit_code;
+
+use crate::connection::{self, Connection, ConnectionArgs};
+use crate::output::{self, ScanFormat};
+use crate::selection::{Selection, SelectionArgs};
+use crate::ways::WayArgs;
+
+pub(crate) use report::{ScanReport, ScannedPod};
+pub(crate) use sweep::sweep;
+
+/// Arguments of `meshmedic scan`.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Only pods that are Ready
+    #[arg(long, help_heading = "Pods")]
+    ready_only: bool,
+    /// How to write the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: ScanFormat,
+    /// Scan again and again, and print what changed
+    #[arg(short, long)]
+    watch: bool,
+    /// With --watch: how long to wait between two scans
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::node::interval)]
+    interval: Duration,
+    /// For how long three readings must agree before a loss is believed
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
+    confirm: Duration,
+    #[command(flatten)]
+    ways: WayArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+const AFTER_HELP: &str = "\
+The table shows pods that need a look, and those that were named; -o wide, json and
+yaml show all. -o name lists the findings as NAMESPACE/POD.
+
+Exit codes, whatever the output format:
+  0  clean
+  1  an orphan, a partial capture or an imposter was found
+  2  wrong usage
+  3  undetermined: something could not be read, and nothing worse was found
+
+Examples:
+  meshmedic scan                         who fell out of the mesh?
+  meshmedic scan -n shop -l app=cart     only these
+  meshmedic scan shop/cart-7d4b -o wide  one pod, with all that is known
+  meshmedic scan -A -o json              the same for a script";
+
+/// What a sweep does.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    /// For how long three readings must agree.
+    pub(crate) confirm: Duration,
+    /// Whether pods that are not Ready are left out.
+    pub(crate) ready_only: bool,
+}
+
+/// Scans once, or until Ctrl-C; gives the exit code.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    args.ways.check()?;
+    connection::runtime()?.block_on(async {
+        let connection = args.connection.connect().await?;
+        let selection = args.selection.check(&connection.namespace)?;
+        if args.watch {
+            follow(args, &connection, &selection).await
+        } else {
+            let report = tokio::select! {
+                report = once(args, &connection, &selection) => report?,
+                interrupt = tokio::signal::ctrl_c() => {
+                    interrupt?;
+                    anyhow::bail!("interrupted before every pod was read");
+                }
+            };
+            output::scan(&report, args.output, selection.names_pods())?;
+            Ok(code(&report))
+        }
+    })
+}
+
+fn code(report: &ScanReport) -> u8 {
+    exit_code(report.pods.iter().map(|pod| pod.state))
+}
+
+async fn once(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<ScanReport> {
+    let options = Options {
+        confirm: args.confirm,
+        ready_only: args.ready_only,
+    };
+    sweep(connection, selection, &args.ways, options).await
+}
+
+/// Scans until Ctrl-C. What one scan could not do the next may.
+async fn follow(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<u8> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut last: Option<ScanReport> = None;
+    let rounds = async {
+        loop {
+            match (once(args, connection, selection).await, &last) {
+                (Ok(report), before) => {
+                    output::scan_again(before.as_ref(), &report, args.output, selection.names_pods())?;
+                    last = Some(report);
+                }
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(_)) => tracing::warn!("this scan failed, the next is tried: {error:#}"),
+            }
+            tokio::time::sleep(args.interval).await;
+        }
+    };
+    tokio::select! {
+        ended = rounds => return ended,
+        interrupt = tokio::signal::ctrl_c() => interrupt?,
+        _ = terminate.recv() => {}
+    }
+    Ok(last.as_ref().map_or(crate::UNDETERMINED, code))
+}

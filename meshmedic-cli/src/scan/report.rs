@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a scan found. Its JSON keeps the original's keys and adds ours.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use meshmedic_common::ports::PortSet;
+use meshmedic_common::report::API_VERSION;
+use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
+use serde::Serialize;
+
+use crate::selection::Target;
+use crate::ways::Way;
+
+/// The kind of [`ScanReport`].
+const KIND: &str = "ScanReport";
+
+/// A scan.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ScanReport {
+    api_version: &'static str,
+    kind: &'static str,
+    /// How many pods should be captured.
+    pub(crate) checked: usize,
+    /// How many of them are.
+    pub(crate) healthy: usize,
+    orphans: Vec<Orphan>,
+    unverifiable: BTreeMap<String, String>,
+    /// How many pods are in each state.
+    pub(crate) states: BTreeMap<State, usize>,
+    /// How many pods have a probe of this scan in their spec from now on.
+    pub(crate) probed: usize,
+    /// What could not be known, for people.
+    pub(crate) notes: Vec<String>,
+    /// All pods, by namespace and name.
+    pub(crate) pods: Vec<ScannedPod>,
+}
+
+/// A finding, as the original has it, and the evidence for it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Orphan {
+    namespace: String,
+    name: String,
+    node: String,
+    #[serde(rename = "podIP")]
+    pod_ip: String,
+    present_ztunnel_ports: PortSet,
+    reason: String,
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<Way>,
+}
+
+/// A pod and what is said of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ScannedPod {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) uid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<String>,
+    #[serde(rename = "podIP", skip_serializing_if = "Option::is_none")]
+    pub(crate) pod_ip: Option<IpAddr>,
+    pub(crate) ready: bool,
+    pub(crate) state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Reason>,
+    /// More about the reason, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<String>,
+    /// The capture ports that listen; none where nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ports: Option<PortSet>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Owner>,
+    /// Which way answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) via: Option<Way>,
+    /// The container that answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<String>,
+    /// Whether the pod itself says so, which may lie.
+    pub(crate) own_word: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) redirection: Option<Redirection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) traffic: Option<Traffic>,
+}
+
+impl ScannedPod {
+    /// A pod that nobody read.
+    pub(crate) fn unread(
+        target: &Target,
+        state: State,
+        reason: Option<Reason>,
+        detail: Option<String>,
+    ) -> Self {
+        let facts = &target.facts;
+        Self {
+            uid: facts.uid.clone(),
+            node: facts.node.clone(),
+            pod_ip: target.address(),
+            ready: facts.ready,
+            state,
+            reason,
+            detail: detail.filter(|detail| !detail.is_empty()),
+            ..Self::missing(&facts.namespace, &facts.name)
+        }
+    }
+
+    /// A pod that was named and is not there.
+    pub(crate) fn missing(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: String::new(),
+            node: None,
+            pod_ip: None,
+            ready: false,
+            state: State::Unverifiable,
+            reason: Some(Reason::NotFound),
+            detail: None,
+            ports: None,
+            owner: None,
+            via: None,
+            container: None,
+            own_word: false,
+            redirection: None,
+            traffic: None,
+        }
+    }
+
+    /// `namespace/name`.
+    pub(crate) fn display_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether it needs somebody's look.
+    pub(crate) fn needs_a_look(&self) -> bool {
+        self.state.is_finding()
+            || matches!(self.state, State::Suspect | State::Unverifiable | State::Pending)
+            || self.is_unredirected()
+    }
+
+    /// Whether ztunnel listens and the traffic goes past it all the same.
+    pub(crate) fn is_unredirected(&self) -> bool {
+        self.state == State::Captured && self.redirection == Some(Redirection::Absent)
+    }
+
+    /// What is to be said of it, for people.
+    pub(crate) fn sentence(&self) -> String {
+        let mut sentence = self.state.sentence().to_owned();
+        if self.is_unredirected() {
+            sentence += ", but Istio's routing table is missing: its traffic bypasses the mesh";
+        }
+        // Of what nobody could read, the reason alone says it.
+        match self.reason {
+            Some(reason) if self.state == State::Unverifiable => reason.sentence().clone_into(&mut sentence),
+            Some(reason) => sentence = format!("{sentence}, {}", reason.sentence()),
+            None => {}
+        }
+        if let Some(detail) = &self.detail {
+            sentence = format!("{sentence} ({detail})");
+        }
+        if let Some(traffic) = self.traffic.filter(|traffic| *traffic != Traffic::Unknown) {
+            sentence = format!("{sentence}; {}", traffic.sentence());
+        }
+        sentence
+    }
+}
+
+impl ScanReport {
+    pub(crate) fn new(mut pods: Vec<ScannedPod>, probed: usize, notes: Vec<String>) -> Self {
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        let mut states = BTreeMap::new();
+        for pod in &pods {
+            *states.entry(pod.state).or_default() += 1;
+        }
+        let count = |state: State| states.get(&state).copied().unwrap_or_default();
+        let open = count(State::Exempt) + count(State::Pending);
+        let orphans = pods
+            .iter()
+            .filter(|pod| pod.state.is_finding())
+            .map(Orphan::of)
+            .collect();
+        let unverifiable = pods.iter().filter(|pod| pod.state == State::Unverifiable);
+        Self {
+            api_version: API_VERSION,
+            kind: KIND,
+            checked: pods.len().saturating_sub(open),
+            healthy: count(State::Captured),
+            orphans,
+            unverifiable: unverifiable
+                .map(|pod| (pod.display_name(), pod.sentence()))
+                .collect(),
+            states,
+            probed,
+            notes,
+            pods,
+        }
+    }
+}
+
+impl Orphan {
+    fn of(pod: &ScannedPod) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            node: pod.node.clone().unwrap_or_default(),
+            pod_ip: pod.pod_ip.map(|address| address.to_string()).unwrap_or_default(),
+            present_ztunnel_ports: pod.ports.unwrap_or_default(),
+            reason: pod.sentence(),
+            state: pod.state,
+            traffic: pod.traffic,
+            ready: pod.ready,
+            via: pod.via,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, state: State) -> ScannedPod {
+        ScannedPod {
+            state,
+            reason: None,
+            ..ScannedPod::missing("shop", name)
+        }
+    }
+
+    #[test]
+    fn the_originals_keys_keep_their_meaning() {
+        let mut orphan = pod("cart-1", State::Orphan);
+        orphan.node = Some("node-a".to_owned());
+        orphan.pod_ip = Some("10.0.0.7".parse().unwrap());
+        orphan.ports = Some(PortSet::EMPTY.with(15008));
+        let pods = vec![
+            pod("z", State::Captured),
+            orphan,
+            pod("job", State::Exempt),
+            ScannedPod::missing("shop", "gone"),
+        ];
+        let json = serde_json::to_value(ScanReport::new(pods, 0, Vec::new())).unwrap();
+        assert_eq!(
+            (json["checked"].as_u64(), json["healthy"].as_u64()),
+            (Some(3), Some(1))
+        );
+        let orphan = &json["orphans"][0];
+        for (key, value) in [
+            ("namespace", serde_json::json!("shop")),
+            ("name", "cart-1".into()),
+            ("node", "node-a".into()),
+            ("podIP", "10.0.0.7".into()),
+            ("presentZtunnelPorts", serde_json::json!([15008])),
+        ] {
+            assert_eq!(orphan[key], value, "{key}");
+        }
+        assert!(
+            orphan["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.starts_with("fell out"))
+        );
+        assert_eq!(
+            json["unverifiable"],
+            serde_json::json!({ "shop/gone": "there is no such pod" })
+        );
+        let order: Vec<_> = json["pods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pod| pod["name"].clone())
+            .collect();
+        assert_eq!(order, ["cart-1", "gone", "job", "z"]);
+    }
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One scan: who should be captured, a look at each, and another two at whoever seems lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::ports::PortSet;
+use meshmedic_common::report::PodReport;
+use meshmedic_common::sockets::Reading;
+use meshmedic_common::verdict::{Owner, Reason, State};
+
+use super::{Options, ScanReport, ScannedPod};
+use crate::connection::Connection;
+use crate::output::Progress;
+use crate::selection::{Mesh, NodeHealth, Selection, Target, again, select};
+use crate::ways::{Look, Reader, Seen, Way, WayArgs};
+
+/// How often a loss is read again: with the first, three readings must agree.
+const MORE_READINGS: u32 = 2;
+
+/// A pod that seems lost.
+struct Loss {
+    target: Target,
+    pod: ScannedPod,
+}
+
+/// What a look at a pod says.
+enum Verdict {
+    Known(Box<ScannedPod>),
+    /// Listeners are missing in this reading.
+    Lost(Box<ScannedPod>),
+}
+
+/// Scans the pods that were asked for.
+pub(crate) async fn sweep(
+    connection: &Connection,
+    selection: &Selection,
+    ways: &WayArgs,
+    options: Options,
+) -> anyhow::Result<ScanReport> {
+    let selected = select(connection, selection).await?;
+    let mut mesh = Mesh::read(connection, selection).await?;
+    let mut pods: Vec<ScannedPod> = Vec::with_capacity(selected.pods.len());
+    pods.extend(
+        selected
+            .missing
+            .iter()
+            .map(|(namespace, name)| ScannedPod::missing(namespace, name)),
+    );
+    let mut unread = Vec::new();
+    for target in selected.pods.into_values() {
+        if options.ready_only && (!target.facts.ready || target.facts.finished) {
+            continue;
+        }
+        match unneeded(&mesh, &target) {
+            Some(pod) => pods.push(pod),
+            None => unread.push(target),
+        }
+    }
+    let nodes: BTreeSet<&str> = unread
+        .iter()
+        .filter_map(|target| target.facts.node.as_deref())
+        .collect();
+    let reader = Reader::new(connection, ways, selection, nodes).await?;
+    let scan = Scan {
+        connection,
+        reader,
+        at_once: ways.concurrency(),
+    };
+    let mut losses = scan.read(unread, &mut pods).await;
+    scan.confirm(&mut losses, &mut pods, options.confirm).await;
+    pods.extend(losses.into_iter().map(|loss| loss.pod));
+    scan.revise(&mut mesh, &mut pods).await?;
+    let mut notes = std::mem::take(&mut mesh.notes);
+    notes.extend_from_slice(scan.reader.notes());
+    Ok(ScanReport::new(pods, scan.reader.probed(), notes))
+}
+
+/// What can be said of a pod without a look; `None` if it must be read.
+fn unneeded(mesh: &Mesh, target: &Target) -> Option<ScannedPod> {
+    let (state, reason) = match mesh.expectation(&target.facts) {
+        Expectation::Expected | Expectation::Undeclared => return None,
+        Expectation::Pending => (State::Pending, None),
+        Expectation::Exempt(reason) => (State::Exempt, Some(reason)),
+        Expectation::Unverifiable(reason) => (State::Unverifiable, Some(reason)),
+    };
+    Some(ScannedPod::unread(target, state, reason, None))
+}
+
+struct Scan<'a> {
+    connection: &'a Connection,
+    reader: Reader,
+    at_once: usize,
+}
+
+impl Scan<'_> {
+    /// Looks at each pod once; gives those that seem lost.
+    async fn read(&self, targets: Vec<Target>, pods: &mut Vec<ScannedPod>) -> Vec<Loss> {
+        let progress = Progress::start("reading pods", targets.len());
+        let look = |target: Target| async move {
+            let look = self.reader.look(&target).await;
+            (target, look)
+        };
+        let mut looks = stream::iter(targets).map(look).buffer_unordered(self.at_once);
+        let mut losses = Vec::new();
+        while let Some((target, look)) = looks.next().await {
+            progress.step();
+            match verdict(&target, look) {
+                Verdict::Known(pod) => pods.push(*pod),
+                Verdict::Lost(pod) => losses.push(Loss { target, pod: *pod }),
+            }
+        }
+        losses
+    }
+
+    /// Reads the losses again, until three readings agree or one does not.
+    async fn confirm(&self, losses: &mut Vec<Loss>, pods: &mut Vec<ScannedPod>, confirm: Duration) {
+        for _ in 0..MORE_READINGS {
+            if losses.is_empty() {
+                return;
+            }
+            let progress = Progress::start("confirming losses", losses.len());
+            tokio::time::sleep(confirm / MORE_READINGS).await;
+            let look = |loss: Loss| async move {
+                let look = self.reader.look(&loss.target).await;
+                (loss, look)
+            };
+            let mut looks = stream::iter(std::mem::take(losses))
+                .map(look)
+                .buffer_unordered(self.at_once);
+            while let Some((loss, look)) = looks.next().await {
+                progress.step();
+                match verdict(&loss.target, look) {
+                    Verdict::Lost(pod) if pod.state == loss.pod.state => {
+                        losses.push(Loss { pod: *pod, ..loss });
+                    }
+                    Verdict::Lost(mut pod) => {
+                        pod.state = State::Suspect;
+                        pod.reason = Some(Reason::Confirming);
+                        pods.push(*pod);
+                    }
+                    Verdict::Known(pod) => pods.push(*pod),
+                }
+            }
+        }
+    }
+
+    /// Looks once more at whatever is to be reported as bad: the pod may be gone, or its node's ztunnel.
+    async fn revise(&self, mesh: &mut Mesh, pods: &mut [ScannedPod]) -> anyhow::Result<()> {
+        if pods.iter().any(|pod| pod.state.is_finding()) {
+            mesh.refresh(self.connection).await?;
+        }
+        let mesh = &*mesh;
+        let doubtful = |pod: &&mut ScannedPod| {
+            let failed = matches!(
+                pod.reason,
+                Some(
+                    Reason::ReadFailed
+                        | Reason::TimedOut
+                        | Reason::NoProcess
+                        | Reason::Malformed
+                        | Reason::Gone
+                )
+            );
+            pod.state.is_finding() || (pod.state == State::Unverifiable && failed)
+        };
+        let revise = |pod: &mut ScannedPod| {
+            let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
+            let known = pod.clone();
+            async move {
+                let now = again(self.connection, &namespace, &name).await;
+                let revised = match now {
+                    Ok(now) => revised(mesh, known, now.as_ref(), self.connection),
+                    Err(failure) => {
+                        let detail = Some(failure.short());
+                        let reason = Some(Reason::ReadFailed);
+                        ScannedPod {
+                            state: State::Unverifiable,
+                            reason,
+                            detail,
+                            ..known
+                        }
+                    }
+                };
+                ((namespace, name), revised)
+            }
+        };
+        let asked: Vec<_> = pods.iter_mut().filter(doubtful).map(revise).collect();
+        let mut revisions = stream::iter(asked).buffer_unordered(self.at_once);
+        let mut by_name = std::collections::BTreeMap::new();
+        while let Some((key, pod)) = revisions.next().await {
+            by_name.insert(key, pod);
+        }
+        for pod in pods {
+            if let Some(revised) = by_name.remove(&(pod.namespace.clone(), pod.name.clone())) {
+                *pod = revised;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is said of a pod in the end, when it was fetched once more.
+fn revised(mesh: &Mesh, pod: ScannedPod, now: Option<&Target>, connection: &Connection) -> ScannedPod {
+    let exempt = |pod: ScannedPod, reason| {
+        let (detail, traffic) = (None, None);
+        ScannedPod {
+            state: State::Exempt,
+            reason: Some(reason),
+            detail,
+            traffic,
+            ..pod
+        }
+    };
+    let Some(now) = now.filter(|now| now.facts.uid == pod.uid) else {
+        return exempt(pod, Reason::Deleting);
+    };
+    if let Some(other) = unneeded(mesh, now) {
+        return other;
+    }
+    let health = pod
+        .node
+        .as_deref()
+        .map(|node| mesh.health(node, connection.clock.now()));
+    match health {
+        // An agent watches its ztunnel closer than we do.
+        Some(NodeHealth::Fault(why)) if pod.state.is_finding() && pod.via != Some(Way::Agent) => ScannedPod {
+            state: State::Suspect,
+            reason: Some(Reason::NodeFault),
+            detail: Some(why),
+            ..pod
+        },
+        _ => pod,
+    }
+}
+
+fn verdict(target: &Target, look: Look) -> Verdict {
+    let seen_by = |pod: ScannedPod| ScannedPod {
+        via: look.way,
+        container: look.container.clone(),
+        own_word: look.way == Some(Way::Exec),
+        ..pod
+    };
+    match look.seen {
+        Seen::Judged(report) => Verdict::Known(Box::new(seen_by(judged(target, *report)))),
+        Seen::Read(reading) => {
+            let pod = Box::new(seen_by(read(target, &reading)));
+            if reading.is_complete() {
+                Verdict::Known(pod)
+            } else {
+                Verdict::Lost(pod)
+            }
+        }
+        Seen::Unread(reason, detail) => {
+            let pod = ScannedPod::unread(target, State::Unverifiable, Some(reason), Some(detail));
+            Verdict::Known(Box::new(seen_by(pod)))
+        }
+    }
+}
+
+/// From an agent's verdict.
+fn judged(target: &Target, report: PodReport) -> ScannedPod {
+    let detail = report.detail.filter(|_| !report.state.is_finding());
+    ScannedPod {
+        ports: Some(report.ports),
+        owner: report.owner,
+        redirection: Some(report.redirection),
+        traffic: report.traffic,
+        ..ScannedPod::unread(target, report.state, report.reason, detail)
+    }
+}
+
+/// From one reading. Whose the sockets are nobody can tell from afar.
+fn read(target: &Target, reading: &Reading) -> ScannedPod {
+    let required = reading.wildcard_ports().intersection(PortSet::REQUIRED);
+    let (state, owner) = if reading.is_complete() {
+        (State::Captured, Some(Owner::Unproven))
+    } else if required.is_empty() {
+        (State::Orphan, None)
+    } else {
+        (State::Partial, None)
+    };
+    ScannedPod {
+        ports: Some(reading.ports()),
+        owner,
+        ..ScannedPod::unread(target, state, None, None)
+    }
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ways to read a pod's network namespace from afar, best first: its node's agent, its own `cat`, a probe.
+
+mod agent;
+mod exec;
+mod probe;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use meshmedic_common::duration;
+use meshmedic_common::report::PodReport;
+use meshmedic_common::sockets::Reading;
+use meshmedic_common::verdict::{Reason, State};
+use serde::Serialize;
+
+use crate::Usage;
+use crate::connection::{Connection, Failure};
+use crate::selection::{Selection, Target};
+
+pub(crate) use tables::FILES;
+
+/// Which way to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    /// An agent where one runs, else exec, else a probe where it is allowed
+    #[default]
+    Auto,
+    /// The MeshMedic agent of the pod's node, through port-forward; nothing is touched in the pod
+    Agent,
+    /// cat in a running container of the pod; what it says is the pod's own word
+    Exec,
+    /// An ephemeral container, which stays in the pod's spec for ever
+    Probe,
+}
+
+/// Which way answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Way {
+    Agent,
+    Exec,
+    Probe,
+}
+
+impl Way {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Exec => "exec",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// How pods are read; flattened into every command that reads some.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Reading")]
+pub(crate) struct WayArgs {
+    /// How to read a pod's sockets
+    #[arg(long, value_enum, default_value_t)]
+    via: Via,
+    /// The namespace of MeshMedic's DaemonSet
+    #[arg(long, value_name = "NAMESPACE", default_value = "meshmedic")]
+    agent_namespace: String,
+    /// The port of the agents' --status-addr
+    #[arg(long, value_name = "PORT", default_value_t = 9101)]
+    agent_port: u16,
+    /// With --via auto: probe where nothing else can read, in a scan of the whole cluster too
+    #[arg(long, conflicts_with = "no_probe")]
+    probe: bool,
+    /// With --via auto: never add a probe to a pod
+    #[arg(long)]
+    no_probe: bool,
+    /// The image of the probe; it needs cat [default: MeshMedic's own, else that of istio-cni]
+    #[arg(long, value_name = "IMAGE")]
+    probe_image: Option<String>,
+    /// How many pods are read at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// How long one reading of a pod may take; a probe may first pull its image, and has six times as long
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
+}
+
+/// A shorter time would be over before any answer.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+/// How much longer a probe has.
+const PROBE_PATIENCE: u32 = 6;
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    crate::node::at_least(text, SHORTEST_TIMEOUT)
+}
+
+/// What a look at a pod gave, and which way it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    pub(crate) way: Option<Way>,
+    /// The container that answered, where one did.
+    pub(crate) container: Option<String>,
+    pub(crate) seen: Seen,
+}
+
+/// What a look gave.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    /// The agent's verdict, which it confirmed by itself.
+    Judged(Box<PodReport>),
+    /// One reading.
+    Read(Reading),
+    /// No answer.
+    Unread(Reason, String),
+}
+
+/// Why one way did not answer.
+#[derive(Clone, Debug)]
+struct Unread {
+    reason: Reason,
+    detail: String,
+}
+
+impl Unread {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+
+    fn of(failure: &Failure) -> Self {
+        let reason = if failure.is_forbidden() {
+            Reason::Forbidden
+        } else {
+            Reason::ReadFailed
+        };
+        Self::new(reason, failure.short())
+    }
+}
+
+impl Look {
+    fn unread(unread: Unread) -> Self {
+        Self {
+            way: None,
+            container: None,
+            seen: Seen::Unread(unread.reason, unread.detail),
+        }
+    }
+}
+
+/// Reads pods.
+pub(crate) struct Reader {
+    connection: Connection,
+    args: WayArgs,
+    may_probe: bool,
+    agents: agent::Agents,
+    /// Namespaces in which a way is forbidden, and in which words: nobody is asked twice.
+    barred: Mutex<BTreeMap<(Way, String), Unread>>,
+    image: tokio::sync::OnceCell<Result<probe::Image, String>>,
+    probed: Mutex<BTreeSet<String>>,
+}
+
+impl WayArgs {
+    /// How many pods are read at once.
+    pub(crate) fn concurrency(&self) -> usize {
+        self.concurrency.into()
+    }
+
+    /// Refuses what makes no sense together.
+    pub(crate) fn check(&self) -> Result<(), Usage> {
+        let refuse = |flag: &str, via: &str, why: &str| Err(Usage(format!("{flag} with --via {via}: {why}")));
+        match self.via {
+            Via::Probe if self.no_probe => refuse("--no-probe", "probe", "nothing is left to read with"),
+            Via::Agent | Via::Exec if self.probe => {
+                let via = if self.via == Via::Agent { "agent" } else { "exec" };
+                refuse("--probe", via, "this way adds no probe; leave out one of them")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Reader {
+    /// Gets ready: asks the agents of these nodes, if that way is open.
+    pub(crate) async fn new(
+        connection: &Connection,
+        args: &WayArgs,
+        selection: &Selection,
+        nodes: BTreeSet<&str>,
+    ) -> anyhow::Result<Self> {
+        let agents = match args.via {
+            Via::Auto | Via::Agent => agent::ask(connection, args, nodes).await,
+            Via::Exec | Via::Probe => agent::Agents::default(),
+        };
+        if args.via == Via::Agent
+            && let Some(why) = agents.absence()
+        {
+            anyhow::bail!("--via agent: {why}");
+        }
+        let may_probe = match args.via {
+            Via::Auto => !args.no_probe && (args.probe || selection.is_named()),
+            Via::Probe => true,
+            Via::Agent | Via::Exec => false,
+        };
+        Ok(Self {
+            connection: connection.clone(),
+            args: args.clone(),
+            may_probe,
+            agents,
+            barred: Mutex::default(),
+            image: tokio::sync::OnceCell::new(),
+            probed: Mutex::default(),
+        })
+    }
+
+    /// What could not be had of the agents, for people.
+    pub(crate) fn notes(&self) -> &[String] {
+        self.agents.notes()
+    }
+
+    /// How many pods have a probe in their spec from now on.
+    pub(crate) fn probed(&self) -> usize {
+        lock(&self.probed).len()
+    }
+
+    /// Looks at a pod by the first way that answers.
+    pub(crate) async fn look(&self, target: &Target) -> Look {
+        let mut last = Unread::new(Reason::ReadFailed, "no way to read it is open");
+        if matches!(self.args.via, Via::Auto | Via::Agent) {
+            match self.agents.of(&target.facts) {
+                Ok(report) if self.args.via == Via::Agent || report.state != State::Unverifiable => {
+                    let seen = Seen::Judged(Box::new(report.clone()));
+                    return Look {
+                        way: Some(Way::Agent),
+                        container: None,
+                        seen,
+                    };
+                }
+                Ok(report) => {
+                    let reason = report.reason.unwrap_or(Reason::ReadFailed);
+                    last = Unread::new(reason, report.detail.clone().unwrap_or_default());
+                }
+                Err(why) => last = Unread::new(Reason::ReadFailed, why),
+            }
+        }
+        if matches!(self.args.via, Via::Auto | Via::Exec) {
+            match self.by_exec(target).await {
+                Ok((container, reading)) => {
+                    let seen = Seen::Read(reading);
+                    return Look {
+                        way: Some(Way::Exec),
+                        container: Some(container),
+                        seen,
+                    };
+                }
+                Err(unread) => last = unread,
+            }
+        }
+        if self.may_probe {
+            match self.by_probe(target).await {
+                Ok((container, reading)) => {
+                    let seen = Seen::Read(reading);
+                    return Look {
+                        way: Some(Way::Probe),
+                        container: Some(container),
+                        seen,
+                    };
+                }
+                Err(unread) => last = unread,
+            }
+        } else if self.args.via == Via::Auto && !self.args.no_probe && last.reason == Reason::NoReader {
+            last.detail = format!("{}; --probe would add an ephemeral container", last.detail);
+        }
+        Look::unread(last)
+    }
+
+    async fn by_exec(&self, target: &Target) -> Result<(String, Reading), Unread> {
+        self.unless_barred(Way::Exec, target)?;
+        let read = exec::read(&self.connection, target);
+        let result = match tokio::time::timeout(self.args.timeout, read).await {
+            Ok(result) => result,
+            Err(_) => Err(late(self.args.timeout)),
+        };
+        result.inspect_err(|unread| self.bar(Way::Exec, target, unread))
+    }
+
+    async fn by_probe(&self, target: &Target) -> Result<(String, Reading), Unread> {
+        self.unless_barred(Way::Probe, target)?;
+        let image = self
+            .image
+            .get_or_init(|| probe::image(&self.connection, &self.args, &self.agents))
+            .await;
+        let image = image
+            .as_ref()
+            .map_err(|why| Unread::new(Reason::ReadFailed, why))?;
+        let patience = self.args.timeout.saturating_mul(PROBE_PATIENCE);
+        let placed = |uid: &str| {
+            lock(&self.probed).insert(uid.to_owned());
+        };
+        let read = probe::read(&self.connection, target, image, placed);
+        let result = match tokio::time::timeout(patience, read).await {
+            Ok(result) => result,
+            Err(_) => Err(late(patience)),
+        };
+        result.inspect_err(|unread| self.bar(Way::Probe, target, unread))
+    }
+
+    fn unless_barred(&self, way: Way, target: &Target) -> Result<(), Unread> {
+        let barred = lock(&self.barred);
+        match barred.get(&(way, target.facts.namespace.clone())) {
+            Some(unread) => Err(unread.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn bar(&self, way: Way, target: &Target, unread: &Unread) {
+        if unread.reason == Reason::Forbidden {
+            lock(&self.barred).insert((way, target.facts.namespace.clone()), unread.clone());
+        }
+    }
+}
+
+fn late(timeout: Duration) -> Unread {
+    Unread::new(
+        Reason::TimedOut,
+        format!("nothing within {}", duration::show(timeout)),
+    )
+}
+
+/// A thread that panicked while it held one of these left nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

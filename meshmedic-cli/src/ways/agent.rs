@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Asking the agents, each through a stream of its own that the API server forwards.
+//!
+//! Anybody can label a pod, and whoever can may write a report. Only pods of MeshMedic's own DaemonSet are asked, by
+//! its UID, and only what they say of the node on which the API has them running counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
+use meshmedic_common::duration;
+use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::facts::pod_facts;
+use meshmedic_common::kube::text::clean;
+use meshmedic_common::report::{NodeReport, PodReport};
+use meshmedic_common::uid::PodUid;
+
+use super::WayArgs;
+use crate::connection::Connection;
+use crate::selection::list;
+
+/// The label of MeshMedic's DaemonSet and of its pods.
+const LABEL: &str = "app.kubernetes.io/name=meshmedic";
+/// The name that our manifests give the DaemonSet; it decides where several have the label.
+const NAME: &str = "meshmedic";
+/// Many times the report of the fullest node.
+const MAX_REPORT: usize = 16 * 1024 * 1024;
+/// A report that is older was not written by an agent that lives.
+const OLDEST: Duration = Duration::from_secs(180);
+/// How much of what an agent's node says in an error is kept.
+const MAX_WORDS: usize = 200;
+
+/// What the agents say.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    /// By node: what its agent reports by pod, or why there is nothing.
+    nodes: BTreeMap<String, Result<BTreeMap<PodUid, PodReport>, String>>,
+    /// The image that MeshMedic runs from here.
+    image: Option<String>,
+    absence: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Agents {
+    fn absent(why: String) -> Self {
+        Self {
+            absence: Some(why),
+            ..Self::default()
+        }
+    }
+
+    /// Why there is no agent at all.
+    pub(super) fn absence(&self) -> Option<&str> {
+        self.absence.as_deref()
+    }
+
+    /// The image of MeshMedic's own DaemonSet.
+    pub(super) fn image(&self) -> Option<&str> {
+        self.image.as_deref()
+    }
+
+    /// What people should know of them.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What the agent of its node says of a pod.
+    pub(super) fn of(&self, pod: &PodFacts) -> Result<&PodReport, String> {
+        if let Some(why) = &self.absence {
+            return Err(why.clone());
+        }
+        let node = pod.node.as_deref().ok_or("it is on no node yet")?;
+        let reports = match self.nodes.get(node) {
+            None => return Err(format!("no agent runs on node {node}")),
+            Some(Err(why)) => return Err(format!("the agent of node {node}: {why}")),
+            Some(Ok(reports)) => reports,
+        };
+        let report = pod.cgroup_uid().and_then(|uid| reports.get(&uid));
+        report.ok_or_else(|| format!("the agent of node {node} does not know it"))
+    }
+}
+
+/// Finds the agents of these nodes and asks each for its report.
+pub(super) async fn ask(connection: &Connection, args: &WayArgs, nodes: BTreeSet<&str>) -> Agents {
+    let set = match daemon_set(connection, &args.agent_namespace).await {
+        Ok(set) => set,
+        Err(why) => return Agents::absent(why),
+    };
+    let mut agents = Agents {
+        image: set.image,
+        ..Agents::default()
+    };
+    let mut by_node = match pods_of(connection, &args.agent_namespace, &set.uid).await {
+        Ok(pods) => pods,
+        Err(why) => {
+            return Agents {
+                absence: Some(why),
+                ..agents
+            };
+        }
+    };
+    by_node.retain(|node, _| nodes.contains(node.as_str()));
+    let ask = |(node, pods): (String, Vec<PodFacts>)| async move {
+        let mut last = Err("it does not run".to_owned());
+        for pod in pods {
+            let report = tokio::time::timeout(args.timeout, fetch(connection, args, &pod)).await;
+            last = match report {
+                Ok(Ok(report)) => check(report, &node, connection.clock.now()),
+                Ok(Err(error)) => Err(clean(&format!("{error:#}"), MAX_WORDS)),
+                Err(_) => Err(format!("no answer within {}", duration::show(args.timeout))),
+            };
+            if last.is_ok() {
+                break;
+            }
+        }
+        (node, last)
+    };
+    let asked = by_node.into_iter().map(ask).collect::<Vec<_>>();
+    agents.nodes = stream::iter(asked)
+        .buffer_unordered(args.concurrency())
+        .collect()
+        .await;
+    let failed = agents
+        .nodes
+        .iter()
+        .filter_map(|(node, report)| Some((node, report.as_ref().err()?)));
+    let mut failed = failed.peekable();
+    if let Some((node, why)) = failed.peek() {
+        let first = format!("{node}: {why}");
+        let note = match failed.count() {
+            1 => format!("the agent of node {first}"),
+            count => format!("{count} agents give no report; that of node {first}"),
+        };
+        agents.notes.push(note);
+    }
+    agents
+}
+
+struct Set {
+    uid: String,
+    image: Option<String>,
+}
+
+async fn daemon_set(connection: &Connection, namespace: &str) -> Result<Set, String> {
+    let api: Api<DaemonSet> = Api::namespaced(connection.client.clone(), namespace);
+    let what = format!("listing DaemonSets in namespace {namespace}");
+    let reduce = |set: &DaemonSet| {
+        let spec = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+        let image = spec.and_then(|spec| spec.containers.first()?.image.clone());
+        (set.metadata.name.clone(), set.metadata.uid.clone(), image)
+    };
+    let found = list(
+        connection,
+        &what,
+        &api,
+        &ListParams::default().labels(LABEL),
+        reduce,
+    )
+    .await;
+    let mut sets = found.map_err(|failure| format!("no agent can be found ({})", failure.short()))?;
+    if sets.len() > 1 {
+        sets.retain(|(name, ..)| name.as_deref() == Some(NAME));
+    }
+    match sets.pop() {
+        Some((_, Some(uid), image)) if sets.is_empty() => Ok(Set { uid, image }),
+        _ => Err(format!(
+            "no agent runs here: namespace {namespace} has no DaemonSet with the label {LABEL}; --agent-namespace \
+             names another"
+        )),
+    }
+}
+
+/// The DaemonSet's own pods by node, those first that are Ready.
+async fn pods_of(
+    connection: &Connection,
+    namespace: &str,
+    uid: &str,
+) -> Result<BTreeMap<String, Vec<PodFacts>>, String> {
+    let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
+    let what = format!("listing pods in namespace {namespace}");
+    let found = list(
+        connection,
+        &what,
+        &api,
+        &ListParams::default().labels(LABEL),
+        pod_facts,
+    )
+    .await;
+    let pods = found.map_err(|failure| format!("no agent can be found ({})", failure.short()))?;
+    let mut by_node: BTreeMap<String, Vec<PodFacts>> = BTreeMap::new();
+    for pod in pods {
+        let owned = pod
+            .controller
+            .as_ref()
+            .is_some_and(|owner| owner.kind == "DaemonSet" && owner.uid == uid);
+        if let Some(node) = pod.node.clone().filter(|_| owned && !pod.finished) {
+            by_node.entry(node).or_default().push(pod);
+        }
+    }
+    for pods in by_node.values_mut() {
+        pods.sort_by_key(|pod| (!pod.ready, pod.deleting));
+    }
+    Ok(by_node)
+}
+
+/// `/v1/node` through a forwarded port.
+async fn fetch(connection: &Connection, args: &WayArgs, pod: &PodFacts) -> anyhow::Result<NodeReport> {
+    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &pod.namespace);
+    let port = args.agent_port;
+    let ports = [port];
+    let mut forwarder = connection
+        .ask("port-forward", || pods.portforward(&pod.name, &ports))
+        .await
+        .map_err(|failure| anyhow::anyhow!("port-forward: {}", failure.short()))?;
+    let stream = forwarder.take_stream(port).context("no stream was forwarded")?;
+    let refused = forwarder.take_error(port).context("no stream was forwarded")?;
+    let (mut sender, connected) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get("/v1/node")
+        .header(header::HOST, "localhost")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let answer = async {
+        let response = sender.send_request(request).await.context("it does not answer")?;
+        let body = Limited::new(response.into_body(), MAX_REPORT).collect().await;
+        body.map(|body| body.to_bytes())
+            .map_err(|error| anyhow::anyhow!("its answer broke off: {error}"))
+    };
+    tokio::pin!(connected, refused, answer);
+    let body = tokio::select! {
+        body = &mut answer => body?,
+        Some(words) = &mut refused => anyhow::bail!("port {port} is not served: {words}"),
+        // It ends with the answer, which is then there to be read.
+        _ = &mut connected => answer.await?,
+    };
+    forwarder.abort();
+    Ok(NodeReport::read(&body)?)
+}
+
+/// Whether a report can be believed: of this node, and of now.
+fn check(
+    report: NodeReport,
+    node: &str,
+    now: Option<Timestamp>,
+) -> Result<BTreeMap<PodUid, PodReport>, String> {
+    if report.node != node {
+        return Err(format!(
+            "it reports of node {}, so it is not believed",
+            clean(&report.node, MAX_WORDS)
+        ));
+    }
+    if let (Some(at), Some(now)) = (report.at, now) {
+        let age = Duration::try_from(now.duration_since(at)).unwrap_or_default();
+        if age > OLDEST {
+            return Err(format!("its report is {} old", duration::show(age)));
+        }
+    }
+    Ok(report
+        .pods
+        .into_iter()
+        .map(|pod| (pod.uid.clone(), pod))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(node: &str, at: Option<&str>) -> NodeReport {
+        let mut report = serde_json::json!({
+            "apiVersion": "meshmedic.io/v1", "kind": "NodeReport", "node": node, "version": "1", "trigger": "poll",
+            "conditions": [], "ztunnel": [], "pods": [],
+        });
+        if let Some(at) = at {
+            report["at"] = at.into();
+        }
+        NodeReport::read(report.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_report_of_another_node_or_another_time_is_not_believed() {
+        let now = Some("2026-01-01T00:10:00Z".parse().unwrap());
+        assert!(check(report("a", None), "a", now).is_ok());
+        assert!(check(report("a", Some("2026-01-01T00:09:00Z")), "a", now).is_ok());
+        assert!(check(report("a", Some("2026-01-01T00:11:00Z")), "a", now).is_ok());
+        let other = check(report("b\u{1b}[2J", None), "a", now).unwrap_err();
+        assert_eq!(other, "it reports of node b [2J, so it is not believed");
+        let old = check(report("a", Some("2026-01-01T00:00:00Z")), "a", now).unwrap_err();
+        assert_eq!(old, "its report is 10m old");
+    }
+
+    #[test]
+    fn without_agents_it_is_said_why() {
+        let agents = Agents::absent("none here".to_owned());
+        assert_eq!(agents.of(&PodFacts::default()).unwrap_err(), "none here");
+        let pod = PodFacts {
+            node: Some("b".to_owned()),
+            ..PodFacts::default()
+        };
+        assert_eq!(Agents::default().of(&pod).unwrap_err(), "no agent runs on node b");
+    }
+}
