@@ -22,8 +22,8 @@ use kube::api::ListParams;
 use meshmedic_common::duration;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
-use meshmedic_common::kube::text::clean;
 use meshmedic_common::report::{NodeReport, PodReport};
+use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
 
 use super::WayArgs;

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
 use kube::api::{AttachParams, AttachedProcess};
-use meshmedic_common::kube::text::clean;
 use meshmedic_common::sockets::Reading;
+use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Reason;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 

@@ -12,8 +12,8 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
-use meshmedic_common::kube::text::clean;
 use meshmedic_common::sockets::Reading;
+use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Reason;
 use serde_json::json;
 
