@@ -62,7 +62,7 @@ impl ApiServer {
     }
 
     /// Sets whether `exec` and `portforward` over WebSocket need the verb `create` beside `get`. They do since
-    /// Kubernetes 1.35, and here; earlier they did not.
+    /// Kubernetes 1.35, and here unless this says otherwise; earlier they did not.
     pub fn need_create_for_websockets(&self, on: bool) -> Result<()> {
         self.order(&Order::WebSocketsNeedCreate(on)).map(drop)
     }

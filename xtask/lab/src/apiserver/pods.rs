@@ -27,8 +27,8 @@ use super::store::{Key, Store};
 use super::write::Writer;
 use crate::api::{Answer, Ephemeral, Exec, Log, Order, PodRef};
 
-/// The lists in which a pod's containers are.
-const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+/// The lists in which a pod's containers are, in the order in which they are named.
+const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 /// The node of pods for which nothing runs.
 const NOWHERE: &str = "node-without-kubelet";
 
@@ -175,27 +175,21 @@ fn container(store: &Store, key: &Key, asked: &str) -> Outcome<(Value, String)> 
         found.map(|one| text(one, "/name").to_owned()).collect()
     };
     let name = &key.name;
-    let mut found = names("containers");
+    let all: Vec<_> = CONTAINERS.iter().flat_map(|field| names(field)).collect();
+    let mut ordinary = names("containers");
     let chosen = if !asked.is_empty() {
-        let mut all = CONTAINERS.iter().flat_map(|field| names(field));
-        if !all.any(|other| other == asked) {
-            return Err(Failure::bad_request(format!(
-                "container {asked} is not valid for pod {name}"
-            )));
+        if !all.iter().any(|other| other == asked) {
+            let why = format!("container {asked} is not valid for pod {name}");
+            return Err(Failure::bad_request(why));
         }
         asked.to_owned()
-    } else if found.len() == 1 {
-        found.remove(0)
+    } else if ordinary.len() == 1 {
+        ordinary.remove(0)
     } else {
-        let mut why = format!(
+        return Err(Failure::bad_request(format!(
             "a container name must be specified for pod {name}, choose one of: [{}]",
-            found.join(" ")
-        );
-        let inits = names("initContainers");
-        if !inits.is_empty() {
-            why += &format!(" or one of the init containers: [{}]", inits.join(" "));
-        }
-        return Err(Failure::bad_request(why));
+            all.join(" ")
+        )));
     };
     Ok(((**pod).clone(), chosen))
 }

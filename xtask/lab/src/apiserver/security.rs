@@ -73,44 +73,46 @@ pub(crate) fn admit(store: &Store, old: &Value, new: &Value) -> Outcome<()> {
     Err(Failure::forbidden(known("pods"), meta(new, "name"), &why))
 }
 
+/// The rules that are broken, in the order and the words of the real one.
 fn judge(added: &[Judged<'_>], restricted: bool) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut say = |rule: &str, who: &str, bad: &dyn Fn(&Judged<'_>) -> bool, what: &str| {
-        let names: Vec<_> = added
-            .iter()
-            .filter(|one| bad(one))
-            .map(|one| format!("\"{}\"", text(one.own, "/name")))
-            .collect();
-        if !names.is_empty() {
-            let s = if names.len() > 1 { "s" } else { "" };
-            found.push(format!("{rule} ({who}{s} {} {what})", names.join(", ")));
-        }
+    let names = |bad: &dyn Fn(&Judged<'_>) -> bool| {
+        let bad = added.iter().filter(|one| bad(one));
+        bad.map(|one| text(one.own, "/name")).collect::<Vec<_>>()
     };
-    say(
-        "privileged",
+    let part = |who: &str, bad: &dyn Fn(&Judged<'_>) -> bool, what: &str| {
+        let names = names(bad);
+        let s = if names.len() > 1 { "s" } else { "" };
+        (!names.is_empty()).then(|| format!("{who}{s} {} {what}", quoted(&names)))
+    };
+    let adds = |allowed: &[&str]| {
+        let extra = extra(added, allowed);
+        let what = format!(
+            "must not include {} in securityContext.capabilities.add",
+            quoted(&extra)
+        );
+        part(
+            "container",
+            &|one| one.adds().any(|capability| extra.contains(&capability)),
+            &what,
+        )
+    };
+    let privileged = part(
         "container",
         &|one| one.own["securityContext"]["privileged"] == true,
         "must not set securityContext.privileged=true",
     );
     if !restricted {
-        for capability in extra(added, &DEFAULT) {
-            say(
-                "non-default capabilities",
-                "container",
-                &|one| one.adds().any(|other| other == capability),
-                &format!("must not include \"{capability}\" in securityContext.capabilities.add"),
-            );
-        }
-        return found;
+        return rules([
+            ("non-default capabilities", adds(&DEFAULT)),
+            ("privileged", privileged),
+        ]);
     }
-    say(
-        "allowPrivilegeEscalation != false",
+    let escalates = part(
         "container",
         &|one| one.own["securityContext"]["allowPrivilegeEscalation"] != false,
         "must set securityContext.allowPrivilegeEscalation=false",
     );
-    say(
-        "unrestricted capabilities",
+    let keeps = part(
         "container",
         &|one| {
             let dropped = list(one.own, "/securityContext/capabilities/drop");
@@ -118,28 +120,18 @@ fn judge(added: &[Judged<'_>], restricted: bool) -> Vec<String> {
         },
         "must set securityContext.capabilities.drop=[\"ALL\"]",
     );
-    for capability in extra(added, &[BIND]) {
-        say(
-            "unrestricted capabilities",
-            "container",
-            &|one| one.adds().any(|other| other == capability),
-            &format!("must not include \"{capability}\" in securityContext.capabilities.add"),
-        );
-    }
-    say(
-        "runAsNonRoot != true",
+    let capabilities: Vec<_> = keeps.into_iter().chain(adds(&[BIND])).collect();
+    let root = part(
         "pod or container",
         &|one| one.setting("runAsNonRoot") != true,
         "must set securityContext.runAsNonRoot=true",
     );
-    say(
-        "runAsUser=0",
+    let zero = part(
         "container",
         &|one| one.setting("runAsUser") == 0,
         "must not set runAsUser=0",
     );
-    say(
-        "seccompProfile",
+    let seccomp = part(
         "pod or container",
         &|one| {
             let profile = text(one.setting("seccompProfile"), "/type");
@@ -147,7 +139,29 @@ fn judge(added: &[Judged<'_>], restricted: bool) -> Vec<String> {
         },
         "must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"",
     );
-    found
+    rules([
+        ("privileged", privileged),
+        ("allowPrivilegeEscalation != false", escalates),
+        (
+            "unrestricted capabilities",
+            (!capabilities.is_empty()).then(|| capabilities.join("; ")),
+        ),
+        ("runAsNonRoot != true", root),
+        ("runAsUser=0", zero),
+        ("seccompProfile", seccomp),
+    ])
+}
+
+fn rules<const COUNT: usize>(rules: [(&str, Option<String>); COUNT]) -> Vec<String> {
+    let broken = rules.into_iter();
+    broken
+        .filter_map(|(rule, how)| Some(format!("{rule} ({})", how?)))
+        .collect()
+}
+
+fn quoted(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    quoted.join(", ")
 }
 
 /// The capabilities that are added beyond these, each once.

@@ -306,6 +306,7 @@ impl Server {
             Ok(Done::Object(code, object)) => (code, "application/json", text(object.to_string())),
             Ok(Done::Text(plain)) => (200, "text/plain; charset=utf-8", text(plain)),
             Ok(Done::Watch(lines)) => (200, "application/json", Either::Right(lines)),
+            Ok(Done::Nothing) => (204, "text/plain", text(String::new())),
             Ok(Done::Log(lines)) => (200, "text/plain", Either::Right(lines)),
             Ok(Done::Switch(switch)) => return switched(&switch),
             Err(failure) => {

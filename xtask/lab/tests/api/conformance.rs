@@ -51,6 +51,11 @@ cases! {
         a_budget_refuses
         an_unready_pod_goes_by_its_budget
         two_budgets_are_one_too_many;
+    below:
+        ephemeral_containers_are_added
+        ephemeral_containers_keep_to_the_rules
+        pod_security_is_enforced
+        the_ways_into_a_pod_are_checked;
     rights:
         it_denies_in_the_real_words
         it_grants_what_roles_say

@@ -2,6 +2,7 @@
 //! The lab's API server, held against what the real one does.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod below;
 mod common;
 mod conformance;
 mod faults;

@@ -189,9 +189,8 @@ async fn a_namespace_can_forbid_it() {
     let (_, message) = refusal(add(&pods, "a", &strong).await);
     assert!(
         message.ends_with(
-            "violates PodSecurity \"baseline:latest\": privileged (container \"medic\" must not set \
-             securityContext.privileged=true), non-default capabilities (container \"medic\" must not include \
-             \"NET_ADMIN\" in securityContext.capabilities.add)"
+            "violates PodSecurity \"baseline:latest\": non-default capabilities (container \"medic\" must not \
+             include \"NET_ADMIN\" in securityContext.capabilities.add), privileged (container \"medic\" must not set securityContext.privileged=true)"
         ),
         "{message}"
     );

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::AttachParams;
-use meshmedic_lab::{Exec, Fault, PodRef, wait};
+use meshmedic_lab::{ApiServer, Exec, Fault, PodRef, need, wait};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
-use crate::common::{CAT, Ran, SOON, client, pod, refusal, run, start};
+use crate::common::{CAT, Ran, SOON, client, pod, refusal, run, space, start};
 
 /// 15008, as the kernel writes it.
 const HBONE: &str = ":3AA0";
@@ -164,11 +165,8 @@ async fn what_does_not_run_has_no_container() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn it_asks_for_get_and_create() {
-    let (api, _) = start().await;
-    pod(&api, "shop", "a", &["app"]);
-    api.set_exec(PodRef::all(), Exec::captured()).unwrap();
+/// A client of an account that may do these with `pods/exec`, and nothing else.
+async fn doctor(api: &ApiServer) -> (Api<Pod>, impl Fn(&[&str])) {
     let account = json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -184,7 +182,7 @@ async fn it_asks_for_get_and_create() {
         }))
         .unwrap();
     };
-    grant(&[]);
+    grant(&["delete"]);
     api.create(&json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
@@ -194,36 +192,75 @@ async fn it_asks_for_get_and_create() {
     }))
     .unwrap();
     let config = api.kubeconfig_for_service_account("shop", "doctor").unwrap();
-    let pods = Api::namespaced(client(&config).await, "shop");
-    let denied = |verb: &str| {
-        format!(
-            "pods \"a\" is forbidden: User \"system:serviceaccount:shop:doctor\" cannot {verb} resource \
-             \"pods/exec\" in API group \"\" in the namespace \"shop\""
-        )
-    };
-    let parameters = AttachParams::default();
-    assert_eq!(
-        refusal(pods.exec("a", CAT, &parameters).await),
-        (403, denied("get"))
-    );
+    (Api::namespaced(client(&config).await, "shop"), grant)
+}
+
+/// Waits until an `exec` is refused so; a role is seen when it is seen.
+async fn wait_refusal(pods: &Api<Pod>, code: u16, message: &str) {
+    let end = std::time::Instant::now() + SOON;
+    loop {
+        let refused = refusal(pods.exec("a", CAT, &AttachParams::default()).await);
+        if refused == (code, message.to_owned()) {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "{refused:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn get_and_create_are_asked_for(api: &ApiServer) {
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "namespace": "shop", "name": "a" },
+        "spec": { "containers": [{ "name": "app", "image": "cart:1" }] },
+    });
+    api.create(&object).unwrap();
+    let (pods, grant) = doctor(api).await;
+    let denied = "pods \"a\" is forbidden: User \"system:serviceaccount:shop:doctor\" cannot get resource \
+                  \"pods/exec\" in API group \"\" in the namespace \"shop\"";
+    wait_refusal(&pods, 403, denied).await;
     grant(&["get"]);
-    assert_eq!(
-        refusal(pods.exec("a", CAT, &parameters).await),
-        (403, denied("create"))
-    );
+    // Of what is missing now nothing is said.
+    wait_refusal(&pods, 403, "pods \"a\" is forbidden: ").await;
+    grant(&["get", "create"]);
+    wait_refusal(&pods, 400, "pod a does not have a host assigned").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_asks_for_get_and_create() {
+    let (api, _) = start().await;
+    get_and_create_are_asked_for(&api).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_one_asks_for_get_and_create() {
+    if need::real_apiserver("the_real_one_asks_for_get_and_create") {
+        let api = ApiServer::real().unwrap();
+        space(&api, "shop", &json!({}));
+        get_and_create_are_asked_for(&api).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn get_was_enough_before() {
+    let (api, _) = start().await;
+    pod(&api, "shop", "a", &["app"]);
+    api.set_exec(PodRef::all(), Exec::captured()).unwrap();
+    let (pods, grant) = doctor(&api).await;
+    grant(&["get"]);
     api.need_create_for_websockets(false).unwrap();
     assert_eq!(run(&pods, "a", None, &CAT).await.code(), Some(0));
-    api.need_create_for_websockets(true).unwrap();
-    grant(&["get", "create"]);
-    assert_eq!(run(&pods, "a", None, &CAT).await.code(), Some(0));
     api.delete("serviceaccounts", "shop", "doctor").unwrap();
+    let parameters = AttachParams::default();
     assert_eq!(refusal(pods.exec("a", CAT, &parameters).await).0, 401);
     let own = api.requests_of("system:serviceaccount:shop:doctor").unwrap();
-    assert!(
-        own.iter()
-            .all(|request| request.full_resource() == "pods/exec" && request.verb == "get")
-    );
-    assert_eq!(own.last().unwrap().code, Some(101));
+    let codes: Vec<_> = own
+        .iter()
+        .map(|request| (request.full_resource(), request.code))
+        .collect();
+    assert_eq!(codes, [("pods/exec".to_owned(), Some(101))]);
+    assert_eq!(own[0].verb, "get");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,9 +78,7 @@ pub(crate) fn connect(server: &Arc<Server>, call: &Call, upgrade: Option<Upgrade
         let (switch, on) = upgrade.agree(&EXEC[1..])?;
         let paths = forward::paths(&state.pods, &target, &ports);
         drop(state);
-        spawn(server, None, on, move |socket| {
-            forward::forward(socket, target, paths)
-        });
+        spawn(server, on, move |socket| forward::forward(socket, target, paths));
         return Ok(Done::Switch(switch));
     }
     target.container.clone_from(&chosen);
@@ -103,24 +101,19 @@ pub(crate) fn connect(server: &Arc<Server>, call: &Call, upgrade: Option<Upgrade
     drop(state);
     let (switch, on) = upgrade.agree(&EXEC)?;
     let session = Session::begin(server);
-    spawn(server, Some(session), on, move |socket| {
-        converse(socket, job, wanted, chosen)
+    spawn(server, on, move |socket| {
+        converse(socket, session, job, wanted, chosen)
     });
     Ok(Done::Switch(switch))
 }
 
 /// Goes on beside the HTTP connection, until the end or until all connections are closed.
-fn spawn<F>(
-    server: &Arc<Server>,
-    session: Option<Session>,
-    on: OnUpgrade,
-    run: impl FnOnce(Socket) -> F + Send + 'static,
-) where
+fn spawn<F>(server: &Arc<Server>, on: OnUpgrade, run: impl FnOnce(Socket) -> F + Send + 'static)
+where
     F: Future<Output = ()> + Send,
 {
     let mut kicks = server.kicks();
     tokio::spawn(async move {
-        let _session = session;
         let talk = async {
             if let Some(socket) = upgrade::open(on).await {
                 run(socket).await;
@@ -133,7 +126,7 @@ fn spawn<F>(
     });
 }
 
-async fn converse(socket: Socket, job: Job, wanted: Wanted, container: String) {
+async fn converse(socket: Socket, session: Session, job: Job, wanted: Wanted, container: String) {
     let (mut sink, mut incoming) = socket.split();
     let (pieces, mut produced) = mpsc::channel(WAITING);
     let mut left = job.exec.cut;
@@ -180,6 +173,8 @@ async fn converse(socket: Socket, job: Job, wanted: Wanted, container: String) {
             return;
         }
     };
+    // Whoever hears that it ended may begin the next.
+    drop(session);
     if left.is_some() {
         return;
     }

@@ -61,6 +61,9 @@ pub(crate) fn start(server: &Arc<Server>, call: &Call) -> Outcome<Done> {
     let state = server.state();
     let wanted = Wanted::read(call, state.now())?;
     let (pod, name) = container(&state.store, &key, call.query.get("container"))?;
+    if text(&pod, "/spec/nodeName").is_empty() {
+        return Ok(Done::Nothing);
+    }
     if call.query.is_true("previous") {
         return Err(Failure::bad_request(format!(
             "previous terminated container \"{name}\" in pod \"{}\" not found",

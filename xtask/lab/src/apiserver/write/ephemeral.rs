@@ -89,10 +89,7 @@ fn check(old: &Value, name: &str, wanted: &Value) -> Outcome<()> {
     let pods = known("pods");
     let invalid = |field: &str, why: &str| Err(Failure::invalid(pods, name, field, why));
     if !old["metadata"]["annotations"][MIRROR].is_null() {
-        return invalid(
-            "<nil>",
-            "Forbidden: static pods do not support ephemeral containers",
-        );
+        return invalid("[]", "Forbidden: static pods do not support ephemeral containers");
     }
     let names = |field: &str| list(old, field).iter().map(|other| text(other, "/name"));
     let others: Vec<_> = names("/spec/containers")
