@@ -18,7 +18,7 @@ use meshmedic_common::verdict::State;
 use meshmedic_lab::{Lab, Pod, PodSpec, Ztunnel, ZtunnelSpec};
 use serde_json::json;
 
-use crate::demo::build_lab;
+use crate::demo::build;
 use crate::test::{cargo, workspace_root};
 
 /// As many pods as a big node has.
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    build_lab()?;
+    build(&["meshmedic-lab"])?;
     let losses = if args.quick { LOSSES_QUICK } else { LOSSES };
     say(&format!(
         "{losses} losses each, one at a time, on a lab node of {PODS} pods. From the kernel's\n\

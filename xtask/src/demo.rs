@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask demo`: a node made for the purpose, on which a pod falls out of the mesh, another one
-//! flaps, and ztunnel restarts, watched by the code that watches a real node.
+//! `cargo xtask demo`: a node, an API server and the real agent, which heals a pod that fell out of the mesh, and
+//! leaves alone what it must.
 
+mod agent;
+mod api;
+mod interrupt;
+mod scenery;
 mod screen;
 mod stage;
 mod story;
@@ -17,20 +21,18 @@ use clap::Args;
 use meshmedic_lab::userns;
 
 use crate::test::{cargo, workspace_root};
+use interrupt::{INTERRUPTED, Interrupt, Interrupted};
 use screen::Screen;
-use stage::Interrupted;
 
 /// Set for the copy of this program that runs in a user namespace, so that it enters no second one.
 const INSIDE: &str = "MESHMEDIC_DEMO_INSIDE";
-/// What a shell reports for a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
 /// What makes network namespaces and addresses: `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`.
 const NEEDED: u64 = 1 << 12 | 1 << 21;
 
 /// What `cargo xtask demo` takes.
 #[derive(Args)]
 pub(crate) struct DemoArgs {
-    /// Watch by polling even where eBPF could be had
+    /// Let the agent poll even where eBPF could be had
     #[arg(long)]
     poll: bool,
 }
@@ -38,19 +40,16 @@ pub(crate) struct DemoArgs {
 /// Tells the story, and returns the exit code: 0 if it came out as expected.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     let screen = Screen::new();
-    build_lab()?;
+    build(&["meshmedic-lab", "meshmedic-cli"])?;
     let start = Instant::now();
     if !may_make_namespaces() {
         return enter_userns(&screen);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    match runtime.block_on(story::tell(&screen, args.poll, start)) {
+    let interrupt = Interrupt::listen()?;
+    match story::tell(&screen, args.poll, start, &interrupt) {
         Ok(()) => Ok(0),
         Err(error) if error.is::<Interrupted>() => {
-            screen.plain("\nInterrupted. The lab is taken down.")?;
+            screen.plain("\nInterrupted. Agent and lab are taken down.")?;
             Ok(INTERRUPTED)
         }
         Err(error) => {
@@ -60,8 +59,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     }
 }
 
-/// Builds the lab's program, which the lab looks for beside this one, in the profile of this one.
-pub(crate) fn build_lab() -> anyhow::Result<()> {
+/// Builds programs that are looked for beside this one, in the profile of this one.
+pub(crate) fn build(packages: &[&str]) -> anyhow::Result<()> {
     // Started without cargo, as from a copy: what lies beside this program has to do.
     if env::var_os("CARGO").is_none() || env::var_os(INSIDE).is_some() {
         return Ok(());
@@ -75,23 +74,16 @@ pub(crate) fn build_lab() -> anyhow::Result<()> {
         None | Some("debug") => "dev",
         Some(other) => other,
     };
-    // Together with this program, which is there already: alone, the lab may want other features of
-    // its dependencies, and all of them would be built a second time.
+    // Together with this program, which is there already: alone, they may want other features of
+    // their dependencies, and all of them would be built a second time.
+    let packages = packages.iter().chain(&["xtask"]);
     let built = cargo(workspace_root()?)
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "meshmedic-lab",
-            "--package",
-            "xtask",
-        ])
-        .args(["--profile", profile])
+        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(packages.flat_map(|package| ["--package", package]))
         .status()
         .context("cannot start cargo")?;
     if !built.success() {
-        bail!("the lab does not build");
+        bail!("what it needs does not build");
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Watch a node's pods drop out of the mesh and come back, on a node that is made for it
+    /// Watch the agent heal a pod that fell out of the mesh, on a node that is made for it
     Demo(demo::DemoArgs),
     /// Measure how long a loss takes from the kernel's timestamp to the suspicion
     Bench(bench::BenchArgs),

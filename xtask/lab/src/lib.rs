@@ -47,5 +47,5 @@ pub use cluster::{Cluster, ClusterSpec, Node};
 pub use error::{Error, Result};
 pub use lab::{Lab, Mode};
 pub use pod::{Driver, Pod, PodSpec, Qos, Shape};
-pub use process::{Process, ProcessNetns};
+pub use process::{Process, ProcessNetns, leash};
 pub use ztunnel::{Ztunnel, ZtunnelSpec};

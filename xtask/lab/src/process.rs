@@ -57,6 +57,17 @@ pub(crate) fn binary() -> Result<PathBuf> {
         .ok_or(Error::NoBinary { beside: own })
 }
 
+/// A command for a program of somebody else's that does not outlive us: it is killed when we end, however, and when
+/// the standard input of the child that is started is closed.
+///
+/// It is in a process group of its own, so that Ctrl-C does not reach it. Standard output and error are the program's.
+pub fn leash(program: &Path) -> Result<Program> {
+    let mut command = Program::new(binary()?);
+    command.arg("leash").arg(program);
+    command.stdin(Stdio::piped()).process_group(0);
+    Ok(command)
+}
+
 /// One helper process.
 pub(crate) struct Worker {
     pid: u32,

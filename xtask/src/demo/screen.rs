@@ -89,6 +89,15 @@ impl Screen {
         self.flush()
     }
 
+    /// A remark between two entries.
+    pub(super) fn remark(&self, text: &str) -> anyhow::Result<()> {
+        let lines = wrapped(text, ENTRY);
+        lines
+            .iter()
+            .try_for_each(|line| self.plain(&self.toned(Tone::Quiet, line)))?;
+        self.flush()
+    }
+
     pub(super) fn verdict(&self, text: &str) -> anyhow::Result<()> {
         self.plain(&format!("\n{}", self.toned(Tone::Good, text)))
     }

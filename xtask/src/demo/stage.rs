@@ -1,312 +1,192 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Runs the watch while the lab acts, and writes down what the watch concludes.
+//! What the scenes have in common: they act on the lab, wait for what the agent says, and write it down.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use meshmedic_agent::engine::{Notice, PodView};
-use meshmedic_agent::time::Time;
-use meshmedic_agent::watch::{Event, Watch};
-use meshmedic_common::abi::CHANGE_OPENED;
-use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Condition, Reason, State};
-use meshmedic_lab::Pod;
-use tokio::task::JoinHandle;
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+use meshmedic_common::report::{NodeReport, TriggerMode};
+use meshmedic_lab::Cluster;
+use meshmedic_lab::api::Request;
 
+use super::agent::{Agent, Line};
+use super::api::{self, Arrivals};
+use super::interrupt::Interrupt;
+use super::scenery::Who;
 use super::screen::{Screen, Tone, shown};
 
-/// The user pressed Ctrl-C.
-#[derive(Debug)]
-pub(super) struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-/// How much of what happens is written down at once.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Narration {
-    Silent,
-    /// Every pod's change on a line of its own.
-    Pods,
-    /// The node's conditions; its pods are counted only.
-    Node,
-}
-
-/// What happened since the lab last acted.
-#[derive(Default)]
-pub(super) struct Tally {
-    pub(super) closed: usize,
-    pub(super) closed_in: BTreeSet<PodUid>,
-    pub(super) reached: BTreeMap<(PodUid, State), Duration>,
-    pub(super) faults: usize,
-    pub(super) fault_over: Option<Duration>,
-}
+/// How long something may take on a busy machine: twice as long as the longest that the agent itself waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked whether something has come about.
+const STEP: Duration = Duration::from_millis(20);
 
 pub(super) struct Stage<'a> {
     pub(super) screen: &'a Screen,
-    pub(super) watch: Watch,
-    pub(super) narration: Narration,
-    pub(super) tally: Tally,
-    names: HashMap<PodUid, String>,
-    /// What delays are counted from: the kernel's timestamp, or without one the moment of the act.
-    zero: Time,
-    zero_is_kernels: bool,
-    ctrl_c: JoinHandle<std::io::Result<()>>,
-    end: Instant,
+    pub(super) cluster: &'a Cluster,
+    pub(super) agent: Agent,
+    pub(super) arrivals: Arrivals,
+    pub(super) trigger: TriggerMode,
+    interrupt: &'a Interrupt,
+    /// What delays are counted from.
+    zero: Timestamp,
+    /// How much was in the agent's log when the scene began.
+    mark: usize,
+    /// How many evictions it had asked for by then.
+    asked: usize,
 }
 
 impl<'a> Stage<'a> {
+    /// Waits until the agent serves.
     pub(super) fn new(
         screen: &'a Screen,
-        watch: Watch,
-        pods: &[Pod],
-        ctrl_c: JoinHandle<std::io::Result<()>>,
-        end: Instant,
-    ) -> Self {
-        let names = pods
-            .iter()
-            .filter_map(|pod| Some((uid_of(pod).ok()?, full_name(pod))));
-        Self {
+        cluster: &'a Cluster,
+        agent: Agent,
+        interrupt: &'a Interrupt,
+    ) -> anyhow::Result<Self> {
+        let mut stage = Self {
             screen,
-            watch,
-            narration: Narration::Silent,
-            tally: Tally::default(),
-            names: names.collect(),
-            zero: Time::now(),
-            zero_is_kernels: false,
-            ctrl_c,
-            end,
+            cluster,
+            agent,
+            arrivals: Arrivals::watch(cluster.api())?,
+            trigger: TriggerMode::Poll,
+            interrupt,
+            zero: Timestamp::now(),
+            mark: 0,
+            asked: 0,
+        };
+        let begun = stage.line("the agent to start", |line| !line.text("trigger").is_empty());
+        let begun = match begun {
+            Ok(line) => line,
+            Err(error) => return Err(stage.with_last_lines(error)),
+        };
+        if begun.text("trigger") == TriggerMode::Ebpf.as_str() {
+            stage.trigger = TriggerMode::Ebpf;
+        }
+        Ok(stage)
+    }
+
+    /// Says what the agent wrote last, so that somebody can find out what went wrong.
+    pub(super) fn with_last_lines(&self, error: anyhow::Error) -> anyhow::Error {
+        /// Enough for what led there.
+        const LINES: usize = 12;
+        let told = self.screen.heading("The agent's last lines:").and_then(|()| {
+            let last = self.agent.last(LINES);
+            last.iter().try_for_each(|line| self.screen.text(3, line))
+        });
+        match told {
+            Ok(()) => error,
+            Err(other) => other,
         }
     }
 
-    /// Lets the lab act while the watch goes on; delays count from here, or from the kernel's next stamp.
-    pub(super) async fn act(
-        &mut self,
-        act: impl FnOnce() -> meshmedic_lab::Result<()> + Send + 'static,
-    ) -> anyhow::Result<()> {
-        self.tally = Tally::default();
-        self.zero = Time::now();
-        self.zero_is_kernels = false;
-        self.further(act).await
+    /// Begins a scene: delays count from now, and what was logged before is of no concern.
+    pub(super) fn begin(&mut self) -> anyhow::Result<()> {
+        self.asked = api::evictions(self.cluster)?.len();
+        self.mark = self.agent.logged();
+        self.zero = Timestamp::now();
+        Ok(())
     }
 
-    /// Lets the lab act again without a new beginning of the delays.
-    pub(super) async fn further(
-        &mut self,
-        act: impl FnOnce() -> meshmedic_lab::Result<()> + Send + 'static,
-    ) -> anyhow::Result<()> {
-        let mut acting = tokio::task::spawn_blocking(act);
-        loop {
-            tokio::select! {
-                done = &mut acting => return done.context("the lab's task ended early")?.context("the lab"),
-                events = self.watch.step() => self.take(events)?,
-                _ = &mut self.ctrl_c => return Err(Interrupted.into()),
-            }
+    /// The evictions that the agent asked for since the scene began.
+    pub(super) fn evictions(&self) -> anyhow::Result<Vec<Request>> {
+        Ok(api::evictions(self.cluster)?.split_off(self.asked))
+    }
+
+    /// Begins a scene with a loss. Delays count from the kernel's own timestamp of it, where there is one.
+    pub(super) fn lose(&mut self, who: &Who) -> anyhow::Result<Line> {
+        let pod = super::scenery::pod(self.cluster, who)?;
+        self.begin()?;
+        self.cluster.orphan(&pod)?;
+        let suspect = self.line(&format!("{} to be suspect", who.name), |line| {
+            line.is_change(&who.uid, "suspect")
+        })?;
+        if self.trigger == TriggerMode::Ebpf {
+            let delay = suspect
+                .number("delay_ms")
+                .context("a suspicion without its delay")?;
+            self.zero = suspect.at.checked_sub(Duration::from_secs_f64(delay / 1e3))?;
         }
+        Ok(suspect)
     }
 
-    /// Goes on until `condition` holds, or says what did not come about.
-    pub(super) async fn until(
+    /// Where delays are counted from.
+    pub(super) fn zero(&self) -> Timestamp {
+        self.zero
+    }
+
+    /// How long after the scene's beginning a moment is.
+    pub(super) fn after(&self, moment: Timestamp) -> Duration {
+        moment
+            .duration_since(self.zero)
+            .try_into()
+            .unwrap_or(Duration::ZERO)
+    }
+
+    /// Goes on until something is there, or says what did not come about.
+    pub(super) fn until<T>(
         &mut self,
         what: &str,
-        deadline: Duration,
-        condition: impl Fn(&Self) -> bool,
-    ) -> anyhow::Result<()> {
+        mut look: impl FnMut(&Self) -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
         let start = Instant::now();
-        let until = (start + deadline).min(self.end);
-        while !condition(self) {
-            tokio::select! {
-                events = self.watch.step() => self.take(events)?,
-                () = tokio::time::sleep_until(until.into()) => {
-                    bail!("waited {} in vain for {what}", shown(start.elapsed()));
-                }
-                _ = &mut self.ctrl_c => return Err(Interrupted.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes on for a while.
-    pub(super) async fn pass(&mut self, span: Duration) -> anyhow::Result<()> {
-        let until = Instant::now() + span;
         loop {
-            tokio::select! {
-                events = self.watch.step() => self.take(events)?,
-                () = tokio::time::sleep_until(until.into()) => return Ok(()),
-                _ = &mut self.ctrl_c => return Err(Interrupted.into()),
+            if let Some(found) = look(self)? {
+                return Ok(found);
             }
+            self.interrupt.check()?;
+            ensure!(self.agent.is_running(), "the agent ended; waited for {what}");
+            if start.elapsed() >= PATIENCE {
+                bail!("waited {} in vain for {what}", shown(start.elapsed()));
+            }
+            thread::sleep(STEP);
         }
     }
 
-    pub(super) fn entry(&self, event: &str, tone: Tone, text: &str) -> anyhow::Result<()> {
-        self.screen.entry(self.elapsed(), event, tone, text)
+    /// Goes on until the agent has logged a line like this since the scene began.
+    pub(super) fn line(&mut self, what: &str, like: impl Fn(&Line) -> bool) -> anyhow::Result<Line> {
+        self.until(what, |stage| Ok(stage.agent.find(stage.mark, &like)))
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
-        Time::now().since(self.zero)
+    /// The lines like this since the scene began.
+    pub(super) fn lines(&self, like: impl Fn(&Line) -> bool) -> Vec<Line> {
+        self.agent.all(self.mark, like)
     }
 
-    pub(super) fn view(&self, uid: &PodUid) -> anyhow::Result<PodView<'_>> {
-        self.watch
-            .engine()
-            .view(uid)
-            .with_context(|| format!("the watch does not know {}", self.name(uid)))
+    /// Goes on until the agent reports what is wanted.
+    pub(super) fn report(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&NodeReport) -> bool,
+    ) -> anyhow::Result<NodeReport> {
+        self.until(what, |stage| Ok(Some(stage.agent.report()?).filter(&wanted)))
     }
 
-    pub(super) fn state(&self, uid: &PodUid) -> Option<State> {
-        self.watch.engine().view(uid).map(|view| view.state)
+    /// Gives time to read what was said.
+    pub(super) fn pause(&mut self, span: Duration) -> anyhow::Result<()> {
+        let over = Instant::now() + span;
+        self.until("a pause", |_| Ok((Instant::now() >= over).then_some(())))
     }
 
-    /// How many of the lab's pods are in a state.
-    pub(super) fn count(&self, state: State) -> usize {
-        let states = self.names.keys().map(|uid| self.state(uid));
-        states.filter(|found| *found == Some(state)).count()
+    /// Writes an entry of the timeline.
+    pub(super) fn entry(&self, at: Timestamp, event: &str, tone: Tone, text: &str) -> anyhow::Result<()> {
+        self.screen.entry(self.after(at), event, tone, text)
     }
 
-    /// How many of the lab's pods went through a state since the lab last acted.
-    pub(super) fn reached(&self, state: State) -> usize {
-        self.tally.reached.keys().filter(|(_, to)| *to == state).count()
+    /// Writes down what Kubernetes shows of a pod now.
+    pub(super) fn kubernetes(&self, who: &Who) -> anyhow::Result<()> {
+        let pod = self.cluster.api().get("pods", &who.namespace, &who.name)?;
+        let (phase, ready, enrolled) = api::shown(&pod);
+        ensure!(
+            ready && enrolled,
+            "Kubernetes does not take {} for a healthy pod of the mesh",
+            who.full_name()
+        );
+        self.entry(
+            Timestamp::now(),
+            "kubernetes",
+            Tone::Plain,
+            &format!("still says: {phase}, Ready, enrolled (istio-cni's annotation)"),
+        )
     }
-
-    pub(super) fn delay(&self, uid: &PodUid, state: State) -> anyhow::Result<Duration> {
-        let delay = self.tally.reached.get(&(uid.clone(), state)).copied();
-        delay.with_context(|| format!("{} was never {state}", self.name(uid)))
-    }
-
-    fn name<'b>(&'b self, uid: &'b PodUid) -> &'b str {
-        self.names.get(uid).map_or(uid.as_str(), String::as_str)
-    }
-
-    fn take(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
-        let mut ports: BTreeMap<(PodUid, bool), BTreeSet<u16>> = BTreeMap::new();
-        for event in &events {
-            let Event::Kernel { change, uid } = event else {
-                continue;
-            };
-            if !self.names.contains_key(uid) {
-                continue;
-            }
-            let opened = change.change == CHANGE_OPENED;
-            if !opened {
-                if !self.zero_is_kernels {
-                    self.zero = Time::from_nanos(change.at_ns);
-                    self.zero_is_kernels = true;
-                }
-                self.tally.closed += 1;
-                self.tally.closed_in.insert(uid.clone());
-            }
-            ports
-                .entry((uid.clone(), opened))
-                .or_default()
-                .insert(change.port);
-        }
-        if self.narration == Narration::Pods {
-            for ((_, opened), ports) in &ports {
-                let list: Vec<String> = ports.iter().map(u16::to_string).collect();
-                let verb = if *opened { "listening again" } else { "closed" };
-                let text = format!("{} {verb}", list.join(", "));
-                self.entry("kernel", Tone::Quiet, &text)?;
-            }
-        }
-        for event in events {
-            match event {
-                Event::Kernel { .. } => {}
-                Event::Notice(notice) => self.note(&notice)?,
-                Event::RecordsLost(lost) => {
-                    self.entry(
-                        "kernel",
-                        Tone::Doubt,
-                        &format!("{lost} records were lost; looking at every pod"),
-                    )?;
-                }
-                Event::KernelFailed(why) => {
-                    self.entry(
-                        "kernel",
-                        Tone::Bad,
-                        &format!("the kernel programs failed ({why}); polling from now on"),
-                    )?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, notice: &Notice) -> anyhow::Result<()> {
-        let after = self.elapsed();
-        match notice {
-            Notice::Pod(change) => {
-                if !self.names.contains_key(&change.uid) {
-                    return Ok(());
-                }
-                self.tally
-                    .reached
-                    .entry((change.uid.clone(), change.to))
-                    .or_insert(after);
-                if self.narration == Narration::Pods {
-                    let text = match (change.to, change.reason) {
-                        (_, Some(reason)) if reason != Reason::Confirming => reason.sentence(),
-                        (state, _) => state.sentence(),
-                    };
-                    self.screen
-                        .entry(after, change.to.as_str(), tone(change.to), text)?;
-                }
-            }
-            Notice::Node {
-                condition: Condition::NodeFault,
-                detail: Some(detail),
-                ..
-            } => {
-                // The same fault with other details is no second one.
-                self.tally.faults += usize::from(self.tally.faults == 0 || self.tally.fault_over.is_some());
-                self.tally.fault_over = None;
-                if self.narration != Narration::Silent {
-                    self.screen.entry(after, "node fault", Tone::Bad, detail)?;
-                }
-            }
-            Notice::Node {
-                condition, detail, ..
-            } => {
-                if *condition == Condition::NodeFault {
-                    self.tally.fault_over = Some(after);
-                }
-                if self.narration != Narration::Silent {
-                    let (tone, text) = match detail {
-                        Some(detail) => (Tone::Bad, detail.as_str()),
-                        None => (Tone::Good, "over: ztunnel has settled"),
-                    };
-                    let name = if *condition == Condition::NodeFault {
-                        "node fault"
-                    } else {
-                        "mass loss"
-                    };
-                    self.screen.entry(after, name, tone, text)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-pub(super) const fn tone(state: State) -> Tone {
-    match state {
-        State::Captured => Tone::Good,
-        State::Orphan | State::Partial | State::Imposter => Tone::Bad,
-        State::Suspect | State::Unverifiable => Tone::Doubt,
-        State::Pending | State::Exempt => Tone::Quiet,
-    }
-}
-
-pub(super) fn uid_of(pod: &Pod) -> anyhow::Result<PodUid> {
-    PodUid::parse(pod.uid()).with_context(|| format!("{} is no UID of a pod", pod.uid()))
-}
-
-pub(super) fn full_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace(), pod.name())
 }

@@ -2,7 +2,6 @@
 //! The real API server, with its etcd, from the folder that `KUBEBUILDER_ASSETS` names.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use tempfile::TempDir;
 use super::client::Client;
 use super::kubeconfig;
 use crate::error::{Context as _, Error, Result};
-use crate::process::binary;
+use crate::process::leash;
 use crate::wait;
 
 /// Names the folder with `etcd`, `kube-apiserver` and `kubectl`, as `setup-envtest` prints it.
@@ -128,15 +127,10 @@ impl Real {
     }
 
     fn run(&mut self, program: &Path, arguments: &[String], port: u16) -> Result<()> {
-        // On a leash, so that it does not outlive a test that is killed.
-        let child = Command::new(binary()?)
-            .arg("leash")
-            .arg(program)
+        let child = leash(program)?
             .args(arguments)
-            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .process_group(0)
             .spawn()
             .context(|| format!("starting {}", program.display()))?;
         // Whoever uses one ends before it does.

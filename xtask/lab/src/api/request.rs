@@ -22,6 +22,8 @@ pub struct Request {
     pub namespace: String,
     /// The object's name, or nothing.
     pub name: String,
+    /// Of an eviction: the UID that the pod must have, or nothing.
+    pub precondition: String,
     /// The path.
     pub path: String,
     /// What came after the question mark.

@@ -250,6 +250,11 @@ impl Server {
                 request.subresource = call.below.clone();
                 request.namespace = call.space().to_owned();
                 request.name = call.name.clone();
+                if call.below == "eviction" {
+                    let eviction: Value = serde_json::from_slice(&body).unwrap_or_default();
+                    let uid = &eviction["deleteOptions"]["preconditions"]["uid"];
+                    request.precondition = uid.as_str().unwrap_or_default().to_owned();
+                }
             }
             if state.log.len() < LOG {
                 state.log.push(request.clone());

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The third step: a disruption budget forbids a repair.
+
+use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{PAUSE, repair};
+use crate::demo::api;
+use crate::demo::scenery::{Who, everybody};
+use crate::demo::screen::Tone;
+use crate::demo::stage::Stage;
+
+const GUARDED: &str = "checkout";
+
+/// A budget for the guarded pods.
+pub(super) fn budget(least: usize) -> Value {
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": { "namespace": "shop", "name": GUARDED },
+        "spec": { "minAvailable": least, "selector": { "matchLabels": { "app": GUARDED } } },
+    })
+}
+
+/// The orphan that stays one.
+pub(super) struct Refused {
+    pub(super) who: Who,
+    pub(super) at: Timestamp,
+    /// The rule and the reason.
+    pub(super) by: String,
+}
+
+pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<Refused> {
+    let guarded: Vec<Who> = everybody(stage.cluster)?
+        .into_iter()
+        .filter(|who| who.app == GUARDED)
+        .collect();
+    let who = guarded.first().context("there is nobody to lose")?.clone();
+    stage.cluster.api().apply(&budget(guarded.len()))?;
+    stage.screen.heading("3. A DISRUPTION BUDGET FORBIDS A REPAIR")?;
+    stage.screen.text(
+        3,
+        &format!(
+            "ztunnel lets go of {}. A PodDisruptionBudget demands that both pods of {GUARDED} stay.",
+            who.full_name()
+        ),
+    )?;
+    repair::prove(stage, &who)?;
+    let (act, request) = repair::act(stage, &who)?;
+    ensure!(
+        request.code == Some(429),
+        "the eviction was answered with {:?}",
+        request.code
+    );
+    let withheld = stage.line("the repair to be withheld", |line| {
+        line.is_audit(&who.uid, "withheld")
+    })?;
+    let by = repair::rule(&withheld, 5, "disruption-budget")?;
+    let detail = withheld.text("detail");
+    stage.entry(
+        act.at,
+        "evict",
+        Tone::Plain,
+        &format!("asks the API to evict it; the API refuses (429): {detail}"),
+    )?;
+    stage.entry(withheld.at, "withheld", Tone::Doubt, &by)?;
+    let note = stage.until("the Event on the pod", |stage| {
+        api::event(stage.cluster, &who.namespace, &who.uid, "MeshRepairBlocked")
+    })?;
+    // The API's own words stand at its end, and were said already.
+    let note = note.strip_suffix(&format!(" ({detail})")).unwrap_or(&note);
+    stage.entry(
+        Timestamp::now(),
+        "event",
+        Tone::Plain,
+        &format!("MeshRepairBlocked on the pod: {note}"),
+    )?;
+    stage.kubernetes(&who)?;
+    stage.pause(PAUSE)?;
+    Ok(Refused {
+        at: withheld.at,
+        by,
+        who,
+    })
+}
