@@ -76,8 +76,10 @@ impl ApiServer {
     /// Starts the lab's own.
     pub fn start() -> Result<Self> {
         let binary = binary()?;
+        let folder = folder()?;
         let mut child = Command::new(&binary)
             .arg("apiserver")
+            .arg(folder.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -103,7 +105,7 @@ impl ApiServer {
         let address = format!("127.0.0.1:{port}");
         let url = format!("http://{address}");
         let client = Client::new(&address, kubeconfig::ADMIN);
-        Self::with(client, url, Process::Lab(Mutex::new(running)))
+        Self::with(client, url, folder, Process::Lab(Mutex::new(running)))
     }
 
     /// Starts the real one, from the folder that `KUBEBUILDER_ASSETS` names.
@@ -111,14 +113,10 @@ impl ApiServer {
         let real = Real::start()?;
         let client = Client::new(real.proxy(), kubeconfig::ADMIN);
         let url = real.url().to_owned();
-        Self::with(client, url, Process::Real(real))
+        Self::with(client, url, folder()?, Process::Real(real))
     }
 
-    fn with(client: Client, url: String, process: Process) -> Result<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("meshmedic-api-")
-            .tempdir()
-            .context(|| "making a temporary folder".to_owned())?;
+    fn with(client: Client, url: String, folder: TempDir, process: Process) -> Result<Self> {
         let kubeconfig = folder.path().join("admin.kubeconfig");
         kubeconfig::write(&kubeconfig, &url, kubeconfig::ADMIN)?;
         Ok(Self {
@@ -284,6 +282,14 @@ impl ApiServer {
     pub fn watches(&self) -> Result<u64> {
         self.number(&Order::Watches)
     }
+}
+
+/// For the files that name the server.
+fn folder() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("meshmedic-api-")
+        .tempdir()
+        .context(|| "making a temporary folder".to_owned())
 }
 
 impl Deref for ApiServer {

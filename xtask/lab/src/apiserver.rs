@@ -23,6 +23,7 @@ mod store;
 mod watch;
 mod write;
 
+use std::ffi::OsString;
 use std::io::{self, BufRead as _, Write as _};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -31,8 +32,9 @@ use crate::api::{Answer, Order};
 pub(crate) use route::{Route, route_of, route_to};
 use server::Server;
 
-/// Serves until standard input ends.
-pub(crate) fn run() -> io::Result<()> {
+/// Serves until standard input ends, then removes a folder that the lab may not have had the time to remove.
+pub(crate) fn run(folder: Option<&OsString>) -> io::Result<()> {
+    let folder = folder.cloned();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -45,6 +47,10 @@ pub(crate) fn run() -> io::Result<()> {
     // Reading standard input blocks, so it has a thread of its own.
     std::thread::spawn(move || {
         let result = obey(&obeying);
+        if let Some(folder) = folder {
+            // Mostly it is gone already.
+            let _ = std::fs::remove_dir_all(folder);
+        }
         std::process::exit(i32::from(result.is_err()))
     });
     runtime.block_on(server.serve(listener));

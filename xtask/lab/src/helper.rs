@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         Some("janitor") => janitor::run(&arguments[1..]),
         Some("enter") => enter::run(&arguments[1..]),
         Some("leash") => leash::run(&arguments[1..]),
-        Some("apiserver") => crate::apiserver::run(),
+        Some("apiserver") => crate::apiserver::run(arguments.get(1)),
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),
         _ => Err(io::Error::other(

@@ -154,12 +154,12 @@ impl Agent {
         lines.filter(|line| like(line)).cloned().collect()
     }
 
-    /// The last that it wrote.
+    /// The last that it wrote, as a user would see it.
     pub(super) fn last(&self, count: usize) -> Vec<String> {
         let log = lock(&self.log);
-        let skipped = log.lines.len().saturating_sub(count);
-        let lines = log.lines.iter().skip(skipped).map(Line::show);
-        lines.chain(log.other.iter().cloned()).collect()
+        let lines = log.lines.iter().filter(|line| line.level != "DEBUG");
+        let shown: Vec<_> = lines.map(Line::show).chain(log.other.iter().cloned()).collect();
+        shown[shown.len().saturating_sub(count)..].to_vec()
     }
 
     /// Where it serves its report, once it does.

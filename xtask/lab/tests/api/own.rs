@@ -163,3 +163,30 @@ fn what_is_on_the_leash_ends_with_the_lab() {
     assert!(leash.wait().unwrap().success());
     assert!(!Path::new("/proc").join(held.trim()).exists());
 }
+
+#[test]
+fn what_a_killed_lab_left_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("admin.kubeconfig"), "").unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_meshmedic-lab"))
+        .arg("apiserver")
+        .arg(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
+    assert!(!folder.path().exists());
+}
+
+#[test]
+fn the_log_has_the_precondition_of_an_eviction() {
+    let api = ApiServer::start().unwrap();
+    let ns = space(&api);
+    let options = json!({ "preconditions": { "uid": "u" } });
+    assert!(api.evict(&ns, "a", &options).is_err());
+    let requests = api.requests().unwrap();
+    let eviction = requests.iter().find(|request| request.subresource == "eviction");
+    assert_eq!(eviction.unwrap().precondition, "u");
+}

@@ -61,7 +61,7 @@ pub(super) fn play(stage: &mut Stage<'_>, refused: &Refused) -> anyhow::Result<(
     );
     Ok((
         format!(
-            "{}, {}, then {by}; healed once both were over: {} is captured in its place",
+            "{}, first {}, then {by}; once both were over it was healed, too: {} is captured in its place",
             orphan.full_name(),
             refused.by,
             healed.name
@@ -123,7 +123,7 @@ fn dies(stage: &mut Stage<'_>, orphan: &Who, others: &[&Who]) -> anyhow::Result<
 fn withheld(stage: &mut Stage<'_>, refused: &Refused) -> anyhow::Result<String> {
     stage
         .screen
-        .remark("(after a refusal the agent lets some time pass: a moment, please)")?;
+        .remark("(the agent asks again some time after a refusal: this takes a moment)")?;
     let withheld = stage.line("the repair to be withheld by the node's fault", |line| {
         line.is_audit(&refused.who.uid, "withheld")
     })?;
