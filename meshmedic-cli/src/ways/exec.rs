@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reading a pod by its own `cat`, in each of its running containers in turn until one answers.
 
+use std::pin::pin;
+
+use futures_util::FutureExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
@@ -63,9 +66,15 @@ async fn read_in(connection: &Connection, target: &Target, container: &str) -> R
 async fn take(mut process: AttachedProcess, container: &str) -> Result<Reading, Unread> {
     let mut tables = Tables::default();
     let mut complaint = Vec::new();
+    let (stdout, stderr) = (process.stdout(), process.stderr());
     let status = process.take_status();
-    let cut = {
-        let (stdout, stderr) = (process.stdout(), process.stderr());
+    let mut status = pin!(async {
+        match status {
+            Some(status) => status.await,
+            None => None,
+        }
+    });
+    let (end, ended) = {
         let printed = print_into(stdout, |bytes| {
             tables.feed(bytes);
             !tables.is_complete()
@@ -75,42 +84,54 @@ async fn take(mut process: AttachedProcess, container: &str) -> Result<Reading, 
             complaint.extend_from_slice(&bytes[..bytes.len().min(room)]);
             true
         });
-        tokio::pin!(printed, complained);
-        let mut complained_all = false;
-        loop {
-            tokio::select! {
-                end = &mut printed => match end {
-                    // All that matters was seen.
-                    End::Enough => break Ok(()),
-                    End::TooMuch => break Err("it printed more than any socket table"),
-                    End::Over => {
-                        if !complained_all {
-                            complained.await;
-                        }
-                        break Ok(());
-                    }
-                },
-                _ = &mut complained, if !complained_all => complained_all = true,
-            }
+        let mut output = pin!(both(printed, complained));
+        tokio::select! {
+            biased;
+            end = &mut output => (end, None),
+            ended = &mut status => match ended {
+                Some(ended) => (output.await, Some(ended)),
+                // The connection was lost, and the streams have no end: only what is there is read.
+                None => (output.now_or_never().unwrap_or(End::Cut), None),
+            },
         }
     };
-    if let Err(why) = cut {
-        return Err(Unread::new(
-            Reason::Malformed,
-            format!("container {container}: {why}"),
-        ));
-    }
     tables.complain(&complaint);
-    if tables.is_complete() {
-        return tables
-            .finish()
-            .map_err(|(reason, detail)| Unread::new(reason, detail));
+    match end {
+        // All that matters was seen.
+        _ if tables.is_complete() => {
+            return tables
+                .finish()
+                .map_err(|(reason, detail)| Unread::new(reason, detail));
+        }
+        End::TooMuch => {
+            let detail = format!("container {container} printed more than any socket table");
+            return Err(Unread::new(Reason::Malformed, detail));
+        }
+        End::Cut => return judge(tables, None, container),
+        End::Over | End::Enough => {}
     }
-    let status = match status {
-        Some(status) => status.await,
-        None => None,
+    let ended = match ended {
+        Some(ended) => Some(ended),
+        None => status.await,
     };
-    judge(tables, status.as_ref(), container)
+    judge(tables, ended.as_ref(), container)
+}
+
+/// Until both are over, or the first has had enough.
+async fn both(printed: impl Future<Output = End>, complained: impl Future<Output = End>) -> End {
+    let (mut printed, mut complained) = (pin!(printed), pin!(complained));
+    let mut complained_all = false;
+    loop {
+        tokio::select! {
+            end = &mut printed => {
+                if matches!(end, End::Over) && !complained_all {
+                    complained.await;
+                }
+                return end;
+            }
+            _ = &mut complained, if !complained_all => complained_all = true,
+        }
+    }
 }
 
 /// What follows from what was printed and how the command ended.
@@ -154,6 +175,7 @@ enum End {
     Over,
     Enough,
     TooMuch,
+    Cut,
 }
 
 /// Hands what is printed to `take` until it wants no more.
