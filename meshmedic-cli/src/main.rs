@@ -94,7 +94,8 @@ fn main() -> ExitCode {
     // An agent tells what happens; whoever asks a question wants the answer.
     let level = match cli.command {
         Command::Agent(_) => "warn,meshmedic=info",
-        _ => "warn",
+        // What the API says is told with the result.
+        _ => "warn,kube_client=off",
     };
     start_log(cli.log_format, level);
     let result = match cli.command {

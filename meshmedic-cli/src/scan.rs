@@ -20,11 +20,6 @@ pub(crate) use sweep::sweep;
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    selection: SelectionArgs,
-    /// Only pods that are Ready
-    #[arg(long, help_heading = "Pods")]
-    ready_only: bool,
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
     output: ScanFormat,
@@ -37,6 +32,11 @@ pub(crate) struct Args {
     /// For how long three readings must agree before a loss is believed
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
+    /// Only pods that are Ready
+    #[arg(long, help_heading = "Pods")]
+    ready_only: bool,
+    #[command(flatten)]
+    selection: SelectionArgs,
     #[command(flatten)]
     ways: WayArgs,
     #[command(flatten)]
@@ -44,8 +44,11 @@ pub(crate) struct Args {
 }
 
 const AFTER_HELP: &str = "\
-The table shows pods that need a look, and those that were named; -o wide, json and
-yaml show all. -o name lists the findings as NAMESPACE/POD.
+The table shows pods that need a look, and those that were named; -o wide, json
+and yaml show all. -o name lists the findings as NAMESPACE/POD.
+
+A loss counts when three readings across --confirm agree, and never while ztunnel or
+istio-cni of its node is not Ready or has not settled.
 
 Exit codes, whatever the output format:
   0  clean

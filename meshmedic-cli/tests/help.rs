@@ -10,6 +10,7 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help", 100, &["--help"][..]),
         ("help-node", 100, &["node", "--help"]),
         ("help-agent", 80, &["agent", "--help"]),
+        ("help-scan", 80, &["scan", "--help"]),
     ] {
         let binary = env!("CARGO_BIN_EXE_meshmedic");
         let output = Command::new(binary)

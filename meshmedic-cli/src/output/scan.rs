@@ -29,6 +29,8 @@ pub(crate) enum ScanFormat {
     Name,
 }
 
+/// How wide sentences become.
+const COLUMNS: usize = 80;
 /// With more pods than this under one sentence, the rest is counted.
 const NAMES_SHOWN: usize = 3;
 
@@ -131,7 +133,7 @@ fn text(report: &ScanReport, wide: bool, all: bool) -> anyhow::Result<String> {
         out.push('\n');
     }
     for note in &report.notes {
-        writeln!(out, "{}: {note}", paint("note", Colour::Yellow))?;
+        writeln!(out, "{}:\n{}", paint("note", Colour::Yellow), wrapped(note, "  "))?;
     }
     writeln!(out, "{}", summary(report))?;
     Ok(out)
@@ -197,7 +199,7 @@ fn findings(pods: &[&ScannedPod]) -> String {
             &format!("{}{more}", shown.join(", ")),
             state_colour(pods[0].state),
         );
-        let _ = write!(out, "\n{whose}:\n  {sentence}.\n");
+        let _ = writeln!(out, "\n{whose}:\n{}", wrapped(&format!("{sentence}."), "  "));
     }
     out
 }
@@ -239,5 +241,25 @@ fn summary(report: &ScanReport) -> String {
         1 => "\n1 pod has an ended probe in its spec from now on.".to_owned(),
         count => format!("\n{count} pods have an ended probe in their spec from now on."),
     };
-    format!("{checked}: {}.{ways}{probed}", states.join(", "))
+    let states = wrapped(&format!("{checked}: {}.", states.join(", ")), "");
+    format!("{states}{ways}{probed}")
+}
+
+/// Breaks text into lines of 80 columns. A word that is longer has a line of its own.
+fn wrapped(text: &str, indent: &str) -> String {
+    let mut out = String::new();
+    let mut width = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if width > 0 && width + 1 + length <= COLUMNS {
+            out.push(' ');
+            width += 1 + length;
+        } else {
+            out += if width > 0 { "\n" } else { "" };
+            out += indent;
+            width = indent.len() + length;
+        }
+        out += word;
+    }
+    out
 }

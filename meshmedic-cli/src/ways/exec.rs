@@ -22,6 +22,8 @@ use crate::selection::Target;
 const BUFFER: usize = 64 * 1024;
 /// More than the tables of hundreds of thousands of connections; nobody but a hostile pod prints more.
 const MAX_PRINTED: usize = 128 * 1024 * 1024;
+/// From here on it is cheaper to hang up than to hear the end, if all that matters was seen.
+const LONG: usize = 256 * 1024;
 /// How much of its complaints is kept.
 const MAX_COMPLAINT: usize = 2 * 1024;
 const MAX_WORDS: usize = 200;
@@ -66,6 +68,7 @@ async fn read_in(connection: &Connection, target: &Target, container: &str) -> R
 async fn take(mut process: AttachedProcess, container: &str) -> Result<Reading, Unread> {
     let mut tables = Tables::default();
     let mut complaint = Vec::new();
+    let mut printed_so_far = 0_usize;
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let status = process.take_status();
     let mut status = pin!(async {
@@ -77,7 +80,8 @@ async fn take(mut process: AttachedProcess, container: &str) -> Result<Reading, 
     let (end, ended) = {
         let printed = print_into(stdout, |bytes| {
             tables.feed(bytes);
-            !tables.is_complete()
+            printed_so_far += bytes.len();
+            printed_so_far < LONG || !tables.is_complete()
         });
         let complained = print_into(stderr, |bytes| {
             let room = MAX_COMPLAINT.saturating_sub(complaint.len());
