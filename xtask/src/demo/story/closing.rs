@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The closing screen: the same node as a user at a workstation sees it, where this build has the commands.
+//! The closing screen: the same pods as a user at a workstation sees them, where this build has the commands.
 
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 
 use crate::demo::scenery::everybody;
 use crate::demo::stage::Stage;
-
-/// Wrong usage: the one exit code that no finding explains.
-const USAGE: i32 = 2;
 
 pub(super) fn play(stage: &mut Stage<'_>, program: &Path) -> anyhow::Result<()> {
     let help = Command::new(program)
@@ -27,24 +24,31 @@ pub(super) fn play(stage: &mut Stage<'_>, program: &Path) -> anyhow::Result<()> 
         .next()
         .context("there is nobody left")?;
     let named = who.full_name();
-    for arguments in [&["scan"][..], &["explain", &named]] {
-        if !arguments.first().is_some_and(|command| has(command)) {
+    for (command, object) in [("scan", None), ("explain", Some(named.as_str()))] {
+        if !has(command) {
             continue;
         }
-        stage
-            .screen
-            .heading(&format!("$ meshmedic {}", arguments.join(" ")))?;
+        let shown = ["$ meshmedic", command]
+            .into_iter()
+            .chain(object)
+            .collect::<Vec<_>>();
+        stage.screen.heading(&shown.join(" "))?;
+        stage.screen.flush()?;
         let output = Command::new(program)
-            .args(arguments)
+            .arg(command)
+            .args(object)
             .env("KUBECONFIG", stage.cluster.api().kubeconfig())
             .output()
-            .with_context(|| format!("meshmedic {}", arguments.join(" ")))?;
+            .with_context(|| shown.join(" "))?;
         stage
             .screen
             .plain(String::from_utf8_lossy(&output.stdout).trim_end())?;
-        if output.status.code().is_none_or(|code| code == USAGE) {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
+        ensure!(
+            output.status.success(),
+            "meshmedic {command} ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
