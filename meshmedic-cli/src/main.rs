@@ -72,7 +72,7 @@ enum Command {
     Completion(completion::Args),
     /// Print the version
     Version,
-    /// Print the socket tables of this network namespace
+    /// Print the socket tables and routes of this network namespace
     #[command(hide = true)]
     PrintSockets,
 }

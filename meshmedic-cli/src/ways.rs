@@ -13,7 +13,6 @@ use std::time::Duration;
 use clap::ValueEnum;
 use meshmedic_common::duration;
 use meshmedic_common::report::PodReport;
-use meshmedic_common::sockets::Reading;
 use meshmedic_common::verdict::{Reason, State};
 use serde::Serialize;
 
@@ -21,7 +20,7 @@ use crate::Usage;
 use crate::connection::{Connection, Failure};
 use crate::selection::{Selection, Target};
 
-pub(crate) use tables::FILES;
+pub(crate) use tables::{FILES, Readout};
 
 /// Which way to go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -110,7 +109,7 @@ pub(crate) enum Seen {
     /// The agent's verdict, which it confirmed by itself.
     Judged(Box<PodReport>),
     /// One reading.
-    Read(Reading),
+    Read(Readout),
     /// No answer.
     Unread(Reason, String),
 }
@@ -276,7 +275,7 @@ impl Reader {
         Look::unread(last)
     }
 
-    async fn by_exec(&self, target: &Target) -> Result<(String, Reading), Unread> {
+    async fn by_exec(&self, target: &Target) -> Result<(String, Readout), Unread> {
         self.unless_barred(Way::Exec, target)?;
         let read = exec::read(&self.connection, target);
         let result = match tokio::time::timeout(self.args.timeout, read).await {
@@ -286,7 +285,7 @@ impl Reader {
         result.inspect_err(|unread| self.bar(Way::Exec, target, unread))
     }
 
-    async fn by_probe(&self, target: &Target) -> Result<(String, Reading), Unread> {
+    async fn by_probe(&self, target: &Target) -> Result<(String, Readout), Unread> {
         self.unless_barred(Way::Probe, target)?;
         let image = self
             .image

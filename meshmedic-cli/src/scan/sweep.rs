@@ -8,14 +8,13 @@ use futures_util::{StreamExt as _, stream};
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::PodReport;
-use meshmedic_common::sockets::Reading;
-use meshmedic_common::verdict::{Owner, Reason, State};
+use meshmedic_common::verdict::{Owner, Reason, State, Traffic};
 
 use super::{Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
 use crate::selection::{Mesh, NodeHealth, Selection, Target, again, select};
-use crate::ways::{Look, Reader, Seen, Way, WayArgs};
+use crate::ways::{Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
 const MORE_READINGS: u32 = 2;
@@ -245,9 +244,9 @@ fn verdict(target: &Target, look: Look) -> Verdict {
     };
     match look.seen {
         Seen::Judged(report) => Verdict::Known(Box::new(seen_by(judged(target, *report)))),
-        Seen::Read(reading) => {
-            let pod = Box::new(seen_by(read(target, &reading)));
-            if reading.is_complete() {
+        Seen::Read(readout) => {
+            let pod = Box::new(seen_by(read(target, &readout)));
+            if readout.reading.is_complete() {
                 Verdict::Known(pod)
             } else {
                 Verdict::Lost(pod)
@@ -273,7 +272,8 @@ fn judged(target: &Target, report: PodReport) -> ScannedPod {
 }
 
 /// From one reading. Whose the sockets are nobody can tell from afar.
-fn read(target: &Target, reading: &Reading) -> ScannedPod {
+fn read(target: &Target, readout: &Readout) -> ScannedPod {
+    let Readout { reading, redirection } = readout;
     let required = reading.wildcard_ports().intersection(PortSet::REQUIRED);
     let (state, owner) = if reading.is_complete() {
         (State::Captured, Some(Owner::Unproven))
@@ -285,6 +285,8 @@ fn read(target: &Target, reading: &Reading) -> ScannedPod {
     ScannedPod {
         ports: Some(reading.ports()),
         owner,
+        redirection: Some(*redirection),
+        traffic: state.is_finding().then(|| Traffic::from(*redirection)),
         ..ScannedPod::unread(target, state, None, None)
     }
 }

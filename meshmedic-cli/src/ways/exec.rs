@@ -8,13 +8,12 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
 use kube::api::{AttachParams, AttachedProcess};
-use meshmedic_common::sockets::Reading;
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Reason;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::Unread;
-use super::tables::{FILES, Tables};
+use super::tables::{FILES, Readout, Tables};
 use crate::connection::Connection;
 use crate::selection::Target;
 
@@ -31,7 +30,7 @@ const MAX_WORDS: usize = 200;
 const NOT_RUN: [&str; 2] = ["126", "127"];
 
 /// Reads the pod; gives the container that answered.
-pub(super) async fn read(connection: &Connection, target: &Target) -> Result<(String, Reading), Unread> {
+pub(super) async fn read(connection: &Connection, target: &Target) -> Result<(String, Readout), Unread> {
     let mut last = Unread::new(Reason::NoProcess, "none of its containers runs");
     for container in &target.running {
         match read_in(connection, target, container).await {
@@ -45,7 +44,7 @@ pub(super) async fn read(connection: &Connection, target: &Target) -> Result<(St
     Err(last)
 }
 
-async fn read_in(connection: &Connection, target: &Target, container: &str) -> Result<Reading, Unread> {
+async fn read_in(connection: &Connection, target: &Target, container: &str) -> Result<Readout, Unread> {
     let (namespace, name) = (&target.facts.namespace, &target.facts.name);
     let pods: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let parameters = AttachParams::default()
@@ -65,7 +64,7 @@ async fn read_in(connection: &Connection, target: &Target, container: &str) -> R
 }
 
 /// Takes what is printed, never more than fits.
-async fn take(mut process: AttachedProcess, container: &str) -> Result<Reading, Unread> {
+async fn take(mut process: AttachedProcess, container: &str) -> Result<Readout, Unread> {
     let mut tables = Tables::default();
     let mut complaint = Vec::new();
     let mut printed_so_far = 0_usize;
@@ -101,24 +100,26 @@ async fn take(mut process: AttachedProcess, container: &str) -> Result<Reading, 
     };
     tables.complain(&complaint);
     match end {
-        // All that matters was seen.
-        _ if tables.is_complete() => {
-            return tables
-                .finish()
-                .map_err(|(reason, detail)| Unread::new(reason, detail));
-        }
-        End::TooMuch => {
+        End::TooMuch if !tables.is_complete() => {
             let detail = format!("container {container} printed more than any socket table");
             return Err(Unread::new(Reason::Malformed, detail));
         }
+        // All that matters was seen.
+        End::TooMuch | End::Enough => return finish(tables, container),
         End::Cut => return judge(tables, None, container),
-        End::Over | End::Enough => {}
+        End::Over => {}
     }
     let ended = match ended {
         Some(ended) => Some(ended),
         None => status.await,
     };
     judge(tables, ended.as_ref(), container)
+}
+
+fn finish(tables: Tables, container: &str) -> Result<Readout, Unread> {
+    tables
+        .finish()
+        .map_err(|(reason, detail)| Unread::new(reason, format!("container {container}: {detail}")))
 }
 
 /// Until both are over, or the first has had enough.
@@ -139,8 +140,11 @@ async fn both(printed: impl Future<Output = End>, complained: impl Future<Output
 }
 
 /// What follows from what was printed and how the command ended.
-fn judge(tables: Tables, status: Option<&Status>, container: &str) -> Result<Reading, Unread> {
+fn judge(mut tables: Tables, status: Option<&Status>, container: &str) -> Result<Readout, Unread> {
     let Some(status) = status else {
+        if tables.is_complete() {
+            return finish(tables, container);
+        }
         return Err(Unread::new(
             Reason::ReadFailed,
             format!("container {container}: the connection broke before it had printed everything"),
@@ -170,9 +174,8 @@ fn judge(tables: Tables, status: Option<&Status>, container: &str) -> Result<Rea
             format!("container {container}: {words}"),
         ));
     }
-    tables
-        .finish()
-        .map_err(|(reason, detail)| Unread::new(reason, format!("container {container}: {detail}")))
+    tables.end();
+    finish(tables, container)
 }
 
 enum End {

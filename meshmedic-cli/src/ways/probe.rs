@@ -12,13 +12,12 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
-use meshmedic_common::sockets::Reading;
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Reason;
 use serde_json::json;
 
 use super::agent::Agents;
-use super::tables::{FILES, Tables};
+use super::tables::{FILES, Readout, Tables};
 use super::{Unread, WayArgs};
 use crate::connection::Connection;
 use crate::selection::{Target, list};
@@ -101,7 +100,7 @@ pub(super) async fn read(
     target: &Target,
     image: &Image,
     placed: impl Fn(&str),
-) -> Result<(String, Reading), Unread> {
+) -> Result<(String, Readout), Unread> {
     let facts = &target.facts;
     if facts.mirror {
         return Err(Unread::new(
@@ -214,7 +213,7 @@ async fn log(
     pods: &Api<Pod>,
     target: &Target,
     name: &str,
-) -> Result<Reading, Unread> {
+) -> Result<Readout, Unread> {
     let parameters = LogParams {
         container: Some(name.to_owned()),
         limit_bytes: i64::try_from(MAX_LOG).ok(),
@@ -232,13 +231,13 @@ async fn log(
     let mut read = 0_usize;
     loop {
         match stream.read(&mut buffer).await {
-            Ok(0) => break,
+            Ok(0) => {
+                tables.end();
+                break;
+            }
             Ok(length) => {
                 read = read.saturating_add(length);
                 tables.feed(&buffer[..length]);
-                if tables.is_complete() {
-                    break;
-                }
                 if read > MAX_LOG {
                     return Err(Unread::new(
                         Reason::Malformed,
@@ -281,7 +280,7 @@ mod tests {
         let probe = container_of(&patch);
         assert_eq!(
             probe["command"],
-            json!(["cat", "/proc/net/tcp", "/proc/net/tcp6"])
+            json!(["cat", "/proc/net/tcp", "/proc/net/tcp6", "/proc/net/fib_trie"])
         );
         let security = &probe["securityContext"];
         assert_eq!(security["allowPrivilegeEscalation"], false);

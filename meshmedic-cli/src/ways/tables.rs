@@ -1,20 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The socket tables of a pod as `cat` prints them, one after the other, taken piece by piece.
+//! The socket tables and routes of a pod as `cat` prints them, one after the other, taken piece by piece.
 //!
 //! They may come from the pod, so nothing in them is trusted: memory is bounded whatever is printed, and the absence
 //! of a listener is believed only of tables that were printed wholly.
 
+use meshmedic_agent::node::NetAddresses;
 use meshmedic_common::sockets::{Family, Reading, TableParser};
 use meshmedic_common::text::clean;
-use meshmedic_common::verdict::Reason;
+use meshmedic_common::verdict::{Reason, Redirection};
 
 /// Longer than any row that a kernel writes.
 const LONGEST_LINE: usize = 512;
 /// How much of a complaint is kept.
 const MAX_WORDS: usize = 200;
 
-/// What is printed, in this order: the families of the tables and the files that hold them.
-pub(crate) const FILES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+/// Far more than the routing tables of any pod.
+const MAX_ROUTES: usize = 256 * 1024;
+/// What is printed, in this order: the socket tables, and the routes, among which Istio's may be.
+pub(crate) const FILES: [&str; 3] = ["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/fib_trie"];
+
+/// What was read of a pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Readout {
+    pub(crate) reading: Reading,
+    /// Unknown where the routes were not printed wholly.
+    pub(crate) redirection: Redirection,
+}
 
 /// Takes what is printed.
 #[derive(Debug, Default)]
@@ -25,6 +36,10 @@ pub(super) struct Tables {
     has_inet: bool,
     has_inet6: bool,
     lacks_inet6: bool,
+    /// The routes, once they begin.
+    routes: Option<String>,
+    /// Whether everything was printed that would be.
+    ended: bool,
     complaint: Option<String>,
 }
 
@@ -51,6 +66,7 @@ impl Tables {
     fn take(&mut self, line: &[u8]) {
         if let Some(family) = header(line) {
             self.end_table();
+            self.routes = None;
             match family {
                 Family::Inet => self.has_inet = true,
                 Family::Inet6 => self.has_inet6 = true,
@@ -59,6 +75,8 @@ impl Tables {
         } else if line.starts_with(b"cat: ") {
             // A log does not tell what was an error.
             return self.complain(line);
+        } else if begins_routes(line) || self.routes.is_some() {
+            return self.take_route(line);
         }
         match &mut self.parser {
             Some(parser) => {
@@ -66,6 +84,29 @@ impl Tables {
                 parser.feed(b"\n", &mut self.reading);
             }
             None => self.complain(line),
+        }
+    }
+
+    fn take_route(&mut self, line: &[u8]) {
+        self.end_table();
+        let routes = self.routes.get_or_insert_default();
+        if routes.len() < MAX_ROUTES {
+            routes.push_str(&String::from_utf8_lossy(line));
+            routes.push('\n');
+        }
+    }
+
+    /// Says that whoever prints came to its end by itself.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    fn redirection(&self) -> Redirection {
+        match &self.routes {
+            Some(routes) if self.ended && routes.len() < MAX_ROUTES => {
+                NetAddresses::parse(routes, "").redirection()
+            }
+            _ => Redirection::Unknown,
         }
     }
 
@@ -82,7 +123,7 @@ impl Tables {
         for line in lines {
             if line.contains("/proc/net/tcp6") && line.contains("No such file") {
                 self.lacks_inet6 = true;
-            } else {
+            } else if !line.contains("fib_trie") {
                 self.complaint.get_or_insert_with(|| clean(line, MAX_WORDS));
             }
         }
@@ -104,7 +145,13 @@ impl Tables {
     }
 
     /// Says that nothing more is printed. `Err` if the absence of listeners is not proved by it.
-    pub(super) fn finish(mut self) -> Result<Reading, (Reason, String)> {
+    pub(super) fn finish(self) -> Result<Readout, (Reason, String)> {
+        let redirection = self.redirection();
+        self.reading_alone()
+            .map(|reading| Readout { reading, redirection })
+    }
+
+    fn reading_alone(mut self) -> Result<Reading, (Reason, String)> {
         if self.is_complete() {
             return Ok(self.reading);
         }
@@ -112,6 +159,8 @@ impl Tables {
             let line = std::mem::take(&mut self.line);
             // What does not end in a line's end was cut.
             match &mut self.parser {
+                // Of the routes nothing is concluded that a cut could change.
+                _ if self.routes.is_some() => {}
                 Some(parser) => parser.feed(&line, &mut self.reading),
                 None => self.complain(&line),
             }
@@ -136,6 +185,11 @@ impl Tables {
         }
         Ok(self.reading)
     }
+}
+
+/// How the routes begin: with the name of the first table.
+fn begins_routes(line: &[u8]) -> bool {
+    matches!(line, b"Main:" | b"Local:") || (line.starts_with(b"Id ") && line.ends_with(b":"))
 }
 
 /// The header of a table; the two families' differ.
@@ -182,7 +236,43 @@ mod tests {
         for piece in pieces {
             tables.feed(piece);
         }
-        tables.finish()
+        tables.finish().map(|readout| readout.reading)
+    }
+
+    #[test]
+    fn the_routes_tell_what_a_pods_traffic_does_unless_they_were_cut() {
+        let main = "Main:\n  |-- 10.0.0.7\n     /32 host LOCAL\n";
+        let istio = "Id 100:\n  +-- 0.0.0.0/0 0 0 1\n     |-- 0.0.0.0\n        /0 host LOCAL\n";
+        for (routes, ended, redirection) in [
+            (format!("{istio}{main}"), true, Redirection::Routed),
+            (main.to_owned(), true, Redirection::Absent),
+            (main.to_owned(), false, Redirection::Unknown),
+            (String::new(), true, Redirection::Unknown),
+            (
+                "cat: /proc/net/fib_trie: Permission denied\n".to_owned(),
+                true,
+                Redirection::Unknown,
+            ),
+            (
+                format!("Main:\n{}", "x\n".repeat(MAX_ROUTES)),
+                true,
+                Redirection::Unknown,
+            ),
+        ] {
+            let mut tables = Tables::default();
+            tables.feed(format!("{TCP}{TCP6}{routes}").as_bytes());
+            if ended {
+                tables.end();
+            }
+            let readout = tables.finish().unwrap();
+            assert_eq!(
+                readout.redirection,
+                redirection,
+                "{}",
+                &routes[..routes.len().min(80)]
+            );
+            assert!(readout.reading.ports().is_empty());
+        }
     }
 
     fn captured(family: Family) -> String {
