@@ -6,6 +6,7 @@ mod sweep;
 
 use std::time::Duration;
 
+use meshmedic_common::duration;
 use meshmedic_common::verdict::exit_code;
 
 use crate::connection::{self, Connection, ConnectionArgs};
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// For how long three readings must agree before a loss is believed
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
+    /// How long ztunnel must have been Ready before its absence in a pod means anything
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    settle: Duration,
     /// Only pods that are Ready
     #[arg(long, help_heading = "Pods")]
     ready_only: bool,
@@ -67,6 +71,8 @@ Examples:
 pub(crate) struct Options {
     /// For how long three readings must agree.
     pub(crate) confirm: Duration,
+    /// How long ztunnel must have been Ready.
+    pub(crate) settle: Duration,
     /// Whether pods that are not Ready are left out.
     pub(crate) ready_only: bool,
 }
@@ -100,6 +106,7 @@ fn code(report: &ScanReport) -> u8 {
 async fn once(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<ScanReport> {
     let options = Options {
         confirm: args.confirm,
+        settle: args.settle,
         ready_only: args.ready_only,
     };
     sweep(connection, selection, &args.ways, options).await

@@ -229,7 +229,7 @@ impl Reader {
         let mut last = Unread::new(Reason::ReadFailed, "no way to read it is open");
         if matches!(self.args.via, Via::Auto | Via::Agent) {
             match self.agents.of(&target.facts) {
-                Ok(report) if self.args.via == Via::Agent || report.state != State::Unverifiable => {
+                Ok(report) if self.args.via == Via::Agent || is_settled(report) => {
                     let seen = Seen::Judged(Box::new(report.clone()));
                     return Look {
                         way: Some(Way::Agent),
@@ -318,6 +318,15 @@ impl Reader {
         if unread.reason == Reason::Forbidden {
             lock(&self.barred).insert((way, target.facts.namespace.clone()), unread.clone());
         }
+    }
+}
+
+/// Whether an agent's verdict needs no further look. What it has not made up its mind about we can read as well.
+fn is_settled(report: &PodReport) -> bool {
+    match report.state {
+        State::Unverifiable => false,
+        State::Suspect => report.reason != Some(Reason::Confirming),
+        _ => true,
     }
 }
 

@@ -67,6 +67,7 @@ pub(crate) async fn sweep(
         connection,
         reader,
         at_once: ways.concurrency(),
+        settle: options.settle,
     };
     let mut losses = scan.read(unread, &mut pods).await;
     scan.confirm(&mut losses, &mut pods, options.confirm).await;
@@ -92,6 +93,7 @@ struct Scan<'a> {
     connection: &'a Connection,
     reader: Reader,
     at_once: usize,
+    settle: Duration,
 }
 
 impl Scan<'_> {
@@ -171,7 +173,7 @@ impl Scan<'_> {
             async move {
                 let now = again(self.connection, &namespace, &name).await;
                 let revised = match now {
-                    Ok(now) => revised(mesh, known, now.as_ref(), self.connection),
+                    Ok(now) => revised(mesh, known, now.as_ref(), self.connection, self.settle),
                     Err(failure) => {
                         let detail = Some(failure.short());
                         let reason = Some(Reason::ReadFailed);
@@ -202,7 +204,13 @@ impl Scan<'_> {
 }
 
 /// What is said of a pod in the end, when it was fetched once more.
-fn revised(mesh: &Mesh, pod: ScannedPod, now: Option<&Target>, connection: &Connection) -> ScannedPod {
+fn revised(
+    mesh: &Mesh,
+    pod: ScannedPod,
+    now: Option<&Target>,
+    connection: &Connection,
+    settle: Duration,
+) -> ScannedPod {
     let exempt = |pod: ScannedPod, reason| {
         let (detail, traffic) = (None, None);
         ScannedPod {
@@ -222,7 +230,7 @@ fn revised(mesh: &Mesh, pod: ScannedPod, now: Option<&Target>, connection: &Conn
     let health = pod
         .node
         .as_deref()
-        .map(|node| mesh.health(node, connection.clock.now()));
+        .map(|node| mesh.health(node, settle, connection.clock.now()));
     match health {
         // An agent watches its ztunnel closer than we do.
         Some(NodeHealth::Fault(why)) if pod.state.is_finding() && pod.via != Some(Way::Agent) => ScannedPod {

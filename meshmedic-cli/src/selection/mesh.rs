@@ -22,8 +22,6 @@ const ZTUNNEL: &str = "app=ztunnel";
 const ISTIO_CNI: &str = "k8s-app=istio-cni-node";
 /// Where Istio is if it is not said otherwise.
 const ISTIO: &str = "istio-system";
-/// How long ztunnel must have been Ready before its absence in a pod means anything.
-const SETTLE: Duration = Duration::from_secs(30);
 
 /// Whether a pod's missing listeners can be its own fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,10 +113,11 @@ impl Mesh {
         }
     }
 
-    /// How a node's ztunnel and istio-cni are.
-    pub(crate) fn health(&self, node: &str, now: Option<Timestamp>) -> NodeHealth {
+    /// How a node's ztunnel and istio-cni are. ztunnel must have been Ready for as long as `settle` before its absence
+    /// in a pod means anything.
+    pub(crate) fn health(&self, node: &str, settle: Duration, now: Option<Timestamp>) -> NodeHealth {
         let ztunnels = self.ztunnels.as_ref();
-        if let Some(fault) = ztunnels.and_then(|nodes| fault(nodes.get(node), "ztunnel", Some(SETTLE), now)) {
+        if let Some(fault) = ztunnels.and_then(|nodes| fault(nodes.get(node), "ztunnel", Some(settle), now)) {
             return NodeHealth::Fault(fault);
         }
         // Where no node has one, it goes by another name.

@@ -6,5 +6,6 @@ mod api_faults;
 mod crashes;
 mod heal;
 mod process;
+mod scan;
 mod withheld;
 mod world;

@@ -121,6 +121,11 @@ impl Agent {
         get(self.metrics, path)
     }
 
+    /// Where it serves what it reports.
+    pub(crate) fn status(&self) -> SocketAddr {
+        self.status
+    }
+
     /// What it reports of its node.
     pub(crate) fn report(&self) -> NodeReport {
         let (code, text) = get(self.status, "/v1/node");

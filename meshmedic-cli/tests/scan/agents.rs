@@ -144,7 +144,33 @@ fn an_agent_answers_for_its_whole_node_through_one_stream() {
     );
     let ran = world.scan(&["-o", "json", "--via", "agent"]);
     assert_eq!(via(&ran, "cart-3"), "unverifiable -");
+    assert!(ran.stdout.contains("does not know it"), "{ran:?}");
     assert_eq!(world.requests_for("pods/exec"), 1);
+}
+
+#[test]
+fn what_an_agent_has_not_made_up_its_mind_about_is_read() {
+    let world = World::new();
+    let (one, two) = (
+        world.pod("cart-1", Exec::orphan()),
+        world.pod("cart-2", Exec::captured()),
+    );
+    let owner = world.daemon_set();
+    let (mut confirming, mut unread) = (judged(&one, "suspect"), judged(&two, "unverifiable"));
+    confirming["reason"] = "confirming".into();
+    unread["reason"] = "not-read".into();
+    let mut fault = judged(&world.pod("cart-3", Exec::orphan()), "suspect");
+    fault["reason"] = "node-fault".into();
+    world.agent(
+        "meshmedic-x",
+        &owner,
+        http(&report(NODE, &[confirming, unread, fault])),
+    );
+    let ran = world.scan(&["-o", "json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(via(&ran, "cart-1"), "orphan exec");
+    assert_eq!(via(&ran, "cart-2"), "captured exec");
+    assert_eq!(via(&ran, "cart-3"), "suspect agent");
 }
 
 #[test]
