@@ -2,6 +2,8 @@
 //! The command `meshmedic`: finds pods that silently fell out of an Istio ambient mesh.
 
 mod agent;
+#[cfg_attr(not(test), expect(dead_code, reason = "`scan --behavioral` will use it"))]
+mod behavioral;
 mod capabilities;
 mod completion;
 mod connection;

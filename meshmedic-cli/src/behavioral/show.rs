@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What was heard, for people.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshmedic_common::duration;
+use meshmedic_common::text::clean;
+use meshmedic_common::ztunnel_log::{Candidate, Signature};
+
+use super::Heard;
+
+/// How many ztunnels, or pods, are named in one sentence.
+const NAMED: usize = 3;
+/// What is shown of a reason that stems from the cluster.
+const REASON_LIMIT: usize = 200;
+
+/// The evidence against one candidate, line by line.
+pub(crate) fn evidence(candidate: &Candidate, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (signature, evidence) in &candidate.signatures {
+        let tally = &evidence.tally;
+        let age = Duration::try_from(now.duration_since(tally.last)).unwrap_or_default();
+        let mut said_by: Vec<&str> = evidence.ztunnels.iter().map(String::as_str).take(NAMED).collect();
+        if evidence.more_ztunnels || evidence.ztunnels.len() > NAMED {
+            said_by.push("others");
+        }
+        lines.push(format!(
+            "{} {} ({}), last {} ago, said by {}",
+            signature.as_str(),
+            times(tally.count),
+            signature.describe(),
+            duration::show(Duration::from_secs(age.as_secs())),
+            said_by.join(", ")
+        ));
+        if *signature == Signature::HboneRefused {
+            lines.push("  (a NetworkPolicy that rejects port 15008 looks the same in a log)".to_owned());
+        }
+        lines.push(format!("  {}", tally.sample));
+    }
+    lines
+}
+
+/// What has to be said beside the candidates.
+pub(crate) fn notes(heard: &Heard) -> Vec<String> {
+    let findings = &heard.findings;
+    let mut notes = Vec::new();
+    if heard.logs == 0 && heard.unheard.is_empty() {
+        notes.push(
+            "no ztunnel was found: no pod of a DaemonSet has the label app=ztunnel. Is this the right context?"
+                .to_owned(),
+        );
+    }
+    for (ztunnel, why) in &heard.unheard {
+        notes.push(format!(
+            "the log of {ztunnel} could not be read to its end: {}; what it would say stays unknown",
+            clean(why, REASON_LIMIT)
+        ));
+    }
+    for stranger in &heard.strangers {
+        notes.push(format!(
+            "{stranger} has the label app=ztunnel and belongs to no DaemonSet: its log was not read"
+        ));
+    }
+    for (count, what) in [
+        (findings.malformed, "access lines could not be understood"),
+        (findings.overlong, "lines were too long to be read"),
+        (findings.dropped(), "lines accuse more pods than are kept in mind"),
+    ] {
+        if count > 0 {
+            notes.push(format!("{count} {what}"));
+        }
+    }
+    notes.push("an orphan that nobody talks to leaves no trace in any log: only a scan without --behavioral finds it".to_owned());
+    notes
+}
+
+fn times(count: u64) -> String {
+    if count == 1 {
+        "once".to_owned()
+    } else {
+        format!("{count} times")
+    }
+}
