@@ -160,8 +160,11 @@ const STRICT_PREFIX: &str = "converted_peer_authentication_";
 #[must_use]
 pub fn classify<'d>(access: &Access, directory: &'d dyn Directory) -> Verdict<'d> {
     let judged = match access.direction {
-        // Such a line names nobody, so it cannot accuse anybody.
-        _ if access.early => Err(of_failure(access.failure())),
+        // Such a line names nobody, so it cannot accuse anybody, nor tell whether there was an identity.
+        _ if access.early => Err(match access.failure() {
+            Some(Failure::Rejected { .. }) => Some(Apart::OtherFailure),
+            failure => of_failure(failure),
+        }),
         Direction::Outbound => outbound(access, directory),
         Direction::Inbound => inbound(access, directory),
     };

@@ -280,6 +280,12 @@ fn each_thing_that_looks_alike_has_its_name() {
         ),
         // Even with the very words: such a line names nobody.
         ("outbound", REFUSED, Apart::OutsideRefused),
+        ("inbound", REJECTED, Apart::OtherFailure),
+        (
+            "inbound",
+            "io error: Broken pipe (os error 32)",
+            Apart::OtherFailure,
+        ),
     ] {
         apart(&early(direction, error), name);
     }

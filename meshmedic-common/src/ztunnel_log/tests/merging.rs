@@ -20,7 +20,7 @@ fn six() -> PodIndex {
     index
 }
 
-/// One line: which pod, what it does, and the second in which it does it.
+/// One line: which pod, what it does, and the second in which it does it; few seconds, so that they often agree.
 fn line((number, what, second): (u8, u8, u8)) -> String {
     let (ip, name) = (format!("10.1.0.{number}"), format!("p{number}"));
     let time = format!("2026-11-21T09:00:{second:02}Z");
@@ -86,7 +86,7 @@ fn the_ztunnels_that_are_named_are_few() {
 proptest! {
     #[test]
     fn neither_order_nor_grouping_matters(
-        logs in prop::collection::vec(prop::collection::vec((0_u8..6, 0_u8..6, 0_u8..60), 0..12), 1..12),
+        logs in prop::collection::vec(prop::collection::vec((0_u8..6, 0_u8..6, 0_u8..9), 0..12), 1..12),
         order in any::<prop::sample::Index>(),
         cut in any::<prop::sample::Index>(),
     ) {
@@ -130,7 +130,7 @@ proptest! {
 
     #[test]
     fn the_order_of_lines_does_not_matter(
-        lines in prop::collection::vec((0_u8..6, 0_u8..6, 0_u8..60), 0..20),
+        lines in prop::collection::vec((0_u8..6, 0_u8..6, 0_u8..9), 0..20),
         by in any::<prop::sample::Index>(),
     ) {
         let pods = six();
