@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask bench`: how long a loss takes from the kernel's timestamp to the suspicion.
+//! `cargo xtask bench`: how long a loss takes from the kernel's timestamp to the suspicion, and what an agent
+//! costs at rest.
+
+mod steady;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use serde_json::json;
 
 use crate::demo::build;
 use crate::test::{cargo, workspace_root};
+use steady::Steady;
 
 /// As many pods as a big node has.
 const PODS: usize = 200;
@@ -89,7 +93,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    build(&["meshmedic-lab"])?;
+    build(&["meshmedic-lab", "meshmedic-cli"])?;
     let losses = if args.quick { LOSSES_QUICK } else { LOSSES };
     say(&format!(
         "{losses} losses each, one at a time, on a lab node of {PODS} pods. From the kernel's\n\
@@ -124,7 +128,13 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         ))?;
         outcomes.push(outcome);
     }
-    let file = write(&outcomes)?;
+    say("\nAn agent with repairs on, in a cluster at rest:\n")?;
+    let steady = steady::measure().context("the agent at rest")?;
+    say(&format!(
+        "{} pods, {:.0} s: {:.1} MiB resident, {:.0} ms of CPU an hour, {} requests besides watches",
+        steady.pods, steady.seconds, steady.resident_mib, steady.cpu_ms_an_hour, steady.requests
+    ))?;
+    let file = write(&outcomes, &steady)?;
     say(&format!("\nWritten to {}", file.display()))
 }
 
@@ -132,7 +142,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn write(outcomes: &[Outcome]) -> anyhow::Result<PathBuf> {
+fn write(outcomes: &[Outcome], steady: &Steady) -> anyhow::Result<PathBuf> {
     let target = match env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => folder.into(),
         None => workspace_root()?.join("target"),
@@ -162,6 +172,13 @@ fn write(outcomes: &[Outcome]) -> anyhow::Result<PathBuf> {
         "kernel": kernel.trim(),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "cases": cases,
+        "agentAtRest": {
+            "pods": steady.pods,
+            "seconds": steady.seconds,
+            "residentMib": steady.resident_mib,
+            "cpuMsAnHour": steady.cpu_ms_an_hour,
+            "requestsBesidesWatches": steady.requests,
+        },
     }))?;
     fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)

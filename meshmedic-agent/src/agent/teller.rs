@@ -328,7 +328,7 @@ impl Teller {
                     "its successor {} on {} is captured, {} after the repair began",
                     proof.pod,
                     proof.node,
-                    meshmedic_common::duration::show(Duration::from_secs(took.as_secs()))
+                    meshmedic_common::duration::show(in_millis(took))
                 );
                 (EventReason::RepairSucceeded, note)
             }
@@ -416,6 +416,11 @@ impl Teller {
             tracing::warn!("some Events were not written");
         }
     }
+}
+
+/// Without what nobody reads.
+fn in_millis(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn of_pod(namespace: &str, name: &str, uid: &str) -> Subject {
