@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api_faults;
+mod big;
 mod crashes;
 mod heal;
 mod process;
