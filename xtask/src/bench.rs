@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench`: how long a loss takes from the kernel's timestamp to the suspicion, and what an agent
-//! costs at rest.
+//! costs at rest, and how long a scan takes.
 
+mod scan;
 mod steady;
 
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use serde_json::json;
 
 use crate::demo::build;
 use crate::test::{cargo, workspace_root};
+use scan::Scans;
 use steady::Steady;
 
 /// As many pods as a big node has.
@@ -134,7 +136,21 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         "{} pods, {:.0} s: {:.1} MiB resident, {:.0} ms of CPU an hour, {} requests besides watches",
         steady.pods, steady.seconds, steady.resident_mib, steady.cpu_ms_an_hour, steady.requests
     ))?;
-    let file = write(&outcomes, &steady)?;
+    say("\nA scan of 500 pods, each of which takes 50 ms to answer:\n")?;
+    let scans = scan::measure().context("the scan")?;
+    say(&format!("one after the other           {:>7.2} s", scans.serial))?;
+    for (what, took, share, met) in scans.rows() {
+        let met = if met { "met" } else { "missed" };
+        say(&format!(
+            "{what:<30}{took:>7.2} s, 1/{:.0} of it: {met}",
+            1.0 / share
+        ))?;
+    }
+    say(&format!(
+        "memory at its peak: {:.1} MiB with 500 pods, {:.1} MiB with 5,000",
+        scans.mib_few, scans.mib_many
+    ))?;
+    let file = write(&outcomes, &steady, &scans)?;
     say(&format!("\nWritten to {}", file.display()))
 }
 
@@ -142,7 +158,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn write(outcomes: &[Outcome], steady: &Steady) -> anyhow::Result<PathBuf> {
+fn write(outcomes: &[Outcome], steady: &Steady, scans: &Scans) -> anyhow::Result<PathBuf> {
     let target = match env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => folder.into(),
         None => workspace_root()?.join("target"),
@@ -178,6 +194,14 @@ fn write(outcomes: &[Outcome], steady: &Steady) -> anyhow::Result<PathBuf> {
             "residentMib": steady.resident_mib,
             "cpuMsAnHour": steady.cpu_ms_an_hour,
             "requestsBesidesWatches": steady.requests,
+        },
+        "scan": {
+            "pods": 500,
+            "serialSeconds": scans.serial,
+            "execSeconds": scans.exec,
+            "agentSeconds": scans.agent,
+            "peakMib500": scans.mib_few,
+            "peakMib5000": scans.mib_many,
         },
     }))?;
     fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;

@@ -2,7 +2,8 @@
 //! What an agent costs while nothing happens: memory, processor time, and what it asks of the API.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const NODE: &str = "node-a";
 /// Whom the manifest makes the agent.
 const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
-const MANIFESTS: [&str; 2] = [
+pub(super) const MANIFESTS: [&str; 2] = [
     include_str!("../../../deploy/manifest.yaml"),
     include_str!("../../../deploy/repair.yaml"),
 ];
@@ -54,7 +55,7 @@ pub(super) fn measure() -> anyhow::Result<Steady> {
     let kubeconfig = cluster
         .api()
         .kubeconfig_for_service_account("meshmedic", "meshmedic")?;
-    let agent = Agent::start(&cluster, kubeconfig)?;
+    let agent = Agent::start(&cluster, NODE, &kubeconfig)?;
     let watches = || cluster.api().requests_of(USER).map(|requests| requests.len());
     // Every watch has begun once it has listed and watches: six of them.
     wait::until("the agent's watches to begin", DEADLINE, || {
@@ -75,27 +76,38 @@ pub(super) fn measure() -> anyhow::Result<Steady> {
     })
 }
 
-struct Agent(Child);
+/// The command, which is built beside this program.
+pub(super) fn program() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let program = own.with_file_name("meshmedic");
+    ensure!(
+        program.exists(),
+        "{} is missing: cargo build --package meshmedic-cli",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// A running agent.
+pub(super) struct Agent {
+    child: Child,
+    address: SocketAddr,
+}
 
 impl Agent {
-    fn start(cluster: &Cluster, kubeconfig: PathBuf) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("cannot find this program's own file")?;
-        let program = own.with_file_name("meshmedic");
-        ensure!(
-            program.exists(),
-            "{} is missing: cargo build --package meshmedic-cli",
-            program.display()
-        );
-        let child = Command::new(program)
-            .args(["agent", "--node", NODE, "--auto-repair", "--repair-stuck"])
+    pub(super) fn start(cluster: &Cluster, node: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
+        // Free a moment ago, which is good enough for a benchmark.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let child = Command::new(program()?)
+            .args(["agent", "--node", node, "--auto-repair", "--repair-stuck"])
             .args([
                 "--metrics-addr",
-                "127.0.0.1:0",
+                "",
                 "--status-addr",
-                "127.0.0.1:0",
+                &address.to_string(),
                 "--host-proc",
             ])
-            .arg(cluster.node(NODE)?.lab().proc_root())
+            .arg(cluster.node(node)?.lab().proc_root())
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .env("POD_NAMESPACE", "meshmedic")
@@ -103,11 +115,16 @@ impl Agent {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start the agent")?;
-        Ok(Self(child))
+        Ok(Self { child, address })
+    }
+
+    /// Where it serves its report.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let path = format!("/proc/{}/{file}", self.0.id());
+        let path = format!("/proc/{}/{file}", self.child.id());
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}: did the agent end?"))
     }
 
@@ -130,7 +147,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
