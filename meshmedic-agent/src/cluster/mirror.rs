@@ -273,3 +273,6 @@ pub(super) fn pause_reason(control: &ConfigMap) -> Option<String> {
     let paused = data.get(REPAIRS)?.trim() == PAUSED;
     paused.then(|| data.get(PAUSE_REASON).cloned().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

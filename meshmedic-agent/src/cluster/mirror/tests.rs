@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+
+use meshmedic_common::eligibility::{Expectation, Labels, MODE_LABEL};
+use meshmedic_common::facts::{Controller, Enrolment};
+use meshmedic_common::verdict::Reason;
+
+use super::*;
+use crate::cluster::Delta;
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn at() -> Time {
+    Time::from_nanos(0) + MINUTE * 60
+}
+
+fn pod(name: &str, part: (&str, &str), owner: Option<&str>) -> PodFacts {
+    let number: usize = name.bytes().map(usize::from).sum();
+    PodFacts {
+        namespace: "istio-system".to_owned(),
+        name: name.to_owned(),
+        uid: format!("{number:08x}-0000-0000-0000-000000000000"),
+        labels: [(part.0.to_owned(), part.1.to_owned())].into(),
+        controller: owner.map(|kind| Controller {
+            kind: kind.to_owned(),
+            name: "some".to_owned(),
+            uid: "some".to_owned(),
+        }),
+        ready: true,
+        ready_since: Some(NOW - MINUTE),
+        ..PodFacts::default()
+    }
+}
+
+/// A mirror that was told of these pods, and of one namespace with these labels.
+fn told(pods: impl IntoIterator<Item = PodFacts>, labels: Labels) -> Mirror {
+    let mut mirror = Mirror::new(false);
+    let mut tell = |seen| {
+        mirror.take(seen);
+    };
+    tell(Seen::Pod(Delta::Begin));
+    for pod in pods {
+        tell(Seen::Pod(Delta::Is(pod.uid.clone(), pod)));
+    }
+    tell(Seen::Pod(Delta::End));
+    tell(Seen::Namespace(Delta::Begin));
+    let facts = NamespaceFacts { labels, repair: None };
+    tell(Seen::Namespace(Delta::Is("istio-system".to_owned(), facts)));
+    tell(Seen::Namespace(Delta::End));
+    mirror
+}
+
+fn health(pods: impl IntoIterator<Item = PodFacts>) -> Health {
+    told(pods, Labels::new()).health(at(), NOW).unwrap()
+}
+
+#[test]
+fn ztunnel_is_ready_since_its_youngest_pod_is() {
+    let old = pod("ztunnel-a", ZTUNNEL, Some("DaemonSet"));
+    let mut young = pod("ztunnel-b", ZTUNNEL, Some("DaemonSet"));
+    young.ready_since = Some(NOW - MINUTE / 2);
+    assert_eq!(health([old.clone()]).ztunnel_ready, Some(at() - MINUTE));
+    assert_eq!(health([old, young]).ztunnel_ready, Some(at() - MINUTE / 2));
+}
+
+#[test]
+fn one_ztunnel_that_is_not_ready_is_enough_for_a_fault() {
+    let good = pod("ztunnel-a", ZTUNNEL, Some("DaemonSet"));
+    let mut bad = pod("ztunnel-b", ZTUNNEL, Some("DaemonSet"));
+    bad.ready = false;
+    assert_eq!(health([good.clone(), bad.clone()]).ztunnel_ready, None);
+    // One that is leaving is on its way out in an upgrade.
+    bad.deleting = true;
+    assert!(health([good.clone(), bad]).ztunnel_ready.is_some());
+    let mut gone = good;
+    gone.deleting = true;
+    assert_eq!(health([gone]).ztunnel_ready, None);
+    assert_eq!(health([]).ztunnel_ready, None);
+}
+
+#[test]
+fn a_label_alone_makes_no_ztunnel() {
+    for owner in [None, Some("ReplicaSet")] {
+        let fake = pod("ztunnel-x", ZTUNNEL, owner);
+        assert_eq!(health([fake.clone()]).ztunnel_ready, None, "{owner:?}");
+        let declared = told([fake], Labels::new()).declared();
+        assert!(declared.values().all(|pod| !pod.ztunnel), "{owner:?}");
+    }
+}
+
+#[test]
+fn istio_cni_is_asked_for_by_its_label() {
+    assert!(health([pod("istio-cni-a", ISTIO_CNI, Some("DaemonSet"))]).cni_ready);
+    assert!(!health([pod("ztunnel-a", ZTUNNEL, Some("DaemonSet"))]).cni_ready);
+}
+
+#[test]
+fn nothing_is_said_of_the_node_before_its_pods_were_told() {
+    assert_eq!(Mirror::new(false).health(at(), NOW), None);
+    assert!(Mirror::new(false).mesh_fault().is_some());
+    assert!(
+        Mirror::new(false).is_cordoned(),
+        "a node that nobody knows is left alone"
+    );
+}
+
+#[test]
+fn a_mesh_without_istiod_is_at_fault() {
+    let mut mirror = told([], Labels::new());
+    let mut all = |delta: fn() -> Delta<usize>| mirror.take(Seen::Endpoints(delta()));
+    all(|| Delta::Begin);
+    all(|| Delta::Is("istiod-1".to_owned(), 0));
+    all(|| Delta::End);
+    for seen in [Delta::Begin, Delta::Is("node-a".to_owned(), false), Delta::End] {
+        mirror.take(Seen::Node(seen));
+    }
+    mirror.take(Seen::Control(Delta::Begin));
+    mirror.take(Seen::Control(Delta::End));
+    assert_eq!(mirror.mesh_fault(), Some(no_istiod()));
+    mirror.take(Seen::Endpoints(Delta::Is("istiod-1".to_owned(), 1)));
+    assert_eq!(mirror.mesh_fault(), None);
+    assert!(!mirror.is_cordoned());
+}
+
+#[test]
+fn the_namespaces_label_decides_again_when_it_changes() {
+    let mut enrolled = pod("app", ("app", "web"), Some("ReplicaSet"));
+    enrolled.enrolment = Enrolment::Enabled;
+    let uid = enrolled.cgroup_uid().unwrap();
+    let ambient: Labels = [(MODE_LABEL.to_owned(), "ambient".to_owned())].into();
+    let mut mirror = told([enrolled], ambient);
+    assert_eq!(mirror.standings()[&uid].expectation, Expectation::Expected);
+    assert!(
+        !mirror.standings()[&uid].certain,
+        "istio-cni's own words were not read yet"
+    );
+    assert!(mirror.enable(Enablement::default()));
+    assert!(mirror.standings()[&uid].certain);
+    let none = NamespaceFacts::default();
+    mirror.take(Seen::Namespace(Delta::Is("istio-system".to_owned(), none)));
+    let exempt = Expectation::Exempt(Reason::NotSelected);
+    assert_eq!(mirror.standings()[&uid].expectation, exempt);
+}
+
+#[test]
+fn only_the_word_paused_pauses() {
+    let control = |data: &[(&str, &str)]| ConfigMap {
+        data: Some(
+            data.iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect::<BTreeMap<_, _>>(),
+        ),
+        ..ConfigMap::default()
+    };
+    assert_eq!(pause_reason(&ConfigMap::default()), None);
+    assert_eq!(pause_reason(&control(&[("repairs", "on")])), None);
+    assert_eq!(
+        pause_reason(&control(&[("repairs", " paused\n")])),
+        Some(String::new())
+    );
+    let told = control(&[("repairs", "paused"), ("reason", "upgrade")]);
+    assert_eq!(pause_reason(&told), Some("upgrade".to_owned()));
+}
