@@ -5,7 +5,6 @@
 
 pub(crate) mod show;
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::ztunnel_log::{self, Directory, Findings, Limits, LogReader, PodId, PodIndex, Role};
 
 use crate::connection::{Connection, Failure};
+use crate::output::Progress;
 use crate::selection::list;
 
 /// The label of ztunnel's pods.
@@ -46,19 +46,23 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    /// Whether everything was heard. Where it was not, the absence of candidates means nothing.
+    /// Whether everything was heard. Where it was not, the absence of candidates means nothing. Lines that are too long
+    /// are no access lines: somebody had a configuration dumped.
     pub(crate) fn is_complete(&self) -> bool {
         self.logs > 0
             && self.unheard.is_empty()
             && self.findings.malformed == 0
-            && self.findings.overlong == 0
             && self.findings.dropped() == 0
     }
 
-    /// The pods to look at, by namespace and name.
-    pub(crate) fn candidates(&self) -> BTreeSet<(String, String)> {
-        let ids = self.findings.candidates().keys();
-        ids.map(|id| (id.namespace.clone(), id.name.clone())).collect()
+    /// The pods to look at.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &PodId> {
+        self.findings.candidates().keys()
+    }
+
+    /// Whether there is no ztunnel at all.
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.logs == 0 && self.unheard.is_empty()
     }
 }
 
@@ -121,8 +125,10 @@ pub(crate) async fn listen(
         let (findings, problem) = read_log(connection, &ztunnel, since, directory).await;
         (ztunnel.display_name(), findings, problem)
     };
+    let progress = Progress::start("reading ztunnels' logs", ztunnels.len());
     let mut reading = stream::iter(ztunnels.into_iter().map(read)).buffer_unordered(at_once.max(1));
     while let Some((name, findings, problem)) = reading.next().await {
+        progress.step();
         // What was read before it broke off counts all the same.
         heard.findings.merge(findings);
         match problem {

@@ -2,7 +2,6 @@
 //! The command `meshmedic`: finds pods that silently fell out of an Istio ambient mesh.
 
 mod agent;
-#[cfg_attr(not(test), expect(dead_code, reason = "`scan --behavioral` will use it"))]
 mod behavioral;
 mod capabilities;
 mod completion;
@@ -104,7 +103,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(*args),
         Command::Node(args) => node::run(&args),
         Command::Scan(args) => scan::run(&args),
-        Command::Completion(args) => completion::run(&args, command()),
+        Command::Completion(args) => completion::run(&args, &command()),
         Command::PrintSockets => print_sockets::run(),
         Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
     };

@@ -63,6 +63,12 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     write(&format!("{text}\n"))
 }
 
+/// Says how far a command is, on stderr.
+pub(crate) fn say(text: &str) {
+    // Where stderr is gone, the result still counts.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Writes an error to stderr, with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     // Where stderr is gone too, nobody is left to tell.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic scan`: which pods of a cluster fell out of the mesh, read from afar.
 
+mod accused;
 mod report;
 mod sweep;
 
@@ -36,6 +37,12 @@ pub(crate) struct Args {
     /// How long ztunnel must have been Ready before its absence in a pod means anything
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
+    /// Read the ztunnels' logs first, and look only at the pods that they accuse
+    #[arg(long, conflicts_with = "watch")]
+    behavioral: bool,
+    /// With --behavioral: how far back the logs are read
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = since, requires = "behavioral")]
+    since: Duration,
     /// Only pods that are Ready
     #[arg(long, help_heading = "Pods")]
     ready_only: bool,
@@ -51,8 +58,12 @@ const AFTER_HELP: &str = "\
 The table shows pods that need a look, and those that were named; -o wide, json
 and yaml show all. -o name lists the findings as NAMESPACE/POD.
 
-A loss counts when three readings across --confirm agree, and never while ztunnel or
-istio-cni of its node is not Ready or has not settled.
+A loss counts when three readings across --confirm agree, and never while
+ztunnel or istio-cni of its node is not Ready or has not settled.
+
+--behavioral takes the accused for pods that were named. It needs to list all
+pods and namespaces, and pods/log of the ztunnels. An orphan that nobody talks
+to leaves no trace in any log: only a scan without --behavioral finds it.
 
 Exit codes, whatever the output format:
   0  clean
@@ -64,7 +75,15 @@ Examples:
   meshmedic scan                         who fell out of the mesh?
   meshmedic scan -n shop -l app=cart     only these
   meshmedic scan shop/cart-7d4b -o wide  one pod, with all that is known
-  meshmedic scan -A -o json              the same for a script";
+  meshmedic scan -A -o json              the same for a script
+  meshmedic scan --behavioral            whom do the logs accuse?";
+
+/// The API counts in whole seconds.
+const SHORTEST_SINCE: Duration = Duration::from_secs(1);
+
+fn since(text: &str) -> Result<Duration, String> {
+    crate::node::at_least(text, SHORTEST_SINCE)
+}
 
 /// What a sweep does.
 #[derive(Clone, Copy)]
@@ -98,14 +117,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                     anyhow::bail!("interrupted before every pod was read");
                 }
             };
-            output::scan(&report, args.output, selection.names_pods())?;
+            output::scan(&report, args.output, args.behavioral || selection.names_pods())?;
             Ok(code(&report))
         }
     })
 }
 
 fn code(report: &ScanReport) -> u8 {
-    exit_code(report.pods.iter().map(|pod| pod.state))
+    let code = exit_code(report.pods.iter().map(|pod| pod.state));
+    // Logs that do not tell all acquit nobody.
+    match &report.logs {
+        Some(logs) if code == 0 && !logs.complete => crate::UNDETERMINED,
+        _ => code,
+    }
 }
 
 async fn once(
@@ -119,7 +143,11 @@ async fn once(
         settle: args.settle,
         ready_only: args.ready_only,
     };
-    sweep(connection, selection, ways, options).await
+    if args.behavioral {
+        accused::sweep(connection, selection, ways, options, args.since).await
+    } else {
+        sweep(connection, selection, ways, options).await
+    }
 }
 
 /// Scans until Ctrl-C. What one scan could not do the next may.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::Usage;
 
-pub(crate) use listing::{Target, again, list, select};
+pub(crate) use listing::{Selected, Target, again, list, select};
 pub(crate) use mesh::{Mesh, NodeHealth};
 
 /// Which pods; flattened into every command that takes some.
@@ -90,6 +90,15 @@ impl SelectionArgs {
 }
 
 impl Selection {
+    /// Every pod there is.
+    pub(crate) const fn cluster() -> Self {
+        Self {
+            scope: Scope::Cluster,
+            labels: None,
+            node: None,
+        }
+    }
+
     /// Whether somebody named a namespace or pods, so that what stays behind in these pods is meant.
     pub(crate) fn is_named(&self) -> bool {
         self.scope != Scope::Cluster

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What was heard, for people.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -45,16 +46,25 @@ pub(crate) fn evidence(candidate: &Candidate, now: Timestamp) -> Vec<String> {
 pub(crate) fn notes(heard: &Heard) -> Vec<String> {
     let findings = &heard.findings;
     let mut notes = Vec::new();
-    if heard.logs == 0 && heard.unheard.is_empty() {
-        notes.push(
-            "no ztunnel was found: no pod of a DaemonSet has the label app=ztunnel. Is this the right context?"
-                .to_owned(),
-        );
-    }
+    let mut unheard: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (ztunnel, why) in &heard.unheard {
+        let ztunnels = unheard.entry(clean(why, REASON_LIMIT)).or_default();
+        ztunnels.push(ztunnel);
+    }
+    for (why, ztunnels) in unheard {
+        let logs = if ztunnels.len() == 1 { "log" } else { "logs" };
+        let named = ztunnels
+            .iter()
+            .take(NAMED)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = match ztunnels.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         notes.push(format!(
-            "the log of {ztunnel} could not be read to its end: {}; what it would say stays unknown",
-            clean(why, REASON_LIMIT)
+            "the {logs} of {named}{more} could not be read to the end: {why}; what would be said there stays unknown"
         ));
     }
     for stranger in &heard.strangers {
@@ -64,7 +74,10 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
     }
     for (count, what) in [
         (findings.malformed, "access lines could not be understood"),
-        (findings.overlong, "lines were too long to be read"),
+        (
+            findings.overlong,
+            "lines were too long to be read, as those of a configuration dump are",
+        ),
         (findings.dropped(), "lines accuse more pods than are kept in mind"),
     ] {
         if count > 0 {
@@ -73,6 +86,29 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
     }
     notes.push("an orphan that nobody talks to leaves no trace in any log: only a scan without --behavioral finds it".to_owned());
     notes
+}
+
+/// That there is nobody to listen to.
+pub(crate) fn nobody(heard: &Heard) -> String {
+    let strangers = match heard.strangers.first() {
+        Some(stranger) => format!(" ({stranger} has it and belongs to none)"),
+        None => String::new(),
+    };
+    format!("no ztunnel found: no pod of a DaemonSet has the label app=ztunnel{strangers}")
+}
+
+/// How many pods are accused, by whom.
+pub(crate) fn count(heard: &Heard, since: Duration) -> String {
+    let count = |count: usize, one: &str| match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {one}s"),
+    };
+    format!(
+        "{} in the last {} of {}",
+        count(heard.findings.candidates().len(), "candidate"),
+        duration::show(since),
+        count(heard.logs, "log")
+    )
 }
 
 fn times(count: u64) -> String {

@@ -132,6 +132,7 @@ fn text(report: &ScanReport, wide: bool, all: bool) -> anyhow::Result<String> {
         out += &findings(&shown);
         out.push('\n');
     }
+    out += &accusations(report);
     for note in &report.notes {
         writeln!(out, "{}:\n{}", paint("note", Colour::Yellow), wrapped(note, "  "))?;
     }
@@ -204,7 +205,63 @@ fn findings(pods: &[&ScannedPod]) -> String {
     out
 }
 
+/// What logs say against the pods, beside what was found there.
+fn accusations(report: &ScanReport) -> String {
+    let (Some(logs), Some(accused)) = (&report.logs, &report.candidates) else {
+        return String::new();
+    };
+    let mut out = format!("What ztunnel's logs of the last {} say:\n", logs.since);
+    for pod in accused {
+        let name = format!("{}/{}", pod.namespace, pod.name);
+        let _ = writeln!(
+            out,
+            "\n{name} ({}):",
+            paint(pod.state.as_str(), state_colour(pod.state))
+        );
+        for line in &pod.lines {
+            let indent = if line.starts_with(' ') { "    " } else { "  " };
+            let _ = writeln!(out, "{}", wrapped(line.trim(), indent));
+        }
+    }
+    if accused.is_empty() {
+        let whom = if logs.elsewhere > 0 {
+            "none of the pods that were asked for"
+        } else {
+            "no pod"
+        };
+        let unless = if logs.complete {
+            ""
+        } else {
+            ", as far as they could be read"
+        };
+        let _ = writeln!(out, "  they accuse {whom}{unless}.");
+    }
+    if logs.elsewhere > 0 {
+        let pods = if logs.elsewhere == 1 {
+            "1 pod"
+        } else {
+            &format!("{} pods", logs.elsewhere)
+        };
+        let _ = writeln!(
+            out,
+            "\n  {pods} beyond what was asked for: accused too, and not looked at."
+        );
+    }
+    out.push('\n');
+    out
+}
+
 fn summary(report: &ScanReport) -> String {
+    if let Some(logs) = &report.logs
+        && report.pods.is_empty()
+    {
+        let read = if logs.read == 1 {
+            "1 log was"
+        } else {
+            &format!("{} logs were", logs.read)
+        };
+        return format!("No pod was looked at; {read} read, {} failed.", logs.failed.len());
+    }
     let checked = match report.checked {
         0 => {
             return match report.pods.len() {

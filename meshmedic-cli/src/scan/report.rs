@@ -9,6 +9,7 @@ use meshmedic_common::report::API_VERSION;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 use serde::Serialize;
 
+use super::accused::{Accused, Logs};
 use crate::selection::Target;
 use crate::ways::Way;
 
@@ -33,6 +34,12 @@ pub(crate) struct ScanReport {
     pub(crate) probed: usize,
     /// What could not be known, for people.
     pub(crate) notes: Vec<String>,
+    /// With --behavioral: the pods that logs accuse, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) candidates: Option<Vec<Accused>>,
+    /// With --behavioral: which logs were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logs: Option<Logs>,
     /// All pods, by namespace and name.
     pub(crate) pods: Vec<ScannedPod>,
 }
@@ -203,6 +210,8 @@ impl ScanReport {
             states,
             probed,
             notes,
+            candidates: None,
+            logs: None,
             pods,
         }
     }

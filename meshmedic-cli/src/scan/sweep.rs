@@ -40,16 +40,28 @@ pub(crate) async fn sweep(
     options: Options,
 ) -> anyhow::Result<ScanReport> {
     let selected = select(connection, selection).await?;
-    let mut mesh = Mesh::read(connection, selection).await?;
-    let mut pods: Vec<ScannedPod> = Vec::with_capacity(selected.pods.len());
-    pods.extend(
-        selected
-            .missing
-            .iter()
-            .map(|(namespace, name)| ScannedPod::missing(namespace, name)),
-    );
+    let mesh = Mesh::read(connection, selection).await?;
+    let missing = selected
+        .missing
+        .iter()
+        .map(|(namespace, name)| ScannedPod::missing(namespace, name))
+        .collect();
+    let targets = selected.pods.into_values().collect();
+    examine(connection, selection, mesh, targets, missing, ways, options).await
+}
+
+/// Looks at these pods, beside those of which all is known already.
+pub(super) async fn examine(
+    connection: &Connection,
+    selection: &Selection,
+    mut mesh: Mesh,
+    targets: Vec<Target>,
+    mut pods: Vec<ScannedPod>,
+    ways: &WayArgs,
+    options: Options,
+) -> anyhow::Result<ScanReport> {
     let mut unread = Vec::new();
-    for target in selected.pods.into_values() {
+    for target in targets {
         if options.ready_only && (!target.facts.ready || target.facts.finished) {
             continue;
         }

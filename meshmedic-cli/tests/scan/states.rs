@@ -214,5 +214,6 @@ fn shells_get_their_completions() {
         let output = meshmedic(["completion", shell]).output().unwrap();
         let script = String::from_utf8(output.stdout).unwrap();
         assert_says(&script, &[word, "scan"]);
+        assert!(!script.contains("print-sockets"), "{shell}");
     }
 }

@@ -90,7 +90,15 @@ impl World {
     }
 
     fn ztunnel(&self, since: &str) {
-        let pod = self.template("istio-system", "ztunnel-x", json!({ "app": "ztunnel" }));
+        self.ztunnel_called("ztunnel-x", since);
+    }
+
+    /// One of ztunnel's pods.
+    pub(crate) fn ztunnel_called(&self, name: &str, since: &str) {
+        let mut pod = self.template("istio-system", name, json!({ "app": "ztunnel" }));
+        pod["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "7", "controller": true,
+        }]);
         self.create(pod, since);
     }
 
@@ -129,6 +137,11 @@ impl World {
 
     /// Makes a pod that is Ready.
     pub(crate) fn create(&self, pod: Value, since: &str) -> Value {
+        self.create_at("10.0.0.7", pod, since)
+    }
+
+    /// The same at an address of its own.
+    pub(crate) fn create_at(&self, address: &str, pod: Value, since: &str) -> Value {
         let mut made = self.api.create(&pod).unwrap();
         let containers = made["spec"]["containers"].as_array().unwrap().iter().map(|container| {
             json!({
@@ -137,7 +150,7 @@ impl World {
             })
         });
         made["status"] = json!({
-            "phase": "Running", "podIP": "10.0.0.7", "podIPs": [{ "ip": "10.0.0.7" }], "startTime": since,
+            "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }], "startTime": since,
             "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": since }],
             "containerStatuses": containers.collect::<Vec<_>>(),
         });
