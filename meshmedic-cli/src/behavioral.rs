@@ -6,12 +6,13 @@
 pub(crate) mod show;
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{AsyncBufReadExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, LogParams};
+use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
@@ -27,6 +28,8 @@ const ZTUNNEL: &str = "app=ztunnel";
 const CONTAINER: &str = "istio-proxy";
 /// A log that is being read and gives nothing for so long has got stuck.
 const SILENCE: Duration = Duration::from_secs(30);
+/// A log that is not over after so long grows faster than it can be read.
+const LONGEST: Duration = Duration::from_secs(600);
 /// What Istio's controller writes on the pods of waypoints and gateways.
 const GATEWAY_LABELS: [&str; 2] = [
     "gateway.istio.io/managed",
@@ -166,7 +169,11 @@ async fn read_log(
         Err(failure) => return (reader.finish(), Some(failure.short())),
     };
     let mut log = pin!(log);
+    let begun = Instant::now();
     let problem = loop {
+        if begun.elapsed() > LONGEST {
+            break Some(format!("it did not end within {}", duration::show(LONGEST)));
+        }
         let piece = match tokio::time::timeout(SILENCE, log.fill_buf()).await {
             Err(_) => break Some(format!("it gave nothing for {} s", SILENCE.as_secs())),
             Ok(Err(error)) => break Some(format!("it broke off: {error}")),

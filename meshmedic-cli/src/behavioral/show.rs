@@ -37,7 +37,14 @@ pub(crate) fn evidence(candidate: &Candidate, now: Timestamp) -> Vec<String> {
         if *signature == Signature::HboneRefused {
             lines.push("  (a NetworkPolicy that rejects port 15008 looks the same in a log)".to_owned());
         }
-        lines.push(format!("  {}", tally.sample));
+        // JSON has no blanks at which a terminal could break it.
+        let json = tally.sample.starts_with('{');
+        let sample = if json {
+            &tally.sample.replace(",\"", ", \"")
+        } else {
+            &tally.sample
+        };
+        lines.push(format!("  {sample}"));
     }
     lines
 }
@@ -73,15 +80,18 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
         ));
     }
     for (count, what) in [
-        (findings.malformed, "access lines could not be understood"),
+        (findings.malformed, "access lines that could not be understood"),
         (
             findings.overlong,
-            "lines were too long to be read, as those of a configuration dump are",
+            "lines that were too long to be read, as those of a configuration dump are",
         ),
-        (findings.dropped(), "lines accuse more pods than are kept in mind"),
+        (
+            findings.dropped(),
+            "lines that accuse more pods than are kept in mind",
+        ),
     ] {
         if count > 0 {
-            notes.push(format!("{count} {what}"));
+            notes.push(format!("{what}: {count}"));
         }
     }
     notes.push("an orphan that nobody talks to leaves no trace in any log: only a scan without --behavioral finds it".to_owned());
@@ -107,7 +117,7 @@ pub(crate) fn count(heard: &Heard, since: Duration) -> String {
         "{} in the last {} of {}",
         count(heard.findings.candidates().len(), "candidate"),
         duration::show(since),
-        count(heard.logs, "log")
+        count(heard.logs, "ztunnel log")
     )
 }
 

@@ -116,7 +116,7 @@ pub(crate) async fn sweep(
         .map(|id| ((id.namespace.clone(), id.name.clone()), id.uid.clone()))
         .collect();
     output::say(&format!(
-        "{}; a look at {} of them",
+        "{}; looking at {}",
         show::count(&heard, since),
         uids.len()
     ));

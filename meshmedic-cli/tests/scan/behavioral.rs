@@ -90,7 +90,7 @@ fn an_orphan_that_is_talked_to_is_accused_and_proved() {
         assert_eq!(ran.code, 1, "{ran:?}");
         assert_says(
             &ran.stderr,
-            &["1 candidate in the last 15m of 1 log; a look at 1 of them"],
+            &["1 candidate in the last 15m of 1 ztunnel log; looking at 1"],
         );
         let report = ran.json();
         assert_eq!(accused(&report), [("pod-u1", "orphan")]);
@@ -210,6 +210,26 @@ fn a_log_that_cannot_be_read_leaves_the_result_open() {
 }
 
 #[test]
+fn whoever_may_not_read_logs_is_told() {
+    let world = recorded(Exec::captured());
+    world.ztunnel_called("ztunnel-y", "2026-01-01T00:00:00Z");
+    let rules = serde_json::json!([
+        { "apiGroups": [""], "resources": ["pods", "namespaces", "configmaps"], "verbs": ["get", "list"] },
+    ]);
+    let ann = world.user(rules);
+    let ran = world.scan_as(&ann, &["--behavioral"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_says(
+        &ran.stdout,
+        &[
+            "the logs of istio-system/ztunnel-x, istio-system/ztunnel-y could not be read to the end",
+            "may not get pods/log",
+            "0 logs were read, 2 failed.",
+        ],
+    );
+}
+
+#[test]
 fn what_looks_alike_accuses_nobody() {
     let world = recorded(Exec::orphan());
     // STRICT turns away whoever is outside the mesh.
@@ -257,7 +277,10 @@ fn what_looks_alike_accuses_nobody() {
             "No pod was looked at; 1 log was read, 0 failed.",
         ],
     );
-    assert_says(&ran.stderr, &["0 candidates in the last 15m of 1 log"]);
+    assert_says(
+        &ran.stderr,
+        &["0 candidates in the last 15m of 1 ztunnel log; looking at 0"],
+    );
 }
 
 #[test]
@@ -306,6 +329,19 @@ fn a_candidate_counts_as_named_for_probes() {
     let ran = scan(&world, &["--probe-image", "busybox:1", "-o", "json"]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert_eq!(ran.json()["orphans"][0]["via"], "probe");
+}
+
+#[test]
+fn a_candidate_that_went_away_while_logs_were_read_is_no_finding() {
+    let world = recorded(Exec::orphan());
+    log(&world, "ztunnel-x", &recording("dest-not-captured-refused.plain"));
+    let gone = Fault::status(404).verb("get").resource("pods").name("pod-u1");
+    let gone = world.api.fault(gone).unwrap();
+    let ran = scan(&world, &["-o", "json"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(accused(&ran.json()), [("pod-u1", "exempt")]);
+    assert_eq!(ran.json()["candidates"][0]["reason"], "deleting");
+    assert!(gone.hits().unwrap() > 0);
 }
 
 #[test]
