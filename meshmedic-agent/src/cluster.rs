@@ -12,18 +12,11 @@ mod watches;
 
 pub use acts::describe;
 pub use leases::SeenLease;
+pub use meshmedic_common::kube::control::CONTROL;
 pub use mirror::Mirror;
 pub use store::Delta;
 pub use watches::{Seen, TOO_OLD, WATCHED, Watches};
 
-/// The ConfigMap in the agent's namespace that pauses repairs.
-pub const CONTROL: &str = "meshmedic-control";
-/// Its key.
-const REPAIRS: &str = "repairs";
-/// The value that pauses.
-const PAUSED: &str = "paused";
-/// Why, in the words of whoever paused.
-const PAUSE_REASON: &str = "reason";
 /// istio-cni's settings.
 pub const CNI_CONFIG: &str = "istio-cni-config";
 /// The label of istiod's endpoints.

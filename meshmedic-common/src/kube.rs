@@ -3,6 +3,7 @@
 
 pub mod acted;
 pub mod client;
+pub mod control;
 pub mod event;
 pub mod evict;
 pub mod facts;

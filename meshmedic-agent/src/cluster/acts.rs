@@ -46,6 +46,16 @@ impl Acts {
         }
     }
 
+    /// The record of a Lease; an empty one where there is none.
+    pub async fn record(&self, key: &LeaseKey) -> Result<Record, String> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let read = async { leases.get_opt(&leases::name(key)).await };
+        match self.within(read).await?.map_err(|error| describe(&error))? {
+            Some(lease) => leases::record(&lease),
+            None => Ok(Record::default()),
+        }
+    }
+
     /// Carries out one request. `ready` tells whether the pod of an act is Ready, `enablement` whom istio-cni
     /// enrols.
     pub async fn perform(&self, request: Request, ready: bool, enablement: &Enablement) -> Answer {

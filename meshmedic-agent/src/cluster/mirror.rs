@@ -9,13 +9,14 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::NamespaceFacts;
 use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 
 use super::store::Store;
 use super::watches::Seen;
-use super::{ISTIO_CNI, PAUSE_REASON, PAUSED, REPAIRS, SeenLease, ZTUNNEL};
+use super::{ISTIO_CNI, SeenLease, ZTUNNEL};
 use crate::engine::Health;
 use crate::node::PodName;
 use crate::time::Time;
@@ -269,9 +270,7 @@ pub(super) fn ready_endpoints(slice: &EndpointSlice) -> usize {
 
 /// Why repairs are paused by the switch, if they are.
 pub(super) fn pause_reason(control: &ConfigMap) -> Option<String> {
-    let data = control.data.as_ref()?;
-    let paused = data.get(REPAIRS)?.trim() == PAUSED;
-    paused.then(|| data.get(PAUSE_REASON).cloned().unwrap_or_default())
+    Pause::read(control).map(|pause| pause.reason)
 }
 
 #[cfg(test)]
