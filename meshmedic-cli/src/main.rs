@@ -6,11 +6,16 @@ mod behavioral;
 mod capabilities;
 mod completion;
 mod connection;
+mod control;
+mod explain;
+mod man_pages;
 mod node;
 mod output;
 mod print_sockets;
+mod repair;
 mod scan;
 mod selection;
+mod status;
 mod ways;
 
 use std::io::IsTerminal as _;
@@ -69,10 +74,23 @@ enum Command {
     Node(node::Args),
     /// List the pods of a cluster that fell out of the mesh
     Scan(Box<scan::Args>),
+    /// Bring pods that fell out of the mesh back into it; without --yes, say how
+    Repair(Box<repair::Args>),
+    /// Show the fleet of agents: nodes, pods by state, faults, the last repairs
+    Status(status::Args),
+    /// Tell one pod's whole story in plain words
+    Explain(Box<explain::Args>),
+    /// Stop all repairs in the cluster, and say why
+    Pause(control::PauseArgs),
+    /// Let repairs go on after a pause
+    Resume(control::ResumeArgs),
     /// Print a script that completes commands in your shell
     Completion(completion::Args),
     /// Print the version
     Version,
+    /// Write the manual pages
+    #[command(hide = true)]
+    ManPages(man_pages::Args),
     /// Print the socket tables and routes of this network namespace
     #[command(hide = true)]
     PrintSockets,
@@ -103,7 +121,13 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::run(*args),
         Command::Node(args) => node::run(&args),
         Command::Scan(args) => scan::run(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Pause(args) => control::pause(&args),
+        Command::Resume(args) => control::resume(&args),
         Command::Completion(args) => completion::run(&args, &command()),
+        Command::ManPages(args) => man_pages::run(&args, command()),
         Command::PrintSockets => print_sockets::run(),
         Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
     };

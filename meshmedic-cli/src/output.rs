@@ -4,7 +4,10 @@
 mod event;
 mod node_report;
 mod progress;
+mod repair;
 mod scan;
+mod status;
+mod story;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -13,7 +16,10 @@ use clap::ValueEnum;
 pub(crate) use event::events;
 pub(crate) use node_report::node_report;
 pub(crate) use progress::Progress;
+pub(crate) use repair::{RepairFormat, repair, repair_notes, repair_plan, repair_step, repair_summary};
 pub(crate) use scan::{ScanFormat, scan, scan_again};
+pub(crate) use status::{StatusFormat, status};
+pub(crate) use story::story;
 
 /// How a result is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -69,6 +75,34 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// People read at this width.
+const WIDTH: usize = 80;
+
+/// Breaks a text into lines that fit, each with this indent, and the later ones with two more.
+pub(crate) fn wrap(text: &str, indent: usize) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > WIDTH {
+            out.push('\n');
+            column = 0;
+        }
+        if column == 0 {
+            let indent = if out.is_empty() { indent } else { indent + 2 };
+            out.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out.push('\n');
+    out
+}
+
 /// Writes an error to stderr, with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     // Where stderr is gone too, nobody is left to tell.
@@ -116,5 +150,41 @@ pub(crate) const fn state_colour(state: meshmedic_common::verdict::State) -> Col
         State::Orphan | State::Partial | State::Imposter => Colour::Red,
         State::Suspect | State::Unverifiable => Colour::Yellow,
         State::Pending | State::Exempt => Colour::Dim,
+    }
+}
+
+/// Compares with a file; `UPDATE_GOLDEN=1` writes it anew.
+#[cfg(test)]
+#[track_caller]
+fn assert_golden(name: &str, text: &str) {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, text).unwrap();
+    }
+    assert_eq!(
+        text,
+        std::fs::read_to_string(&golden).unwrap_or_default(),
+        "{name}"
+    );
+    assert!(
+        text.lines().all(|line| line.chars().count() <= WIDTH),
+        "too wide:\n{text}"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrap;
+
+    #[test]
+    fn long_lines_are_broken_where_words_end() {
+        let text = format!("{} {}", "a".repeat(40), "b".repeat(45));
+        assert_eq!(
+            wrap(&text, 2),
+            format!("  {}\n    {}\n", "a".repeat(40), "b".repeat(45))
+        );
+        assert_eq!(wrap("yes  it is", 2), "  yes  it is\n");
+        let name = "n".repeat(90);
+        assert_eq!(wrap(&name, 0), format!("{name}\n"), "a name stays whole");
     }
 }

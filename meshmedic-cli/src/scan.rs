@@ -123,7 +123,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     })
 }
 
-fn code(report: &ScanReport) -> u8 {
+pub(crate) fn code(report: &ScanReport) -> u8 {
     let code = exit_code(report.pods.iter().map(|pod| pod.state));
     // Logs that do not tell all acquit nobody.
     match &report.logs {

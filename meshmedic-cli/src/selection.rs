@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::Usage;
 
 pub(crate) use listing::{Selected, Target, again, list, select};
-pub(crate) use mesh::{Mesh, NodeHealth};
+pub(crate) use mesh::{Mesh, NodeHealth, ZTUNNEL};
 
 /// Which pods; flattened into every command that takes some.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -108,6 +108,21 @@ impl Selection {
     pub(crate) fn names_pods(&self) -> bool {
         matches!(self.scope, Scope::Pods(_))
     }
+}
+
+/// One pod that was named, and its namespace and name.
+pub(crate) fn one(
+    pod: &str,
+    namespace: Option<&str>,
+    default_namespace: &str,
+) -> Result<(Selection, (String, String)), Usage> {
+    let key = named(pod, namespace, default_namespace)?;
+    let selection = Selection {
+        scope: Scope::Pods(BTreeSet::from([key.clone()])),
+        labels: None,
+        node: None,
+    };
+    Ok((selection, key))
 }
 
 fn named(pod: &str, namespace: Option<&str>, default: &str) -> Result<(String, String), Usage> {

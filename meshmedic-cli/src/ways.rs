@@ -20,6 +20,7 @@ use crate::Usage;
 use crate::connection::{Connection, Failure};
 use crate::selection::{Selection, Target};
 
+pub(crate) use agent::{Fleet, fleet};
 pub(crate) use tables::{FILES, Readout};
 
 /// Which way to go.
@@ -55,6 +56,17 @@ impl Way {
     }
 }
 
+/// Where the agents are; flattened into every command that asks them.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct AgentArgs {
+    /// The namespace of MeshMedic's DaemonSet
+    #[arg(long, value_name = "NAMESPACE", default_value = "meshmedic")]
+    pub(crate) agent_namespace: String,
+    /// The port of the agents' --status-addr
+    #[arg(long, value_name = "PORT", default_value_t = 9101)]
+    pub(crate) agent_port: u16,
+}
+
 /// How pods are read; flattened into every command that reads some.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Reading")]
@@ -62,12 +74,8 @@ pub(crate) struct WayArgs {
     /// How to read a pod's sockets
     #[arg(long, value_enum, default_value_t)]
     via: Via,
-    /// The namespace of MeshMedic's DaemonSet
-    #[arg(long, value_name = "NAMESPACE", default_value = "meshmedic")]
-    agent_namespace: String,
-    /// The port of the agents' --status-addr
-    #[arg(long, value_name = "PORT", default_value_t = 9101)]
-    agent_port: u16,
+    #[command(flatten)]
+    agents: AgentArgs,
     /// With --via auto: probe where nothing else can read, in a scan of the whole cluster too
     #[arg(long, conflicts_with = "no_probe")]
     probe: bool,
@@ -162,6 +170,16 @@ pub(crate) struct Reader {
 }
 
 impl WayArgs {
+    /// Where the agents are.
+    pub(crate) const fn agents(&self) -> &AgentArgs {
+        &self.agents
+    }
+
+    /// How long one reading may take.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// How many pods are read at once.
     pub(crate) fn concurrency(&self) -> usize {
         self.concurrency.into()

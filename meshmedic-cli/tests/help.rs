@@ -11,6 +11,11 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help-node", 100, &["node", "--help"]),
         ("help-agent", 80, &["agent", "--help"]),
         ("help-scan", 80, &["scan", "--help"]),
+        ("help-repair", 80, &["repair", "--help"]),
+        ("help-status", 80, &["status", "--help"]),
+        ("help-explain", 80, &["explain", "--help"]),
+        ("help-pause", 80, &["pause", "--help"]),
+        ("help-resume", 80, &["resume", "--help"]),
     ] {
         let binary = env!("CARGO_BIN_EXE_meshmedic");
         let output = Command::new(binary)
@@ -29,4 +34,28 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
             "{name} is too wide:\n{help}"
         );
     }
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("man-{}", std::process::id()));
+    let output = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
+        .arg("man-pages")
+        .arg(&folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for command in [
+        "", "-scan", "-repair", "-status", "-explain", "-pause", "-resume", "-agent", "-node",
+    ] {
+        let page = std::fs::read_to_string(folder.join(format!("meshmedic{command}.1"))).unwrap();
+        assert!(page.contains(".SH NAME"), "{command}");
+    }
+    let page = std::fs::read_to_string(folder.join("meshmedic-repair.1")).unwrap();
+    assert!(page.contains("delete\\-past\\-disruption\\-budgets"), "{page}");
+    assert!(
+        !folder.join("meshmedic-print-sockets.1").exists(),
+        "what is hidden has none"
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
 }

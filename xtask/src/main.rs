@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod docs;
 mod ebpf;
 #[cfg(test)]
 mod house;
@@ -26,6 +27,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Build the kernel programs, or check the committed object against its sources
     Ebpf(ebpf::EbpfArgs),
+    /// Write the manual pages
+    Docs(docs::DocsArgs),
     /// Run every test that this machine can run, and list what it skipped
     Test(test::TestArgs),
 }
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         },
         Task::Bench(args) => bench::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Docs(args) => docs::run(&args),
         Task::Test(args) => {
             if !test::run(&args)? {
                 // The totals are the last thing said.

@@ -63,6 +63,11 @@ impl Failure {
         self.code == Some(403)
     }
 
+    /// Whether the object changed meanwhile, or is there already.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.code == Some(409)
+    }
+
     /// Whether a list cannot be continued because its snapshot is too old.
     pub(crate) fn is_expired(&self) -> bool {
         self.code == Some(410)

@@ -18,7 +18,7 @@ use super::{Scope, Selection, list};
 use crate::connection::{Connection, Failure};
 
 /// The labels of ztunnel's and istio-cni's pods.
-const ZTUNNEL: &str = "app=ztunnel";
+pub(crate) const ZTUNNEL: &str = "app=ztunnel";
 const ISTIO_CNI: &str = "k8s-app=istio-cni-node";
 /// Where Istio is if it is not said otherwise.
 const ISTIO: &str = "istio-system";
@@ -111,6 +111,13 @@ impl Mesh {
                 self.enablement.expectation(pod, Some(&assumed))
             }
         }
+    }
+
+    /// Whom istio-cni enrols; not certain where a pod's namespace could not be read.
+    pub(crate) fn enablement(&self) -> Enablement {
+        let mut enablement = self.enablement.clone();
+        enablement.certain &= self.namespaces.is_some();
+        enablement
     }
 
     /// How a node's ztunnel and istio-cni are. ztunnel must have been Ready for as long as `settle` before its absence

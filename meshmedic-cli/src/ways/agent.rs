@@ -26,7 +26,7 @@ use meshmedic_common::report::{NodeReport, PodReport};
 use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
 
-use super::WayArgs;
+use super::{AgentArgs, WayArgs};
 use crate::connection::Connection;
 use crate::selection::list;
 
@@ -53,13 +53,6 @@ pub(super) struct Agents {
 }
 
 impl Agents {
-    fn absent(why: String) -> Self {
-        Self {
-            absence: Some(why),
-            ..Self::default()
-        }
-    }
-
     /// Why there is no agent at all.
     pub(super) fn absence(&self) -> Option<&str> {
         self.absence.as_deref()
@@ -93,44 +86,25 @@ impl Agents {
 
 /// Finds the agents of these nodes and asks each for its report.
 pub(super) async fn ask(connection: &Connection, args: &WayArgs, nodes: BTreeSet<&str>) -> Agents {
-    let set = match daemon_set(connection, &args.agent_namespace).await {
-        Ok(set) => set,
-        Err(why) => return Agents::absent(why),
+    let fleet = fleet(
+        connection,
+        &args.agents,
+        args.timeout,
+        args.concurrency(),
+        Some(&nodes),
+    )
+    .await;
+    let by_pod = |report: NodeReport| {
+        let pods = report.pods.into_iter();
+        pods.map(|pod| (pod.uid.clone(), pod)).collect()
     };
+    let nodes = fleet.reports.into_iter();
     let mut agents = Agents {
-        image: set.image,
-        ..Agents::default()
+        nodes: nodes.map(|(node, report)| (node, report.map(by_pod))).collect(),
+        image: fleet.image,
+        absence: fleet.absence,
+        notes: Vec::new(),
     };
-    let mut by_node = match pods_of(connection, &args.agent_namespace, &set.uid).await {
-        Ok(pods) => pods,
-        Err(why) => {
-            return Agents {
-                absence: Some(why),
-                ..agents
-            };
-        }
-    };
-    by_node.retain(|node, _| nodes.contains(node.as_str()));
-    let ask = |(node, pods): (String, Vec<PodFacts>)| async move {
-        let mut last = Err("it does not run".to_owned());
-        for pod in pods {
-            let report = tokio::time::timeout(args.timeout, fetch(connection, args, &pod)).await;
-            last = match report {
-                Ok(Ok(report)) => check(report, &node, connection.clock.now()),
-                Ok(Err(error)) => Err(clean(&format!("{error:#}"), MAX_WORDS)),
-                Err(_) => Err(format!("no answer within {}", duration::show(args.timeout))),
-            };
-            if last.is_ok() {
-                break;
-            }
-        }
-        (node, last)
-    };
-    let asked = by_node.into_iter().map(ask).collect::<Vec<_>>();
-    agents.nodes = stream::iter(asked)
-        .buffer_unordered(args.concurrency())
-        .collect()
-        .await;
     let failed = agents
         .nodes
         .iter()
@@ -145,6 +119,62 @@ pub(super) async fn ask(connection: &Connection, args: &WayArgs, nodes: BTreeSet
         agents.notes.push(note);
     }
     agents
+}
+
+/// MeshMedic's DaemonSet, and what each of its pods says.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    /// Why there is no agent at all.
+    pub(crate) absence: Option<String>,
+    /// The image that MeshMedic runs from here.
+    pub(crate) image: Option<String>,
+    /// By node: what its agent reports, or why there is nothing.
+    pub(crate) reports: BTreeMap<String, Result<NodeReport, String>>,
+}
+
+/// Finds the agents and asks each for its report; those of `nodes`, where that is given.
+pub(crate) async fn fleet(
+    connection: &Connection,
+    args: &AgentArgs,
+    timeout: Duration,
+    at_once: usize,
+    nodes: Option<&BTreeSet<&str>>,
+) -> Fleet {
+    let mut fleet = Fleet::default();
+    let set = match daemon_set(connection, &args.agent_namespace).await {
+        Ok(set) => set,
+        Err(why) => {
+            fleet.absence = Some(why);
+            return fleet;
+        }
+    };
+    fleet.image = set.image;
+    let mut by_node = match pods_of(connection, &args.agent_namespace, &set.uid).await {
+        Ok(pods) => pods,
+        Err(why) => {
+            fleet.absence = Some(why);
+            return fleet;
+        }
+    };
+    by_node.retain(|node, _| nodes.is_none_or(|nodes| nodes.contains(node.as_str())));
+    let ask = |(node, pods): (String, Vec<PodFacts>)| async move {
+        let mut last = Err("it does not run".to_owned());
+        for pod in pods {
+            let report = tokio::time::timeout(timeout, fetch(connection, args.agent_port, &pod)).await;
+            last = match report {
+                Ok(Ok(report)) => check(report, &node, connection.clock.now()),
+                Ok(Err(error)) => Err(clean(&format!("{error:#}"), MAX_WORDS)),
+                Err(_) => Err(format!("no answer within {}", duration::show(timeout))),
+            };
+            if last.is_ok() {
+                break;
+            }
+        }
+        (node, last)
+    };
+    let asked = by_node.into_iter().map(ask).collect::<Vec<_>>();
+    fleet.reports = stream::iter(asked).buffer_unordered(at_once).collect().await;
+    fleet
 }
 
 struct Set {
@@ -215,9 +245,8 @@ async fn pods_of(
 }
 
 /// `/v1/node` through a forwarded port.
-async fn fetch(connection: &Connection, args: &WayArgs, pod: &PodFacts) -> anyhow::Result<NodeReport> {
+async fn fetch(connection: &Connection, port: u16, pod: &PodFacts) -> anyhow::Result<NodeReport> {
     let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &pod.namespace);
-    let port = args.agent_port;
     let ports = [port];
     let mut forwarder = connection
         .ask("port-forward", || pods.portforward(&pod.name, &ports))
@@ -248,11 +277,7 @@ async fn fetch(connection: &Connection, args: &WayArgs, pod: &PodFacts) -> anyho
 }
 
 /// Whether a report can be believed: of this node, and of now.
-fn check(
-    report: NodeReport,
-    node: &str,
-    now: Option<Timestamp>,
-) -> Result<BTreeMap<PodUid, PodReport>, String> {
+fn check(report: NodeReport, node: &str, now: Option<Timestamp>) -> Result<NodeReport, String> {
     if report.node != node {
         return Err(format!(
             "it reports of node {}, so it is not believed",
@@ -265,11 +290,7 @@ fn check(
             return Err(format!("its report is {} old", duration::show(age)));
         }
     }
-    Ok(report
-        .pods
-        .into_iter()
-        .map(|pod| (pod.uid.clone(), pod))
-        .collect())
+    Ok(report)
 }
 
 #[cfg(test)]
@@ -301,7 +322,10 @@ mod tests {
 
     #[test]
     fn without_agents_it_is_said_why() {
-        let agents = Agents::absent("none here".to_owned());
+        let agents = Agents {
+            absence: Some("none here".to_owned()),
+            ..Agents::default()
+        };
         assert_eq!(agents.of(&PodFacts::default()).unwrap_err(), "none here");
         let pod = PodFacts {
             node: Some("b".to_owned()),

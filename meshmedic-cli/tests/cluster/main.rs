@@ -5,8 +5,10 @@
 mod api_faults;
 mod big;
 mod crashes;
+mod fleet;
 mod heal;
 mod process;
+mod repair;
 mod scan;
 mod withheld;
 mod world;

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meshmedic explain POD`: one pod's whole story in plain words.
+
+mod events;
+mod story;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use meshmedic_common::duration;
+use meshmedic_common::report::NodeReport;
+
+use crate::connection::{self, Connection, ConnectionArgs};
+use crate::output;
+use crate::repair;
+use crate::scan::{self, sweep};
+use crate::selection::{self, Mesh, Selection, again};
+use crate::ways::{WayArgs, fleet};
+
+use story::Known;
+pub(crate) use story::Section;
+
+/// Arguments of `meshmedic explain`.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// The pod: NAME, in the namespace of -n or of the context, or NAMESPACE/NAME
+    #[arg(value_name = "POD")]
+    pod: String,
+    /// The pod's namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// For how long three readings must agree before a loss is believed
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
+    confirm: Duration,
+    /// How long ztunnel must have been Ready before its absence in a pod means anything
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    settle: Duration,
+    #[command(flatten)]
+    ways: WayArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  the pod is captured, or need not be
+  1  it is an orphan, partly captured, or an imposter holds its ports
+  2  wrong usage
+  3  undetermined: it could not be read";
+
+/// Tells it; gives the exit code.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    args.ways.check()?;
+    selection::one(&args.pod, args.namespace.as_deref(), "default")?;
+    connection::runtime()?.block_on(async {
+        let connection = args.connection.connect().await?;
+        let (selection, key) = selection::one(&args.pod, args.namespace.as_deref(), &connection.namespace)?;
+        let known = tokio::select! {
+            known = look(args, &connection, &selection, &key) => known?,
+            interrupt = tokio::signal::ctrl_c() => {
+                interrupt?;
+                anyhow::bail!("interrupted before everything was read");
+            }
+        };
+        output::story(&known.title(), &known.tell())?;
+        Ok(meshmedic_common::verdict::exit_code([known.pod.state]))
+    })
+}
+
+/// Gathers what can be known; what cannot is said.
+async fn look(
+    args: &Args,
+    connection: &Connection,
+    selection: &Selection,
+    key: &(String, String),
+) -> anyhow::Result<Known> {
+    let (namespace, name) = key;
+    let Some(target) = again(connection, namespace, name).await? else {
+        anyhow::bail!(
+            "there is no pod {name:?} in namespace {namespace}; `kubectl get pods -n {namespace}` lists them"
+        );
+    };
+    let options = scan::Options {
+        confirm: args.confirm,
+        settle: args.settle,
+        ready_only: false,
+    };
+    let report = sweep(connection, selection, &args.ways, options).await?;
+    let mut notes = report.notes;
+    let pod = report.pods.into_iter().next();
+    let Some(pod) = pod.filter(|pod| pod.uid == target.facts.uid) else {
+        anyhow::bail!("pod {namespace}/{name} was replaced while it was looked at: ask again");
+    };
+    let mesh = Mesh::read(connection, selection).await?;
+    let node = target.facts.node.clone().unwrap_or_default();
+    let agents = args.ways.agents();
+    let nodes = BTreeSet::from([node.as_str()]);
+    let mut fleet = fleet(connection, agents, args.ways.timeout(), 1, Some(&nodes)).await;
+    let agent: Result<NodeReport, String> = match (fleet.reports.remove(&node), fleet.absence) {
+        (Some(report), _) => report,
+        (None, Some(why)) => Err(why),
+        (None, None) => Err(format!("no agent runs on node {node}")),
+    };
+    let repair = if pod.state.is_finding() {
+        let agents = &agents.agent_namespace;
+        match repair::standing(connection, selection, agents, args.settle, &pod).await {
+            Ok(item) => Some(item),
+            Err(error) => {
+                notes.push(format!("whether it may be repaired is not known: {error:#}"));
+                None
+            }
+        }
+    } else {
+        None
+    };
+    let events = events::of(connection, &target.facts, &mut notes).await;
+    Ok(Known {
+        expectation: mesh.expectation(&target.facts),
+        certain: mesh.enablement().certain,
+        health: mesh.health(&node, args.settle, connection.clock.now()),
+        now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
+        facts: target.facts,
+        pod,
+        agent,
+        repair,
+        events,
+        notes,
+    })
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is told of a pod, section by section.
+
+use jiff::Timestamp;
+use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::facts::PodFacts;
+use meshmedic_common::policy::Withheld;
+use meshmedic_common::report::{NodeReport, PodReport, RepairStanding};
+use meshmedic_common::text::clean;
+use meshmedic_common::verdict::{Reason, State};
+
+use super::events::Told;
+use crate::repair::{Action, Item};
+use crate::scan::ScannedPod;
+use crate::selection::NodeHealth;
+use crate::status::ago;
+use crate::ways::Way;
+
+/// How much of what an agent says in one place is shown.
+const MAX_WORDS: usize = 300;
+
+/// A part of the story.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    pub(crate) title: &'static str,
+    pub(crate) lines: Vec<String>,
+}
+
+/// All that is known.
+pub(super) struct Known {
+    pub(super) facts: PodFacts,
+    pub(super) pod: ScannedPod,
+    pub(super) expectation: Expectation,
+    pub(super) certain: bool,
+    pub(super) health: NodeHealth,
+    pub(super) agent: Result<NodeReport, String>,
+    pub(super) repair: Option<Item>,
+    pub(super) events: Vec<Told>,
+    pub(super) notes: Vec<String>,
+    pub(super) now: Timestamp,
+}
+
+/// What istio-cni asks, in its order: what stops there, and what is so where it does not.
+const STEPS: [(&[Reason], &str); 9] = [
+    (&[Reason::HostNetwork], "it has a network of its own"),
+    (&[Reason::Finished], "it has not ended"),
+    (&[Reason::Deleting], "it is not being deleted"),
+    (
+        &[Reason::NotAnnotated],
+        "istio-cni's annotation says that it took it in, or tries to",
+    ),
+    (&[Reason::Sidecar], "it has no sidecar"),
+    (
+        &[Reason::ExcludedNamespace],
+        "istio-cni does not leave its namespace alone",
+    ),
+    (
+        &[Reason::NamespaceUnknown],
+        "the labels of its namespace are known",
+    ),
+    (
+        &[Reason::OptedOut, Reason::NotSelected],
+        "its labels and its namespace's make it ambient",
+    ),
+    (&[Reason::OtherKernel], "it shares the kernel of its node"),
+];
+
+impl Known {
+    pub(super) fn title(&self) -> String {
+        let owner = self.facts.controller.as_ref();
+        let owner = owner.map_or_else(
+            || "nobody's".to_owned(),
+            |owner| format!("of {} {}", owner.kind, owner.name),
+        );
+        let ready = if self.facts.ready { "Ready" } else { "not Ready" };
+        let node = self.facts.node.as_deref().unwrap_or("no node");
+        format!(
+            "{} is {}: {owner}, {ready}, on {node}",
+            self.pod.display_name(),
+            self.pod.state
+        )
+    }
+
+    pub(super) fn tell(&self) -> Vec<Section> {
+        let section = |title, lines: Vec<String>| Section { title, lines };
+        let mut sections = vec![
+            section("Should it be captured?", self.eligibility()),
+            section("What its network namespace shows", self.netns()),
+            section("ztunnel on its node", self.node()),
+            section("History", self.history()),
+            section("Events", self.told()),
+            section("Repair", self.repair()),
+            section("What to do next", vec![self.next()]),
+            section("Not known", self.notes.clone()),
+        ];
+        sections.retain(|section| !section.lines.is_empty());
+        sections
+    }
+
+    fn eligibility(&self) -> Vec<String> {
+        let stop = match self.expectation {
+            Expectation::Exempt(reason) | Expectation::Unverifiable(reason) => Some(reason),
+            _ => None,
+        };
+        let mut lines = Vec::new();
+        for (reasons, holds) in STEPS {
+            // istio-cni still tries, which it says before its kernel matters.
+            if self.expectation == Expectation::Pending && reasons.contains(&Reason::OtherKernel) {
+                break;
+            }
+            if let Some(reason) = stop.filter(|reason| reasons.contains(reason)) {
+                lines.push(format!("no   {}", reason.sentence()));
+                break;
+            }
+            lines.push(format!("yes  {holds}"));
+        }
+        lines.push(match self.expectation {
+            Expectation::Expected => "So it should be captured.".to_owned(),
+            Expectation::Pending => "So istio-cni is still trying to enrol it.".to_owned(),
+            Expectation::Exempt(_) => "So it need not be captured.".to_owned(),
+            Expectation::Unverifiable(_) => "So it cannot be told.".to_owned(),
+            Expectation::Undeclared => "Nobody said whether it should be.".to_owned(),
+        });
+        if !self.certain {
+            lines.push(
+                "istio-cni's settings or its namespace could not be read: this is Istio's default."
+                    .to_owned(),
+            );
+        }
+        lines
+    }
+
+    fn netns(&self) -> Vec<String> {
+        let pod = &self.pod;
+        let mut lines = vec![format!("It {}.", said(&pod.sentence()))];
+        if let Some(ports) = pod.ports {
+            let ports = if ports.is_empty() {
+                "none".to_owned()
+            } else {
+                ports.to_string()
+            };
+            lines.push(format!(
+                "Capture ports that listen (15001, 15006, 15008 are needed): {ports}."
+            ));
+        }
+        lines.extend(pod.owner.map(|owner| format!("These are {}.", owner.sentence())));
+        lines.extend(
+            pod.redirection
+                .map(|found| format!("Redirection: {}.", found.sentence())),
+        );
+        lines.push(match pod.via {
+            Some(Way::Agent) => "Read by the agent of its node.".to_owned(),
+            Some(Way::Exec) => {
+                let container = pod.container.as_deref().unwrap_or("a container");
+                format!("Read by cat in its container {container}: the pod's own word.")
+            }
+            Some(Way::Probe) => "Read by a probe, an ephemeral container.".to_owned(),
+            None => "Nobody looked into it.".to_owned(),
+        });
+        for holder in self.report().iter().flat_map(|report| &report.held_by) {
+            let name = clean(&holder.name, MAX_WORDS);
+            lines.push(format!("Process {} ({name}) holds {}.", holder.pid, holder.ports));
+        }
+        lines
+    }
+
+    fn node(&self) -> Vec<String> {
+        let mut lines = vec![match &self.health {
+            NodeHealth::Well => "ztunnel and istio-cni are Ready, as far as the API tells.".to_owned(),
+            NodeHealth::Fault(why) => format!("{why}: a loss is not judged meanwhile."),
+        }];
+        match &self.agent {
+            Ok(report) => {
+                let mode = report.trigger.as_str();
+                let version = clean(&report.version, MAX_WORDS);
+                lines.push(format!("Its agent ({version}, {mode}) answers."));
+                for found in &report.conditions {
+                    lines.push(format!(
+                        "{}: {}.",
+                        found.condition,
+                        clean(&found.detail, MAX_WORDS)
+                    ));
+                }
+            }
+            Err(why) => lines.push(format!("Nothing from an agent: {why}.")),
+        }
+        lines
+    }
+
+    /// What the agent knows of the very pod.
+    fn report(&self) -> Option<&PodReport> {
+        let uid = self.facts.cgroup_uid()?;
+        self.agent.as_ref().ok()?.pods.iter().find(|pod| pod.uid == uid)
+    }
+
+    fn history(&self) -> Vec<String> {
+        let Ok(agent) = &self.agent else { return Vec::new() };
+        let mut lines = Vec::new();
+        if let Some(report) = self.report() {
+            for change in report.transitions.iter() {
+                let from = change.from.map_or("new", |from| from.as_str());
+                let why = change.reason.map(|reason| format!(", {}", reason.sentence()));
+                let (age, to) = (ago(change.at, self.now), change.to);
+                lines.push(format!("{age}  {from} -> {to}{}", why.unwrap_or_default()));
+            }
+            if report.flaps > 0 {
+                lines.push(format!(
+                    "It lost its listeners and got them back {} times.",
+                    report.flaps
+                ));
+            }
+        }
+        let name = self.pod.display_name();
+        for repair in agent
+            .repairs
+            .iter()
+            .filter(|repair| repair.uid == self.pod.uid || repair.pod == name)
+        {
+            let action = repair.action.map_or("repaired", |action| action.sentence());
+            let result = repair
+                .result
+                .map_or("with an unknown result", |result| result.sentence());
+            lines.push(format!("{}  {action}: {result}", ago(repair.at, self.now)));
+        }
+        lines
+    }
+
+    fn told(&self) -> Vec<String> {
+        let line = |event: &Told| {
+            let age = event.at.map_or_else(|| "-".to_owned(), |at| ago(at, self.now));
+            let mark = if event.warning { " (warning)" } else { "" };
+            format!("{age}  {}{mark}: {}", event.reason, event.note)
+        };
+        self.events.iter().map(line).collect()
+    }
+
+    fn repair(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        match &self.repair {
+            Some(item) if item.action == Action::WouldRepair => {
+                lines.push(format!("By hand it may be repaired: {}.", item.detail));
+            }
+            Some(item) => {
+                let rule = item.rule.map(|rule| format!("Rule {rule} forbids it: "));
+                lines.push(format!("{}{}.", rule.unwrap_or_default(), item.detail));
+            }
+            None => {}
+        }
+        lines.extend(match self.report().and_then(|report| report.repair.as_ref()) {
+            Some(RepairStanding::UnderWay { acted: true }) => Some("The agent has evicted it.".to_owned()),
+            Some(RepairStanding::UnderWay { acted: false }) => {
+                Some("The agent is about to evict it.".to_owned())
+            }
+            Some(RepairStanding::WouldRepair) => {
+                Some("The agent would repair it, and its repairs are off.".to_owned())
+            }
+            Some(RepairStanding::Withheld {
+                rule,
+                sentence,
+                detail,
+                ..
+            }) => {
+                let detail = detail
+                    .as_ref()
+                    .map(|detail| format!(" ({})", clean(detail, MAX_WORDS)));
+                let sentence = clean(sentence, MAX_WORDS);
+                Some(format!(
+                    "The agent leaves it alone, by rule {rule}: {sentence}{}.",
+                    detail.unwrap_or_default()
+                ))
+            }
+            Some(RepairStanding::Other) | None => None,
+        });
+        lines
+    }
+
+    fn next(&self) -> String {
+        let name = self.pod.display_name();
+        if self.facts.toggle_restore.is_some() {
+            let remedy = remedy(Withheld::Toggling, &name);
+            return format!("A toggle of its label was left half done, and this puts it back: {remedy}");
+        }
+        if let Some((why, _)) = self.repair.as_ref().and_then(|item| Some((item.reason?, item))) {
+            return remedy(why, &name);
+        }
+        match (self.pod.state, self.pod.reason) {
+            (State::Captured, _) if self.pod.is_unredirected() => format!(
+                "Start it anew, so that istio-cni sets its rules again: evict or delete {name} when it suits."
+            ),
+            (State::Captured, _) => "Nothing.".to_owned(),
+            (State::Orphan | State::Partial, _) => format!("meshmedic repair {name} --yes"),
+            (State::Imposter, _) => remedy(Withheld::Imposter, &name),
+            (State::Suspect, _) => "Mend its node's ztunnel if that is at fault; then ask again.".to_owned(),
+            (State::Pending, _) => "Look why in the log of istio-cni on its node.".to_owned(),
+            (State::Exempt, Some(Reason::NotAnnotated)) => {
+                "Nothing, unless it belongs into the mesh: then look at the \
+                 labels istio.io/dataplane-mode and at the log of istio-cni on its node."
+                    .to_owned()
+            }
+            (State::Exempt, _) => "Nothing.".to_owned(),
+            (State::Unverifiable, _) => format!(
+                "Run agents, or let a probe read it: meshmedic explain {name} --via probe (which stays in its spec)."
+            ),
+        }
+    }
+}
+
+/// A sentence that follows "It".
+fn said(sentence: &str) -> String {
+    let begins = |words: &[&str]| words.iter().any(|word| sentence.starts_with(word));
+    if begins(&["fell ", "is ", "has "]) {
+        sentence.to_owned()
+    } else {
+        format!("is so: {sentence}")
+    }
+}
+
+/// What helps against a rule.
+fn remedy(why: Withheld, name: &str) -> String {
+    match why {
+        Withheld::NothingRecreates => format!("meshmedic repair {name} --yes --strategy toggle"),
+        Withheld::StaticPod => "Move its manifest away and back on its node.".to_owned(),
+        Withheld::JobPod => format!("Let it end; or meshmedic repair {name} --yes --repair-jobs"),
+        Withheld::UnknownController => {
+            "Ask its operator how its pods are restarted, or toggle it.".to_owned()
+        }
+        Withheld::Imposter => {
+            "Change the ports of the application: 15001, 15006 and 15008 are ztunnel's.".to_owned()
+        }
+        Withheld::NodeFault => {
+            "Mend ztunnel or istio-cni on its node; the pod may recover with it.".to_owned()
+        }
+        Withheld::MeshFault => "Mend istiod first: a new pod would get no identity.".to_owned(),
+        Withheld::Cordoned => "Nothing: the pods of its node are about to leave. Or uncordon it.".to_owned(),
+        Withheld::Paused => "Ask whoever paused repairs; `meshmedic resume` ends it.".to_owned(),
+        Withheld::OptedOutPod | Withheld::OptedOutNamespace => {
+            "Restart it yourself, or remove the annotation meshmedic.io/repair.".to_owned()
+        }
+        Withheld::Toggling => format!("meshmedic repair {name} --yes --strategy toggle"),
+        Withheld::Guessed => "Get the right to read the ConfigMap istio-cni-config.".to_owned(),
+        why => format!("See rule {} in docs/repairs.md.", why.rule()),
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What would be repaired, and what was.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use clap::ValueEnum;
+use tabwriter::TabWriter;
+
+use super::{Colour, paint, state_colour, wrap, write};
+use crate::repair::{Action, Item, Planned};
+
+/// How repairs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RepairFormat {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// With more pods than this under one sentence, the rest is counted.
+const NAMES_SHOWN: usize = 5;
+
+/// Shows the plan to people.
+pub(crate) fn repair_plan(plans: &[Planned], format: RepairFormat) -> anyhow::Result<()> {
+    if format == RepairFormat::Json {
+        return Ok(());
+    }
+    let items: Vec<Item> = plans.iter().map(Planned::item).collect();
+    write(&text(&items)?)
+}
+
+/// Shows what became of each pod. People saw the plan already.
+pub(crate) fn repair(items: &[Item], format: RepairFormat, done: bool) -> anyhow::Result<()> {
+    if format == RepairFormat::Json {
+        return write(&format!("{}\n", serde_json::to_string_pretty(items)?));
+    }
+    if done {
+        write(&format!("Done:\n{}", text(items)?))
+    } else {
+        Ok(())
+    }
+}
+
+/// Says to people what could not be known.
+pub(crate) fn repair_notes(notes: &[String], format: RepairFormat) -> anyhow::Result<()> {
+    if format == RepairFormat::Json {
+        return Ok(());
+    }
+    let lines: String = notes
+        .iter()
+        .map(|note| wrap(&format!("note: {note}"), 0))
+        .collect();
+    write(&lines)
+}
+
+/// The last line for people.
+pub(crate) fn repair_summary(text: &str, format: RepairFormat) -> anyhow::Result<()> {
+    match format {
+        RepairFormat::Json => Ok(()),
+        RepairFormat::Table => write(&wrap(text, 0)),
+    }
+}
+
+/// Tells people how far it is, on stderr, so that the result stays a result.
+pub(crate) fn repair_step(pod: &str, what: &str, format: RepairFormat) {
+    if format == RepairFormat::Table {
+        // Where stderr is gone nobody waits for this.
+        let _ = write!(io::stderr(), "{}", wrap(&format!("{pod}: {what}"), 0));
+    }
+}
+
+fn text(items: &[Item]) -> anyhow::Result<String> {
+    let mut table = TabWriter::new(Vec::new()).padding(2).ansi(true);
+    writeln!(table, "POD\tSTATE\tACTION")?;
+    for item in items {
+        let state = paint(item.state.as_str(), state_colour(item.state));
+        writeln!(table, "{}\t{state}\t{}", item.pod, action(item))?;
+    }
+    let mut out = String::from_utf8(table.into_inner()?)?;
+    out += &sentences(items);
+    out.push('\n');
+    Ok(out)
+}
+
+fn action(item: &Item) -> String {
+    let (text, colour) = match item.action {
+        Action::WouldRepair => ("repair".to_owned(), Colour::Green),
+        Action::Restarted => ("restarted".to_owned(), Colour::Green),
+        Action::Repaired => ("repaired".to_owned(), Colour::Green),
+        Action::Failed => ("failed".to_owned(), Colour::Red),
+        Action::NotDone => ("not done".to_owned(), Colour::Yellow),
+        Action::Withheld => {
+            let reason = item.reason.map_or("withheld", |reason| reason.as_str());
+            let rule = item.rule.map(|rule| format!(" (rule {rule})"));
+            (format!("{reason}{}", rule.unwrap_or_default()), Colour::Yellow)
+        }
+    };
+    paint(&text, colour)
+}
+
+/// One sentence for each thing that is to be said; pods of which the same is to be said share it.
+fn sentences(items: &[Item]) -> String {
+    let mut sentences: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut places = BTreeMap::new();
+    for item in items {
+        let place = *places.entry(item.detail.as_str()).or_insert(sentences.len());
+        match sentences.get_mut(place) {
+            Some((_, pods)) => pods.push(&item.pod),
+            None => sentences.push((&item.detail, vec![&item.pod])),
+        }
+    }
+    let mut out = String::new();
+    for (sentence, pods) in sentences {
+        let shown = pods
+            .iter()
+            .take(NAMES_SHOWN)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = match pods.len().saturating_sub(NAMES_SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let _ = write!(out, "\n{shown}{more}:\n{}", wrap(&format!("{sentence}."), 2));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use meshmedic_common::policy::Withheld;
+    use meshmedic_common::verdict::State;
+
+    use super::*;
+
+    fn item(pod: &str, state: State, action: Action, detail: &str) -> Item {
+        Item {
+            pod: pod.to_owned(),
+            node: "node-a".to_owned(),
+            action,
+            detail: detail.to_owned(),
+            uid: "u".to_owned(),
+            state,
+            owner: Some("ReplicaSet cart-7d4b".to_owned()),
+            rule: None,
+            reason: None,
+            successor: None,
+        }
+    }
+
+    fn withheld(pod: &str, state: State, why: Withheld) -> Item {
+        Item {
+            rule: Some(why.rule()),
+            reason: Some(why),
+            ..item(pod, state, Action::Withheld, why.sentence())
+        }
+    }
+
+    #[test]
+    fn a_plan_and_what_came_of_it_read_as_recorded() {
+        let act = "evicted; ReplicaSet cart-7d4b recreates it; budget cart allows 1 now";
+        let plan = [
+            item("shop/cart-7d4b-x1", State::Orphan, Action::WouldRepair, act),
+            item("shop/cart-7d4b-x2", State::Partial, Action::WouldRepair, act),
+            withheld("shop/bare", State::Orphan, Withheld::NothingRecreates),
+            withheld("shop/grabber-5f", State::Imposter, Withheld::Imposter),
+        ];
+        crate::output::assert_golden("repair-plan.txt", &text(&plan).unwrap());
+        let done = [
+            Item {
+                successor: Some("shop/cart-7d4b-x3".to_owned()),
+                ..item(
+                    "shop/cart-7d4b-x1",
+                    State::Orphan,
+                    Action::Restarted,
+                    "evicted; its successor shop/cart-7d4b-x3 is captured",
+                )
+            },
+            item(
+                "shop/cart-7d4b-x2",
+                State::Partial,
+                Action::Failed,
+                "evicted; but not verified in time: shop/cart-7d4b-x4 is not enrolled yet",
+            ),
+            item(
+                "shop/late",
+                State::Orphan,
+                Action::NotDone,
+                "earlier repairs failed (--max-failures)",
+            ),
+            withheld("shop/bare", State::Orphan, Withheld::NothingRecreates),
+        ];
+        crate::output::assert_golden("repair-done.txt", &text(&done).unwrap());
+        let json = serde_json::to_value(&done).unwrap();
+        assert_eq!(json[0]["action"], "restarted");
+        assert_eq!(json[2]["action"], "not-done");
+        assert_eq!(json[3]["reason"], "nothing-recreates");
+        for key in ["pod", "node", "action", "detail"] {
+            assert!(json[0][key].is_string(), "{key} is the original's");
+        }
+    }
+}

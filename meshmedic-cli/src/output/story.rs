@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A pod's story, for people.
+
+use super::{Colour, paint, wrap, write};
+use crate::explain::Section;
+
+/// Writes it.
+pub(crate) fn story(title: &str, sections: &[Section]) -> anyhow::Result<()> {
+    let mut out = wrap(title, 0);
+    for section in sections {
+        out.push('\n');
+        out += &paint(section.title, Colour::Dim);
+        out.push('\n');
+        for line in &section.lines {
+            out += &wrap(line, 2);
+        }
+    }
+    write(&out)
+}

@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `meshmedic repair`: brings pods that fell out of the mesh back into it, a few at a time, each one verified.
+//!
+//! The rules of "Do no harm" hold as they do for the agents, whose records are kept here, too: agent and command never
+//! work on one owner's pods at once. What a rule forbids is told, and each override is a flag of its own.
+
+mod follow;
+mod plan;
+mod records;
+mod restart;
+mod stop;
+mod toggle;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use futures_util::{StreamExt as _, stream};
+use meshmedic_common::duration;
+use meshmedic_common::policy::Withheld;
+use meshmedic_common::verdict::State;
+use serde::Serialize;
+
+use crate::Usage;
+use crate::connection::{self, Connection, ConnectionArgs};
+use crate::output::{self, RepairFormat};
+use crate::scan::{self, ScannedPod, sweep};
+use crate::selection::{Scope, Selection, SelectionArgs};
+use crate::ways::WayArgs;
+
+pub(crate) use plan::{Planned, World};
+use records::Records;
+use stop::Stop;
+
+/// Arguments of `meshmedic repair`.
+#[derive(clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// Repair; without it, only what would be done is shown
+    #[arg(long)]
+    yes: bool,
+    /// How to write the result
+    #[arg(short, long, value_enum, default_value_t)]
+    output: RepairFormat,
+    /// For how long three readings must agree before a loss is believed
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
+    confirm: Duration,
+    /// How long ztunnel must have been Ready before its absence in a pod means anything
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    settle: Duration,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    risks: Risks,
+    #[command(flatten)]
+    ways: WayArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+const AFTER_HELP: &str = "\
+It refuses to work on a whole cluster: name pods, a namespace, labels or a
+node. First the plan is shown: each pod, what would be done, or which rule
+forbids it. docs/repairs.md explains the rules.
+
+After each repair it waits until the pod that takes its place is captured.
+Ctrl-C ends it after the act under way, and it prints what was done and what
+was not.
+
+Exit codes, whatever the output format:
+  0  nothing is out of the mesh any more
+  1  something still is: a dry run, a rule forbade it, or a repair failed
+  2  wrong usage
+  3  undetermined: something could not be read, and nothing worse was found
+
+Examples:
+  meshmedic repair -n shop                     what would be done?
+  meshmedic repair -n shop -l app=cart --yes   do it, one after the other
+  meshmedic repair shop/cart-7d4b --yes --strategy toggle
+                                               the same without a restart";
+
+/// How pods are repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Strategy {
+    /// Evict the pod, so that its controller creates another one
+    #[default]
+    Restart,
+    /// Take the pod out of the mesh by its label and in again; nothing restarts
+    Toggle,
+}
+
+/// How, and how fast; flattened into [`Args`].
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Repair")]
+pub(crate) struct How {
+    /// What is done to a pod
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) strategy: Strategy,
+    /// How many repairs may be under way, each of another owner
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    max_in_flight: u16,
+    /// Begin no further repair after so many failed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    max_failures: u32,
+    /// How long a repair may take until its pod or the successor is captured
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::node::interval)]
+    deadline: Duration,
+}
+
+/// How long a repair may take.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+impl Default for How {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            max_in_flight: 1,
+            max_failures: 1,
+            deadline: DEADLINE,
+        }
+    }
+}
+
+/// What goes past a rule; each name says what it risks.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+#[command(next_help_heading = "Against the rules")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub(crate) struct Risks {
+    /// Also pods of Jobs, whose work is lost
+    #[arg(long)]
+    repair_jobs: bool,
+    /// Delete instead of evict, so that PodDisruptionBudgets do not hold
+    #[arg(long)]
+    delete_past_disruption_budgets: bool,
+    /// Although somebody paused all repairs
+    #[arg(long)]
+    despite_pause: bool,
+    /// Although the annotation meshmedic.io/repair forbids it
+    #[arg(long)]
+    despite_opt_out: bool,
+    /// Although the last repairs did not take
+    #[arg(long)]
+    despite_failures: bool,
+    /// Without the agents' records, so that agents may work on the same pods at once
+    #[arg(long)]
+    without_records: bool,
+}
+
+/// What became of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Action {
+    /// It would be repaired with --yes.
+    WouldRepair,
+    /// It was started anew, and its successor is captured.
+    Restarted,
+    /// It is captured again.
+    Repaired,
+    /// Something was done, and it is not captured.
+    Failed,
+    /// A rule forbids it, or the API refused. Nothing was done.
+    Withheld,
+    /// It was not begun.
+    NotDone,
+}
+
+/// A pod and what became of it. The first four are the original's.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Item {
+    pub(crate) pod: String,
+    pub(crate) node: String,
+    pub(crate) action: Action,
+    pub(crate) detail: String,
+    pub(crate) uid: String,
+    pub(crate) state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
+    /// The number of the rule that forbids it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rule: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Withheld>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) successor: Option<String>,
+}
+
+/// What is needed to repair one pod.
+struct Shop<'a> {
+    connection: &'a Connection,
+    how: &'a How,
+    risks: Risks,
+    world: &'a World,
+    records: Records,
+    verifier: Verifier<'a>,
+    stop: Stop,
+}
+
+/// Tells how pods are, by the ways that a scan has.
+struct Verifier<'a> {
+    connection: &'a Connection,
+    ways: &'a WayArgs,
+    confirm: Duration,
+    settle: Duration,
+}
+
+impl Verifier<'_> {
+    /// How one pod is now; a loss is confirmed for `confirm`.
+    async fn verify(&self, namespace: &str, name: &str, confirm: Duration) -> anyhow::Result<ScannedPod> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let selection = Selection {
+            scope: Scope::Pods(BTreeSet::from([key])),
+            labels: None,
+            node: None,
+        };
+        let options = scan::Options {
+            confirm,
+            settle: self.settle,
+            ready_only: false,
+        };
+        let report = sweep(self.connection, &selection, self.ways, options).await?;
+        let pod = report.pods.into_iter().next();
+        Ok(pod.unwrap_or_else(|| ScannedPod::missing(namespace, name)))
+    }
+}
+
+/// How it stands with the repair of one pod, were it asked for now.
+pub(crate) async fn standing(
+    connection: &Connection,
+    selection: &Selection,
+    agents: &str,
+    settle: Duration,
+    pod: &ScannedPod,
+) -> anyhow::Result<Item> {
+    let (how, risks) = (How::default(), Risks::default());
+    let world = World::read(connection, selection, agents, settle, std::slice::from_ref(pod)).await?;
+    let records = Records::new(connection, agents, risks, how.max_in_flight, how.deadline).await?;
+    let plan = Planned::of(connection, &world, &records, &how, risks, pod.clone()).await?;
+    Ok(plan.item())
+}
+
+/// Plans, and repairs if told to; gives the exit code.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    args.ways.check()?;
+    // What the context says does not matter here.
+    let wanted = args.selection.check("default")?;
+    if wanted.scope == Scope::Cluster && wanted.labels.is_none() && wanted.node.is_none() {
+        let why =
+            "a repair of the whole cluster at once is refused: name pods, or choose with -n, -l or --node";
+        return Err(Usage(why.to_owned()).into());
+    }
+    connection::runtime()?.block_on(async {
+        let connection = args.connection.connect().await?;
+        let selection = args.selection.check(&connection.namespace)?;
+        repair(args, &connection, &selection).await
+    })
+}
+
+async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<u8> {
+    let stop = Stop::listen()?;
+    let options = scan::Options {
+        confirm: args.confirm,
+        settle: args.settle,
+        ready_only: false,
+    };
+    let report = tokio::select! {
+        report = sweep(connection, selection, &args.ways, options) => report?,
+        () = stop.wait() => anyhow::bail!("interrupted before anything was done"),
+    };
+    let scanned = scan::code(&report);
+    let mut notes = report.notes.clone();
+    let lost: Vec<ScannedPod> = report
+        .pods
+        .into_iter()
+        .filter(|pod| pod.state.is_finding())
+        .collect();
+    let left = match args.how.strategy {
+        Strategy::Toggle => plan::left_behind(connection, selection).await?,
+        Strategy::Restart => Vec::new(),
+    };
+    if lost.is_empty() && left.is_empty() {
+        output::repair(&[], args.output, false)?;
+        output::repair_notes(&notes, args.output)?;
+        let said = match scanned {
+            0 => "No pod is out of the mesh.",
+            _ => "No pod is proved out of the mesh, but not every one could be read: see `meshmedic scan`.",
+        };
+        output::repair_summary(said, args.output)?;
+        return Ok(scanned);
+    }
+    let agents = &args.ways.agents().agent_namespace;
+    let world = World::read(connection, selection, agents, args.settle, &lost).await?;
+    let records = Records::new(
+        connection,
+        agents,
+        args.risks,
+        args.how.max_in_flight,
+        args.how.deadline,
+    )
+    .await?;
+    notes.extend(records.note());
+    let mut plans = left;
+    for pod in lost {
+        plans.push(Planned::of(connection, &world, &records, &args.how, args.risks, pod).await?);
+    }
+    output::repair_plan(&plans, args.output)?;
+    output::repair_notes(&notes, args.output)?;
+    if !args.yes {
+        let items: Vec<Item> = plans.iter().map(Planned::item).collect();
+        output::repair(&items, args.output, false)?;
+        output::repair_summary(&dry_summary(&items), args.output)?;
+        return Ok(1);
+    }
+    let shop = Shop {
+        connection,
+        how: &args.how,
+        risks: args.risks,
+        world: &world,
+        records,
+        verifier: Verifier {
+            connection,
+            ways: &args.ways,
+            confirm: args.confirm,
+            settle: args.settle,
+        },
+        stop,
+    };
+    let items = shop.repair(plans, args.output).await?;
+    output::repair(&items, args.output, true)?;
+    output::repair_summary(&summary(&items), args.output)?;
+    let well = |item: &Item| matches!(item.action, Action::Restarted | Action::Repaired);
+    Ok(if items.iter().all(well) {
+        scanned_without_findings(&report.states)
+    } else {
+        1
+    })
+}
+
+/// What the scan left open beside the findings.
+fn scanned_without_findings(states: &BTreeMap<State, usize>) -> u8 {
+    let others = states.keys().copied().filter(|state| !state.is_finding());
+    meshmedic_common::verdict::exit_code(others)
+}
+
+impl Shop<'_> {
+    /// Repairs what may be repaired: the pods of one owner one after the other, those of several at once.
+    async fn repair(&self, plans: Vec<Planned>, format: RepairFormat) -> anyhow::Result<Vec<Item>> {
+        let failures = Cell::new(0_u32);
+        let mut queues: BTreeMap<String, Vec<(usize, Planned)>> = BTreeMap::new();
+        for (place, plan) in plans.into_iter().enumerate() {
+            queues.entry(plan.queue()).or_default().push((place, plan));
+        }
+        let failures = &failures;
+        let work = |queue: Vec<(usize, Planned)>| async move {
+            let mut done = Vec::new();
+            for (place, plan) in queue {
+                let item = self.one(&plan, failures, format).await?;
+                done.push((place, item));
+            }
+            Ok::<_, anyhow::Error>(done)
+        };
+        let mut running = stream::iter(queues.into_values())
+            .map(work)
+            .buffer_unordered(self.how.max_in_flight.into());
+        let mut items = Vec::new();
+        while let Some(done) = running.next().await {
+            items.extend(done?);
+        }
+        items.sort_by_key(|(place, _)| *place);
+        Ok(items.into_iter().map(|(_, item)| item).collect())
+    }
+
+    async fn one(&self, plan: &Planned, failures: &Cell<u32>, format: RepairFormat) -> anyhow::Result<Item> {
+        let item = plan.item();
+        if item.action != Action::WouldRepair {
+            return Ok(item);
+        }
+        let not_done = |why: &str| Item {
+            action: Action::NotDone,
+            detail: why.to_owned(),
+            ..plan.item()
+        };
+        if self.stop.is_set() {
+            return Ok(not_done("interrupted before its turn"));
+        }
+        if failures.get() >= self.how.max_failures {
+            return Ok(not_done("earlier repairs failed (--max-failures)"));
+        }
+        output::repair_step(&item.pod, "repairing", format);
+        let item = match self.how.strategy {
+            Strategy::Restart => self.restart(plan).await,
+            Strategy::Toggle => self.toggle(plan).await,
+        };
+        if item.action == Action::Failed {
+            failures.set(failures.get() + 1);
+        }
+        output::repair_step(&item.pod, &item.detail, format);
+        Ok(item)
+    }
+}
+
+impl Item {
+    /// The same pod with another outcome.
+    fn ended(self, action: Action, detail: impl Into<String>) -> Self {
+        Self {
+            action,
+            detail: detail.into(),
+            ..self
+        }
+    }
+
+    /// The same pod, left alone.
+    fn withheld(self, why: Withheld, detail: Option<&str>) -> Self {
+        let detail = match detail.filter(|detail| !detail.is_empty()) {
+            Some(detail) => format!("{}: {detail}", why.sentence()),
+            None => why.sentence().to_owned(),
+        };
+        Self {
+            rule: Some(why.rule()),
+            reason: Some(why),
+            ..self.ended(Action::Withheld, detail)
+        }
+    }
+}
+
+fn count(items: &[Item], actions: &[Action]) -> usize {
+    items.iter().filter(|item| actions.contains(&item.action)).count()
+}
+
+fn pods(count: usize) -> String {
+    match count {
+        1 => "1 pod".to_owned(),
+        count => format!("{count} pods"),
+    }
+}
+
+fn dry_summary(items: &[Item]) -> String {
+    let would = count(items, &[Action::WouldRepair]);
+    let withheld = count(items, &[Action::Withheld]);
+    let left = if withheld == 0 {
+        String::new()
+    } else {
+        format!(", {withheld} left alone")
+    };
+    match would {
+        0 => format!("Nothing would be done{left}."),
+        would => format!(
+            "Nothing was done. With --yes {} would be repaired{left}.",
+            pods(would)
+        ),
+    }
+}
+
+fn summary(items: &[Item]) -> String {
+    let done = count(items, &[Action::Restarted, Action::Repaired]);
+    let parts = [
+        (count(items, &[Action::Failed]), "failed"),
+        (count(items, &[Action::Withheld]), "left alone"),
+        (count(items, &[Action::NotDone]), "not done"),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    let others: Vec<String> = parts.map(|(count, what)| format!(", {count} {what}")).collect();
+    format!("{} repaired and captured{}.", pods(done), others.concat())
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The gentle repair: out of the mesh by the label and in again, and no container restarts.
+//!
+//! Whatever happens after the first half, the label is put back before anything else is said.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::wait::await_condition;
+use meshmedic_agent::engine::repair::ledger::Conclusion;
+use meshmedic_common::eligibility::MODE_LABEL;
+use meshmedic_common::facts::{PodFacts, TOGGLE_RESTORE};
+use meshmedic_common::kube::acted::{Acted, Target};
+use meshmedic_common::kube::facts::{pod_facts, resource_version};
+use meshmedic_common::kube::toggle::{self, RestoreError, Restored};
+use meshmedic_common::policy::Withheld;
+
+use super::follow::Followed;
+use super::records::Held;
+use super::{Action, Item, Planned, Shop};
+
+/// How often, and how long after each other, putting the label back is tried while the API does not do it.
+const RESTORE_TRIES: u32 = 10;
+const RESTORE_PAUSE: Duration = Duration::from_secs(2);
+/// A watch that ended is begun anew after this.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+/// While it waits, what is held is looked after this often.
+const TEND: Duration = Duration::from_secs(5);
+
+/// Why waiting for istio-cni ended.
+enum Waited {
+    Cleared,
+    Gone,
+    Late,
+    Interrupted,
+}
+
+impl Shop<'_> {
+    /// Repairs one pod by its label.
+    pub(super) async fn toggle(&self, plan: &Planned) -> Item {
+        let item = plan.item();
+        let Some(facts) = &plan.facts else { return item };
+        let mut held = match self.records.claim(facts).await {
+            Ok(held) => held,
+            Err((why, detail)) => return item.withheld(why, detail.as_deref()),
+        };
+        if plan.left {
+            return self.finish(item, facts, held).await;
+        }
+        let begun = match self.recheck(plan, facts).await {
+            Ok(()) if self.stop.is_set() => {
+                self.records.conclude(facts, held, Conclusion::NotDone).await;
+                return item.ended(Action::NotDone, "interrupted before it was done");
+            }
+            Ok(()) => self.begin(facts).await,
+            Err(forbidden) => Err(forbidden),
+        };
+        if let Err((why, detail)) = begun {
+            self.records.conclude(facts, held, Conclusion::NotDone).await;
+            return item.withheld(why, detail.as_deref());
+        }
+        self.records.acted(facts, &held).await;
+        let waited = self.until_cleared(facts, &mut held).await;
+        let restored = self.restore(facts).await;
+        if let Err(error) = restored {
+            self.records.conclude(facts, held, Conclusion::Failed).await;
+            let PodFacts { namespace, name, .. } = facts;
+            let detail = format!(
+                "{error}. Its label {MODE_LABEL} still says none: repeat the repair, or set the label by hand to what \
+                 the annotation {TOGGLE_RESTORE} of {namespace}/{name} holds, and remove the annotation"
+            );
+            return item.ended(Action::Failed, detail);
+        }
+        match waited {
+            Waited::Cleared => {}
+            Waited::Gone => {
+                self.records.conclude(facts, held, Conclusion::Released).await;
+                return item.ended(Action::Failed, "the pod ended while it was out of the mesh");
+            }
+            Waited::Late => {
+                self.records.conclude(facts, held, Conclusion::Failed).await;
+                let detail =
+                    "istio-cni did not let it go in time; its label is as it was. Is istio-cni well?";
+                return item.ended(Action::Failed, detail);
+            }
+            Waited::Interrupted => {
+                self.records.conclude(facts, held, Conclusion::Released).await;
+                return item.ended(
+                    Action::Failed,
+                    "interrupted; its label is as it was, and it was not verified",
+                );
+            }
+        }
+        self.end_toggle(item, facts, held).await
+    }
+
+    /// Ends what somebody else left half done.
+    async fn finish(&self, item: Item, facts: &PodFacts, held: Held) -> Item {
+        match self.restore(facts).await {
+            Ok(()) => self.end_toggle(item, facts, held).await,
+            Err(error) => {
+                self.records.conclude(facts, held, Conclusion::NotDone).await;
+                item.ended(Action::Failed, error.to_string())
+            }
+        }
+    }
+
+    async fn end_toggle(&self, item: Item, facts: &PodFacts, mut held: Held) -> Item {
+        let (conclusion, action, detail) = match self.follow_itself(facts, &mut held).await {
+            Followed::Captured(seen) => (
+                Conclusion::Succeeded(self.records.proof(&seen)),
+                Action::Repaired,
+                "its label was toggled, and it is captured again".to_owned(),
+            ),
+            Followed::Lost(seen) => (
+                Conclusion::Failed,
+                Action::Failed,
+                format!("its label was toggled; but {}", seen.sentence()),
+            ),
+            Followed::Late(why) => (
+                Conclusion::Unproven,
+                Action::Failed,
+                format!("its label was toggled and is as it was; but not verified in time: {why}"),
+            ),
+            Followed::Interrupted(why) => (
+                Conclusion::Released,
+                Action::Failed,
+                format!("its label was toggled and is as it was; interrupted before it was verified: {why}"),
+            ),
+        };
+        self.records.conclude(facts, held, conclusion).await;
+        item.ended(action, detail)
+    }
+
+    /// Takes the pod out of the mesh. An answer that was lost may have been a yes, and counts as one: what is left is
+    /// restored in any case.
+    async fn begin(&self, facts: &PodFacts) -> Result<(), (Withheld, Option<String>)> {
+        let PodFacts {
+            namespace, name, uid, ..
+        } = facts;
+        let what = format!("reading pod {namespace}/{name}");
+        let api = self.pods(facts);
+        let found = self.connection.ask(&what, || api.get(name)).await;
+        let found = found.map_err(|failure| (Withheld::NotFetched, Some(failure.short())))?;
+        let mut standing = self.world.standing(&pod_facts(&found));
+        if self.risks.despite_opt_out {
+            standing.facts.repair = None;
+            standing.namespace_repair = None;
+        }
+        let version = resource_version(&found.metadata);
+        let (enablement, labels) = (self.world.enablement(), self.world.labels(namespace));
+        let patch =
+            toggle::plan_begin(&standing, uid, version, &enablement, &labels).map_err(|why| (why, None))?;
+        match toggle::apply(&self.connection.client, &patch, false).await {
+            Ok(_) | Err(Acted::InDoubt { .. }) => Ok(()),
+            Err(acted) => Err((
+                acted.withheld().unwrap_or(Withheld::Refused),
+                Some(acted.to_string()),
+            )),
+        }
+    }
+
+    /// Waits until istio-cni has let the pod go.
+    async fn until_cleared(&self, facts: &PodFacts, held: &mut Held) -> Waited {
+        let uid = facts.uid.clone();
+        let cleared = move |pod: Option<&Pod>| {
+            let now = pod.map(pod_facts);
+            now.is_none_or(|now| now.uid != uid || now.deleting || toggle::is_cleared(&now))
+        };
+        let deadline = tokio::time::Instant::now() + self.how.deadline;
+        loop {
+            let waited = await_condition(self.pods(facts), &facts.name, cleared.clone());
+            let found = tokio::select! {
+                found = waited => found,
+                () = tokio::time::sleep(TEND) => {
+                    self.records.renew(facts, held).await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(deadline) => return Waited::Late,
+                () = self.stop.wait() => return Waited::Interrupted,
+            };
+            match found {
+                Ok(Some(pod)) if pod.metadata.uid.as_deref() == Some(facts.uid.as_str()) => {
+                    return if pod.metadata.deletion_timestamp.is_some() {
+                        Waited::Gone
+                    } else {
+                        Waited::Cleared
+                    };
+                }
+                Ok(_) => return Waited::Gone,
+                Err(error) => {
+                    tracing::debug!("the watch of {} was interrupted: {error}", facts.display_name());
+                    tokio::time::sleep(WATCH_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Puts the label back, and does not give up easily.
+    async fn restore(&self, facts: &PodFacts) -> Result<(), RestoreError> {
+        let target = Target {
+            namespace: facts.namespace.clone(),
+            name: facts.name.clone(),
+            uid: facts.uid.clone(),
+        };
+        let mut attempt = 1;
+        loop {
+            match toggle::restore(&self.connection.client, &target).await {
+                Ok(Restored::Done | Restored::Nothing)
+                | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => {
+                    return Ok(());
+                }
+                Err(error @ RestoreError::Untrusted(_)) => return Err(error),
+                Err(error) if attempt >= RESTORE_TRIES => return Err(error),
+                Err(error) => {
+                    tracing::warn!("{}: {error}; trying again", facts.display_name());
+                    attempt += 1;
+                    tokio::time::sleep(RESTORE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn pods(&self, facts: &PodFacts) -> Api<Pod> {
+        Api::namespaced(self.connection.client.clone(), &facts.namespace)
+    }
+}
