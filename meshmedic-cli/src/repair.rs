@@ -49,6 +49,12 @@ pub(crate) struct Args {
     /// How long ztunnel must have been Ready before its absence in a pod means anything
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
+    /// Read the ztunnels' logs first, and repair only pods that they accuse
+    #[arg(long)]
+    behavioral: bool,
+    /// With --behavioral: how far back the logs are read
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = scan::since, requires = "behavioral")]
+    since: Duration,
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
@@ -63,7 +69,7 @@ pub(crate) struct Args {
 
 const AFTER_HELP: &str = "\
 It refuses to work on a whole cluster: name pods, a namespace, labels or a
-node. First the plan is shown: each pod, what would be done, or which rule
+node, or let the logs choose by --behavioral. First the plan is shown: each pod, what would be done, or which rule
 forbids it. docs/repairs.md explains the rules.
 
 After each repair it waits until the pod that takes its place is captured.
@@ -246,9 +252,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.ways.check()?;
     // What the context says does not matter here.
     let wanted = args.selection.check("default")?;
-    if wanted.scope == Scope::Cluster && wanted.labels.is_none() && wanted.node.is_none() {
-        let why =
-            "a repair of the whole cluster at once is refused: name pods, or choose with -n, -l or --node";
+    let chosen = args.behavioral || wanted.labels.is_some() || wanted.node.is_some();
+    if wanted.scope == Scope::Cluster && !chosen {
+        let why = "a repair of the whole cluster at once is refused: name pods, or choose with -n, -l, --node or \
+                   --behavioral";
         return Err(Usage(why.to_owned()).into());
     }
     connection::runtime()?.block_on(async {
@@ -265,8 +272,15 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         settle: args.settle,
         ready_only: false,
     };
+    let swept = async {
+        if args.behavioral {
+            scan::sweep_accused(connection, selection, &args.ways, options, args.since).await
+        } else {
+            sweep(connection, selection, &args.ways, options).await
+        }
+    };
     let report = tokio::select! {
-        report = sweep(connection, selection, &args.ways, options) => report?,
+        report = swept => report?,
         () = stop.wait() => anyhow::bail!("interrupted before anything was done"),
     };
     let scanned = scan::code(&report);

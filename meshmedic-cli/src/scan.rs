@@ -15,6 +15,7 @@ use crate::output::{self, ScanFormat};
 use crate::selection::{Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
+pub(crate) use accused::sweep as sweep_accused;
 pub(crate) use report::{ScanReport, ScannedPod};
 pub(crate) use sweep::sweep;
 
@@ -81,7 +82,7 @@ Examples:
 /// The API counts in whole seconds.
 const SHORTEST_SINCE: Duration = Duration::from_secs(1);
 
-fn since(text: &str) -> Result<Duration, String> {
+pub(crate) fn since(text: &str) -> Result<Duration, String> {
     crate::node::at_least(text, SHORTEST_SINCE)
 }
 

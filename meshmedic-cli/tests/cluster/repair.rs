@@ -6,7 +6,7 @@ mod toggle;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Output, Stdio};
 
-use meshmedic_lab::{Pod, need, wait};
+use meshmedic_lab::{Log, Pod, PodRef, need, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -407,4 +407,36 @@ fn a_whole_cluster_is_refused() {
         assert_eq!(output.status.code(), Some(2), "{words}");
         assert!(words.contains("whole cluster"), "{words}");
     }
+}
+
+#[test]
+fn the_logs_may_choose_whom_to_repair() {
+    if !need::root("the_logs_may_choose_whom_to_repair") {
+        return;
+    }
+    let world = World::new(1);
+    let (lost, idle) = (world.deployment("cart", 1), world.deployment("idle", 1));
+    let ztunnel = world.cluster.node("node-a").unwrap().ztunnel().unwrap();
+    ztunnel.unenrol_many(&[lost[0].clone(), idle[0].clone()]).unwrap();
+    let refused = format!(
+        "{}\terror\taccess\tconnection complete\tsrc.addr=10.0.0.9:59094 src.workload=\"web\" src.namespace=\"shop\" \
+         src.identity=\"spiffe://cluster.local/ns/shop/sa/web\" dst.addr={address}:15008 \
+         dst.hbone_addr={address}:8080 dst.workload=\"{}\" dst.namespace=\"shop\" \
+         dst.identity=\"spiffe://cluster.local/ns/shop/sa/cart\" direction=\"outbound\" bytes_sent=0 bytes_recv=0 \
+         duration=\"0ms\" error=\"io error: Connection refused (os error 111)\"\n",
+        jiff::Timestamp::now(),
+        lost[0].name(),
+        address = lost[0].addresses()[0],
+    );
+    let api = world.cluster.api();
+    api.set_log(PodRef::all_in("istio-system"), Log::text(&refused))
+        .unwrap();
+    let (code, items) = repair(&world, &["--behavioral", "--yes"]);
+    assert_eq!(code, Some(0), "{items:#}");
+    assert_eq!(items.as_array().unwrap().len(), 1, "{items:#}");
+    assert_eq!(item(&items, &lost[0])["action"], "restarted", "{items:#}");
+    assert!(
+        world.is_untouched(&idle[0]),
+        "nobody talked to it, so no log accuses it"
+    );
 }
