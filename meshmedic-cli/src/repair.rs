@@ -215,6 +215,17 @@ struct Verifier<'a> {
 impl Verifier<'_> {
     /// How one pod is now; a loss is confirmed for `confirm`.
     async fn verify(&self, namespace: &str, name: &str, confirm: Duration) -> anyhow::Result<ScannedPod> {
+        self.verify_by(self.ways, namespace, name, confirm).await
+    }
+
+    /// The same by other ways.
+    async fn verify_by(
+        &self,
+        ways: &WayArgs,
+        namespace: &str,
+        name: &str,
+        confirm: Duration,
+    ) -> anyhow::Result<ScannedPod> {
         let key = (namespace.to_owned(), name.to_owned());
         let selection = Selection {
             scope: Scope::Pods(BTreeSet::from([key])),
@@ -226,7 +237,7 @@ impl Verifier<'_> {
             settle: self.settle,
             ready_only: false,
         };
-        let report = sweep(self.connection, &selection, self.ways, options).await?;
+        let report = sweep(self.connection, &selection, ways, options).await?;
         let pod = report.pods.into_iter().next();
         Ok(pod.unwrap_or_else(|| ScannedPod::missing(namespace, name)))
     }
