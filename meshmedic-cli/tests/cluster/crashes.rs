@@ -13,8 +13,9 @@ use crate::world::{REPAIR, USER, World};
 const POINTS: usize = 22;
 /// Slow enough to be killed in the middle of a request, quick enough for the claims to last.
 const SLOW: Duration = Duration::from_millis(150);
-/// What an agent that is gone held is free after a minute; a slow machine needs some time besides.
-const RECOVERY: Duration = Duration::from_secs(180);
+/// What an agent that is gone held is free after a minute. A repair that was withheld meanwhile is tried again
+/// after a wait that doubles up to five minutes.
+const RECOVERY: Duration = Duration::from_secs(600);
 
 fn asked(world: &World) -> usize {
     let requests = world.cluster.api().requests_of(USER).unwrap();
