@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node full of pods.
 
-use meshmedic_common::verdict::State;
 use meshmedic_lab::{Pod, need};
 
 use crate::process::Agent;
@@ -20,11 +19,6 @@ fn pods(world: &World, deployments: usize) -> Vec<Pod> {
     (0..deployments)
         .flat_map(|number| world.deployment(&format!("app-{number}"), 10))
         .collect()
-}
-
-fn count(agent: &Agent, state: State) -> usize {
-    let report = agent.report();
-    report.pods.iter().filter(|pod| pod.state == state).count()
 }
 
 /// The order of acts and ends, as the agent told it.
@@ -55,44 +49,6 @@ fn heals(world: &World, agent: &mut Agent, lost: &[Pod], before: usize) {
         agent.metric("meshmedic_orphans_total") == 0.0
     });
     agent.until("the Leases to be free", |_| world.leases_are_free());
-}
-
-#[test]
-fn two_hundred_pods_survive_a_dead_ztunnel_and_thirty_of_them_a_reboot() {
-    if !need::root("two_hundred_pods_survive_a_dead_ztunnel_and_thirty_of_them_a_reboot") {
-        return;
-    }
-    let world = World::new(1);
-    let pods = pods(&world, 20);
-    let mut agent = world.ready_agent(&[&REPAIR[..], &ENOUGH].concat());
-    agent.until("all pods to be captured", |agent| {
-        count(agent, State::Captured) == 200
-    });
-
-    world.cluster.kill_ztunnel("node-a").unwrap();
-    agent.until("the node's fault", |agent| {
-        agent.metric("meshmedic_node_fault") == 1.0
-    });
-    // A census a second: a minute, far more than a loss takes to be confirmed.
-    for _ in 0..3 {
-        let sweeps = agent.metric("meshmedic_sweeps_total");
-        agent.until("a third of it to pass", |agent| {
-            agent.metric("meshmedic_sweeps_total") >= sweeps + 18.0
-        });
-    }
-    assert_eq!(count(&agent, State::Suspect), 200);
-    world.cluster.start_ztunnel("node-a").unwrap();
-    agent.until("every pod to be captured again", |agent| {
-        count(agent, State::Captured) == 200
-    });
-    agent.until("ztunnel to settle", |agent| {
-        agent.metric("meshmedic_node_fault") == 0.0
-    });
-    assert_eq!(world.evictions(), 0);
-    assert!(pods.iter().all(|pod| world.is_untouched(pod)));
-
-    heals(&world, &mut agent, &pods[..30], 0);
-    assert!(pods[30..].iter().all(|pod| world.is_untouched(pod)));
 }
 
 #[test]
