@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node full of pods.
 
+use meshmedic_common::verdict::State;
 use meshmedic_lab::{Pod, need};
 
 use crate::process::Agent;
@@ -21,6 +22,11 @@ fn pods(world: &World, deployments: usize) -> Vec<Pod> {
         .collect()
 }
 
+fn count(agent: &Agent, state: State) -> usize {
+    let report = agent.report();
+    report.pods.iter().filter(|pod| pod.state == state).count()
+}
+
 /// The order of acts and ends, as the agent told it.
 fn acts(agent: &Agent) -> Vec<String> {
     let lines = agent.log();
@@ -32,10 +38,13 @@ fn acts(agent: &Agent) -> Vec<String> {
 fn heals(world: &World, agent: &mut Agent, lost: &[Pod], before: usize) {
     let ztunnel = world.cluster.node("node-a").unwrap().ztunnel().unwrap();
     ztunnel.unenrol_many(lost).unwrap();
-    let all = u32::try_from(before + lost.len()).unwrap();
-    agent.until("all to be healed", |agent| {
-        agent.metric(SUCCEEDED) >= f64::from(all)
-    });
+    // One repair after the other, each with the whole patience of the tests.
+    for healed in before + 1..=before + lost.len() {
+        let healed = f64::from(u32::try_from(healed).unwrap());
+        agent.until("the next one to be healed", |agent| {
+            agent.metric(SUCCEEDED) >= healed
+        });
+    }
     let acts = acts(agent);
     assert_eq!(
         &acts[before * 2..][..3],
@@ -49,6 +58,44 @@ fn heals(world: &World, agent: &mut Agent, lost: &[Pod], before: usize) {
         agent.metric("meshmedic_orphans_total") == 0.0
     });
     agent.until("the Leases to be free", |_| world.leases_are_free());
+}
+
+#[test]
+fn two_hundred_pods_survive_a_dead_ztunnel_and_thirty_of_them_a_reboot() {
+    if !need::root("two_hundred_pods_survive_a_dead_ztunnel_and_thirty_of_them_a_reboot") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = pods(&world, 20);
+    let mut agent = world.ready_agent(&[&REPAIR[..], &ENOUGH].concat());
+    agent.until("all pods to be captured", |agent| {
+        count(agent, State::Captured) == 200
+    });
+
+    world.cluster.kill_ztunnel("node-a").unwrap();
+    agent.until("the node's fault", |agent| {
+        agent.metric("meshmedic_node_fault") == 1.0
+    });
+    // A census a second: a minute, far more than a loss takes to be confirmed.
+    for _ in 0..3 {
+        let sweeps = agent.metric("meshmedic_sweeps_total");
+        agent.until("a third of it to pass", |agent| {
+            agent.metric("meshmedic_sweeps_total") >= sweeps + 18.0
+        });
+    }
+    assert_eq!(count(&agent, State::Suspect), 200);
+    world.cluster.start_ztunnel("node-a").unwrap();
+    agent.until("every pod to be captured again", |agent| {
+        count(agent, State::Captured) == 200
+    });
+    agent.until("ztunnel to settle", |agent| {
+        agent.metric("meshmedic_node_fault") == 0.0
+    });
+    assert_eq!(world.evictions(), 0);
+    assert!(pods.iter().all(|pod| world.is_untouched(pod)));
+
+    heals(&world, &mut agent, &pods[..30], 0);
+    assert!(pods[30..].iter().all(|pod| world.is_untouched(pod)));
 }
 
 #[test]
