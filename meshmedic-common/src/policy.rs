@@ -117,6 +117,15 @@ impl Withheld {
             Self::Untrusted => 10,
         }
     }
+
+    /// Whether the end of another repair may change it.
+    #[must_use]
+    pub const fn waits_for_another(self) -> bool {
+        matches!(
+            self,
+            Self::Canary | Self::InFlightOwner | Self::InFlightNode | Self::NoSlot
+        )
+    }
 }
 
 /// What was switched on.

@@ -23,7 +23,7 @@ use meshmedic_common::verdict::State;
 use super::sabotage::stands;
 use crate::time::Time;
 use attempt::{Attempt, Ended};
-use ledger::Record;
+use ledger::{Entry, Record};
 use prover::Prover;
 
 pub use request::{
@@ -146,16 +146,19 @@ impl Planner {
             return;
         }
         for entry in &record.repairs {
-            let known = self.attempts.iter().any(|attempt| attempt.id == entry.id);
-            let ours = entry.node == self.settings.node;
-            if ours
-                && !known
+            if self.is_left_over(entry)
                 && entry.is_abandoned(at.server)
                 && let Some(attempt) = Attempt::adopt(&self.settings, at, owner, entry)
             {
                 self.attempts.push(attempt);
             }
         }
+    }
+
+    /// Whether another process of this node began it.
+    fn is_left_over(&self, entry: &Entry) -> bool {
+        let known = self.attempts.iter().any(|attempt| attempt.id == entry.id);
+        entry.node == self.settings.node && !known
     }
 
     /// Judges every pod that is out of the mesh, and goes on with what is under way.
@@ -406,12 +409,21 @@ impl Planner {
                 }
             }
         }
+        let mut free_again = false;
         for over in self.attempts.extract_if(.., |attempt| attempt.is_over()) {
+            free_again |= over.kept_others_waiting();
             // What was last seen of its record is older than this; it is not taken over once more.
             if !over.unfinished
                 && let Some(record) = self.owners.get_mut(&over.owner)
             {
                 record.repairs.retain(|entry| entry.id != over.id);
+            }
+        }
+        if free_again {
+            for told in self.told.values_mut() {
+                if told.why.is_some_and(|(why, _)| why.waits_for_another()) {
+                    (told.not_before, told.patience) = (at.now, Duration::ZERO);
+                }
             }
         }
     }
@@ -492,7 +504,22 @@ impl Planner {
             .values()
             .map(|told| told.not_before)
             .filter(|due| *due > at.now);
-        attempts.chain(told).chain(self.prover.next_wake(at.now)).min()
+        attempts
+            .chain(told)
+            .chain(self.prover.next_wake(at.now))
+            .chain(self.next_adoption(at))
+            .min()
+    }
+
+    /// When the next repair that another process of this node began may be taken over.
+    fn next_adoption(&self, at: Moment) -> Option<Time> {
+        if self.stopping || !self.may_act() {
+            return None;
+        }
+        let entries = self.owners.values().flat_map(|record| &record.repairs);
+        let left_over = entries.filter(|entry| self.is_left_over(entry));
+        let left = left_over.filter_map(|entry| entry.abandoned_in(at.server));
+        Some(at.now + left.min()?)
     }
 
     /// What happened since the last call, in order.

@@ -13,9 +13,6 @@ use crate::world::{REPAIR, USER, World};
 const POINTS: usize = 22;
 /// Slow enough to be killed in the middle of a request, quick enough for the claims to last.
 const SLOW: Duration = Duration::from_millis(150);
-/// What an agent that is gone held is free after a minute. A repair that was withheld meanwhile is tried again
-/// after a wait that doubles up to five minutes.
-const RECOVERY: Duration = Duration::from_secs(600);
 
 fn asked(world: &World) -> usize {
     let requests = world.cluster.api().requests_of(USER).unwrap();
@@ -58,7 +55,7 @@ fn killed_at(point: usize) {
     };
     wait::until(
         &format!("the repair killed at {point} to be over"),
-        RECOVERY,
+        PATIENCE,
         || healed() && accepted(&world) == 1 && world.leases_are_free(),
     )
     .unwrap_or_else(|error| panic!("{error}: {} evictions accepted", accepted(&world)));

@@ -13,8 +13,9 @@ use meshmedic_lab::wait;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Long enough for whatever a slow machine does; nothing waits for it where all is well.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for whatever a slow machine does, on top of the minute after which what a dead agent held is
+/// free. Nothing waits for it where all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running agent. It is killed when this is dropped.
 pub(crate) struct Agent {

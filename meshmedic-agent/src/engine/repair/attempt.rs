@@ -108,6 +108,8 @@ pub(super) struct Attempt {
     doubt_until: Time,
     not_before: Time,
     acted: bool,
+    /// Whether another process began it.
+    adopted: bool,
     /// Whether it must be alone on its node, since no other was proved.
     alone: bool,
     /// Whether a failure opens the node's breaker at once.
@@ -146,6 +148,7 @@ impl Attempt {
             doubt_until: at.now,
             not_before: at.now,
             acted: false,
+            adopted: false,
             alone: false,
             trip: false,
             stopping: false,
@@ -497,6 +500,11 @@ impl Attempt {
 
     pub(super) const fn acted(&self) -> bool {
         self.acted
+    }
+
+    /// Whether it held its claims for long, so that others may have been withheld because of it.
+    pub(super) const fn kept_others_waiting(&self) -> bool {
+        self.acted || self.adopted
     }
 
     pub(super) fn took(&self, at: Moment) -> Duration {

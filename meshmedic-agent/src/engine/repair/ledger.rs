@@ -194,6 +194,16 @@ impl Entry {
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         is_out(Defence::Lease) || self.holder.is_empty() || since(now, self.renewed) > signed(LEASE)
     }
+
+    /// How long until then, if its agent is not heard of again. `None` once it is so.
+    #[must_use]
+    pub fn abandoned_in(&self, now: Timestamp) -> Option<Duration> {
+        if self.is_abandoned(now) {
+            return None;
+        }
+        let left = signed(LEASE) - since(now, self.renewed);
+        Some(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(1))
+    }
 }
 
 impl Record {

@@ -129,6 +129,7 @@ impl Attempt {
             deadline: entry.deadline,
             late_at: at.now + left.min(settings.successor_deadline),
             acted: entry.acted,
+            adopted: true,
             doubt_until: at.now + DOUBT,
             trip: entry.canary,
             stage: Stage::Adopting,

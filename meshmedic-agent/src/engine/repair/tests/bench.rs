@@ -9,6 +9,7 @@ use super::super::ledger::Proof;
 use super::super::*;
 
 pub(super) const EPOCH: i64 = 1_700_000_000;
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
