@@ -295,6 +295,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         () = stop.wait() => anyhow::bail!("interrupted before anything was done"),
     };
     let scanned = scan::code(&report);
+    let suspects = report.states.get(&State::Suspect).copied().unwrap_or_default();
     let mut notes = report.notes.clone();
     let lost: Vec<ScannedPod> = report
         .pods
@@ -308,11 +309,13 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
     if lost.is_empty() && left.is_empty() {
         output::repair(&[], args.output, false)?;
         output::repair_notes(&notes, args.output)?;
-        let said = match scanned {
-            0 => "No pod is out of the mesh.",
-            _ => "No pod is proved out of the mesh, but not every one could be read: see `meshmedic scan`.",
+        let said = match (scanned, suspects) {
+            (0, 0) => "No pod is out of the mesh.".to_owned(),
+            (0, _) => format!("No pod is proved out of the mesh; {suspects} suspect: see `meshmedic scan`."),
+            _ => "No pod is proved out of the mesh, but not every one could be read: see `meshmedic scan`."
+                .to_owned(),
         };
-        output::repair_summary(said, args.output)?;
+        output::repair_summary(&said, args.output)?;
         return Ok(scanned);
     }
     let agents = &args.ways.agents().agent_namespace;

@@ -149,7 +149,7 @@ named! {
         /// The census found these very sockets in ztunnel's file table.
         Ztunnel = "ztunnel", "held by ztunnel";
         /// They listen; nobody could look whose they are.
-        Unproven = "unproven", "holder not proved";
+        Unproven = "unproven", "held by a process that cannot be seen this way";
     }
 }
 

@@ -147,7 +147,7 @@ fn table(pods: &[&ScannedPod], wide: bool) -> anyhow::Result<String> {
         table,
         "{}",
         if wide {
-            "\tREADY\tOWNER\tREDIRECTION\tIP\tNODE\tREASON"
+            "\tREADY\tHELD BY\tREDIRECTION\tIP\tNODE\tREASON"
         } else {
             ""
         }
