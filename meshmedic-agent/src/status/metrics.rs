@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meshmedic_common::policy::Withheld;
-use meshmedic_common::report::{Action, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::report::{Action, BreakerScope, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -104,6 +104,7 @@ struct Inner {
     withheld: Family<Labels<3>, Counter>,
     would: Counter,
     in_flight: Gauge,
+    breakers: Family<Label, Gauge>,
     watch_age: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>>,
     events_suppressed: Counter,
     memory: Mutex<Memory>,
@@ -238,6 +239,13 @@ impl Metrics {
             if *condition == Condition::NodeFault {
                 inner.node_fault.set(i64::from(holds));
             }
+        }
+        for scope in BreakerScope::ALL {
+            let open = report.breakers.iter().filter(|breaker| breaker.scope == *scope);
+            inner
+                .breakers
+                .get_or_create(&[("scope", scope.as_str())])
+                .set(i64::try_from(open.count()).unwrap_or(i64::MAX));
         }
         for mode in TriggerMode::ALL {
             let is = i64::from(report.trigger == *mode);

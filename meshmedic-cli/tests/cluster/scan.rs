@@ -46,7 +46,7 @@ fn every_way_shows_what_the_kernel_has() {
     let api = world.cluster.api();
     api.set_program("meshmedic", Path::new(env!("CARGO_BIN_EXE_meshmedic")))
         .unwrap();
-    let manifest = documents(include_str!("../../../deploy/manifest.yaml")).unwrap();
+    let manifest = documents(include_str!("../../../deploy/meshmedic-daemonset.yaml")).unwrap();
     let set = manifest
         .iter()
         .find(|object| object["kind"] == "DaemonSet")

@@ -12,8 +12,8 @@ use crate::process::Agent;
 /// Whom the manifest makes the agent.
 pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
 const MANIFESTS: [&str; 2] = [
-    include_str!("../../../deploy/manifest.yaml"),
-    include_str!("../../../deploy/repair.yaml"),
+    include_str!("../../../deploy/meshmedic-daemonset.yaml"),
+    include_str!("../../../deploy/kustomize/repair/rights.yaml"),
 ];
 /// Quick enough for a test, and nothing that a real agent would not do.
 const QUICK: [&str; 6] = ["--confirm", "400ms", "--settle", "1s", "--interval", "2s"];

@@ -65,9 +65,29 @@ pub fn real_apiserver(test: &str) -> bool {
 /// It is skipped in CI without a panic, since nothing but its own point of view depends on `kubectl`.
 #[must_use]
 pub fn kubectl(test: &str) -> bool {
+    program(test, "kubectl")
+}
+
+/// Whether a test that renders the chart with `helm` can run; says so where not.
+///
+/// It is skipped in CI without a panic: what it renders is recorded, and the recording is looked at everywhere.
+#[must_use]
+pub fn helm(test: &str) -> bool {
+    program(test, "helm")
+}
+
+/// Whether a test that runs the alerts in `promtool` can run; says so where not.
+///
+/// It is skipped in CI without a panic: nothing but the alerts depends on it.
+#[must_use]
+pub fn promtool(test: &str) -> bool {
+    program(test, "promtool")
+}
+
+fn program(test: &str, name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|folder| folder.join("kubectl").is_file());
-    decide_optional(test, (!found).then(|| "kubectl is not installed".to_owned()))
+    let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    decide_optional(test, (!found).then(|| format!("{name} is not installed")))
 }
 
 fn decide_optional(test: &str, problem: Option<String>) -> bool {

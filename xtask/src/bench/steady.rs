@@ -21,8 +21,8 @@ const NODE: &str = "node-a";
 /// Whom the manifest makes the agent.
 const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
 pub(super) const MANIFESTS: [&str; 2] = [
-    include_str!("../../../deploy/manifest.yaml"),
-    include_str!("../../../deploy/repair.yaml"),
+    include_str!("../../../deploy/meshmedic-daemonset.yaml"),
+    include_str!("../../../deploy/kustomize/repair/rights.yaml"),
 ];
 /// The kernel counts processor time in so many ticks a second, whatever its own clock does.
 const TICKS: f64 = 100.0;

@@ -12,8 +12,8 @@ use super::interrupt::Interrupt;
 pub(super) const NODE: &str = "node-a";
 /// What makes the agent what it is in a cluster.
 const MANIFESTS: [&str; 2] = [
-    include_str!("../../../deploy/manifest.yaml"),
-    include_str!("../../../deploy/repair.yaml"),
+    include_str!("../../../deploy/meshmedic-daemonset.yaml"),
+    include_str!("../../../deploy/kustomize/repair/rights.yaml"),
 ];
 const NAMESPACES: [&str; 2] = ["payments", "shop"];
 

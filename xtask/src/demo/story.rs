@@ -55,7 +55,8 @@ pub(super) fn tell(screen: &Screen, poll: bool, start: Instant, interrupt: &Inte
     drop(scenery);
     let took = shown(start.elapsed());
     screen.verdict(&format!("All four steps came out as expected, in {took}."))?;
-    screen.plain("In a cluster: deploy/manifest.yaml, and deploy/repair.yaml to let it repair.")
+    screen
+        .plain("In a cluster: deploy/meshmedic-daemonset.yaml, or deploy/kustomize/repair to let it repair.")
 }
 
 fn scenes(stage: &mut Stage<'_>, program: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
@@ -134,7 +135,7 @@ fn start_agent<'a>(
     screen.item(
         "Agent",
         "meshmedic agent --auto-repair --repair-stuck, a process of its own, as the ServiceAccount \
-         meshmedic, with the rights of deploy/manifest.yaml and deploy/repair.yaml and no others",
+         meshmedic, with the rights of deploy/kustomize/repair and no others",
     )?;
     screen.item("Watch", &how_it_watches(&stage, poll))?;
     screen.item(

@@ -36,6 +36,8 @@ pub struct Described {
     pub kind: Kind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
+    /// What it tells, for people.
+    pub help: &'static str,
 }
 
 /// The metrics of an agent.
@@ -65,7 +67,12 @@ impl Catalogue {
             MetricType::Histogram => Kind::Histogram,
             _ => Kind::Gauge,
         };
-        self.all.push(Described { name, kind, labels });
+        self.all.push(Described {
+            name,
+            kind,
+            labels,
+            help,
+        });
         let family = match kind {
             Kind::Counter => name.strip_suffix(TOTAL).unwrap_or(name),
             Kind::Gauge | Kind::Histogram => name,

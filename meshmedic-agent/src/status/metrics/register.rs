@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use meshmedic_common::report::TriggerMode;
+use meshmedic_common::report::{BreakerScope, TriggerMode};
 use meshmedic_common::verdict::{Condition, State};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,31 +31,31 @@ impl Inner {
         let build_info: Family<Labels<2>, Gauge> = c.add(
             "meshmedic_build_info",
             &["version", "arch"],
-            "Always 1; the labels tell what is running",
+            "Always 1; its labels tell what is running",
             Family::default(),
         );
         build_info.get_or_create(&build).set(1);
         Self {
             orphans: c.plain(
                 "meshmedic_orphans_total",
-                "Pods of this node that fell out of the mesh",
+                "Pods that fell out of the mesh: orphan, partial or imposter",
             ),
-            orphans_ready: c.plain("meshmedic_orphans_ready", "Of these, the ones that are Ready"),
+            orphans_ready: c.plain("meshmedic_orphans_ready", "Of meshmedic_orphans_total, those that are Ready"),
             orphans_not_ready: c.plain(
                 "meshmedic_orphans_not_ready",
-                "Of these, the ones that are not Ready",
+                "Of meshmedic_orphans_total, those that are not Ready",
             ),
             orphans_stuck: c.plain(
                 "meshmedic_orphans_stuck",
-                "Of these, the ones not Ready for longer than the grace period",
+                "Of meshmedic_orphans_total, those that were not Ready for longer than --grace-period",
             ),
             orphans_repaired: c.add(
                 "meshmedic_orphans_repaired_total",
                 &["class"],
-                "Orphans that were evicted or deleted to be recreated",
+                "Orphans that were evicted or deleted, class ready or stuck; counted when the repair ends",
                 Family::default(),
             ),
-            sweeps: c.plain("meshmedic_sweeps_total", "Sweeps over the pods of this node"),
+            sweeps: c.plain("meshmedic_sweeps_total", "Sweeps over the pods of this node, of /proc or of the census"),
             sweep_errors: c.plain("meshmedic_sweep_errors_total", "Sweeps that could not be done"),
             detection_delay: c.add(
                 "meshmedic_detection_delay_seconds",
@@ -66,7 +66,7 @@ impl Inner {
             trigger_mode: c.add(
                 "meshmedic_trigger_mode",
                 &["mode"],
-                "1 for how changes are noticed now",
+                "1 for how changes are noticed now, ebpf or poll",
                 Family::default(),
             ),
             events_seen: c.plain(
@@ -75,22 +75,22 @@ impl Inner {
             ),
             events_lost: c.plain(
                 "meshmedic_events_lost_total",
-                "Kernel events lost to a full buffer",
+                "Kernel events lost to a full buffer; all pods are read again",
             ),
             kernel_failures: c.plain(
                 "meshmedic_kernel_failures_total",
-                "Times that the kernel programs failed while running",
+                "Times that the kernel programs failed while running; the agent polls from then on",
             ),
             readings: c.add(
                 "meshmedic_readings_total",
                 &["result"],
-                "Readings of a pod's sockets, by what they showed",
+                "Readings of a pod's sockets, by what they showed: complete, partial, none or unreadable",
                 Family::default(),
             ),
             pods: c.add(
                 "meshmedic_pods",
                 &["state"],
-                "Pods of this node by state",
+                "Pods of this node, by state",
                 Family::default(),
             ),
             suspects: c.plain("meshmedic_suspects", "Losses that are not confirmed"),
@@ -100,18 +100,18 @@ impl Inner {
             ),
             node_fault: c.plain(
                 "meshmedic_node_fault",
-                "1 while this node's ztunnel or istio-cni is at fault",
+                "1 while this node's ztunnel or istio-cni is at fault or has not settled",
             ),
             condition: c.add(
                 "meshmedic_condition",
                 &["condition"],
-                "1 while the condition holds for this node",
+                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned or paused",
                 Family::default(),
             ),
             unverifiable: c.add(
                 "meshmedic_pods_unverifiable",
                 &["reason"],
-                "Pods that should be captured and cannot be read",
+                "Pods that should be captured and cannot be read, by reason",
                 Family::default(),
             ),
             unredirected: c.plain(
@@ -121,13 +121,13 @@ impl Inner {
             repairs: c.add(
                 "meshmedic_repairs_total",
                 &["action", "result"],
-                "Repairs that ended",
+                "Repairs that ended: evict, delete, or unknown where an agent that ended since began it; and how",
                 Family::default(),
             ),
             withheld: c.add(
                 "meshmedic_repairs_withheld_total",
                 &["rule", "reason", "shadow"],
-                "Repairs withheld, counted when the reason changes",
+                "Repairs withheld, counted when the reason comes up or changes; shadow is true while repairs of such pods are off",
                 Family::default(),
             ),
             would: c.plain(
@@ -135,6 +135,12 @@ impl Inner {
                 "Repairs that would have been done if they were on",
             ),
             in_flight: c.plain("meshmedic_repairs_in_flight", "Repairs under way"),
+            breakers: c.add(
+                "meshmedic_breakers_open",
+                &["scope"],
+                "Breakers that are open, as this agent sees them: owner, node or cluster",
+                Family::default(),
+            ),
             watch_age: c.add(
                 "meshmedic_watch_age_seconds",
                 &["resource"],
@@ -163,6 +169,9 @@ impl Inner {
         }
         for mode in TriggerMode::ALL {
             drop(self.trigger_mode.get_or_create(&[("mode", mode.as_str())]));
+        }
+        for scope in BreakerScope::ALL {
+            drop(self.breakers.get_or_create(&[("scope", scope.as_str())]));
         }
         for condition in Condition::ALL {
             drop(self.condition.get_or_create(&[("condition", condition.as_str())]));

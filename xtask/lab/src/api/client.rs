@@ -149,10 +149,10 @@ impl Client {
         self.ask("PUT", &format!("{path}/status"), JSON, object)
     }
 
-    /// Applies an object, on the server, and overrules others.
+    /// Applies an object, on the server, and overrules others. A real one refuses fields that it does not know.
     pub fn apply(&self, object: &Value) -> Result<Value> {
         let Route { object: path, .. } = route_of(object)?;
-        let path = format!("{path}?fieldManager={MANAGER}&force=true");
+        let path = format!("{path}?fieldManager={MANAGER}&force=true&fieldValidation=Strict");
         self.ask("PATCH", &path, APPLY, object)
     }
 

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is in `deploy/`: that it can be read, agrees with itself and with the command, and comes out the same whichever
+//! way it is installed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod examples;
+mod files;
+mod flags;
+mod manifest;
+mod monitoring;
+mod objects;
+mod rendered;
+mod values;
