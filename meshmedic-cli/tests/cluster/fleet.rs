@@ -38,7 +38,7 @@ fn assert_says(text: &str, words: &[&str]) {
 }
 
 /// Makes MeshMedic's DaemonSet, whose pods lead to this agent.
-fn install(world: &World, agent: &Agent) {
+pub(crate) fn install(world: &World, agent: &Agent) {
     let manifest = documents(include_str!("../../../deploy/meshmedic-daemonset.yaml")).unwrap();
     let set = manifest
         .iter()

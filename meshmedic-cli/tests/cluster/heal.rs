@@ -37,7 +37,7 @@ fn a_real_api_server_makes_no_difference() {
     assert!(heals(&world).terminate().success());
 }
 
-fn heals(world: &World) -> Agent {
+pub(crate) fn heals(world: &World) -> Agent {
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&REPAIR);
     world.cluster.orphan(&pods[0]).unwrap();

@@ -9,6 +9,7 @@ mod fleet;
 mod heal;
 mod process;
 mod repair;
+mod rights;
 mod scan;
 mod withheld;
 mod world;

@@ -11,10 +11,8 @@ use crate::process::Agent;
 
 /// Whom the manifest makes the agent.
 pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
-const MANIFESTS: [&str; 2] = [
-    include_str!("../../../deploy/meshmedic-daemonset.yaml"),
-    include_str!("../../../deploy/kustomize/repair/rights.yaml"),
-];
+const DETECT: &str = include_str!("../../../deploy/meshmedic-daemonset.yaml");
+const REPAIR_RIGHTS: &str = include_str!("../../../deploy/kustomize/repair/rights.yaml");
 /// Quick enough for a test, and nothing that a real agent would not do.
 const QUICK: [&str; 6] = ["--confirm", "400ms", "--settle", "1s", "--interval", "2s"];
 /// Both repairs on.
@@ -43,18 +41,29 @@ impl World {
     }
 
     fn with(spec: ClusterSpec) -> Self {
+        Self::granting(spec, &[DETECT, REPAIR_RIGHTS], "meshmedic")
+    }
+
+    /// One in which the agent may only detect.
+    pub(crate) fn detecting() -> Self {
+        Self::granting(ClusterSpec::default(), &[DETECT], "meshmedic")
+    }
+
+    /// One with the objects of these manifests, in which the agent is this ServiceAccount.
+    pub(crate) fn granting(spec: ClusterSpec, manifests: &[&str], account: &str) -> Self {
         let cluster = Cluster::start(spec).unwrap();
-        // Everything but the DaemonSet, whose pods are the processes that the tests start.
-        let objects = MANIFESTS.iter().flat_map(|manifest| documents(manifest).unwrap());
+        cluster.namespace("meshmedic", false).unwrap();
+        let objects = manifests.iter().flat_map(|manifest| documents(manifest).unwrap());
         for object in objects {
-            if object["kind"] != "DaemonSet" {
+            // The DaemonSet's pods are the processes that the tests start, and the operator's kinds are not served.
+            if object["kind"] != "DaemonSet" && object["apiVersion"] != "monitoring.coreos.com/v1" {
                 cluster.api().apply(&object).unwrap();
             }
         }
         cluster.namespace("shop", true).unwrap();
         let kubeconfig = cluster
             .api()
-            .kubeconfig_for_service_account("meshmedic", "meshmedic")
+            .kubeconfig_for_service_account("meshmedic", account)
             .unwrap();
         Self { cluster, kubeconfig }
     }
