@@ -67,7 +67,8 @@ fn root() -> Result<PathBuf> {
     Ok(root.to_owned())
 }
 
-fn target_dir(root: &Path) -> PathBuf {
+/// Where cargo builds.
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
 }
 
@@ -164,7 +165,7 @@ fn succeed(command: &mut Command) -> Result<()> {
 }
 
 /// What a command prints; nothing where it cannot be run or fails.
-fn output(command: &mut Command) -> Option<String> {
+pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     output
         .status

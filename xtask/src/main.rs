@@ -7,6 +7,8 @@ mod docs;
 mod ebpf;
 #[cfg(test)]
 mod house;
+mod image;
+mod kind;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +29,10 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Build the kernel programs, or check the committed object against its sources
     Ebpf(ebpf::EbpfArgs),
+    /// Write the container image as an archive, without Docker
+    Image(image::ImageArgs),
+    /// Make a kind cluster with a mesh, break a pod in it, and show that it heals; needs Docker
+    Kind(kind::KindArgs),
     /// Write the manual pages
     Docs(docs::DocsArgs),
     /// Run every test that this machine can run, and list what it skipped
@@ -42,6 +48,8 @@ fn main() -> anyhow::Result<()> {
         },
         Task::Bench(args) => bench::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Image(args) => image::run(&args),
+        Task::Kind(args) => kind::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Test(args) => {
             if !test::run(&args)? {

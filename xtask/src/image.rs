@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask image`: the container image as an archive, made without Docker from the program and little else.
+
+#![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
+
+mod archive;
+mod build;
+mod elf;
+mod layer;
+mod sbom;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::ebpf::{output, target_dir};
+use crate::test::workspace_root;
+use archive::{About, Archive};
+use elf::Needs;
+use layer::Root;
+
+/// As the manifests in `deploy` name it.
+pub(crate) const IMAGE: &str = "ghcr.io/meshmedic/meshmedic";
+/// The program in the image, which is also what it runs.
+const PROGRAM: &str = "/usr/bin/meshmedic";
+/// Where programs look for the certificates of authorities, among other places.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where systems keep them: Debian and Alpine, Fedora, SUSE, others.
+const SYSTEM_CERTIFICATES: [&str; 4] = [
+    CERTIFICATES,
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// The archive may be no bigger: every node of a cluster fetches it.
+const MOST_BYTES: usize = 20 << 20;
+
+/// What goes into the image, and where the archive goes.
+#[derive(Args)]
+pub(crate) struct ImageArgs {
+    /// Where to write the archive and the list of its contents [default: image in the target folder]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// The image's name
+    #[arg(long, default_value = IMAGE)]
+    name: String,
+    /// The image's tag
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    tag: String,
+    /// Build for this target of Rust's [default: the static one of this machine, where it is installed]
+    #[arg(long)]
+    target: Option<String>,
+    /// Build in this profile of Cargo.toml: quick takes less time and makes a bigger image
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// Take this program and build none; it should be stripped
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "profile"])]
+    binary: Option<PathBuf>,
+    /// The certificates of authorities to put in [default: this machine's]
+    #[arg(long, value_name = "FILE")]
+    certificates: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &ImageArgs) -> Result<()> {
+    let workspace = workspace_root()?;
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => build(workspace, args)?,
+    };
+    let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let needs = Needs::read(&binary, &bytes)?;
+    let root = root(bytes, &needs, args.certificates.as_deref())?;
+    for (path, contents) in root.files() {
+        println!("{:>10}  /{path}", contents.len());
+    }
+    let about = about(args, workspace, &needs)?;
+    let archive = archive::pack(root.layer(about.created)?, &about)?;
+    check_size(&archive, MOST_BYTES)?;
+    let sbom = sbom::write(
+        workspace,
+        &sbom::Contents {
+            target: &needs.target(),
+            created: about.created()?,
+            program: PROGRAM,
+            root: &root,
+        },
+    )?;
+
+    let folder = args
+        .out
+        .clone()
+        .unwrap_or_else(|| target_dir(workspace).join("image"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let base = format!("meshmedic-{}-linux-{}", about.version, needs.machine.image());
+    let image = folder.join(format!("{base}.tar"));
+    let list = folder.join(format!("{base}.cdx.json"));
+    fs::write(&image, &archive.bytes).with_context(|| format!("cannot write {}", image.display()))?;
+    fs::write(&list, sbom).with_context(|| format!("cannot write {}", list.display()))?;
+    println!(
+        "\nimage:    {}\ndigest:   {}\narchive:  {} ({:.1} MiB)\ncontents: {}\n\nLoad it with one of:\n  \
+         kind load image-archive {path}\n  ctr --namespace k8s.io images import {path}\n  docker load --input {path}",
+        about.reference(),
+        archive.digest,
+        image.display(),
+        mib(archive.bytes.len()),
+        list.display(),
+        path = image.display(),
+    );
+    Ok(())
+}
+
+/// Builds the program, and says whether it will be static.
+fn build(workspace: &Path, args: &ImageArgs) -> Result<PathBuf> {
+    let target = match &args.target {
+        Some(target) => target.clone(),
+        None => {
+            let choice = build::choose();
+            if let Some(why) = choice.why_not_static {
+                println!("not static, so with the libraries that it needs: {why}");
+            }
+            choice.target
+        }
+    };
+    println!("building for {target}, profile {}", args.profile);
+    build::build(workspace, &target, &args.profile)
+}
+
+/// The whole contents of the image.
+fn root(binary: Vec<u8>, needs: &Needs, certificates: Option<&Path>) -> Result<Root> {
+    let mut root = Root::default();
+    root.program(PROGRAM, binary);
+    if needs.is_static() {
+        println!("the program is static");
+    }
+    for (path, contents) in needs.closure(Path::new("/"))? {
+        // The loader is started as a program, and other libraries do not mind.
+        root.program(&path, contents);
+    }
+    // Some runtimes want to look a user up, and there is none.
+    root.file("/etc/passwd", Vec::new());
+    root.file("/etc/group", Vec::new());
+    match self::certificates(certificates)? {
+        Some(bundle) => root.file(CERTIFICATES, bundle),
+        None => println!(
+            "without certificates of authorities: in a cluster they come with the ServiceAccount, and only a \
+             kubeconfig that names none needs them (--certificates FILE)"
+        ),
+    }
+    Ok(root)
+}
+
+fn certificates(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
+    if let Some(file) = file {
+        let bundle = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        return Ok(Some(bundle));
+    }
+    Ok(SYSTEM_CERTIFICATES.iter().find_map(|file| fs::read(file).ok()))
+}
+
+fn about(args: &ImageArgs, workspace: &Path, needs: &Needs) -> Result<About> {
+    let git = |words: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        output(command.current_dir(workspace).args(words))
+    };
+    let created = match env::var("SOURCE_DATE_EPOCH") {
+        Ok(seconds) => seconds
+            .parse()
+            .with_context(|| format!("SOURCE_DATE_EPOCH is {seconds:?} and not a number of seconds"))?,
+        // Without either, everything is as old as time.
+        Err(_) => git(&["log", "-1", "--format=%ct"])
+            .and_then(|seconds| seconds.parse().ok())
+            .unwrap_or(0),
+    };
+    let changed = git(&["status", "--porcelain"]).is_some_and(|files| !files.is_empty());
+    let revision = git(&["rev-parse", "HEAD"]).map(|commit| {
+        if changed {
+            format!("{commit}-dirty")
+        } else {
+            commit
+        }
+    });
+    Ok(About {
+        name: args.name.clone(),
+        tag: args.tag.clone(),
+        machine: needs.machine,
+        program: PROGRAM.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created,
+        revision,
+        repository: env!("CARGO_PKG_REPOSITORY").to_owned(),
+        licence: env!("CARGO_PKG_LICENSE").to_owned(),
+    })
+}
+
+fn check_size(archive: &Archive, most: usize) -> Result<()> {
+    let size = archive.bytes.len();
+    if size > most {
+        bail!(
+            "the archive has {:.1} MiB, and {:.0} are the most. Was it stripped, and built with --profile release?",
+            mib(size),
+            mib(most)
+        );
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "it is shown with one digit")]
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

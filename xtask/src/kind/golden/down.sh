@@ -1,0 +1,1 @@
+kind delete cluster --name meshmedic --kubeconfig target/kind/meshmedic.kubeconfig
