@@ -166,15 +166,10 @@ fn about(args: &ImageArgs, workspace: &Path, needs: &Needs) -> Result<About> {
         let mut command = std::process::Command::new("git");
         output(command.current_dir(workspace).args(words))
     };
-    let created = match env::var("SOURCE_DATE_EPOCH") {
-        Ok(seconds) => seconds
-            .parse()
-            .with_context(|| format!("SOURCE_DATE_EPOCH is {seconds:?} and not a number of seconds"))?,
-        // Without either, everything is as old as time.
-        Err(_) => git(&["log", "-1", "--format=%ct"])
-            .and_then(|seconds| seconds.parse().ok())
-            .unwrap_or(0),
-    };
+    let created = created(
+        env::var("SOURCE_DATE_EPOCH").ok().as_deref(),
+        git(&["log", "-1", "--format=%ct"]).as_deref(),
+    )?;
     let changed = git(&["status", "--porcelain"]).is_some_and(|files| !files.is_empty());
     let revision = git(&["rev-parse", "HEAD"]).map(|commit| {
         if changed {
@@ -194,6 +189,16 @@ fn about(args: &ImageArgs, workspace: &Path, needs: &Needs) -> Result<About> {
         repository: env!("CARGO_PKG_REPOSITORY").to_owned(),
         licence: env!("CARGO_PKG_LICENSE").to_owned(),
     })
+}
+
+/// The time of the image: what the builder asks for, else the commit's. Without either all is as old as time.
+fn created(asked: Option<&str>, commit: Option<&str>) -> Result<u64> {
+    match asked {
+        Some(seconds) => seconds
+            .parse()
+            .with_context(|| format!("SOURCE_DATE_EPOCH is {seconds:?} and not a number of seconds")),
+        None => Ok(commit.and_then(|seconds| seconds.parse().ok()).unwrap_or(0)),
+    }
 }
 
 fn check_size(archive: &Archive, most: usize) -> Result<()> {
