@@ -4,6 +4,7 @@
 use std::env;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::image::elf::Needs;
 
@@ -71,6 +72,64 @@ fn a_library_that_is_missing_is_named_with_the_way_out() {
         fs::write(sysroot.path().join("lib").join(library), "no library").unwrap();
     }
     assert!(own.closure(sysroot.path()).is_err());
+}
+
+/// A program that needs `libouter.so`, which needs `libinner.so`, and nothing else but its loader.
+fn small(sysroot: &Path, folder: &str) -> Needs {
+    let lib = sysroot.join(folder);
+    fs::create_dir_all(&lib).unwrap();
+    let cc = |arguments: &[&str]| {
+        let mut cc = Command::new("cc");
+        cc.current_dir(&lib)
+            .args(["-nostdlib", "-x", "c", "/dev/null", "-L.", "-Wl,--no-as-needed"]);
+        assert!(
+            cc.args(arguments)
+                .status()
+                .expect("whoever links has cc")
+                .success()
+        );
+    };
+    cc(&["-shared", "-o", "libinner.so"]);
+    cc(&["-shared", "-o", "libouter.so", "-linner"]);
+    cc(&["-o", "program", "-Wl,--entry=0", "-louter"]);
+    let program = fs::read(lib.join("program")).unwrap();
+    let needs = Needs::read(Path::new("program"), &program).unwrap();
+    assert_eq!(needs.libraries, ["libouter.so"]);
+    let loader = sysroot.join(needs.interpreter.as_ref().unwrap().trim_start_matches('/'));
+    fs::create_dir_all(loader.parent().unwrap()).unwrap();
+    fs::write(loader, "the loader").unwrap();
+    needs
+}
+
+#[test]
+fn what_a_library_needs_is_needed_too() {
+    let sysroot = tempfile::tempdir().unwrap();
+    let needs = small(sysroot.path(), "usr/lib");
+    let closure = needs.closure(sysroot.path()).unwrap();
+    let loader = needs.interpreter.as_ref().unwrap().as_str();
+    let mut wanted = vec![loader, "/usr/lib/libinner.so", "/usr/lib/libouter.so"];
+    wanted.sort_unstable();
+    assert_eq!(closure.keys().collect::<Vec<_>>(), wanted);
+
+    fs::remove_file(sysroot.path().join("usr/lib/libinner.so")).unwrap();
+    let error = needs.closure(sysroot.path()).unwrap_err().to_string();
+    assert!(error.contains("libinner.so"), "{error}");
+}
+
+#[test]
+fn a_library_of_another_processor_is_passed_over() {
+    let sysroot = tempfile::tempdir().unwrap();
+    let needs = small(sysroot.path(), "usr/lib");
+    let inner = fs::read(sysroot.path().join("usr/lib/libinner.so")).unwrap();
+    let mut other = inner.clone();
+    // The machine's field in the header, of x86_64 or aarch64, whichever this is not.
+    let machine: u16 = if needs.machine.rust() == "x86_64" { 183 } else { 62 };
+    other[18..20].copy_from_slice(&machine.to_le_bytes());
+    fs::create_dir_all(sysroot.path().join("lib")).unwrap();
+    fs::write(sysroot.path().join("lib/libinner.so"), other).unwrap();
+    let closure = needs.closure(sysroot.path()).unwrap();
+    assert!(closure["/usr/lib/libinner.so"] == inner, "{:?}", closure.keys());
+    assert!(!closure.contains_key("/lib/libinner.so"));
 }
 
 #[test]
