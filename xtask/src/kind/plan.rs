@@ -27,6 +27,11 @@ pub(super) const REPAIR: &str = "deploy/kustomize/repair";
 /// istio-cni writes here that a pod is captured.
 const REDIRECTION: &str = r"jsonpath={.metadata.annotations.ambient\.istio\.io/redirection}";
 
+/// No label that keeps the pod out, and the word that it is in.
+const BELIEF: &str = r#"{"metadata":{"labels":{"istio.io/dataplane-mode":null},"annotations":{"ambient.istio.io/redirection":"enabled"}}}"#;
+/// The metrics of `$AGENT`, through the API server.
+const METRICS: &str = "get --raw /api/v1/namespaces/meshmedic/pods/$AGENT:9100/proxy/metrics";
+
 /// What a busy machine may need to start a handful of pods.
 const MINUTES: Duration = Duration::from_secs(300);
 /// Confirmation takes ten seconds, and an agent that has just started lets ztunnel settle for thirty.
@@ -45,7 +50,7 @@ pub(super) struct Plan<'a> {
     name: &'a str,
     installer: Installer,
     /// Of this cluster alone, so that the user's own stays as it is.
-    kubeconfig: String,
+    kubeconfig: PathBuf,
     folder: PathBuf,
 }
 
@@ -59,7 +64,7 @@ impl<'a> Plan<'a> {
             workspace,
             name,
             installer,
-            kubeconfig: folder.join(format!("{name}.kubeconfig")).display().to_string(),
+            kubeconfig: folder.join(format!("{name}.kubeconfig")),
             folder: folder.to_owned(),
         }
     }
@@ -69,121 +74,72 @@ impl<'a> Plan<'a> {
     }
 
     pub(super) fn up(&self) -> Vec<Step> {
+        let create = format!(
+            "kind create cluster --name {} --config {CLUSTER} --wait 3m",
+            self.name
+        );
         let mut steps = vec![
             say("A cluster of three nodes"),
-            Step::Run(Line::new([
-                "kind",
-                "create",
-                "cluster",
-                "--name",
-                self.name,
-                "--config",
-                CLUSTER,
-                "--kubeconfig",
-                &self.kubeconfig,
-                "--wait",
-                "3m",
-            ])),
+            Step::Run(self.in_cluster(&create)),
             say("Istio in ambient mode"),
         ];
         steps.extend(self.istio());
         steps.extend([
             say("An application in the mesh"),
-            self.kubectl(&["apply", "--filename", APPLICATION]),
-            self.kubectl(&[
-                "rollout",
-                "status",
-                "deployment/echo",
-                "--namespace",
-                SAMPLE,
-                "--timeout",
-                "3m",
-            ]),
-            self.kubectl(&[
-                "wait",
-                "pod",
-                "--namespace",
-                SAMPLE,
-                "--selector",
-                APP,
-                "--for",
-                &format!("{REDIRECTION}=enabled"),
-                "--timeout",
-                "2m",
-            ]),
+            self.kubectl(&format!("apply --filename {APPLICATION}")),
+            self.rolled_out("deployment/echo", SAMPLE),
+            self.kubectl(&format!(
+                "wait pod --namespace {SAMPLE} --selector {APP} --for {REDIRECTION}=enabled --timeout 2m"
+            )),
             say(&format!(
                 "To look at it yourself: export KUBECONFIG={}",
-                self.kubeconfig
+                self.kubeconfig.display()
             )),
         ]);
         steps
     }
 
     fn istio(&self) -> Vec<Step> {
-        match self.installer {
-            Installer::Istioctl => vec![Step::Run(Line::new([
-                "istioctl",
-                "install",
-                "--set",
-                "profile=ambient",
-                "--skip-confirmation",
-                "--kubeconfig",
-                &self.kubeconfig,
-            ]))],
+        let install = match self.installer {
+            Installer::Istioctl => {
+                vec!["istioctl install --set profile=ambient --skip-confirmation".to_owned()]
+            }
             Installer::Helm => [
-                ("istio-base", "base"),
-                ("istiod", "istiod"),
-                ("istio-cni", "cni"),
-                ("ztunnel", "ztunnel"),
+                "istio-base base",
+                "istiod istiod",
+                "istio-cni cni",
+                "ztunnel ztunnel",
             ]
-            .map(|(release, chart)| {
-                Step::Run(Line::new([
-                    "helm",
-                    "upgrade",
-                    "--install",
-                    release,
-                    chart,
-                    "--repo",
-                    CHARTS,
-                    "--version",
-                    ISTIO,
-                    "--namespace",
-                    "istio-system",
-                    "--create-namespace",
-                    "--set",
-                    "profile=ambient",
-                    "--wait",
-                    "--kubeconfig",
-                    &self.kubeconfig,
-                ]))
+            .map(|release_and_chart| {
+                format!(
+                    "helm upgrade --install {release_and_chart} --repo {CHARTS} --version {ISTIO} \
+                         --namespace istio-system --create-namespace --set profile=ambient --wait"
+                )
             })
             .into(),
-        }
+        };
+        install
+            .iter()
+            .map(|command| Step::Run(self.in_cluster(command)))
+            .collect()
     }
 
     pub(super) fn load(&self) -> Vec<Step> {
-        let folder = self.folder.display().to_string();
         let machine = if ARCH == "aarch64" { "arm64" } else { "amd64" };
-        let archive = format!(
-            "{folder}/meshmedic-{}-linux-{machine}.tar",
-            env!("CARGO_PKG_VERSION")
-        );
+        let archive = format!("meshmedic-{}-linux-{machine}.tar", env!("CARGO_PKG_VERSION"));
+        let archive = self.folder.join(archive);
+        let load = format!("kind load image-archive --name {}", self.name);
         vec![
             say("The image, onto every node"),
-            Step::Run(Line::new(["cargo", "xtask", "image", "--out", &folder])),
-            Step::Run(Line::new([
-                "kind",
-                "load",
-                "image-archive",
-                &archive,
-                "--name",
-                self.name,
-            ])),
+            Step::Run(Line::new("cargo xtask image --out").path(&self.folder)),
+            Step::Run(Line::new(&load).path(&archive)),
             say("An agent on every node, which detects and changes nothing"),
-            self.kubectl(&["apply", "--filename", DETECT]),
+            self.kubectl(&format!("apply --filename {DETECT}")),
             // Its image may have changed under the same name.
-            self.kubectl(&["rollout", "restart", "daemonset/meshmedic", "--namespace", AGENTS]),
-            self.agents_ready(),
+            self.kubectl(&format!(
+                "rollout restart daemonset/meshmedic --namespace {AGENTS}"
+            )),
+            self.rolled_out("daemonset/meshmedic", AGENTS),
         ]
     }
 
@@ -197,308 +153,167 @@ impl<'a> Plan<'a> {
     /// Takes a pod out of the mesh in the regular way, and puts back only what istio-cni wrote about it: label and
     /// annotation in one change, so that there is never a difference between the two for istio-cni to act upon.
     fn close_listeners(&self) -> Vec<Step> {
-        let mut steps = vec![
+        vec![
             say("A pod of the application, out of the mesh: ztunnel closes its listeners"),
-            self.remember(
-                "POD",
-                &[
-                    "--selector",
-                    APP,
-                    "--output",
-                    "jsonpath={.items[0].metadata.name}",
-                ],
-            ),
-            self.kubectl(&[
-                "label",
-                "pod",
-                "$POD",
-                "--namespace",
-                SAMPLE,
-                "istio.io/dataplane-mode=none",
-            ]),
+            self.remember("POD", SAMPLE, &format!("--selector {APP}"), ".metadata.name"),
+            self.kubectl(&format!(
+                "label pod $POD --namespace {SAMPLE} istio.io/dataplane-mode=none"
+            )),
             self.until(
                 "",
-                &[
-                    "get",
-                    "pod",
-                    "$POD",
-                    "--namespace",
-                    SAMPLE,
-                    "--output",
-                    REDIRECTION,
-                ],
+                &format!("get pod $POD --namespace {SAMPLE} --output {REDIRECTION}"),
                 Shows::Nothing,
                 MINUTES,
             ),
             say("And istio-cni believes that it is in: an orphan"),
-        ];
-        steps.push(self.kubectl(&[
-            "patch",
-            "pod",
-            "$POD",
-            "--namespace",
-            SAMPLE,
-            "--type",
-            "merge",
-            "--patch",
-            r#"{"metadata":{"labels":{"istio.io/dataplane-mode":null},"annotations":{"ambient.istio.io/redirection":"enabled"}}}"#,
-        ]));
-        steps
+            self.kubectl(&format!(
+                "patch pod $POD --namespace {SAMPLE} --type merge --patch {BELIEF}"
+            )),
+        ]
     }
 
     fn restart_node(&self) -> Vec<Step> {
         vec![
             say("A node that hosts the application goes down hard, and comes back"),
-            self.remember(
-                "NODE",
-                &[
-                    "--selector",
-                    APP,
-                    "--output",
-                    "jsonpath={.items[0].spec.nodeName}",
-                ],
-            ),
-            Step::Run(Line::new(["docker", "restart", "-t", "0", "$NODE"])),
+            self.remember("NODE", SAMPLE, &format!("--selector {APP}"), ".spec.nodeName"),
+            Step::Run(Line::new("docker restart -t 0 $NODE")),
             say("Its pods start anew. Which of them istio-cni misses is a race: some, all, or none"),
             // What the API says of the node and its pods is stale for a while; the node's own runtime knows.
             Step::Until {
                 what: "",
-                line: Line::new([
-                    "docker",
-                    "exec",
-                    "$NODE",
-                    "crictl",
-                    "pods",
-                    "--namespace",
-                    SAMPLE,
-                    "--state",
-                    "Ready",
-                    "--quiet",
-                ]),
+                line: Line::new(&format!(
+                    "docker exec $NODE crictl pods --namespace {SAMPLE} --state Ready --quiet"
+                )),
                 shows: Shows::Something,
                 within: MINUTES,
             },
-            self.kubectl(&[
-                "wait",
-                "node",
-                "$NODE",
-                "--for",
-                "condition=Ready",
-                "--timeout",
-                "3m",
-            ]),
-            self.kubectl(&[
-                "rollout",
-                "status",
-                "daemonset/ztunnel",
-                "--namespace",
-                "istio-system",
-                "--timeout",
-                "3m",
-            ]),
-            self.kubectl(&[
-                "rollout",
-                "status",
-                "deployment/echo",
-                "--namespace",
-                SAMPLE,
-                "--timeout",
-                "3m",
-            ]),
+            self.kubectl("wait node $NODE --for condition=Ready --timeout 3m"),
+            self.rolled_out("daemonset/ztunnel", "istio-system"),
+            self.rolled_out("deployment/echo", SAMPLE),
             say(&format!(
                 "Who fell out: cargo run --package meshmedic-cli -- scan --kubeconfig {}",
-                self.kubeconfig
+                self.kubeconfig.display()
             )),
         ]
     }
 
     pub(super) fn e2e(&self) -> Vec<Step> {
-        let mut steps = vec![
-            say("Nobody is out of the mesh"),
-            self.meshmedic(&["scan", "--namespace", SAMPLE], 0),
-        ];
+        let scan = format!("scan --namespace {SAMPLE}");
+        let mut steps = vec![say("Nobody is out of the mesh"), self.meshmedic(&scan, 0)];
         steps.extend(self.close_listeners());
         steps.extend([
             Step::Mark("the loss of the pod's capture"),
             say("Found, and told of: an Event, the metrics of the node's agent, the scan and its exit code"),
             self.until(
                 "an Event tells of it",
-                &[
-                    "get",
-                    "events",
-                    "--namespace",
-                    SAMPLE,
-                    "--field-selector",
-                    "involvedObject.name=$POD,reason=MeshCaptureLost",
-                    "--output",
-                    "name",
-                ],
+                &event("MeshCaptureLost"),
                 Shows::Something,
                 VERDICT,
             ),
             self.remember(
                 "NODE",
-                &[
-                    "--field-selector",
-                    "metadata.name=$POD",
-                    "--output",
-                    "jsonpath={.items[0].spec.nodeName}",
-                ],
+                SAMPLE,
+                "--field-selector metadata.name=$POD",
+                ".spec.nodeName",
             ),
             self.agent_of_the_node(),
             self.until(
                 "a metric tells of it",
-                &METRICS,
+                METRICS,
                 Shows::Text("meshmedic_orphans_total 1".to_owned()),
                 VERDICT,
             ),
-            self.meshmedic(&["scan", "--namespace", SAMPLE, "--output", "wide"], 1),
-            self.meshmedic(&["repair", "--namespace", SAMPLE], 1),
+            self.meshmedic(&format!("{scan} --output wide"), 1),
+            self.meshmedic(&format!("repair --namespace {SAMPLE}"), 1),
             say("Healed, once the agents may: by eviction, and only after the successor was proved captured"),
-            self.kubectl(&["apply", "--kustomize", REPAIR]),
+            self.kubectl(&format!("apply --kustomize {REPAIR}")),
             Step::Mark("the permission to repair"),
-            self.agents_ready(),
+            self.rolled_out("daemonset/meshmedic", AGENTS),
             self.until(
                 "the pod is evicted",
-                &[
-                    "get",
-                    "pod",
-                    "$POD",
-                    "--namespace",
-                    SAMPLE,
-                    "--ignore-not-found",
-                    "--output",
-                    "name",
-                ],
+                &format!("get pod $POD --namespace {SAMPLE} --ignore-not-found --output name"),
                 Shows::Nothing,
                 MINUTES,
             ),
             self.until(
                 "an Event tells that its successor is captured",
-                &[
-                    "get",
-                    "events",
-                    "--namespace",
-                    SAMPLE,
-                    "--field-selector",
-                    "involvedObject.name=$POD,reason=MeshRepairSucceeded",
-                    "--output",
-                    "name",
-                ],
+                &event("MeshRepairSucceeded"),
                 Shows::Something,
                 MINUTES,
             ),
             self.agent_of_the_node(),
             self.until(
                 "a metric tells of the repair",
-                &METRICS,
+                METRICS,
                 Shows::Text(r#"meshmedic_repairs_total{action="evict",result="succeeded"} 1"#.to_owned()),
                 VERDICT,
             ),
-            self.meshmedic(&["scan", "--namespace", SAMPLE], 0),
-            self.meshmedic(&["status"], 0),
+            self.meshmedic(&scan, 0),
+            self.meshmedic("status", 0),
             say("Back to detection alone"),
-            self.kubectl(&["delete", "--kustomize", REPAIR]),
-            self.kubectl(&["apply", "--filename", DETECT]),
+            self.kubectl(&format!("delete --kustomize {REPAIR}")),
+            self.kubectl(&format!("apply --filename {DETECT}")),
         ]);
         steps
     }
 
     pub(super) fn down(&self) -> Vec<Step> {
-        vec![Step::Run(Line::new([
-            "kind",
-            "delete",
-            "cluster",
-            "--name",
-            self.name,
-            "--kubeconfig",
-            &self.kubeconfig,
-        ]))]
+        let delete = format!("kind delete cluster --name {}", self.name);
+        vec![Step::Run(self.in_cluster(&delete))]
     }
 
-    fn agents_ready(&self) -> Step {
-        self.kubectl(&[
-            "rollout",
-            "status",
-            "daemonset/meshmedic",
-            "--namespace",
-            AGENTS,
-            "--timeout",
-            "3m",
-        ])
+    fn rolled_out(&self, what: &str, namespace: &str) -> Step {
+        self.kubectl(&format!(
+            "rollout status {what} --namespace {namespace} --timeout 3m"
+        ))
     }
 
     /// The agent on `$NODE`, as `$AGENT`.
     fn agent_of_the_node(&self) -> Step {
-        Step::Remember(
-            "AGENT",
-            self.line(&[
-                "get",
-                "pods",
-                "--namespace",
-                AGENTS,
-                "--selector",
-                "app.kubernetes.io/name=meshmedic",
-                "--field-selector",
-                "spec.nodeName=$NODE,status.phase=Running",
-                "--output",
-                "jsonpath={.items[0].metadata.name}",
-            ]),
-        )
+        let selector = "--selector app.kubernetes.io/name=meshmedic \
+                        --field-selector spec.nodeName=$NODE,status.phase=Running";
+        self.remember("AGENT", AGENTS, selector, ".metadata.name")
     }
 
-    /// Something of the application's pods.
-    fn remember(&self, name: &'static str, what: &[&str]) -> Step {
-        Step::Remember(
-            name,
-            self.line(&[&["get", "pods", "--namespace", SAMPLE], what].concat()),
-        )
+    /// Something of the first of these pods.
+    fn remember(&self, name: &'static str, namespace: &str, selector: &str, what: &str) -> Step {
+        let get = format!(
+            "kubectl get pods --namespace {namespace} {selector} --output jsonpath={{.items[0]{what}}}"
+        );
+        Step::Remember(name, self.in_cluster(&get))
     }
 
-    fn until(&self, what: &'static str, words: &[&str], shows: Shows, within: Duration) -> Step {
+    fn until(&self, what: &'static str, arguments: &str, shows: Shows, within: Duration) -> Step {
         Step::Until {
             what,
-            line: self.line(words),
+            line: self.in_cluster(&format!("kubectl {arguments}")),
             shows,
             within,
         }
     }
 
-    fn kubectl(&self, words: &[&str]) -> Step {
-        Step::Run(self.line(words))
-    }
-
-    fn line(&self, words: &[&str]) -> Line {
-        let start = ["kubectl", "--kubeconfig", &self.kubeconfig];
-        Line(start.iter().chain(words).map(|&word| word.to_owned()).collect())
+    fn kubectl(&self, arguments: &str) -> Step {
+        Step::Run(self.in_cluster(&format!("kubectl {arguments}")))
     }
 
     /// The command, from a workstation's view, with the exit code that it must have.
-    fn meshmedic(&self, words: &[&str], code: i32) -> Step {
-        let start = [
-            "cargo",
-            "run",
-            "--quiet",
-            "--locked",
-            "--package",
-            "meshmedic-cli",
-            "--",
-        ];
-        let end = ["--kubeconfig", &self.kubeconfig];
-        let words = start.iter().chain(words).chain(&end);
-        Step::Expect(
-            Line(words.map(|&word| word.to_owned()).collect()),
-            Shows::Exit(code),
-        )
+    fn meshmedic(&self, arguments: &str, code: i32) -> Step {
+        let run = format!("cargo run --quiet --locked --package meshmedic-cli -- {arguments}");
+        Step::Expect(self.in_cluster(&run), Shows::Exit(code))
+    }
+
+    /// A command that takes the cluster from a flag, as all of these do.
+    fn in_cluster(&self, command: &str) -> Line {
+        Line::new(&format!("{command} --kubeconfig")).path(&self.kubeconfig)
     }
 }
 
-/// The metrics of `$AGENT`, through the API server.
-const METRICS: [&str; 3] = [
-    "get",
-    "--raw",
-    "/api/v1/namespaces/meshmedic/pods/$AGENT:9100/proxy/metrics",
-];
+/// An Event of `$POD`.
+fn event(reason: &str) -> String {
+    format!(
+        "get events --namespace {SAMPLE} --field-selector involvedObject.name=$POD,reason={reason} --output name"
+    )
+}
 
 fn say(text: &str) -> Step {
     Step::Say(text.to_owned())

@@ -16,10 +16,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes what would be done.
 pub(super) fn print(steps: &[Step]) -> Result<()> {
-    for step in steps {
-        say(&step.to_string())?;
+    let lines: Vec<String> = steps.iter().map(Step::to_string).collect();
+    match writeln!(io::stdout().lock(), "{}", lines.join("\n")) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write"),
     }
-    Ok(())
 }
 
 /// Does one step after the other, prints each before, and ends with the times that were taken.

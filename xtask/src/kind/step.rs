@@ -2,6 +2,7 @@
 //! A step of a plan, and how it is written: as a shell would take it.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 /// A command; `$NAME` in its words stands for what an earlier step remembered.
@@ -44,9 +45,15 @@ pub(super) enum Step {
 }
 
 impl Line {
-    /// A command from its words.
-    pub(super) fn new<const N: usize>(words: [&str; N]) -> Self {
-        Self(words.map(str::to_owned).into())
+    /// A command from its words, none of which has a blank in it.
+    pub(super) fn new(words: &str) -> Self {
+        Self(words.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// The same with a path at its end, which may have blanks.
+    pub(super) fn path(mut self, path: &Path) -> Self {
+        self.0.push(path.display().to_string());
+        self
     }
 
     pub(super) fn program(&self) -> &str {

@@ -38,7 +38,7 @@ fn script(steps: &[Step]) -> String {
 }
 
 fn line<const N: usize>(words: [&str; N]) -> Line {
-    Line::new(words)
+    Line(words.map(str::to_owned).into())
 }
 
 #[test]
