@@ -4,6 +4,8 @@
 //! What is done is a plan: a list of commands that a shell would take as well. It is printed as it goes, and by
 //! `--dry-run` without being done.
 
+#![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
+
 mod plan;
 mod run;
 mod step;

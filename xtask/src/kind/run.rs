@@ -31,34 +31,34 @@ pub(super) fn carry_out(steps: &[Step], folder: &Path) -> Result<()> {
     let mut times: Vec<String> = Vec::new();
     for step in steps {
         match step {
-            Step::Say(_) => say(&step.to_string())?,
+            Step::Say(_) => say(&step.to_string()),
             Step::Mark(what) => {
                 clock = Instant::now();
                 times.push(format!("from {what}"));
             }
             Step::Run(line) => {
-                let line = announced(line, &remembered)?;
+                let line = announced(line, &remembered);
                 let status = shown(&line, folder)?;
                 if !status.success() {
                     bail!("{line}\nfailed ({status})");
                 }
             }
             Step::Expect(line, shows) => {
-                let line = announced(line, &remembered)?;
+                let line = announced(line, &remembered);
                 let seen = Seen::by(&line, folder)?;
-                say(&seen.output)?;
+                say(&seen.output);
                 if !seen.is(shows) {
                     bail!("{line}\nwas to show {shows}, and had {}", seen.told());
                 }
             }
             Step::Remember(name, line) => {
-                let line = announced(line, &remembered)?;
+                let line = announced(line, &remembered);
                 let seen = Seen::by(&line, folder)?;
                 let value = seen.output.trim();
                 if !seen.status.success() || value.is_empty() {
                     bail!("{line}\nwas to print something, and had {}", seen.told());
                 }
-                say(&format!("{name}={value}"))?;
+                say(&format!("{name}={value}"));
                 let value = value.to_owned();
                 remembered.retain(|(other, _)| other != name);
                 remembered.push((*name, value));
@@ -69,10 +69,10 @@ pub(super) fn carry_out(steps: &[Step], folder: &Path) -> Result<()> {
                 shows,
                 within,
             } => {
-                let line = announced(line, &remembered)?;
+                let line = announced(line, &remembered);
                 let seen = wait(&line, shows, *within, folder)?;
                 if !seen.output.is_empty() {
-                    say(&seen.output)?;
+                    say(&seen.output);
                 }
                 if !what.is_empty() {
                     times.push(format!("{:>8.1} s  {what}", clock.elapsed().as_secs_f64()));
@@ -81,9 +81,9 @@ pub(super) fn carry_out(steps: &[Step], folder: &Path) -> Result<()> {
         }
     }
     if steps.iter().any(|step| matches!(step, Step::Mark(_))) {
-        say("\nIn seconds, as a command saw it that asked twice a second:")?;
+        say("\nIn seconds, as a command saw it that asked twice a second:");
         for time in times {
-            say(&format!("  {time}"))?;
+            say(&format!("  {time}"));
         }
     }
     Ok(())
@@ -140,9 +140,12 @@ impl Seen {
     }
 }
 
-/// Runs a command whose output goes where ours does.
+/// Runs a command whose progress is seen as it makes it; on stdout stand the plan and its report alone.
 fn shown(line: &Line, folder: &Path) -> Result<ExitStatus> {
-    command(line, folder).status().with_context(|| cannot(line))
+    command(line, folder)
+        .stdout(io::stderr())
+        .status()
+        .with_context(|| cannot(line))
 }
 
 fn command(line: &Line, folder: &Path) -> Command {
@@ -163,15 +166,12 @@ fn cannot(line: &Line) -> String {
     format!("cannot start {}", line.program())
 }
 
-fn announced(line: &Line, remembered: &[(&'static str, String)]) -> Result<Line> {
+fn announced(line: &Line, remembered: &[(&'static str, String)]) -> Line {
     let line = line.with(remembered);
-    say(&format!("$ {line}"))?;
-    Ok(line)
+    say(&format!("$ {line}"));
+    line
 }
 
-fn say(text: &str) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
-        .context("cannot write")
+fn say(text: &str) {
+    println!("{text}");
 }

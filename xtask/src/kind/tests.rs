@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use meshmedic_lab::{Cluster, ClusterSpec, need};
+
 use super::Way;
 use super::plan::{APPLICATION, CLUSTER, DETECT, Installer, Plan, REPAIR};
 use super::run;
@@ -213,4 +215,53 @@ fn a_step_that_goes_wrong_ends_the_plan_and_is_named() {
         assert!(format!("{error:#}").contains(said), "{step}: {error:#}");
         assert!(!folder.path().join("after").exists(), "{step}");
     }
+}
+
+/// The commands that break a pod, given to the real kubectl, on the lab's API server and with its stand-in for Istio.
+#[test]
+fn the_commands_make_an_orphan() {
+    let test = "the_commands_make_an_orphan";
+    if !need::root(test) || !need::kubectl(test) {
+        return;
+    }
+    let cluster = Cluster::start(ClusterSpec::default()).unwrap();
+    cluster.namespace("meshmedic-sample", true).unwrap();
+    cluster.deployment("meshmedic-sample", "echo", 1).unwrap();
+    let pod = cluster
+        .wait_captured("meshmedic-sample", "echo", 1)
+        .unwrap()
+        .remove(0);
+    let kubeconfig = cluster.api().kubeconfig_for_kubectl().unwrap();
+
+    let steps = plans()
+        .into_iter()
+        .find(|(name, _)| *name == "break-listeners")
+        .unwrap()
+        .1;
+    let mut steps: Vec<Step> = steps;
+    for step in &mut steps {
+        if let Step::Run(line) | Step::Remember(_, line) | Step::Until { line, .. } = step {
+            *line.0.last_mut().unwrap() = kubeconfig.display().to_string();
+        }
+    }
+    let last = steps.pop().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    run::carry_out(&steps, folder.path()).unwrap();
+    assert!(!cluster.is_captured(&pod));
+    // The lab's istio-cni goes by what it did itself, where the real one compares label and annotation; so it looks
+    // away here, as the real one does.
+    cluster.set_cni(false);
+    let name = Step::Remember("POD", line(["echo", pod.name()]));
+    run::carry_out(&[name, last], folder.path()).unwrap();
+
+    let object = cluster.api().get("pods", "meshmedic-sample", pod.name()).unwrap();
+    assert_eq!(
+        object["metadata"]["annotations"]["ambient.istio.io/redirection"],
+        "enabled"
+    );
+    assert!(object["metadata"]["labels"]["istio.io/dataplane-mode"].is_null());
+    assert!(
+        !cluster.is_captured(&pod),
+        "annotated, wanted, and out of the mesh"
+    );
 }
