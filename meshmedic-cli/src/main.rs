@@ -4,6 +4,7 @@
 mod agent;
 mod behavioral;
 mod capabilities;
+mod cli_page;
 mod completion;
 mod connection;
 mod control;
@@ -91,6 +92,9 @@ enum Command {
     /// Write the manual pages
     #[command(hide = true)]
     ManPages(man_pages::Args),
+    /// Print the page that describes every command, in Markdown
+    #[command(hide = true)]
+    CliPage,
     /// Print the socket tables and routes of this network namespace
     #[command(hide = true)]
     PrintSockets,
@@ -128,6 +132,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => control::resume(&args),
         Command::Completion(args) => completion::run(&args, &command()),
         Command::ManPages(args) => man_pages::run(&args, command()),
+        Command::CliPage => cli_page::run(command()),
         Command::PrintSockets => print_sockets::run(),
         Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
     };
@@ -179,5 +184,18 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_in_the_documents_is_one_that_there_is() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let commands =
+            meshmedic_lab::docs::commands(&root, &["meshmedic"]).expect("the documents can be read");
+        assert!(commands.len() > 20, "{commands:?}");
+        for command in commands {
+            if let Err(error) = super::Cli::command().try_get_matches_from(&command.words) {
+                assert!(!error.use_stderr(), "{command}: {error}");
+            }
+        }
     }
 }

@@ -37,6 +37,24 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
 }
 
 #[test]
+fn the_page_of_commands_is_fresh() {
+    let output = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
+        .arg("cli-page")
+        .output()
+        .unwrap();
+    let page = String::from_utf8(output.stdout).unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cli.md");
+    let found = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(found == page, "docs/cli.md is stale: run `cargo xtask docs`");
+    for command in [
+        "agent", "node", "scan", "repair", "status", "explain", "pause", "resume",
+    ] {
+        assert!(page.contains(&format!("\n## meshmedic {command}\n")), "{command}");
+    }
+    assert!(!page.contains("print-sockets"), "what is hidden is not there");
+}
+
+#[test]
 fn each_command_has_a_manual_page() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("man-{}", std::process::id()));
     let output = Command::new(env!("CARGO_BIN_EXE_meshmedic"))

@@ -7,6 +7,7 @@ mod rules;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory as _;
 use rules::{Rule, members};
 
 /// A text file of the project.
@@ -113,6 +114,17 @@ fn every_relative_link_leads_somewhere() {
         })
         .collect();
     assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
+}
+
+#[test]
+fn every_task_in_the_documents_is_one_that_there_is() {
+    let commands = meshmedic_lab::docs::commands(&root(), &["cargo", "xtask"]).unwrap();
+    assert!(commands.len() > 10, "{commands:?}");
+    for command in commands {
+        if let Err(error) = crate::Cli::command().try_get_matches_from(&command.words) {
+            assert!(!error.use_stderr(), "{command}: {error}");
+        }
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ enum Task {
     Image(image::ImageArgs),
     /// Make a kind cluster with a mesh, break a pod in it, and show that it heals; needs Docker
     Kind(kind::KindArgs),
-    /// Write the manual pages
+    /// Write the pages of commands and metrics, and the manual pages
     Docs(docs::DocsArgs),
     /// Run every test that this machine can run, and list what it skipped
     Test(test::TestArgs),

@@ -27,6 +27,7 @@ pub mod api;
 mod apiserver;
 mod cgroup;
 mod cluster;
+pub mod docs;
 mod error;
 #[doc(hidden)]
 pub mod helper;
