@@ -70,7 +70,7 @@ pub(crate) struct Args {
 const AFTER_HELP: &str = "\
 It refuses to work on a whole cluster: name pods, a namespace, labels or a
 node, or let the logs choose by --behavioral. First the plan is shown: each pod, what would be done, or which rule
-forbids it. docs/repairs.md explains the rules.
+forbids it. docs/repair-safety.md explains the rules.
 
 After each repair it waits until the pod that takes its place is captured.
 Ctrl-C ends it after the act under way, and it prints what was done and what

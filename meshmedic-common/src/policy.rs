@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When a pod must be left alone. The rules are those of "Do no harm" in `docs/repairs.md`.
+//! When a pod must be left alone. The rules are those of "Do no harm" in `docs/repair-safety.md`.
 
 use std::time::Duration;
 

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of "Do no harm" as users read them, against the reasons that the code gives.
 
+use std::path::Path;
+
 use meshmedic_common::policy::Withheld;
 
-/// The rows of the tables in `docs/repairs.md`: the rule under which each stands, and its reason.
+fn page() -> String {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/repair-safety.md");
+    std::fs::read_to_string(page).expect("the page is there")
+}
+
+/// The rows of the tables in `docs/repair-safety.md`: the rule under which each stands, and its reason.
 fn documented() -> Vec<(u8, String)> {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/repairs.md");
-    let page = std::fs::read_to_string(page).expect("the page is there");
     let (mut rule, mut rows) = (0, Vec::new());
-    for line in page.lines() {
+    for line in page().lines() {
         if let Some(rest) = line.strip_prefix("## Rule ") {
             rule = rest
                 .split(':')
@@ -46,4 +51,48 @@ fn every_reason_is_explained_under_its_rule_and_no_other() {
             "rule {rule} gives no reason"
         );
     }
+}
+
+/// The sources of every crate that tests something.
+fn sources() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders: Vec<_> = ["meshmedic-common", "meshmedic-agent", "meshmedic-cli"]
+        .iter()
+        .map(|folder| root.join(folder))
+        .collect();
+    let mut sources = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("the folder can be read") {
+            let path = entry.expect("the folder can be read").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &std::fs::read_to_string(&path).expect("it is text");
+            }
+        }
+    }
+    sources
+}
+
+#[test]
+fn every_rule_names_tests_that_there_are() {
+    let (page, sources) = (page(), sources());
+    let mut rules = 0;
+    for section in page.split("\n## Rule ").skip(1) {
+        rules += 1;
+        let number = section.split(':').next().unwrap_or_default();
+        let section = section.split("\n## ").next().unwrap_or_default();
+        let (_, named) = section
+            .split_once("\nTested by ")
+            .unwrap_or_else(|| panic!("rule {number} names no test"));
+        for name in named.split('`').skip(1).step_by(2) {
+            let test = format!("#[test]\nfn {name}() {{");
+            let indented = format!("#[test]\n    fn {name}() {{");
+            assert!(
+                sources.contains(&test) || sources.contains(&indented),
+                "rule {number}: there is no test {name}"
+            );
+        }
+    }
+    assert_eq!(rules, 10);
 }

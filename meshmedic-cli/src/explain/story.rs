@@ -338,6 +338,6 @@ fn remedy(why: Withheld, name: &str) -> String {
         }
         Withheld::Toggling => format!("meshmedic repair {name} --yes --strategy toggle"),
         Withheld::Guessed => "Get the right to read the ConfigMap istio-cni-config.".to_owned(),
-        why => format!("See rule {} in docs/repairs.md.", why.rule()),
+        why => format!("See rule {} in docs/repair-safety.md.", why.rule()),
     }
 }
