@@ -46,7 +46,7 @@ use crate::ztunnel::Ztunnel;
 pub use node::Node;
 
 /// How long what is waited for may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// After what time what could not be done is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 /// What wakes the controllers.
