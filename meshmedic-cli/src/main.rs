@@ -8,6 +8,7 @@ mod cli_page;
 mod completion;
 mod connection;
 mod control;
+mod doctor;
 mod explain;
 mod man_pages;
 mod node;
@@ -81,6 +82,8 @@ enum Command {
     Status(status::Args),
     /// Tell one pod's whole story in plain words
     Explain(Box<explain::Args>),
+    /// Look at the whole mesh, say what is wrong, why, and what helps
+    Doctor(Box<doctor::Args>),
     /// Stop all repairs in the cluster, and say why
     Pause(control::PauseArgs),
     /// Let repairs go on after a pause
@@ -128,6 +131,7 @@ fn main() -> ExitCode {
         Command::Repair(args) => repair::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Pause(args) => control::pause(&args),
         Command::Resume(args) => control::resume(&args),
         Command::Completion(args) => completion::run(&args, &command()),

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::doctor::check::Outcome;
+use crate::doctor::fixtures::healthy;
+use crate::doctor::view::View;
+
+const GUIDE: &str = include_str!("../../../../docs/troubleshooting.md");
+
+#[test]
+fn codes_are_unique_and_in_order_and_of_their_category() {
+    let codes: Vec<&str> = all().map(|check| check.code).collect();
+    let mut sorted = codes.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(codes, sorted);
+    for check in all() {
+        let number = check.code.strip_prefix(check.category.prefix());
+        let number = number.unwrap_or_else(|| panic!("{} is not of {:?}", check.code, check.category));
+        assert!(
+            number.len() == 2 && number.bytes().all(|b| b.is_ascii_digit()),
+            "{}",
+            check.code
+        );
+    }
+}
+
+#[test]
+fn each_code_has_its_section_and_each_section_its_code() {
+    let known: BTreeSet<&str> = all().map(|check| check.code).collect();
+    let sections = GUIDE.lines().filter_map(|line| line.strip_prefix("### MM"));
+    let sections: Vec<String> = sections.map(|number| format!("MM{number}")).collect();
+    let explained: BTreeSet<&str> = sections.iter().map(String::as_str).collect();
+    assert_eq!(explained, known);
+    assert_eq!(sections.len(), explained.len(), "a section stands twice");
+    for check in all() {
+        let head = format!("### {}\n\n**{}**", check.code, check.title);
+        assert!(
+            GUIDE.contains(&head),
+            "the section does not begin with the title: {head}"
+        );
+    }
+}
+
+#[test]
+fn every_code_that_the_guide_names_exists() {
+    let known: BTreeSet<&str> = all().map(|check| check.code).collect();
+    let words = GUIDE.split(|c: char| !c.is_ascii_alphanumeric());
+    for code in words.filter(|word| word.len() == 6 && word.starts_with("MM0")) {
+        assert!(known.contains(code), "{code} is in the guide and no check");
+    }
+}
+
+#[test]
+fn a_healthy_mesh_passes_every_check() {
+    let snapshot = healthy();
+    let view = View::new(&snapshot);
+    for check in all() {
+        let judged = check.judge(&view);
+        let missing =
+            matches!(&judged.outcome, Outcome::Skipped { why, open: false } if why.contains("not installed"));
+        assert!(
+            missing || judged.outcome == Outcome::Passed,
+            "{}: {judged:#?}",
+            check.code
+        );
+    }
+}
+
+#[test]
+fn where_nothing_is_known_every_check_says_why() {
+    let snapshot = crate::doctor::snapshot::Snapshot::new(healthy().taken, Default::default());
+    let view = View::new(&snapshot);
+    for check in all() {
+        assert!(!check.needs.is_empty(), "{} needs nothing", check.code);
+        let judged = check.judge(&view);
+        assert!(
+            matches!(judged.outcome, Outcome::Skipped { .. }),
+            "{}: {judged:?}",
+            check.code
+        );
+    }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a check finds: on what, why we think so, what it does, and what helps.
+
+use std::fmt;
+
+use meshmedic_common::text::clean;
+use serde::Serialize;
+
+/// The most that is kept of one sentence. What stands in objects and logs was written by others.
+const MAX_WORDS: usize = 600;
+/// Patches are ours, but name what others named.
+const MAX_PATCH: usize = 16 * 1024;
+
+/// An object of the API.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ObjectRef {
+    pub(crate) kind: String,
+    /// None where it belongs to no namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: String,
+}
+
+impl ObjectRef {
+    pub(crate) fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        Self {
+            kind: clean(kind, MAX_WORDS),
+            namespace: Some(clean(namespace, MAX_WORDS)),
+            name: clean(name, MAX_WORDS),
+        }
+    }
+
+    /// One that belongs to no namespace.
+    pub(crate) fn cluster(kind: &str, name: &str) -> Self {
+        Self {
+            namespace: None,
+            ..Self::new(kind, "", name)
+        }
+    }
+
+    /// `namespace/name`, or the name alone.
+    pub(crate) fn path(&self) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.path())
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Finding {
+    pub(crate) object: ObjectRef,
+    /// What made it, where findings on many of its pods are to be counted together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) workload: Option<ObjectRef>,
+    /// What is wrong, without the object's name: findings of one check that say the same fold into one.
+    pub(crate) problem: String,
+    /// What shows it: the field, the rule, the log line with its count.
+    pub(crate) evidence: Vec<String>,
+    /// What it does to people's traffic, in plain words.
+    pub(crate) effect: String,
+    /// What helps, step by step.
+    pub(crate) remedy: Vec<Remedy>,
+}
+
+/// A step that helps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Remedy {
+    /// Commands for a shell.
+    Commands(Vec<String>),
+    /// Objects for `kubectl apply -f -`.
+    Apply(String),
+    /// No command does it, and why, or what a person has to decide.
+    ByHand(String),
+}
+
+impl Finding {
+    /// On this object; `problem` does not name it.
+    pub(crate) fn on(object: ObjectRef, problem: impl Into<String>) -> Self {
+        Self {
+            object,
+            workload: None,
+            problem: clean(&problem.into(), MAX_WORDS),
+            evidence: Vec::new(),
+            effect: String::new(),
+            remedy: Vec::new(),
+        }
+    }
+
+    /// Which workload the object belongs to.
+    pub(crate) fn of(mut self, workload: Option<ObjectRef>) -> Self {
+        self.workload = workload;
+        self
+    }
+
+    /// What shows it.
+    pub(crate) fn because(mut self, evidence: impl Into<String>) -> Self {
+        self.evidence.push(clean(&evidence.into(), MAX_WORDS));
+        self
+    }
+
+    /// What it does.
+    pub(crate) fn so(mut self, effect: impl Into<String>) -> Self {
+        self.effect = clean(&effect.into(), MAX_WORDS);
+        self
+    }
+
+    /// A command that helps. Whatever goes into one must be a name that Kubernetes gives, or be quoted.
+    pub(crate) fn run(mut self, command: impl Into<String>) -> Self {
+        let command = clean(&command.into(), MAX_WORDS);
+        if let Some(Remedy::Commands(commands)) = self.remedy.last_mut() {
+            commands.push(command);
+        } else {
+            self.remedy.push(Remedy::Commands(vec![command]));
+        }
+        self
+    }
+
+    /// Objects in YAML that help.
+    pub(crate) fn apply(mut self, yaml: &str) -> Self {
+        let lines = yaml.lines().map(|line| {
+            let indent = line.len() - line.trim_start().len();
+            format!("{}{}", " ".repeat(indent), clean(line, MAX_PATCH))
+        });
+        self.remedy
+            .push(Remedy::Apply(lines.collect::<Vec<_>>().join("\n")));
+        self
+    }
+
+    /// What a person has to do.
+    pub(crate) fn by_hand(mut self, what: impl Into<String>) -> Self {
+        self.remedy.push(Remedy::ByHand(clean(&what.into(), MAX_WORDS)));
+        self
+    }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a check needs to know before it can say anything.
+
+use super::snapshot::{Part, Unknown};
+use super::view::View;
+
+/// What a check needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    Pods,
+    Namespaces,
+    Nodes,
+    Services,
+    EndpointSlices,
+    DaemonSets,
+    Deployments,
+    ReplicaSets,
+    Jobs,
+    MutatingWebhooks,
+    ValidatingWebhooks,
+    NetworkPolicies,
+    Events,
+    MeshConfig,
+    /// Objects of a kind in [`super::snapshot::CUSTOM_KINDS`], by `plural.group`.
+    Custom(&'static str),
+    /// That any ztunnel runs.
+    Ambient,
+    /// The `config_dump` of ztunnels, one at least.
+    Dumps,
+    /// The metrics of ztunnels, one at least.
+    ZtunnelMetrics,
+    /// The logs of ztunnels, one at least.
+    Logs,
+    /// The metrics of istiods, one at least.
+    IstiodMetrics,
+    /// The reports of agents, one at least.
+    Agents,
+    /// What a scan or the agents say of pods.
+    Scan,
+}
+
+/// Why a check cannot be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// It is skipped; `true` where that leaves something open.
+    Skip(String, bool),
+    Failed(String),
+}
+
+impl Need {
+    /// Whether it is there; gives what of it is not.
+    pub(super) fn lack(self, view: &View<'_>) -> Result<Vec<String>, Lack> {
+        let snapshot = view.snapshot;
+        match self {
+            Self::Pods => whole(&snapshot.pods),
+            Self::Namespaces => whole(&snapshot.namespaces),
+            Self::Nodes => whole(&snapshot.nodes),
+            Self::Services => whole(&snapshot.services),
+            Self::EndpointSlices => whole(&snapshot.endpoint_slices),
+            Self::DaemonSets => whole(&snapshot.daemon_sets),
+            Self::Deployments => whole(&snapshot.deployments),
+            Self::ReplicaSets => whole(&snapshot.replica_sets),
+            Self::Jobs => whole(&snapshot.jobs),
+            Self::MutatingWebhooks => whole(&snapshot.mutating_webhooks),
+            Self::ValidatingWebhooks => whole(&snapshot.validating_webhooks),
+            Self::NetworkPolicies => whole(&snapshot.network_policies),
+            Self::Events => whole(&snapshot.events),
+            Self::MeshConfig => whole(&snapshot.mesh_config),
+            Self::Custom(kind) => match snapshot.custom.get(kind) {
+                Some(part) => whole(part),
+                None => Err(Lack::Skip(format!("the snapshot has no {kind}"), false)),
+            },
+            Self::Ambient => {
+                whole(&snapshot.pods)?;
+                if view.ztunnels().next().is_some() || view.ztunnel_sets().next().is_some() {
+                    Ok(Vec::new())
+                } else {
+                    Err(Lack::Skip("no ztunnel is installed here".to_owned(), false))
+                }
+            }
+            Self::Dumps => some(&snapshot.ztunnels, |one| (&one.name, one.dump.unknown())),
+            Self::ZtunnelMetrics => some(&snapshot.ztunnels, |one| (&one.name, one.metrics.unknown())),
+            Self::Logs => some(&snapshot.ztunnels, |one| (&one.name, one.log.unknown())),
+            Self::IstiodMetrics => some(&snapshot.istiods, |one| (&one.name, one.metrics.unknown())),
+            Self::Agents => {
+                whole(&snapshot.agents)?;
+                let agents = snapshot.agents.had().into_iter().flatten();
+                parts(agents.map(|(node, report)| (node.as_str(), report.unknown())))
+            }
+            Self::Scan => whole(&snapshot.scan),
+        }
+    }
+}
+
+fn whole<T>(part: &Part<T>) -> Result<Vec<String>, Lack> {
+    part.unknown().map_or(Ok(Vec::new()), |why| Err(why.lack()))
+}
+
+fn some<T>(
+    all: &Part<Vec<T>>,
+    each: impl Fn(&T) -> (&String, Option<&Unknown>),
+) -> Result<Vec<String>, Lack> {
+    whole(all)?;
+    parts(all.all().iter().map(|one| {
+        let (name, unknown) = each(one);
+        (name.as_str(), unknown)
+    }))
+}
+
+/// Of several of a kind one at least must be there; of the others it is said why they are not.
+fn parts<'a>(all: impl Iterator<Item = (&'a str, Option<&'a Unknown>)>) -> Result<Vec<String>, Lack> {
+    let (mut gaps, mut first, mut had) = (Vec::new(), None, false);
+    for (name, unknown) in all {
+        match unknown {
+            None => had = true,
+            Some(unknown) => {
+                first.get_or_insert(unknown);
+                gaps.push(format!("{name}: {}", unknown.why()));
+            }
+        }
+    }
+    match first {
+        _ if had => Ok(gaps),
+        Some(unknown) => Err(unknown.lack()),
+        None => Err(Lack::Skip("there is none here".to_owned(), false)),
+    }
+}
+
+impl Unknown {
+    fn lack(&self) -> Lack {
+        match self {
+            Self::Forbidden(rule) => Lack::Skip(rule.clone(), true),
+            Self::Absent(why) | Self::NotAsked(why) => Lack::Skip(why.clone(), false),
+            Self::Failed(why) => Lack::Failed(why.clone()),
+        }
+    }
+}

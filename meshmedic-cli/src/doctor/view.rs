@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A snapshot, indexed once, so that checks are short.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meshmedic_common::eligibility::{Enablement, Expectation, Labels};
+use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::facts::pod_facts;
+
+use super::finding::ObjectRef;
+use super::snapshot::{Custom, Snapshot};
+
+/// Where Istio is if nothing tells otherwise.
+const ISTIO: &str = "istio-system";
+/// The label of namespaces that holds their name.
+pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A pod, with what follows from it.
+#[derive(Debug)]
+pub(crate) struct PodView<'s> {
+    pub(crate) pod: &'s Pod,
+    pub(crate) facts: PodFacts,
+    /// Whether it should be captured. Without its annotation of istio-cni it counts as exempt; see
+    /// [`View::is_ambient`] for what its labels want.
+    pub(crate) expectation: Expectation,
+    /// What made it, as people name it: of a ReplicaSet its Deployment.
+    pub(crate) workload: Option<ObjectRef>,
+}
+
+impl PodView<'_> {
+    pub(crate) fn object(&self) -> ObjectRef {
+        ObjectRef::new("Pod", &self.facts.namespace, &self.facts.name)
+    }
+
+    /// Whether it lives: not finished, not being deleted.
+    pub(crate) fn is_live(&self) -> bool {
+        !self.facts.finished && !self.facts.deleting
+    }
+
+    /// A command that makes it anew: its workload's rollout, or its deletion; none where nothing recreates it.
+    pub(crate) fn restart(&self) -> Option<String> {
+        let namespace = &self.facts.namespace;
+        match &self.workload {
+            Some(workload)
+                if matches!(workload.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet") =>
+            {
+                Some(format!(
+                    "kubectl rollout restart -n {namespace} {}/{}",
+                    workload.kind.to_lowercase(),
+                    workload.name
+                ))
+            }
+            Some(_) => Some(format!("kubectl delete pod -n {namespace} {}", self.facts.name)),
+            None => None,
+        }
+    }
+}
+
+/// A snapshot, indexed.
+#[derive(Debug)]
+pub(crate) struct View<'s> {
+    pub(crate) snapshot: &'s Snapshot,
+    /// When the snapshot was taken: what is near its end is so from then.
+    pub(crate) now: Timestamp,
+    /// Istio's namespace.
+    pub(crate) istio: String,
+    /// Where objects of Istio hold for the whole mesh.
+    pub(crate) root: String,
+    /// Whom istio-cni enrols.
+    pub(crate) enablement: Enablement,
+    pods: Vec<PodView<'s>>,
+    pods_by_name: HashMap<(&'s str, &'s str), usize>,
+    pods_by_namespace: BTreeMap<&'s str, Vec<usize>>,
+    namespaces: BTreeMap<&'s str, &'s Namespace>,
+    none: Labels,
+    /// How many pairs of peers NetworkPolicies were decided for.
+    decided: Cell<u64>,
+}
+
+impl<'s> View<'s> {
+    pub(crate) fn new(snapshot: &'s Snapshot) -> Self {
+        let namespaces: BTreeMap<&str, &Namespace> = snapshot
+            .namespaces
+            .all()
+            .iter()
+            .map(|namespace| (name(&namespace.metadata), namespace))
+            .collect();
+        let enablement = snapshot
+            .cni_config
+            .had()
+            .and_then(|config| Enablement::from_config(config).ok())
+            .unwrap_or_else(Enablement::guessed);
+        let owners = deployments_of_replica_sets(snapshot);
+        let pods: Vec<PodView<'_>> = snapshot
+            .pods
+            .all()
+            .iter()
+            .map(|pod| {
+                let facts = pod_facts(pod);
+                let labels = namespaces.get(facts.namespace.as_str());
+                let labels = labels.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
+                let expectation = enablement.expectation(&facts, labels.as_ref());
+                let workload = workload(&facts, &owners);
+                PodView {
+                    pod,
+                    facts,
+                    expectation,
+                    workload,
+                }
+            })
+            .collect();
+        let mut pods_by_name = HashMap::new();
+        let mut pods_by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (at, pod) in snapshot.pods.all().iter().enumerate() {
+            pods_by_name.insert((namespace(&pod.metadata), name(&pod.metadata)), at);
+            pods_by_namespace
+                .entry(namespace(&pod.metadata))
+                .or_default()
+                .push(at);
+        }
+        let istio = istio_namespace(&pods, snapshot);
+        let config = snapshot.mesh_config.had();
+        let root = config
+            .and_then(|config| config.root_namespace.clone())
+            .unwrap_or_else(|| istio.clone());
+        Self {
+            snapshot,
+            now: snapshot.taken,
+            istio,
+            root,
+            enablement,
+            pods,
+            pods_by_name,
+            pods_by_namespace,
+            namespaces,
+            none: Labels::new(),
+            decided: Cell::new(0),
+        }
+    }
+
+    /// All pods.
+    pub(crate) fn pods(&self) -> &[PodView<'s>] {
+        &self.pods
+    }
+
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&PodView<'s>> {
+        self.pods.get(*self.pods_by_name.get(&(namespace, name))?)
+    }
+
+    pub(crate) fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &PodView<'s>> {
+        let places = self.pods_by_namespace.get(namespace).into_iter().flatten();
+        places.filter_map(|at| self.pods.get(*at))
+    }
+
+    /// The names of all namespaces that are known.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = (&'s str, &'s Namespace)> {
+        self.namespaces
+            .iter()
+            .map(|(name, namespace)| (*name, *namespace))
+    }
+
+    pub(crate) fn namespace(&self, name: &str) -> Option<&'s Namespace> {
+        self.namespaces.get(name).copied()
+    }
+
+    /// The labels of a namespace; none where they are not known.
+    pub(crate) fn namespace_labels(&self, name: &str) -> &Labels {
+        let namespace = self.namespaces.get(name);
+        namespace
+            .and_then(|namespace| namespace.metadata.labels.as_ref())
+            .unwrap_or(&self.none)
+    }
+
+    /// Whether labels want a pod in the ambient mesh, whatever istio-cni has made of it so far.
+    pub(crate) fn is_ambient(&self, pod: &PodFacts) -> bool {
+        use meshmedic_common::facts::Enrolment;
+        if !self.namespaces.contains_key(pod.namespace.as_str()) {
+            return false;
+        }
+        let enrolled = PodFacts {
+            enrolment: Enrolment::Enabled,
+            ..pod.clone()
+        };
+        let expectation = self
+            .enablement
+            .expectation(&enrolled, Some(self.namespace_labels(&pod.namespace)));
+        matches!(expectation, Expectation::Expected | Expectation::Unverifiable(_))
+    }
+
+    /// istiod's pods, those that live.
+    pub(crate) fn istiods(&self) -> impl Iterator<Item = &PodView<'s>> {
+        self.component("app", "istiod")
+    }
+
+    /// ztunnel's pods, those that live.
+    pub(crate) fn ztunnels(&self) -> impl Iterator<Item = &PodView<'s>> {
+        self.component("app", "ztunnel").filter(|pod| of_daemon_set(pod))
+    }
+
+    /// istio-cni's pods, those that live.
+    pub(crate) fn cnis(&self) -> impl Iterator<Item = &PodView<'s>> {
+        self.component("k8s-app", "istio-cni-node")
+            .filter(|pod| of_daemon_set(pod))
+    }
+
+    fn component(&self, key: &'static str, value: &'static str) -> impl Iterator<Item = &PodView<'s>> {
+        self.pods
+            .iter()
+            .filter(move |pod| pod.is_live() && pod.facts.labels.get(key).is_some_and(|label| label == value))
+    }
+
+    /// ztunnel's DaemonSets.
+    pub(crate) fn ztunnel_sets(&self) -> impl Iterator<Item = &'s DaemonSet> {
+        self.sets("app", "ztunnel")
+    }
+
+    /// istio-cni's DaemonSets.
+    pub(crate) fn cni_sets(&self) -> impl Iterator<Item = &'s DaemonSet> {
+        self.sets("k8s-app", "istio-cni-node")
+    }
+
+    fn sets(&self, key: &'static str, value: &'static str) -> impl Iterator<Item = &'s DaemonSet> {
+        self.snapshot.daemon_sets.all().iter().filter(move |set| {
+            let template = set.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+            let labels = template.and_then(|metadata| metadata.labels.as_ref());
+            labels
+                .and_then(|labels| labels.get(key))
+                .is_some_and(|label| label == value)
+        })
+    }
+
+    /// The pods that a Service selects.
+    pub(crate) fn pods_of(&self, service: &'s Service) -> impl Iterator<Item = &PodView<'s>> {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let selector = selector.filter(|selector| !selector.is_empty());
+        self.pods_in(namespace(&service.metadata))
+            .filter(move |pod| selector.is_some_and(|wanted| has_all(&pod.facts.labels, wanted)))
+    }
+
+    pub(crate) fn service(&self, of: &str, called: &str) -> Option<&'s Service> {
+        let services = self.snapshot.services.all();
+        services
+            .iter()
+            .find(|service| namespace(&service.metadata) == of && name(&service.metadata) == called)
+    }
+
+    /// Objects of a kind that `CUSTOM_KINDS` names, by `plural.group`.
+    pub(crate) fn custom(&self, kind: &str) -> &'s [Custom] {
+        self.snapshot.custom(kind)
+    }
+
+    /// Whether a finding on this object was asked for. The mesh's own objects always are.
+    pub(crate) fn is_asked_for(&self, object: &ObjectRef) -> bool {
+        let scope = &self.snapshot.scope;
+        let Some(of) = &object.namespace else { return true };
+        let ours = *of == self.istio || *of == self.root;
+        if scope.pods.is_empty() {
+            return ours || scope.namespace.as_ref().is_none_or(|asked| asked == of);
+        }
+        // Of a pod that was named, whatever its namespace has counts too, but no other pod.
+        let namespaces: BTreeSet<&str> = scope
+            .pods
+            .iter()
+            .filter_map(|pod| Some(pod.split_once('/')?.0))
+            .collect();
+        ours || if object.kind == "Pod" {
+            scope.pods.contains(&object.path())
+        } else {
+            namespaces.contains(of.as_str())
+        }
+    }
+
+    /// Adds to the pairs of peers that NetworkPolicies were decided for.
+    pub(crate) fn count_decided(&self, pairs: u64) {
+        self.decided.set(self.decided.get().saturating_add(pairs));
+    }
+
+    pub(crate) fn decided(&self) -> u64 {
+        self.decided.get()
+    }
+}
+
+/// Whether labels have all of these.
+pub(crate) fn has_all(labels: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+pub(crate) fn name(metadata: &ObjectMeta) -> &str {
+    metadata.name.as_deref().unwrap_or_default()
+}
+
+pub(crate) fn namespace(metadata: &ObjectMeta) -> &str {
+    metadata.namespace.as_deref().unwrap_or_default()
+}
+
+/// Anybody can label a pod; the mesh's own are those of a DaemonSet.
+fn of_daemon_set(pod: &PodView<'_>) -> bool {
+    pod.facts
+        .controller
+        .as_ref()
+        .is_some_and(|owner| owner.kind == "DaemonSet")
+}
+
+fn deployments_of_replica_sets(snapshot: &Snapshot) -> HashMap<(&str, &str), &str> {
+    let mut owners = HashMap::new();
+    for set in snapshot.replica_sets.all() {
+        let mut controllers = set.metadata.owner_references.iter().flatten();
+        if let Some(owner) =
+            controllers.find(|owner| owner.controller == Some(true) && owner.kind == "Deployment")
+        {
+            owners.insert(
+                (namespace(&set.metadata), name(&set.metadata)),
+                owner.name.as_str(),
+            );
+        }
+    }
+    owners
+}
+
+/// Where ReplicaSets could not be read, the hash that a pod's label carries tells the Deployment's name as well.
+fn workload(pod: &PodFacts, deployments: &HashMap<(&str, &str), &str>) -> Option<ObjectRef> {
+    let owner = pod.controller.as_ref()?;
+    if owner.kind == "ReplicaSet" {
+        let known = deployments
+            .get(&(pod.namespace.as_str(), owner.name.as_str()))
+            .copied();
+        let hash = pod.labels.get("pod-template-hash");
+        let guessed = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
+        if let Some(deployment) = known.or(guessed) {
+            return Some(ObjectRef::new("Deployment", &pod.namespace, deployment));
+        }
+    }
+    Some(ObjectRef::new(&owner.kind, &pod.namespace, &owner.name))
+}
+
+/// Where istiod is, else where ztunnel is, else where it usually is.
+fn istio_namespace(pods: &[PodView<'_>], snapshot: &Snapshot) -> String {
+    let labelled = |value: &str| {
+        let mut found = pods
+            .iter()
+            .filter(|pod| pod.facts.labels.get("app").is_some_and(|label| label == value));
+        let places: BTreeSet<&str> = found.by_ref().map(|pod| pod.facts.namespace.as_str()).collect();
+        if places.contains(ISTIO) {
+            Some(ISTIO.to_owned())
+        } else {
+            places.first().map(|&place| place.to_owned())
+        }
+    };
+    let deployment = snapshot
+        .deployments
+        .all()
+        .iter()
+        .find(|deployment| name(&deployment.metadata) == "istiod");
+    deployment
+        .map(|deployment| namespace(&deployment.metadata).to_owned())
+        .or_else(|| labelled("istiod"))
+        .or_else(|| labelled("ztunnel"))
+        .unwrap_or_else(|| ISTIO.to_owned())
+}
