@@ -70,15 +70,15 @@ impl Heard {
 }
 
 /// One of ztunnel's pods.
-struct Ztunnel {
-    namespace: String,
-    name: String,
+pub(crate) struct Ztunnel {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
     container: Option<String>,
     of_daemon_set: bool,
 }
 
 impl Ztunnel {
-    fn of(pod: &Pod) -> Self {
+    pub(crate) fn of(pod: &Pod) -> Self {
         let facts = pod_facts(pod);
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         let mut names = containers.map(|container| container.name.clone());
@@ -136,7 +136,7 @@ pub(crate) async fn listen(
         heard.findings.merge(findings);
         match problem {
             None => heard.logs += 1,
-            Some(why) => heard.unheard.push((name, why)),
+            Some(why) => heard.unheard.push((name, why.to_string())),
         }
     }
     heard.unheard.sort();
@@ -145,12 +145,12 @@ pub(crate) async fn listen(
 }
 
 /// Reads one log as it arrives; also gives why it was not read to its end.
-async fn read_log(
+pub(crate) async fn read_log(
     connection: &Connection,
     ztunnel: &Ztunnel,
     since: Duration,
     directory: &dyn Directory,
-) -> (Findings, Option<String>) {
+) -> (Findings, Option<Problem>) {
     let name = ztunnel.display_name();
     let mut reader = LogReader::new(name.clone(), directory, Limits::default());
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), &ztunnel.namespace);
@@ -166,7 +166,7 @@ async fn read_log(
         .await
     {
         Ok(log) => log,
-        Err(failure) => return (reader.finish(), Some(failure.short())),
+        Err(failure) => return (reader.finish(), Some(Problem::Asked(failure))),
     };
     let mut log = pin!(log);
     let begun = Instant::now();
@@ -188,7 +188,25 @@ async fn read_log(
     // The kubelet tells in place of the log that there is none, and calls that a success.
     let foreign = findings.lines > 0 && findings.span.is_none();
     let problem = problem.or_else(|| foreign.then(|| "what it gives is no log of a ztunnel".to_owned()));
-    (findings, problem)
+    (findings, problem.map(Problem::Broke))
+}
+
+/// Why a log was not read to its end.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    /// It was not handed out.
+    Asked(Failure),
+    /// It was, and then something happened.
+    Broke(String),
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked(failure) => f.write_str(&failure.short()),
+            Self::Broke(why) => f.write_str(why),
+        }
+    }
 }
 
 /// The pods as a reader of logs has to know them. All pods of the cluster belong in it, whatever was asked for:

@@ -3,43 +3,67 @@
 //!
 //! A [`snapshot::Snapshot`] is read once; each check is a pure function of it.
 
+mod args;
 mod check;
 mod checks;
+mod collect;
 mod finding;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
+mod fold;
 mod need;
 mod report;
 mod snapshot;
 mod view;
 
-use std::path::PathBuf;
+use crate::connection;
+use crate::output;
 
-use crate::connection::ConnectionArgs;
+pub(crate) use args::Args;
+pub(crate) use check::{Check, Severity};
+pub(crate) use finding::Remedy;
+pub(crate) use fold::{Group, fold};
+pub(crate) use report::{CheckReport, DoctorReport, Ending};
 
-pub(crate) use check::{Category, Severity};
-pub(crate) use report::DoctorReport;
+use collect::{Plan, collect};
+use snapshot::Snapshot;
 
-/// Arguments of `meshmedic doctor`.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    /// Judge this snapshot, without a cluster
-    #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
-    /// Exit with 1 from this severity on
-    #[arg(long, value_enum, default_value_t = Severity::Error)]
-    fail_on: Severity,
-    #[command(flatten)]
-    connection: ConnectionArgs,
+/// Looks, judges and tells; gives the exit code.
+pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    let chosen = args.chosen()?;
+    if args.list {
+        output::checks(chosen.into_iter())?;
+        return Ok(0);
+    }
+    let suppressions = args.suppressions()?;
+    let snapshot = match &args.from {
+        Some(path) => snapshot::read(path)?,
+        None => take(args)?,
+    };
+    if let Some(path) = &args.save {
+        snapshot::write(path, &snapshot)?;
+    }
+    let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
+    output::doctor(&report, args.output, args.verbose)?;
+    Ok(report.code(args.fail_on))
 }
 
-/// Judges; gives the exit code.
-pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    let Some(path) = &args.from else {
-        anyhow::bail!("no cluster can be read yet")
-    };
-    let snapshot = snapshot::read(path)?;
-    let report = DoctorReport::judge(&snapshot, checks::all(), &[]);
-    crate::output::line(&serde_json::to_string_pretty(&report)?)?;
-    Ok(report.code(args.fail_on))
+fn take(args: &Args) -> anyhow::Result<Snapshot> {
+    args.selection().check("default")?;
+    connection::runtime()?.block_on(async {
+        let connection = args.connection.connect().await?;
+        let selection = args.selection().check(&connection.namespace)?;
+        let plan = Plan {
+            selection,
+            ways: args.ways(),
+            since: args.since,
+        };
+        tokio::select! {
+            snapshot = collect(&connection, &plan) => Ok(snapshot),
+            interrupt = tokio::signal::ctrl_c() => {
+                interrupt?;
+                anyhow::bail!("interrupted before everything was read");
+            }
+        }
+    })
 }

@@ -10,6 +10,7 @@ mod connection;
 mod control;
 mod doctor;
 mod explain;
+mod forward;
 mod man_pages;
 mod node;
 mod output;

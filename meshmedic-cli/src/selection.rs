@@ -56,6 +56,15 @@ const LONGEST_POD: usize = 253;
 const LONGEST_NAMESPACE: usize = 63;
 
 impl SelectionArgs {
+    /// These pods, or all of a namespace, or of all.
+    pub(crate) fn of(namespace: Option<String>, pods: Vec<String>) -> Self {
+        Self {
+            namespace,
+            pods,
+            ..Self::default()
+        }
+    }
+
     /// Checks what was asked for. `default_namespace` is the context's; it holds for pods that are named.
     pub(crate) fn check(&self, default_namespace: &str) -> Result<Selection, Usage> {
         if let Some(namespace) = &self.namespace {

@@ -98,7 +98,7 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 /// How much longer a probe has.
 const PROBE_PATIENCE: u32 = 6;
 
-fn timeout(text: &str) -> Result<Duration, String> {
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     crate::node::at_least(text, SHORTEST_TIMEOUT)
 }
 
@@ -170,6 +170,19 @@ pub(crate) struct Reader {
 }
 
 impl WayArgs {
+    /// Every way that leaves nothing behind in a pod.
+    pub(crate) fn without_probes(agents: AgentArgs, concurrency: u16, timeout: Duration) -> Self {
+        Self {
+            via: Via::Auto,
+            agents,
+            probe: false,
+            no_probe: true,
+            probe_image: None,
+            concurrency,
+            timeout,
+        }
+    }
+
     /// Where the agents are.
     pub(crate) const fn agents(&self) -> &AgentArgs {
         &self.agents

@@ -18,6 +18,7 @@ mod findings;
 mod json;
 mod line;
 mod lines;
+mod link;
 mod plain;
 
 pub use access::{Access, Direction, Failure, Peer, Tunnel};
@@ -27,6 +28,7 @@ pub use event::{Event, EventKind, StartFailure};
 pub use findings::{Candidate, Evidence, Findings, Limits, LogReader, Tally};
 pub use line::{Level, Line, What, parse_line};
 pub use lines::{LINE_LIMIT, Lines};
+pub use link::{Link, LinkKind};
 
 /// The port on which a captured pod takes HBONE, and a waypoint too.
 pub const HBONE_PORT: u16 = 15008;

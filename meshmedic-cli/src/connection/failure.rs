@@ -73,6 +73,14 @@ impl Failure {
         self.code == Some(410)
     }
 
+    /// What whoever asks needs to be allowed: the rule where the server named it, else its words.
+    pub(crate) fn missing_right(&self) -> String {
+        match &self.rule {
+            Some(rule) => rule.manifest(),
+            None => self.why.clone(),
+        }
+    }
+
     /// The same in one line, without what was asked; a rule that is missing is named, not spelled out.
     pub(crate) fn short(&self) -> String {
         match &self.rule {

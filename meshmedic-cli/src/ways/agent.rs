@@ -7,13 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -27,7 +21,8 @@ use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
 
 use super::{AgentArgs, WayArgs};
-use crate::connection::Connection;
+use crate::connection::{Connection, Failure};
+use crate::forward::{self, PodPort};
 use crate::selection::list;
 
 /// The label of MeshMedic's DaemonSet and of its pods.
@@ -246,33 +241,16 @@ async fn pods_of(
 
 /// `/v1/node` through a forwarded port.
 async fn fetch(connection: &Connection, port: u16, pod: &PodFacts) -> anyhow::Result<NodeReport> {
-    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &pod.namespace);
-    let ports = [port];
-    let mut forwarder = connection
-        .ask("port-forward", || pods.portforward(&pod.name, &ports))
-        .await
-        .map_err(|failure| anyhow::anyhow!("port-forward: {}", failure.short()))?;
-    let stream = forwarder.take_stream(port).context("no stream was forwarded")?;
-    let refused = forwarder.take_error(port).context("no stream was forwarded")?;
-    let (mut sender, connected) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get("/v1/node")
-        .header(header::HOST, "localhost")
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())?;
-    let answer = async {
-        let response = sender.send_request(request).await.context("it does not answer")?;
-        let body = Limited::new(response.into_body(), MAX_REPORT).collect().await;
-        body.map(|body| body.to_bytes())
-            .map_err(|error| anyhow::anyhow!("its answer broke off: {error}"))
+    let at = PodPort {
+        namespace: &pod.namespace,
+        pod: &pod.name,
+        port,
     };
-    tokio::pin!(connected, refused, answer);
-    let body = tokio::select! {
-        body = &mut answer => body?,
-        Some(words) = &mut refused => anyhow::bail!("port {port} is not served: {words}"),
-        // It ends with the answer, which is then there to be read.
-        _ = &mut connected => answer.await?,
-    };
-    forwarder.abort();
+    let body = forward::get(connection, at, "/v1/node", MAX_REPORT).await;
+    let body = body.map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) => anyhow::anyhow!("port-forward: {}", failure.short()),
+        Err(error) => error,
+    })?;
     Ok(NodeReport::read(&body)?)
 }
 

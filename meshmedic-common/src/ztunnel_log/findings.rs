@@ -15,6 +15,7 @@ use super::directory::{Directory, PodId};
 use super::event::{Event, EventKind};
 use super::line::{self, Line, NoLine, What};
 use super::lines::Lines;
+use super::link::Link;
 use crate::text::clean;
 
 /// What is kept of a sample line: a whole access line, unless somebody made it long.
@@ -29,6 +30,8 @@ pub struct Limits {
     pub candidates: usize,
     /// How many pods whose proxies could not start.
     pub start_failures: usize,
+    /// How many pairs of peers.
+    pub links: usize,
 }
 
 impl Default for Limits {
@@ -37,6 +40,7 @@ impl Default for Limits {
         Self {
             candidates: 2000,
             start_failures: 500,
+            links: 1000,
         }
     }
 }
@@ -131,6 +135,7 @@ pub struct Findings {
     events: BTreeMap<EventKind, Tally>,
     start_failures: BTreeMap<String, Tally>,
     all_start_failures: u64,
+    links: BTreeMap<Link, Tally>,
     /// Lines in all, with those that were not read.
     pub lines: u64,
     /// Access lines that were read.
@@ -184,6 +189,12 @@ impl Findings {
         &self.start_failures
     }
 
+    /// Who spoke to whom, where that matters; the first of them in order where there are too many.
+    #[must_use]
+    pub fn links(&self) -> &BTreeMap<Link, Tally> {
+        &self.links
+    }
+
     /// How many failures to start concern pods beyond the limit.
     #[must_use]
     pub fn dropped_start_failures(&self) -> u64 {
@@ -220,7 +231,12 @@ impl Findings {
             }
             What::Access(access) => {
                 self.access_lines = self.access_lines.saturating_add(1);
-                match classify(access, directory) {
+                let verdict = classify(access, directory);
+                if let Some(link) = Link::of(access, &verdict) {
+                    merge_into(&mut self.links, link, once(), Tally::merge);
+                    shorten(&mut self.links, self.limits.links);
+                }
+                match verdict {
                     Verdict::Fine => {}
                     Verdict::Apart(apart) => merge_into(&mut self.apart, apart, once(), Tally::merge),
                     Verdict::Accuses(pod, signature) => {
@@ -258,6 +274,10 @@ impl Findings {
             merge_into(&mut self.start_failures, uid, tally, Tally::merge);
         }
         shorten(&mut self.start_failures, self.limits.start_failures);
+        for (link, tally) in other.links {
+            merge_into(&mut self.links, link, tally, Tally::merge);
+        }
+        shorten(&mut self.links, self.limits.links);
         for (sum, more) in [
             (&mut self.accusations, other.accusations),
             (&mut self.all_start_failures, other.all_start_failures),

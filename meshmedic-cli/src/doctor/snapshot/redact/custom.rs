@@ -24,13 +24,12 @@ const LEFT_OUT: [&str; 10] = [
 const DEEPEST: usize = 32;
 
 /// Reduces an object of this kind.
-pub(crate) fn custom(kind: &CustomKind, object: &DynamicObject) -> Custom {
-    let types = object.types.clone().unwrap_or_default();
+pub(crate) fn custom(kind: &CustomKind, api_version: &str, object: &DynamicObject) -> Custom {
     let spec = object.data.get("spec").filter(|_| kind.with_spec);
     let mut spec = spec.cloned().unwrap_or(Value::Null);
     strip(&mut spec, 0);
     Custom {
-        api_version: types.api_version,
+        api_version: api_version.to_owned(),
         kind: kind.kind.to_owned(),
         metadata: metadata(&object.metadata),
         spec,

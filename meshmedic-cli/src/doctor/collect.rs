@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Takes a snapshot of a cluster: each kind once, page by page, side by side. What is forbidden or absent is written
+//! down as such, and nothing is changed in the cluster.
+
+mod api;
+mod exposition;
+mod says;
+mod ztunnel;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::snapshot::{Scope, Snapshot};
+use crate::connection::Connection;
+use crate::selection::{self, Selection};
+use crate::ways::WayArgs;
+
+/// How a snapshot is taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// What was asked about.
+    pub(crate) selection: Selection,
+    /// How pods and agents are asked.
+    pub(crate) ways: WayArgs,
+    /// How far back logs are read.
+    pub(crate) since: Duration,
+}
+
+/// Takes it.
+pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> Snapshot {
+    let mut snapshot = api::read(connection).await;
+    snapshot.scope = scope(&plan.selection);
+    says::settings(connection, &mut snapshot).await;
+    says::scan(connection, plan, &mut snapshot).await;
+    ztunnel::ask(connection, plan, &mut snapshot).await;
+    says::istiods(connection, plan, &mut snapshot).await;
+    snapshot.taken = connection.clock.now().unwrap_or_else(Timestamp::now);
+    snapshot
+}
+
+fn scope(selection: &Selection) -> Scope {
+    match &selection.scope {
+        selection::Scope::Cluster => Scope::default(),
+        selection::Scope::Namespace(namespace) => Scope {
+            namespace: Some(namespace.clone()),
+            pods: Vec::new(),
+        },
+        selection::Scope::Pods(pods) => Scope {
+            namespace: None,
+            pods: pods
+                .iter()
+                .map(|(namespace, name)| format!("{namespace}/{name}"))
+                .collect(),
+        },
+    }
+}

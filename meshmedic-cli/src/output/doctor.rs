@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What doctor found.
+
+mod html;
+
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+
+use super::{Colour, paint, wrap, write};
+use crate::doctor::{Check, CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};
+
+/// How it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DoctorFormat {
+    /// For people: every check, category by category
+    #[default]
+    Table,
+    /// For people: only what is wrong or left open
+    Short,
+    /// For programs
+    Json,
+    /// For programs and people
+    Yaml,
+    /// One file for a browser, a ticket or a printer
+    Html,
+}
+
+/// Writes it.
+pub(crate) fn doctor(report: &DoctorReport, format: DoctorFormat, verbose: bool) -> anyhow::Result<()> {
+    write(&match format {
+        DoctorFormat::Json => format!("{}\n", serde_json::to_string_pretty(report)?),
+        DoctorFormat::Yaml => serde_saphyr::to_string(report)?,
+        DoctorFormat::Html => html::page(report)?,
+        DoctorFormat::Table => text(report, verbose, true)?,
+        DoctorFormat::Short => text(report, verbose, false)?,
+    })
+}
+
+/// Writes which checks there are.
+pub(crate) fn checks<'c>(checks: impl Iterator<Item = &'c Check>) -> anyhow::Result<()> {
+    let mut out = String::new();
+    for check in checks {
+        writeln!(
+            out,
+            "{}  {:<7}  {}",
+            check.code,
+            check.severity.as_str(),
+            check.title
+        )?;
+    }
+    write(&out)
+}
+
+fn text(report: &DoctorReport, verbose: bool, all: bool) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let mut category = None;
+    for check in &report.checks {
+        if !all && check.result == Ending::Passed || !all && check.result == Ending::Skipped && !check.open {
+            continue;
+        }
+        if category != Some(check.category) {
+            if category.is_some() {
+                out.push('\n');
+            }
+            let title = check.category.title();
+            writeln!(out, "{title}\n{}", "-".repeat(title.chars().count()))?;
+            category = Some(check.category);
+        }
+        one(&mut out, check, verbose)?;
+    }
+    if category.is_some() {
+        out.push('\n');
+    }
+    out += &summary(report);
+    Ok(out)
+}
+
+fn mark(check: &CheckReport) -> String {
+    match (check.result, check.severity) {
+        (Ending::Passed, _) => paint("√", Colour::Green),
+        (Ending::Skipped, _) => paint("-", Colour::Dim),
+        (Ending::Failed, _) => paint("?", Colour::Yellow),
+        (Ending::Findings, Severity::Error) => paint("×", Colour::Red),
+        (Ending::Findings, Severity::Warning) => paint("‼", Colour::Yellow),
+        (Ending::Findings, Severity::Info) => paint("i", Colour::Dim),
+    }
+}
+
+fn one(out: &mut String, check: &CheckReport, verbose: bool) -> anyhow::Result<()> {
+    let title = format!("{} {}", check.code, check.title);
+    let wrapped = wrap(&title, 2);
+    writeln!(out, "{} {}", mark(check), wrapped.trim())?;
+    if let Some(reason) = &check.reason {
+        let word = if check.result == Ending::Failed {
+            "not known"
+        } else {
+            "skipped"
+        };
+        // A rule that is missing has lines of its own, which are to be copied.
+        let mut lines = reason.lines();
+        *out += &wrap(&format!("{word}: {}", lines.next().unwrap_or_default()), 4);
+        for line in lines {
+            writeln!(out, "    {line}")?;
+        }
+    }
+    let mut left_out = false;
+    for group in fold(&check.findings, verbose) {
+        finding(out, &group)?;
+        left_out |= group.left_out > 0;
+    }
+    if let (false, Some(gap)) = (check.findings.is_empty(), check.gaps.first()) {
+        let gaps = check.gaps.len();
+        *out += &wrap(&format!("not looked at: {gap}{}", more(gaps - 1)), 4);
+    }
+    if check.suppressed > 0 {
+        *out += &wrap(&format!("{} suppressed", check.suppressed), 4);
+    }
+    if left_out {
+        writeln!(out, "    -v shows all")?;
+    }
+    if check.result == Ending::Findings {
+        writeln!(out, "    see {}", check.docs)?;
+    }
+    Ok(())
+}
+
+fn more(count: usize) -> String {
+    if count == 0 {
+        String::new()
+    } else {
+        format!(" (and {count} more)")
+    }
+}
+
+fn finding(out: &mut String, group: &Group<'_>) -> anyhow::Result<()> {
+    *out += &wrap(&format!("{}: {}", group.subject, group.problem), 4);
+    if !group.names.is_empty() {
+        let rest = if group.left_out > 0 { ", …" } else { "" };
+        *out += &wrap(&format!("{}{rest}", group.names.join(", ")), 6);
+    }
+    for evidence in &group.evidence {
+        *out += &wrap(&format!("seen: {evidence}"), 6);
+    }
+    if !group.effect.is_empty() {
+        *out += &wrap(&format!("effect: {}", group.effect), 6);
+    }
+    for remedy in &group.remedy {
+        match remedy {
+            Remedy::Commands(commands) => {
+                writeln!(out, "      fix:")?;
+                for command in commands {
+                    writeln!(out, "        {command}")?;
+                }
+            }
+            Remedy::Apply(yaml) => {
+                writeln!(out, "      fix: kubectl apply -f - <<'EOF'")?;
+                for line in yaml.lines() {
+                    writeln!(out, "{line}")?;
+                }
+                writeln!(out, "EOF")?;
+            }
+            Remedy::ByHand(what) => *out += &wrap(&format!("fix: {what}"), 6),
+        }
+    }
+    Ok(())
+}
+
+/// `3 errors, 1 warning; 20 checks passed, 4 were skipped.`
+fn summary(report: &DoctorReport) -> String {
+    let of = &report.summary;
+    let count = |count: usize, word: &str| {
+        let s = if count == 1 { "" } else { "s" };
+        (count > 0).then(|| format!("{count} {word}{s}"))
+    };
+    let found: Vec<String> = [
+        count(of.errors, "error"),
+        count(of.warnings, "warning"),
+        count(of.infos, "remark"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let found = if found.is_empty() {
+        "Nothing found".to_owned()
+    } else {
+        found.join(", ")
+    };
+    let mut rest = vec![format!("{} checks passed", of.passed)];
+    if of.skipped > 0 {
+        rest.push(format!("{} skipped", of.skipped));
+    }
+    if of.failed > 0 {
+        rest.push(format!("{} could not be run", of.failed));
+    }
+    if of.suppressed > 0 {
+        rest.push(format!("{} suppressed", of.suppressed));
+    }
+    wrap(&format!("{found}; {}.", rest.join(", ")), 0)
+}
+
+#[cfg(test)]
+mod tests;
