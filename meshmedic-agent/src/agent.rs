@@ -26,6 +26,7 @@ use crate::cluster::{Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::engine::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use crate::kernel::{self, Kernel};
+use crate::node::Underneath;
 use crate::options::{AgentOptions, Trigger};
 use crate::status::{Metrics, Resource, Server, ServerError, Status, Task};
 use crate::time::Time;
@@ -102,6 +103,7 @@ struct Agent {
     cni: CniSettings,
     toggles: Toggles,
     tidy: Tidy,
+    underneath: Underneath,
     teller: Teller,
     status: Status,
     /// What `/readyz` still waits for.
@@ -170,6 +172,7 @@ impl Agent {
             cni: CniSettings::new(client.clone()),
             tidy: Tidy::new(client.clone(), &options.namespace, &options.node),
             toggles: Toggles::new(client),
+            underneath: Underneath::new(options.proc_root, options.cni_folder),
             gates: Gates::default(),
             declared: false,
             stopping: false,
@@ -357,6 +360,7 @@ impl Agent {
             return;
         }
         (self.changed, self.published) = (false, Some(now));
+        self.underneath.look(now);
         let metrics = self.status.metrics();
         metrics.repairs_in_flight(self.planner.under_way().count());
         for resource in Resource::ALL {

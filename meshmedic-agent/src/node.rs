@@ -10,6 +10,7 @@ mod names;
 mod process;
 mod reading;
 mod sockets;
+mod underneath;
 
 pub use addresses::NetAddresses;
 pub use cgroup::{CgroupPod, parse_cgroup};
@@ -18,3 +19,4 @@ pub use names::{PodName, PodNames};
 pub use process::{NetnsKey, Process, ProcessTable, is_running, uptime};
 pub use reading::{Evidence, ReadJob, Unreadable};
 pub use sockets::socket_inodes;
+pub use underneath::Underneath;

@@ -28,6 +28,8 @@ pub struct AgentOptions {
     pub proc_root: PathBuf,
     /// The kubelet's log folders, where they are mounted; the API gives the pods their names.
     pub log_root: Option<PathBuf>,
+    /// The node's folder of CNI configurations, where it is mounted.
+    pub cni_folder: Option<PathBuf>,
     /// How changes are noticed.
     pub trigger: Trigger,
     /// How often all pods are looked at.

@@ -4,6 +4,7 @@
 //! Whoever reads a report accepts fields that it does not know and does without those that came later.
 
 mod history;
+mod node;
 mod read;
 mod repair;
 
@@ -16,6 +17,7 @@ use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
 pub use history::{Recent, TransitionReport};
+pub use node::{CniFolder, Overlay};
 pub use read::ReadError;
 pub use repair::{Action, BreakerReport, BreakerScope, Budgets, RepairReport, RepairResult, RepairStanding};
 
@@ -80,6 +82,12 @@ pub struct NodeReport {
     /// The last repairs of this agent.
     #[serde(default, skip_serializing_if = "Recent::is_empty")]
     pub repairs: Recent<RepairReport>,
+    /// The node's CNI configuration, where the agent may see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni_folder: Option<CniFolder>,
+    /// The overlay network under the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// The pods, by namespace, name and UID.
     pub pods: Vec<PodReport>,
 }
@@ -233,6 +241,8 @@ impl NodeReport {
             budgets: self.budgets.clone(),
             breakers: self.breakers.clone(),
             repairs: self.repairs.clone(),
+            cni_folder: self.cni_folder.clone(),
+            overlay: self.overlay.clone(),
             pods,
         })
     }

@@ -39,6 +39,8 @@ impl Watch {
             budgets: None,
             breakers: Vec::new(),
             repairs: Recent::default(),
+            cni_folder: None,
+            overlay: None,
             pods,
         }
     }

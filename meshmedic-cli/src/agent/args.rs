@@ -55,6 +55,10 @@ pub(super) struct Detection {
     /// The kubelet's log folders, if they are mounted; not needed
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS", hide = true)]
     pub(super) host_logs: Option<PathBuf>,
+    /// The node's folder of CNI configurations, mounted read-only, so that `meshmedic doctor` can tell whether istio-cni
+    /// is still called
+    #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_CNI_DIR")]
+    pub(super) host_cni_dir: Option<PathBuf>,
     /// How changes are noticed; without eBPF, auto polls and says why
     #[arg(long, value_enum, default_value_t, env = "MESHMEDIC_TRIGGER")]
     pub(super) trigger: Trigger,

@@ -32,6 +32,7 @@ impl Args {
         Ok(AgentOptions {
             proc_root: detection.host_proc,
             log_root: detection.host_logs,
+            cni_folder: detection.host_cni_dir,
             trigger: detection.trigger.into(),
             interval: detection.interval,
             confirm: detection.confirm,

@@ -51,7 +51,7 @@ pub(crate) fn assert_finds(code: &str, snapshot: &Snapshot, on: &str) -> Finding
     assert!(!finding.effect.is_empty(), "no effect: {finding:#?}");
     assert!(!finding.remedy.is_empty(), "no remedy: {finding:#?}");
     assert!(
-        !finding.problem.contains(&finding.object.name),
+        !finding.problem.contains(&finding.object.path()),
         "findings that name their object never fold"
     );
     finding
@@ -588,5 +588,9 @@ fn agent(node: &str) -> meshmedic_common::report::NodeReport {
     object(json!({
         "apiVersion": "meshmedic.io/v1", "kind": "NodeReport", "node": node, "version": "0.1.0", "trigger": "ebpf",
         "conditions": [], "ztunnel": [7], "pods": [],
+        "cniFolder": {
+            "file": "10-flannel.conflist", "plugins": ["flannel", "portmap", "istio-cni"], "callsIstioCni": true,
+        },
+        "overlay": { "interfaces": ["flannel.1"], "udpPorts": [8472] },
     }))
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a check needs to know before it can say anything.
 
+use meshmedic_common::report::NodeReport;
+
 use super::snapshot::{Part, Unknown};
 use super::view::View;
 
@@ -23,7 +25,9 @@ pub(crate) enum Need {
     MeshConfig,
     /// Objects of a kind in [`super::snapshot::CUSTOM_KINDS`], by `plural.group`.
     Custom(&'static str),
-    /// That any ztunnel runs.
+    /// That any part of Istio is installed.
+    Istio,
+    /// That any ztunnel is installed.
     Ambient,
     /// The `config_dump` of ztunnels, one at least.
     Dumps,
@@ -35,6 +39,10 @@ pub(crate) enum Need {
     IstiodMetrics,
     /// The reports of agents, one at least.
     Agents,
+    /// What agents see of their nodes' CNI folders, one at least.
+    CniFolders,
+    /// What agents see of their nodes' overlay network, one at least.
+    Overlays,
     /// What a scan or the agents say of pods.
     Scan,
 }
@@ -70,6 +78,14 @@ impl Need {
                 Some(part) => whole(part),
                 None => Err(Lack::Skip(format!("the snapshot has no {kind}"), false)),
             },
+            Self::Istio => {
+                whole(&snapshot.pods)?;
+                if view.is_istio_installed() {
+                    Ok(Vec::new())
+                } else {
+                    Err(Lack::Skip("Istio is not installed here".to_owned(), false))
+                }
+            }
             Self::Ambient => {
                 whole(&snapshot.pods)?;
                 if view.ztunnels().next().is_some() || view.ztunnel_sets().next().is_some() {
@@ -87,9 +103,31 @@ impl Need {
                 let agents = snapshot.agents.had().into_iter().flatten();
                 parts(agents.map(|(node, report)| (node.as_str(), report.unknown())))
             }
+            Self::CniFolders => {
+                let missing = "the agents do not see the folder: mount it and start them with --host-cni-dir";
+                of_agents(view, missing, |report| report.cni_folder.is_some())
+            }
+            Self::Overlays => {
+                let missing = "the agents do not tell: bring them to this version of MeshMedic";
+                of_agents(view, missing, |report| report.overlay.is_some())
+            }
             Self::Scan => whole(&snapshot.scan),
         }
     }
+}
+
+/// Some reports must have it; those that have not are gaps.
+fn of_agents(view: &View<'_>, missing: &str, has: impl Fn(&NodeReport) -> bool) -> Result<Vec<String>, Lack> {
+    let mut gaps = Need::Agents.lack(view)?;
+    let agents = view.snapshot.agents.had().into_iter().flatten();
+    let (had, lacking): (Vec<_>, Vec<_>) = agents
+        .filter_map(|(node, report)| Some((node, report.had()?)))
+        .partition(|(_, report)| has(report));
+    if had.is_empty() {
+        return Err(Lack::Skip(missing.to_owned(), false));
+    }
+    gaps.extend(lacking.into_iter().map(|(node, _)| format!("{node}: {missing}")));
+    Ok(gaps)
 }
 
 fn whole<T>(part: &Part<T>) -> Result<Vec<String>, Lack> {

@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshmedic_common::eligibility::{Enablement, Expectation, Labels};
@@ -232,6 +232,39 @@ impl<'s> View<'s> {
                 .and_then(|labels| labels.get(key))
                 .is_some_and(|label| label == value)
         })
+    }
+
+    /// Whether any part of Istio is there.
+    pub(crate) fn is_istio_installed(&self) -> bool {
+        self.istiods().next().is_some()
+            || self.istiod_deployments().next().is_some()
+            || self.ztunnels().next().is_some()
+            || self.ztunnel_sets().next().is_some()
+    }
+
+    /// istiod's Deployments: one a revision.
+    pub(crate) fn istiod_deployments(&self) -> impl Iterator<Item = &'s Deployment> {
+        self.snapshot.deployments.all().iter().filter(|deployment| {
+            let template = deployment
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.template.metadata.as_ref());
+            let labels = template.and_then(|metadata| metadata.labels.as_ref());
+            labels
+                .and_then(|labels| labels.get("app"))
+                .is_some_and(|label| label == "istiod")
+        })
+    }
+
+    /// Whether any istiod is Ready.
+    pub(crate) fn has_ready_istiod(&self) -> bool {
+        self.istiods().any(|pod| pod.facts.ready)
+    }
+
+    /// Whether a pod is older than this; one that was just made may still become what it should be.
+    pub(crate) fn is_older(&self, pod: &PodFacts, than: SignedDuration) -> bool {
+        pod.created
+            .is_some_and(|created| self.now.duration_since(created) > than)
     }
 
     /// The pods that a Service selects.

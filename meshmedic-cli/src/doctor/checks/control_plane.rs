@@ -1,7 +1,383 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checks of the category of that name.
+//! istiod, its Service, its webhooks, what it could not push, and whether versions fit.
 
-use crate::doctor::check::Check;
+mod version;
+mod webhooks;
+
+use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::finding::{Finding, ObjectRef};
+use crate::doctor::need::Need;
+use crate::doctor::view::{View, name, namespace};
+
+/// Where istiod hands out configuration and certificates.
+const XDS: i32 = 15012;
+/// The label of an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The checks, by code.
-pub(crate) const CHECKS: &[Check] = &[];
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        code: "MM0101",
+        category: Category::ControlPlane,
+        title: "istiod is ready",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Deployments, Need::Istio],
+        run: istiod_ready,
+    },
+    Check {
+        code: "MM0102",
+        category: Category::ControlPlane,
+        title: "every replica of istiod is ready",
+        severity: Severity::Warning,
+        needs: &[Need::Pods, Need::Deployments, Need::Istio],
+        run: istiod_replicas,
+    },
+    Check {
+        code: "MM0103",
+        category: Category::ControlPlane,
+        title: "istiod's Service leads port 15012 to a ready istiod",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Services, Need::EndpointSlices, Need::Istio],
+        run: istiod_service,
+    },
+    Check {
+        code: "MM0104",
+        category: Category::ControlPlane,
+        title: "Istio's webhooks have a CA bundle and a living Service",
+        severity: Severity::Error,
+        needs: &[
+            Need::MutatingWebhooks,
+            Need::ValidatingWebhooks,
+            Need::Services,
+            Need::Istio,
+        ],
+        run: webhooks::reach_their_service,
+    },
+    Check {
+        code: "MM0105",
+        category: Category::ControlPlane,
+        title: "a webhook injects sidecars where namespaces ask for them",
+        severity: Severity::Error,
+        needs: &[Need::MutatingWebhooks, Need::Namespaces, Need::Istio],
+        run: webhooks::inject_where_asked,
+    },
+    Check {
+        code: "MM0106",
+        category: Category::ControlPlane,
+        title: "proxies accept what istiod pushes",
+        severity: Severity::Warning,
+        needs: &[Need::IstiodMetrics],
+        run: rejected_pushes,
+    },
+    Check {
+        code: "MM0107",
+        category: Category::ControlPlane,
+        title: "the versions of Istio's parts fit each other",
+        severity: Severity::Warning,
+        needs: &[Need::Pods, Need::Istio],
+        run: version::skew,
+    },
+    Check {
+        code: "MM0108",
+        category: Category::ControlPlane,
+        title: "ambient mode is enabled where labels ask for it",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Namespaces, Need::DaemonSets, Need::Istio],
+        run: ambient_enabled,
+    },
+];
+
+const NO_CONFIG: &str = "no pod gets new configuration or a certificate: new pods have no identity, and when the \
+                         certificates of the others end, so does their traffic";
+
+fn istiod_ready(view: &View<'_>) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    if view.has_ready_istiod() {
+        return findings;
+    }
+    for deployment in view.istiod_deployments() {
+        let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
+        let wanted = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
+        let finding = Finding::on(ObjectRef::new("Deployment", of, called), "no istiod is Ready")
+            .because(format!("0 of {wanted} replicas are Ready"))
+            .so(NO_CONFIG);
+        findings.push(if wanted == 0 {
+            finding.run(format!("kubectl scale -n {of} deployment/{called} --replicas=1"))
+        } else {
+            finding
+                .run(format!("kubectl describe pods -n {of} -l app=istiod"))
+                .run(format!("kubectl logs -n {of} deployment/{called} --tail=100"))
+                .run(format!("kubectl rollout restart -n {of} deployment/{called}"))
+        });
+    }
+    // A mesh whose istiod is elsewhere reaches it through a Service without a selector.
+    let external = view.service(&view.istio, "istiod").is_some_and(|service| {
+        let spec = service.spec.as_ref();
+        spec.is_some_and(|spec| {
+            spec.selector
+                .as_ref()
+                .is_none_or(std::collections::BTreeMap::is_empty)
+        })
+    });
+    if findings.is_empty()
+        && view.istiods().next().is_none()
+        && !external
+        && view.snapshot.services.had().is_some()
+    {
+        findings.push(
+            Finding::on(ObjectRef::cluster("Namespace", &view.istio), "there is no istiod")
+                .because("no Deployment has pods with the label app=istiod")
+                .so(NO_CONFIG)
+                .by_hand("install istiod again, in the version of the ztunnels (istioctl install, or its Helm chart)"),
+        );
+    }
+    findings
+}
+
+fn istiod_replicas(view: &View<'_>) -> Vec<Finding> {
+    let lacking = view.istiod_deployments().filter_map(|deployment| {
+        let wanted = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1);
+        let ready = deployment
+            .status
+            .as_ref()
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or(0);
+        (ready > 0 && ready < wanted).then(|| {
+            let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
+            Finding::on(
+                ObjectRef::new("Deployment", of, called),
+                "not every replica is Ready",
+            )
+            .because(format!("{ready} of {wanted} replicas are Ready"))
+            .so("the others carry the load; if one more fails, pushes get slow or stop")
+            .run(format!("kubectl describe pods -n {of} -l app=istiod"))
+        })
+    });
+    lacking.collect()
+}
+
+fn istiod_service(view: &View<'_>) -> Vec<Finding> {
+    // Without a Ready istiod there can be no endpoint: that has a finding of its own.
+    if !view.has_ready_istiod() {
+        return Vec::new();
+    }
+    let leads_to_istiod = |service: &&k8s_openapi::api::core::v1::Service| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector
+            .and_then(|selector| selector.get("app"))
+            .is_some_and(|app| app == "istiod")
+    };
+    let services: Vec<_> = view
+        .snapshot
+        .services
+        .all()
+        .iter()
+        .filter(leads_to_istiod)
+        .collect();
+    let effect =
+        "ztunnels and sidecars cannot connect to istiod: their configuration and certificates go stale";
+    if services.is_empty() {
+        let finding = Finding::on(
+            ObjectRef::cluster("Namespace", &view.istio),
+            "istiod has no Service",
+        )
+        .because("no Service selects app=istiod")
+        .so(effect)
+        .by_hand("install istiod's chart again: it makes the Service");
+        return vec![finding];
+    }
+    let mut findings = Vec::new();
+    for service in services {
+        let (of, called) = (namespace(&service.metadata), name(&service.metadata));
+        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+        let on = |problem: &str| Finding::on(ObjectRef::new("Service", of, called), problem).so(effect);
+        let Some(port) = ports.clone().find(|port| port.port == XDS) else {
+            let known: Vec<String> = ports.map(|port| port.port.to_string()).collect();
+            findings.push(
+                on("it has no port 15012").because(format!("spec.ports: {}", known.join(", "))).run(format!(
+                    "kubectl patch service -n {of} {called} --type=json -p \
+                     '[{{\"op\":\"add\",\"path\":\"/spec/ports/-\",\"value\":{{\"name\":\"https-dns\",\"port\":15012}}}}]'"
+                )),
+            );
+            continue;
+        };
+        let mut slices = view.snapshot.endpoint_slices.all().iter().filter(|slice| {
+            let labels = slice.metadata.labels.as_ref();
+            namespace(&slice.metadata) == of
+                && labels
+                    .and_then(|labels| labels.get(SERVICE_NAME))
+                    .is_some_and(|label| label == called)
+        });
+        let reaches = slices.any(|slice| {
+            let serves = slice
+                .ports
+                .iter()
+                .flatten()
+                .any(|one| one.name.as_deref() == port.name.as_deref());
+            let mut endpoints = slice.endpoints.iter().flatten();
+            serves
+                && endpoints.any(|one| {
+                    one.conditions
+                        .as_ref()
+                        .and_then(|conditions| conditions.ready)
+                        .unwrap_or(true)
+                })
+        });
+        if !reaches {
+            let selector = service
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.selector.clone())
+                .unwrap_or_default();
+            let selector: Vec<String> = selector
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect();
+            let ready = view.istiods().filter(|pod| pod.facts.ready).count();
+            findings.push(
+                on("it has no ready endpoint for port 15012, though istiod is Ready")
+                    .because(format!(
+                        "spec.selector: {}; istiods that are Ready: {ready}",
+                        selector.join(",")
+                    ))
+                    .run(format!(
+                        "kubectl get endpointslices -n {of} -l {SERVICE_NAME}={called} -o wide"
+                    ))
+                    .run(format!("kubectl get pods -n {of} -l app=istiod --show-labels"))
+                    .by_hand("make the Service's selector fit istiod's labels; its chart has both right"),
+            );
+        }
+    }
+    findings
+}
+
+fn rejected_pushes(view: &View<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for istiod in view.snapshot.istiods.all() {
+        let metrics = istiod.metrics.had().into_iter().flatten();
+        let rejected: Vec<String> = metrics
+            .filter(|(key, value)| {
+                **value > 0.0
+                    && [
+                        "pilot_total_xds_rejects",
+                        "pilot_total_xds_internal_errors",
+                        "pilot_total_rejected_configs",
+                    ]
+                    .iter()
+                    .any(|counted| key.starts_with(counted))
+            })
+            .map(|(key, value)| format!("{key}: {value}"))
+            .collect();
+        if rejected.is_empty() {
+            continue;
+        }
+        let (of, called) = (&istiod.namespace, &istiod.name);
+        let mut finding = Finding::on(
+            ObjectRef::new("Pod", of, called),
+            "proxies rejected what it pushed, or it could not make it",
+        )
+        .so("those proxies go on with what they had: a change that was applied has no effect on them")
+        .run("istioctl analyze -A")
+        .run("istioctl proxy-status")
+        .run(format!(
+            "kubectl logs -n {of} {called} | grep -iE 'rejected|NACK|error'"
+        ));
+        for line in rejected {
+            finding = finding.because(format!("{line} since it started"));
+        }
+        findings.push(finding);
+    }
+    findings
+}
+
+fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {
+    let mut asking: Vec<String> = view
+        .namespaces()
+        .filter(|(_, namespace)| {
+            let labels = namespace.metadata.labels.as_ref();
+            labels
+                .and_then(|labels| labels.get("istio.io/dataplane-mode"))
+                .is_some_and(|mode| mode == "ambient")
+        })
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    asking.truncate(5);
+    if asking.is_empty() {
+        return Vec::new();
+    }
+    let asked = format!("labelled istio.io/dataplane-mode=ambient: {}", asking.join(", "));
+    let mesh = || ObjectRef::cluster("Namespace", &view.istio);
+    let effect = "these namespaces count on mTLS, and their pods speak plaintext";
+    let mut findings = Vec::new();
+    if view.ztunnel_sets().next().is_none() {
+        findings.push(
+            Finding::on(
+                mesh(),
+                "no ztunnel is installed, and namespaces ask for ambient mode",
+            )
+            .because(asked.clone())
+            .because("no DaemonSet has pods with the label app=ztunnel")
+            .so(effect)
+            .run("istioctl install --set profile=ambient"),
+        );
+    }
+    if view
+        .snapshot
+        .cni_config
+        .had()
+        .and_then(|config| config.get("AMBIENT_ENABLED"))
+        .is_some_and(|on| on == "false")
+    {
+        findings.push(
+            Finding::on(
+                mesh(),
+                "istio-cni has ambient mode turned off, and namespaces ask for it",
+            )
+            .because(asked.clone())
+            .because("ConfigMap istio-cni-config: AMBIENT_ENABLED=false")
+            .so(effect)
+            .run(format!(
+                "helm upgrade istio-cni istio/cni -n {} --reuse-values --set ambient.enabled=true",
+                view.istio
+            )),
+        );
+    }
+    for deployment in view.istiod_deployments() {
+        let spec = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.template.spec.as_ref());
+        let mut variables = spec
+            .into_iter()
+            .flat_map(|spec| &spec.containers)
+            .flat_map(|one| one.env.iter().flatten());
+        let switch = variables.find(|variable| variable.name == "PILOT_ENABLE_AMBIENT");
+        if switch.is_some_and(|switch| switch.value.as_deref() == Some("false")) {
+            let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
+            findings.push(
+                Finding::on(
+                    ObjectRef::new("Deployment", of, called),
+                    "istiod has ambient mode turned off",
+                )
+                .because(asked.clone())
+                .because("PILOT_ENABLE_AMBIENT=false")
+                .so("istiod tells ztunnels of no workload: nothing gets an identity or mTLS")
+                .run(format!(
+                    "kubectl set env -n {of} deployment/{called} PILOT_ENABLE_AMBIENT=true"
+                )),
+            );
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests;

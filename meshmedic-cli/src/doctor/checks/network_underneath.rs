@@ -1,7 +1,153 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checks of the category of that name.
+//! The overlay network under the mesh, by what agents see of their nodes.
 
-use crate::doctor::check::Check;
+use meshmedic_common::report::{NodeReport, Overlay};
+
+use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::finding::{Finding, ObjectRef};
+use crate::doctor::need::Need;
+use crate::doctor::view::View;
 
 /// The checks, by code.
-pub(crate) const CHECKS: &[Check] = &[];
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        code: "MM0901",
+        category: Category::NetworkUnderneath,
+        title: "every node has the interface of the overlay network",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Overlays],
+        run: interfaces,
+    },
+    Check {
+        code: "MM0902",
+        category: Category::NetworkUnderneath,
+        title: "every node listens on the UDP port of the overlay network",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Overlays],
+        run: ports,
+    },
+];
+
+const EFFECT: &str = "pods on this node and on others do not reach each other: its ztunnel has no istiod, and new pods do \
+                      not start";
+/// The components that make overlays, by the beginnings of their pods' names.
+const MAKERS: [&str; 5] = ["kube-flannel", "flannel", "calico-node", "cilium", "weave-net"];
+
+fn reports<'v>(view: &View<'v>) -> Vec<(&'v NodeReport, &'v Overlay)> {
+    let reports = view
+        .snapshot
+        .agents
+        .had()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, report)| report.had());
+    reports
+        .filter_map(|report| Some((report, report.overlay.as_ref()?)))
+        .collect()
+}
+
+/// What most nodes have is what each should have. Where no two agree, nobody knows.
+fn usual<T: Ord>(all: impl Iterator<Item = T>, nodes: usize) -> Vec<T> {
+    let mut counts = std::collections::BTreeMap::new();
+    for one in all {
+        *counts.entry(one).or_insert(0_usize) += 1;
+    }
+    counts
+        .into_iter()
+        .filter(|(_, count)| *count > 1 && *count * 2 > nodes)
+        .map(|(one, _)| one)
+        .collect()
+}
+
+/// Interfaces of one kind may be numbered otherwise.
+fn kind(interface: &str) -> &str {
+    interface
+        .trim_end_matches(|c: char| c.is_ascii_digit())
+        .trim_end_matches(['.', '-', '_'])
+}
+
+fn interfaces(view: &View<'_>) -> Vec<Finding> {
+    let reports = reports(view);
+    let all = reports.iter().flat_map(|(_, overlay)| {
+        let kinds: std::collections::BTreeSet<&str> =
+            overlay.interfaces.iter().map(|name| kind(name)).collect();
+        kinds
+    });
+    let usual = usual(all, reports.len());
+    let mut findings = Vec::new();
+    for (report, overlay) in &reports {
+        for wanted in usual
+            .iter()
+            .filter(|wanted| !overlay.interfaces.iter().any(|name| kind(name) == **wanted))
+        {
+            let has = if overlay.interfaces.is_empty() {
+                "none".to_owned()
+            } else {
+                overlay.interfaces.join(", ")
+            };
+            let finding = Finding::on(
+                ObjectRef::cluster("Node", &report.node),
+                format!("it lacks the overlay's interface ({wanted}), which most nodes have"),
+            )
+            .because(format!("overlay interfaces in the node's network: {has}"))
+            .so(EFFECT);
+            findings.push(restart_maker(view, finding, &report.node));
+        }
+    }
+    findings
+}
+
+fn ports(view: &View<'_>) -> Vec<Finding> {
+    let reports = reports(view);
+    let usual = usual(
+        reports
+            .iter()
+            .flat_map(|(_, overlay)| overlay.udp_ports.iter().copied()),
+        reports.len(),
+    );
+    let mut findings = Vec::new();
+    for (report, overlay) in &reports {
+        // Without the interface there is no port either: that has a finding of its own.
+        if overlay.interfaces.is_empty() {
+            continue;
+        }
+        for wanted in usual.iter().filter(|wanted| !overlay.udp_ports.contains(wanted)) {
+            let finding = Finding::on(
+                ObjectRef::cluster("Node", &report.node),
+                format!("nothing listens on UDP {wanted}, the overlay's port on most nodes"),
+            )
+            .because(format!(
+                "interfaces {}; open overlay ports {:?}",
+                overlay.interfaces.join(", "),
+                overlay.udp_ports
+            ))
+            .so(EFFECT);
+            findings.push(restart_maker(view, finding, &report.node));
+        }
+    }
+    findings
+}
+
+fn restart_maker(view: &View<'_>, finding: Finding, node: &str) -> Finding {
+    let maker = view.pods().iter().find(|pod| {
+        let of_set = pod
+            .facts
+            .controller
+            .as_ref()
+            .is_some_and(|owner| owner.kind == "DaemonSet");
+        let named = MAKERS.iter().any(|name| pod.facts.name.starts_with(name));
+        of_set && named && pod.facts.node.as_deref() == Some(node)
+    });
+    match maker {
+        Some(pod) => finding.run(format!(
+            "kubectl delete pod -n {} {}",
+            pod.facts.namespace, pod.facts.name
+        )),
+        None => {
+            finding.by_hand("restart the network plugin's pod on this node: it makes interface and port anew")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

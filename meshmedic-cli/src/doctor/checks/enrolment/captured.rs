@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a look into pods shows, and what ztunnel thinks of them.
+
+use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::verdict::State;
+
+use super::made_anew;
+use crate::doctor::finding::{Finding, ObjectRef};
+use crate::doctor::snapshot::PodState;
+use crate::doctor::view::View;
+
+/// The pods in this state, each with a finding begun.
+fn in_state(
+    view: &View<'_>,
+    wanted: impl Fn(&PodState) -> bool,
+    problem: &str,
+    effect: &str,
+) -> Vec<Finding> {
+    let states = view.snapshot.scan.all().iter().filter(|pod| wanted(pod));
+    states
+        .map(|seen| {
+            let by = seen.via.as_deref().unwrap_or("nobody");
+            let detail = seen
+                .detail
+                .as_ref()
+                .map(|detail| format!("; {detail}"))
+                .unwrap_or_default();
+            let finding = Finding::on(ObjectRef::new("Pod", &seen.namespace, &seen.name), problem)
+                .because(format!("{} (read by {by}){detail}", seen.state.sentence()))
+                .so(effect);
+            match view
+                .pod(&seen.namespace, &seen.name)
+                .filter(|pod| pod.facts.uid == seen.uid)
+            {
+                Some(pod) => finding.of(pod.workload.clone()),
+                None => finding,
+            }
+        })
+        .collect()
+}
+
+fn path(finding: &Finding) -> String {
+    finding.object.path()
+}
+
+fn repaired(finding: Finding) -> Finding {
+    let pod = path(&finding);
+    finding
+        .run(format!("meshmedic explain {pod}"))
+        .run(format!("meshmedic repair --yes {pod}"))
+}
+
+pub(super) fn orphans(view: &View<'_>) -> Vec<Finding> {
+    let effect = "ztunnel does not take its connections: they are refused, or bypass the mesh in plaintext";
+    let found = in_state(
+        view,
+        |pod| pod.state == State::Orphan,
+        "it fell out of the mesh",
+        effect,
+    );
+    found.into_iter().map(repaired).collect()
+}
+
+pub(super) fn partial(view: &View<'_>) -> Vec<Finding> {
+    let effect = "some of its connections are captured, and others are refused";
+    let found = in_state(
+        view,
+        |pod| pod.state == State::Partial,
+        "only some of ztunnel's listeners are in it",
+        effect,
+    );
+    found.into_iter().map(repaired).collect()
+}
+
+pub(super) fn imposters(view: &View<'_>) -> Vec<Finding> {
+    let effect = "its connections end at something that is not the mesh, and a new pod would meet the same";
+    let found = in_state(
+        view,
+        |pod| pod.state == State::Imposter,
+        "something else holds ztunnel's ports in it",
+        effect,
+    );
+    let explained = found.into_iter().map(|finding| {
+        let pod = path(&finding);
+        finding
+            .run(format!("meshmedic explain {pod}"))
+            .by_hand("let the app use ports other than 15001, 15006 and 15008, then make the pod anew")
+    });
+    explained.collect()
+}
+
+pub(super) fn unredirected(view: &View<'_>) -> Vec<Finding> {
+    let bare = |pod: &PodState| pod.state == State::Captured && pod.redirection.as_deref() == Some("absent");
+    let effect = "ztunnel listens, and what the pod sends goes past it in plaintext; HBONE to it may hang";
+    let found = in_state(
+        view,
+        bare,
+        "ztunnel listens in it, and Istio's routes are gone",
+        effect,
+    );
+    let anew = found.into_iter().map(|finding| {
+        let known = finding
+            .object
+            .namespace
+            .as_deref()
+            .and_then(|of| view.pod(of, &finding.object.name));
+        match known {
+            Some(pod) => made_anew(finding, pod),
+            None => finding.by_hand("make the pod anew"),
+        }
+    });
+    anew.collect()
+}
+
+pub(super) fn not_hbone(view: &View<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for ztunnel in view.snapshot.ztunnels.all() {
+        let workloads = ztunnel.dump.had().into_iter().flat_map(|dump| &dump.workloads);
+        for workload in workloads.filter(|workload| workload.protocol == "TCP") {
+            let pod = view.pod(&workload.namespace, &workload.name);
+            let Some(pod) = pod.filter(|pod| pod.expectation == Expectation::Expected) else {
+                continue;
+            };
+            if !view.is_older(&pod.facts, super::SOON) {
+                continue;
+            }
+            let finding = Finding::on(
+                pod.object(),
+                "ztunnel was told to speak plain TCP with it, though it is enrolled",
+            )
+            .of(pod.workload.clone())
+            .because(format!(
+                "config_dump of {}: protocol TCP, where HBONE is expected",
+                ztunnel.name
+            ))
+            .so("peers send it plaintext: no mTLS, and policies that ask for identities turn it away")
+            .run(format!(
+                "istioctl ztunnel-config workloads {}.{}",
+                ztunnel.name, ztunnel.namespace
+            ));
+            findings.push(made_anew(finding, pod));
+        }
+    }
+    findings
+}

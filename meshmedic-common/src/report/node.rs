@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What only somebody on the node can see of what the mesh stands on.
+
+use serde::{Deserialize, Serialize};
+
+/// The CNI configuration that the node's container runtime uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CniFolder {
+    /// The file that counts: the first by name. None where the folder has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The types of the plugins that it calls, in order.
+    #[serde(default)]
+    pub plugins: Vec<String>,
+    /// Whether istio-cni is among them.
+    #[serde(default)]
+    pub calls_istio_cni: bool,
+}
+
+/// The overlay network, as the node's own network namespace shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overlay {
+    /// Interfaces whose names overlay networks give, such as `flannel.1`.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+    /// Which of the UDP ports of overlay networks are open.
+    #[serde(default)]
+    pub udp_ports: Vec<u16>,
+}
