@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::check::Outcome;
 use super::checks;
 use super::finding::Finding;
+use super::report::{DoctorReport, Suppression};
 use super::snapshot::{
     CUSTOM_KINDS, Certificate, Custom, IstiodFacts, LogFacts, Part, PodState, Scope, Snapshot, Workload,
     ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
@@ -23,6 +24,39 @@ pub(crate) const NOW: &str = "2026-01-02T00:00:00Z";
 pub(crate) const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 const VERSION: &str = "1.28.3";
+
+/// What some checks say of a mesh with several faults, and of which not everything may be read.
+pub(crate) fn ailing_report() -> DoctorReport {
+    let mut snapshot = healthy();
+    snapshot.with_pod("istio-system", "ztunnel-b", |pod| {
+        pod.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].status = "False".to_owned();
+    });
+    for pod in had(&mut snapshot.pods) {
+        if pod.metadata.namespace.as_deref() == Some("till") {
+            pod.metadata.annotations = None;
+        }
+    }
+    snapshot.with_namespace("shop", |namespace| {
+        let labels = namespace.metadata.labels.as_mut().unwrap();
+        labels.insert("istio-injection".to_owned(), "enabled".to_owned());
+    });
+    let rule = "ann needs this rule in a ClusterRole:\n  - apiGroups: [\"\"]\n    resources: [events]\n    verbs: [list]";
+    snapshot.events = Part::Unknown(super::snapshot::Unknown::Forbidden(rule.to_owned()));
+    snapshot.scan = Part::not_asked("it needs MeshMedic's agents: no agent runs here");
+    had(&mut snapshot.istiods)[1].metrics = Part::failed("no answer within 10s");
+    let suppressed = Suppression {
+        code: "MM0411".to_owned(),
+        object: "shop/*".to_owned(),
+    };
+    let codes = [
+        "MM0101", "MM0106", "MM0201", "MM0301", "MM0401", "MM0405", "MM0409",
+    ];
+    DoctorReport::judge(
+        &snapshot,
+        codes.into_iter().filter_map(checks::by_code),
+        &[suppressed],
+    )
+}
 
 /// An object from JSON, as a test writes it.
 pub(crate) fn object<T: DeserializeOwned>(value: Value) -> T {

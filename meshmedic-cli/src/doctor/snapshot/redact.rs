@@ -154,3 +154,6 @@ pub(crate) fn validating_webhook(webhook: &ValidatingWebhookConfiguration) -> Va
 fn without_url(client: &mut WebhookClientConfig) {
     client.url = client.url.take().map(|_| "https://left-out.invalid".to_owned());
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,11 @@ impl ApiServer {
         self.order(&Order::WebSocketsNeedCreate(on)).map(drop)
     }
 
+    /// Installs Istio's CRDs and the Gateway API's. Before that the server knows none of their kinds.
+    pub fn install_istio(&self) -> Result<()> {
+        self.order(&Order::InstallIstio).map(drop)
+    }
+
     /// How many `exec` sessions run.
     pub fn sessions(&self) -> Result<u64> {
         self.number(&Order::Sessions)

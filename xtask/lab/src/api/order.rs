@@ -44,6 +44,7 @@ pub(crate) enum Order {
         count: usize,
     },
     WebSocketsNeedCreate(bool),
+    InstallIstio,
     Sessions,
     PeakSessions,
 }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::failure::{Failure, Outcome};
-use super::resources::{RESOURCES, Resource, group_version};
+use super::resources::{Resource, group_version, served};
 
 /// Answers for a path that is no resource; a string is plain text.
 pub(crate) fn answer(path: &str) -> Outcome<Value> {
@@ -44,7 +44,7 @@ pub(crate) fn answer(path: &str) -> Outcome<Value> {
 }
 
 fn groups() -> Vec<&'static str> {
-    let mut groups: Vec<_> = RESOURCES.iter().map(|resource| resource.group).collect();
+    let mut groups: Vec<_> = served().map(|resource| resource.group).collect();
     groups.push("authorization.k8s.io");
     groups.retain(|group| !group.is_empty());
     groups.sort_unstable();
@@ -59,7 +59,7 @@ fn group(name: &str) -> Value {
 
 fn resources(group: &str) -> Value {
     let mut found = Vec::new();
-    for resource in RESOURCES.iter().filter(|resource| resource.group == group) {
+    for resource in served().filter(|resource| resource.group == group) {
         found.push(entry(resource));
         if resource.status {
             found.push(below(

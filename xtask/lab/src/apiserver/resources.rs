@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The resources that are served. Everything else follows from this table.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// One resource.
 #[derive(Debug)]
 pub(crate) struct Resource {
@@ -14,6 +16,24 @@ pub(crate) struct Resource {
     pub(crate) status: bool,
     /// Whether an update may leave out the resource version.
     pub(crate) unconditional: bool,
+    /// Whether it is Istio's: served once Istio's CRDs are installed.
+    pub(crate) of_istio: bool,
+}
+
+/// Whether Istio's CRDs are installed in this server.
+static ISTIO: AtomicBool = AtomicBool::new(false);
+
+/// Installs Istio's CRDs.
+pub(crate) fn install_istio() {
+    ISTIO.store(true, Ordering::Relaxed);
+}
+
+/// The resources that are served now.
+pub(crate) fn served() -> impl Iterator<Item = &'static Resource> {
+    let istio = ISTIO.load(Ordering::Relaxed);
+    RESOURCES
+        .iter()
+        .filter(move |resource| istio || !resource.of_istio)
 }
 
 const fn resource(
@@ -33,6 +53,16 @@ const fn resource(
         namespaced,
         status,
         unconditional: true,
+        of_istio: false,
+    }
+}
+
+/// A resource of one of Istio's CRDs, or of the Gateway API's.
+const fn of_istio(resource: Resource) -> Resource {
+    Resource {
+        of_istio: true,
+        unconditional: false,
+        ..resource
     }
 }
 
@@ -44,6 +74,9 @@ const fn conditional(resource: Resource) -> Resource {
     }
 }
 
+const SECURITY: &str = "security.istio.io";
+const NETWORKING: &str = "networking.istio.io";
+const GATEWAY: &str = "gateway.networking.k8s.io";
 const RBAC: &str = "rbac.authorization.k8s.io";
 const HOOKS: &str = "admissionregistration.k8s.io";
 
@@ -121,6 +154,48 @@ pub(crate) static RESOURCES: &[Resource] = &[
         false,
         false,
     ),
+    resource(
+        "networking.k8s.io",
+        "networkpolicies",
+        "NetworkPolicy",
+        "netpol",
+        true,
+        false,
+    ),
+    of_istio(resource(
+        SECURITY,
+        "authorizationpolicies",
+        "AuthorizationPolicy",
+        "ap",
+        true,
+        true,
+    )),
+    of_istio(resource(
+        SECURITY,
+        "peerauthentications",
+        "PeerAuthentication",
+        "pa",
+        true,
+        true,
+    )),
+    of_istio(resource(
+        NETWORKING,
+        "destinationrules",
+        "DestinationRule",
+        "dr",
+        true,
+        true,
+    )),
+    of_istio(resource(
+        NETWORKING,
+        "virtualservices",
+        "VirtualService",
+        "vs",
+        true,
+        true,
+    )),
+    of_istio(resource(GATEWAY, "gateways", "Gateway", "gtw", true, true)),
+    of_istio(resource(GATEWAY, "httproutes", "HTTPRoute", "", true, true)),
 ];
 
 impl Resource {
@@ -166,9 +241,7 @@ pub(crate) fn group_version(group: &str, version: &str) -> String {
 
 /// Finds a resource by what a path names.
 pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    RESOURCES
-        .iter()
-        .find(|r| r.group == group && r.version == version && r.plural == plural)
+    served().find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
 /// Finds a resource that exists for certain, by its plural name.

@@ -150,6 +150,7 @@ impl Server {
                 state.log.clear();
                 state.pods.forget_peak();
             }
+            Order::InstallIstio => super::resources::install_istio(),
             Order::Version => answer = Answer::Number(state.store.version()),
             Order::Watches => answer = Answer::Number(state.watches),
             Order::Populate { pod, count } => {

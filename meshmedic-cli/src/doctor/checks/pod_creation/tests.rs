@@ -75,7 +75,10 @@ fn what_other_plugins_say_and_what_was_said_of_a_predecessor_do_not_count() {
     assert_passes("MM0302", &snapshot);
 }
 
-fn cni_folder(snapshot: &mut Snapshot, node: &str) -> &mut Option<meshmedic_common::report::CniFolder> {
+fn cni_folder<'s>(
+    snapshot: &'s mut Snapshot,
+    node: &str,
+) -> &'s mut Option<meshmedic_common::report::CniFolder> {
     &mut had(had(&mut snapshot.agents).get_mut(node).unwrap()).cni_folder
 }
 

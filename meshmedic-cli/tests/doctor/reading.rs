@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is read of a cluster, and what is said where it cannot be.
+
+use serde_json::json;
+
+use crate::world::{World, doctor_as, run};
+
+#[test]
+fn a_healthy_mesh_is_clean_and_every_check_has_a_result() {
+    let world = World::new();
+    let ran = world.doctor(&["-o", "json", "--fail-on", "info"]);
+    assert_eq!((ran.code, ran.findings()), (0, vec![]), "{}", ran.stdout);
+    assert_eq!(ran.ended("failed"), Vec::<String>::new(), "{}", ran.stdout);
+    // Nobody runs MeshMedic's agents here.
+    let skipped = ran.ended("skipped");
+    for code in ["MM0303", "MM0401", "MM0901"] {
+        assert!(
+            skipped.iter().any(|skipped| skipped == code),
+            "{code}: {skipped:?}"
+        );
+    }
+    let table = world.doctor(&[]);
+    assert_eq!(table.code, 0, "{table:?}");
+    assert!(
+        table.stdout.contains("√ MM0101 istiod is ready"),
+        "{}",
+        table.stdout
+    );
+    assert!(table.stdout.contains("Nothing found"), "{}", table.stdout);
+    assert!(!table.stdout.contains('\u{1b}'), "no terminal, no colours");
+}
+
+#[test]
+fn nothing_is_changed_in_the_cluster() {
+    let world = World::new();
+    world.api.forget_requests().unwrap();
+    world.doctor(&["-n", "shop"]);
+    for request in world.api.requests().unwrap() {
+        let is_forward = request.full_resource().ends_with("/portforward");
+        let is_exec = request.full_resource().ends_with("/exec");
+        assert!(!request.is_write() || is_forward || is_exec, "{request:?}");
+    }
+}
+
+#[test]
+fn whoever_may_do_nothing_is_told_each_rule() {
+    let world = World::new();
+    world.make(&json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "ops" },
+    }));
+    world.make(&json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "namespace": "ops", "name": "ann" },
+    }));
+    let kubeconfig = world.api.kubeconfig_for_service_account("ops", "ann").unwrap();
+    let ran = doctor_as(&kubeconfig, &["-o", "json"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_eq!(ran.findings(), Vec::<String>::new());
+    assert_eq!(ran.ended("passed"), Vec::<String>::new(), "{}", ran.stdout);
+    let report = ran.json();
+    let checks = report["checks"].as_array().unwrap();
+    let rule = checks.iter().find(|check| check["code"] == "MM0201").unwrap()["reason"]
+        .as_str()
+        .unwrap();
+    for words in [
+        "system:serviceaccount:ops:ann needs this rule in a ClusterRole",
+        "resources: [pods]",
+        "verbs: [list]",
+    ] {
+        assert!(rule.contains(words), "{rule}");
+    }
+    let short = doctor_as(&kubeconfig, &["-o", "short"]);
+    assert!(
+        short
+            .stdout
+            .contains("skipped: system:serviceaccount:ops:ann needs this rule"),
+        "{}",
+        short.stdout
+    );
+}
+
+#[test]
+fn a_cluster_without_istio_has_nothing_to_find() {
+    let api = meshmedic_lab::ApiServer::start().unwrap();
+    let ran = doctor_as(api.kubeconfig(), &["-o", "json", "--fail-on", "info"]);
+    assert_eq!((ran.code, ran.findings()), (0, vec![]), "{}", ran.stdout);
+    assert_eq!(ran.ended("failed"), Vec::<String>::new(), "{}", ran.stdout);
+}
+
+#[test]
+fn what_was_saved_is_judged_the_same_without_the_cluster() {
+    let world = World::new();
+    let secret = json!({ "metadata": { "annotations": { "vault.example/token": "hunter2" } } });
+    world.api.patch("pods", "shop", "cart-7d4b-a", &secret).unwrap();
+    world
+        .api
+        .patch(
+            "namespaces",
+            "",
+            "shop",
+            &json!({ "metadata": { "labels": { "istio-injection": "enabled" } } }),
+        )
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.json");
+    let file = file.to_str().unwrap();
+    let live = world.doctor(&["-o", "json", "--save", file]);
+    drop(world);
+    let again = run(&["-o", "json", "--from", file]);
+    assert_eq!(again.stdout, live.stdout);
+    assert_eq!((again.code, live.code), (0, 0));
+    assert!(again.findings().contains(&"MM0409 Namespace shop".to_owned()));
+    assert_eq!(run(&["--from", file, "--fail-on", "warning"]).code, 1);
+    assert!(!std::fs::read_to_string(file).unwrap().contains("hunter2"));
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(
+        std::fs::metadata(file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+}
+
+#[test]
+fn checks_can_be_chosen_listed_and_silenced() {
+    let world = World::new();
+    world
+        .api
+        .patch(
+            "namespaces",
+            "",
+            "shop",
+            &json!({ "metadata": { "labels": { "istio-injection": "enabled" } } }),
+        )
+        .unwrap();
+    let chosen = world.doctor(&["-o", "json", "--check", "mm0409", "--category", "pod-creation"]);
+    let codes: Vec<String> = chosen.json()["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| check["code"].to_string())
+        .collect();
+    assert_eq!(codes, ["\"MM0301\"", "\"MM0302\"", "\"MM0303\"", "\"MM0409\""]);
+    let silenced = world.doctor(&["-o", "json", "--check", "MM0409", "--suppress", "MM0409=shop"]);
+    assert_eq!(silenced.json()["summary"]["suppressed"], 1, "{}", silenced.stdout);
+    assert_eq!(silenced.findings(), Vec::<String>::new());
+    let list = run(&["--list"]);
+    assert!(
+        list.stdout.starts_with("MM0101  error    istiod is ready\n"),
+        "{}",
+        list.stdout
+    );
+}
+
+#[test]
+fn wrong_usage_names_the_next_step() {
+    for (arguments, words) in [
+        (&["--check", "MM9999"][..], "--list"),
+        (&["--suppress", "MM0101"], "CODE=NAMESPACE/NAME"),
+        (&["--suppress", "MM9999=a/b"], "no such check"),
+        (&["-n", "No!"], "no name that Kubernetes gives"),
+    ] {
+        let ran = run(arguments);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+    }
+    let ran = run(&["--from", "/nonexistent"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.stderr.contains("--from /nonexistent"), "{ran:?}");
+}
+
+#[test]
+fn one_namespace_shows_the_mesh_and_itself() {
+    let world = World::new();
+    for namespace in ["shop", "till"] {
+        world
+            .api
+            .patch(
+                "namespaces",
+                "",
+                namespace,
+                &json!({ "metadata": { "labels": { "istio.io/dataplane-mode": null } } }),
+            )
+            .unwrap();
+    }
+    let all = world.doctor(&["-o", "json", "--check", "MM0407"]);
+    assert_eq!(all.findings().len(), 6, "{}", all.stdout);
+    let one = world.doctor(&["-o", "json", "--check", "MM0407", "-n", "shop"]);
+    assert_eq!(one.findings().len(), 3, "{}", one.stdout);
+    let pod = world.doctor(&["-o", "json", "--check", "MM0407", "till/pay-7d4b-b"]);
+    assert_eq!(pod.findings(), ["MM0407 Pod till/pay-7d4b-b"], "{}", pod.stdout);
+}
