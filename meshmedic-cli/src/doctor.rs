@@ -12,6 +12,7 @@ mod finding;
 pub(crate) mod fixtures;
 mod fold;
 mod need;
+mod policy;
 mod report;
 mod snapshot;
 mod view;
