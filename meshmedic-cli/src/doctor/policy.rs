@@ -203,6 +203,24 @@ impl NetworkPolicies {
         }
     }
 
+    /// Whether anybody at all may open a connection to a port of a pod.
+    pub(crate) fn admits_anybody(&self, pod: usize, port: u16) -> bool {
+        let Some(class) = self.classes.of(pod) else {
+            return true;
+        };
+        let mut isolated = false;
+        for (_, rules) in self.isolating_class(class, Direction::Ingress) {
+            isolated = true;
+            let admits = |compiled: &compile::Rule| {
+                compiled.rule.ports.admit(self.endpoints.get(pod), port, Protocol::Tcp)
+            };
+            if rules.iter().any(admits) {
+                return true;
+            }
+        }
+        !isolated
+    }
+
     /// The policies that isolate a class in a direction, and their rules.
     fn isolating_class(
         &self,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A snapshot, indexed once, so that checks are short.
 
-use std::cell::Cell;
+pub(crate) mod endpoints;
+
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +15,7 @@ use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
 
 use super::finding::ObjectRef;
+use super::policy::{Gaps, NetworkPolicies};
 use super::snapshot::{Custom, Snapshot};
 
 /// Where Istio is if nothing tells otherwise.
@@ -80,6 +83,9 @@ pub(crate) struct View<'s> {
     none: Labels,
     /// How many pairs of peers NetworkPolicies were decided for.
     decided: Cell<u64>,
+    /// The NetworkPolicies, compiled when the first check asks for them.
+    policies: OnceCell<NetworkPolicies>,
+    gaps: OnceCell<Gaps>,
 }
 
 impl<'s> View<'s> {
@@ -140,6 +146,8 @@ impl<'s> View<'s> {
             namespaces,
             none: Labels::new(),
             decided: Cell::new(0),
+            policies: OnceCell::new(),
+            gaps: OnceCell::new(),
         }
     }
 
@@ -308,9 +316,24 @@ impl<'s> View<'s> {
         }
     }
 
-    /// Adds to the pairs of peers that NetworkPolicies were decided for.
-    pub(crate) fn count_decided(&self, pairs: u64) {
-        self.decided.set(self.decided.get().saturating_add(pairs));
+    /// The place of a pod among [`Self::pods`].
+    pub(crate) fn place(&self, pod: &PodView<'_>) -> Option<usize> {
+        let name = (pod.facts.namespace.as_str(), pod.facts.name.as_str());
+        self.pods_by_name.get(&name).copied()
+    }
+
+    /// The NetworkPolicies of the cluster; their pods are those of [`Self::pods`], in that order.
+    pub(crate) fn network_policies(&self) -> &NetworkPolicies {
+        self.policies.get_or_init(|| endpoints::compile(self))
+    }
+
+    /// The pods of the mesh that NetworkPolicies cut off from each other.
+    pub(crate) fn hbone_gaps(&self) -> &Gaps {
+        self.gaps.get_or_init(|| {
+            let gaps = self.network_policies().hbone_gaps();
+            self.decided.set(gaps.decided.pairs);
+            gaps
+        })
     }
 
     pub(crate) fn decided(&self) -> u64 {

@@ -1,7 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checks of the category of that name.
+//! NetworkPolicies that cut the mesh, each with a patch that was tried out.
 
-use crate::doctor::check::Check;
+mod hbone;
+mod mesh;
+mod plugins;
+mod probes;
+mod remedy;
+mod timeouts;
+
+use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::need::Need;
+
+/// What evaluating policies takes.
+const EVALUATION: &[Need] = &[Need::Pods, Need::Namespaces, Need::Services, Need::NetworkPolicies];
 
 /// The checks, by code.
-pub(crate) const CHECKS: &[Check] = &[];
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        code: "MM0501",
+        category: Category::NetworkPolicy,
+        title: "NetworkPolicies let pods of the mesh in on port 15008 too",
+        severity: Severity::Error,
+        needs: EVALUATION,
+        run: hbone::ingress,
+    },
+    Check {
+        code: "MM0502",
+        category: Category::NetworkPolicy,
+        title: "NetworkPolicies let pods out to the mesh on port 15008 too",
+        severity: Severity::Error,
+        needs: EVALUATION,
+        run: hbone::egress,
+    },
+    Check {
+        code: "MM0503",
+        category: Category::NetworkPolicy,
+        title: "NetworkPolicies let the kubelet's probes in from the address that istio-cni gives them",
+        severity: Severity::Warning,
+        needs: EVALUATION,
+        run: probes::run,
+    },
+    Check {
+        code: "MM0504",
+        category: Category::NetworkPolicy,
+        title: "NetworkPolicies let proxies and the API server reach istiod",
+        severity: Severity::Error,
+        needs: EVALUATION,
+        run: mesh::istiod,
+    },
+    Check {
+        code: "MM0505",
+        category: Category::NetworkPolicy,
+        title: "NetworkPolicies let waypoints reach the pods behind them",
+        severity: Severity::Error,
+        needs: EVALUATION,
+        run: mesh::waypoints,
+    },
+    Check {
+        code: "MM0506",
+        category: Category::NetworkPolicy,
+        title: "No HBONE connection times out for want of a NetworkPolicy's leave",
+        severity: Severity::Warning,
+        needs: &[
+            Need::Pods,
+            Need::Namespaces,
+            Need::Services,
+            Need::NetworkPolicies,
+            Need::Logs,
+        ],
+        run: timeouts::run,
+    },
+    Check {
+        code: "MM0507",
+        category: Category::NetworkPolicy,
+        title: "No policies are in force that only the network plugin understands",
+        severity: Severity::Info,
+        needs: &[Need::NetworkPolicies],
+        run: plugins::run,
+    },
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,80 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checks of the category of that name.
+//! mTLS as it is in force, and AuthorizationPolicies that do other than they say.
 
-use crate::doctor::check::Check;
+mod authorization;
+pub(crate) mod health;
+pub(crate) mod mtls;
+mod peer_authentication;
+pub(crate) mod plaintext;
+mod selecting;
+
+use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::need::Need;
+
+pub(super) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
+pub(super) const PEER: &str = "peerauthentications.security.istio.io";
+pub(super) const REQUEST: &str = "requestauthentications.security.istio.io";
 
 /// The checks, by code.
-pub(crate) const CHECKS: &[Check] = &[];
+pub(crate) const CHECKS: &[Check] = &[
+    Check {
+        code: "MM0601",
+        category: Category::Security,
+        title: "No pod that takes plaintext is sent any",
+        severity: Severity::Warning,
+        needs: &[Need::Pods, Need::Namespaces, Need::Custom(PEER), Need::Logs],
+        run: plaintext::run,
+    },
+    Check {
+        code: "MM0602",
+        category: Category::Security,
+        title: "AuthorizationPolicies ask ztunnel for nothing that it cannot see",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Namespaces, Need::Custom(AUTHORIZATION)],
+        run: authorization::run,
+    },
+    Check {
+        code: "MM0603",
+        category: Category::Security,
+        title: "Policies of Istio select something",
+        severity: Severity::Warning,
+        needs: &[
+            Need::Pods,
+            Need::Services,
+            Need::Deployments,
+            Need::DaemonSets,
+            Need::Jobs,
+            Need::Custom(AUTHORIZATION),
+            Need::Custom(PEER),
+            Need::Custom(REQUEST),
+        ],
+        run: selecting::run,
+    },
+    Check {
+        code: "MM0604",
+        category: Category::Security,
+        title: "AuthorizationPolicies let the kubelet's probes in to pods with a sidecar",
+        severity: Severity::Error,
+        needs: &[Need::Pods, Need::Custom(AUTHORIZATION)],
+        run: health::run,
+    },
+    Check {
+        code: "MM0605",
+        category: Category::Security,
+        title: "Every PeerAuthentication is in force as it stands",
+        severity: Severity::Warning,
+        needs: &[Need::Pods, Need::Custom(PEER)],
+        run: peer_authentication::run,
+    },
+    Check {
+        code: "MM0606",
+        category: Category::Security,
+        title: "Pods of the mesh take nothing but mTLS",
+        severity: Severity::Info,
+        needs: &[Need::Pods, Need::Namespaces, Need::Custom(PEER)],
+        run: mtls::run,
+    },
+];
+
+#[cfg(test)]
+mod tests;

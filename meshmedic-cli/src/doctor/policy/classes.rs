@@ -10,6 +10,7 @@ use super::rules::{Block, Peer, Policy};
 use super::{Endpoint, Hbone, Protocol};
 
 /// Which class each pod is in. Pods that policies leave alone are in none.
+#[derive(Debug)]
 pub(super) struct Classes {
     of_pod: Vec<Option<usize>>,
     /// Per class, its pods; there is one at least.

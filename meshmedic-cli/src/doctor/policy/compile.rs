@@ -13,6 +13,7 @@ use super::rules::{self, Peer, Peers};
 use super::{Direction, Endpoint};
 
 /// A policy whose rules know the classes that they admit.
+#[derive(Debug)]
 pub(super) struct Policy {
     namespace: String,
     pods: Option<Selector>,
@@ -20,6 +21,7 @@ pub(super) struct Policy {
     egress: Option<Vec<Rule>>,
 }
 
+#[derive(Debug)]
 pub(super) struct Rule {
     pub(super) rule: rules::Rule,
     /// The classes that it admits as peers.

@@ -143,6 +143,15 @@ impl NetworkPolicies {
             .collect()
     }
 
+    /// Whether these gaps, found with one of the policies written otherwise, are none any more.
+    pub(crate) fn close(&self, gaps: &[&Gap]) -> bool {
+        let mut admits = Admits::new(self);
+        gaps.iter().all(|gap| {
+            let reach = self.reach(gap.class, gap.direction, &mut admits);
+            reach.is_none_or(|reach| gap.peers.is_subset(&reach.hbone))
+        })
+    }
+
     /// The pods of a class.
     pub(crate) fn members(&self, class: usize) -> &[usize] {
         self.classes.members(class)

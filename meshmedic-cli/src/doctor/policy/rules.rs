@@ -15,6 +15,7 @@ use kube::core::Selector;
 use super::{Endpoint, Protocol};
 
 /// A policy. `None` for the rules of a direction means that it does not isolate in that direction.
+#[derive(Debug)]
 pub(super) struct Policy {
     pub(super) namespace: String,
     /// None if no API server would have taken it: then it selects nothing.

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! AuthorizationPolicies that ask of ztunnel what only an HTTP proxy can see.
+
+use std::collections::BTreeSet;
+
+use meshmedic_common::eligibility::Labels;
+use serde_json::Value;
+
+use super::AUTHORIZATION;
+use super::mtls::{reference, selected};
+use crate::doctor::finding::Finding;
+use crate::doctor::snapshot::Custom;
+use crate::doctor::view::{PodView, View, endpoints, has_all};
+
+const OF_OPERATION: [&str; 6] = ["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
+const OF_SOURCE: [&str; 4] = [
+    "remoteIpBlocks",
+    "notRemoteIpBlocks",
+    "requestPrincipals",
+    "notRequestPrincipals",
+];
+/// The conditions that ztunnel can judge.
+const OF_CONNECTIONS: [&str; 5] = [
+    "source.ip",
+    "source.namespace",
+    "source.principal",
+    "destination.ip",
+    "destination.port",
+];
+
+pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
+    let policies = view.custom(AUTHORIZATION).iter();
+    policies.filter_map(|policy| finding(view, policy)).collect()
+}
+
+fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
+    // With a target it is a waypoint's, and on trial it does nothing.
+    let trial = policy.metadata.annotations.iter().flatten().any(|(key, _)| key == "istio.io/dry-run");
+    if has_target(policy) || trial {
+        return None;
+    }
+    let labels = selected(policy);
+    let captured: Vec<&PodView<'_>> = under(view, policy, labels.as_ref())
+        .filter(|pod| endpoints::is_captured(pod) && !endpoints::is_waypoint(&pod.facts.labels))
+        .collect();
+    if captured.is_empty() {
+        return None;
+    }
+    let action = policy.text("/action").unwrap_or("ALLOW");
+    let rules = policy.list("/rules");
+    let asked: Vec<BTreeSet<String>> = rules.iter().map(of_http).collect();
+    let of_http = asked.iter().filter(|of_rule| !of_rule.is_empty()).count();
+    let (problem, effect) = match action {
+        "CUSTOM" | "AUDIT" => (
+            format!("ztunnel knows no action {action}"),
+            "ztunnel leaves the whole policy out: what it should check gets through unchecked.".to_owned(),
+        ),
+        _ if of_http == 0 => return None,
+        "DENY" => (
+            "it denies by attributes of HTTP, which ztunnel does not see".to_owned(),
+            "ztunnel leaves the attributes out and denies all that the rest of these rules matches: more than is \
+             written, up to every connection."
+                .to_owned(),
+        ),
+        _ if of_http == rules.len() => (
+            "it allows by attributes of HTTP, which ztunnel does not see".to_owned(),
+            "ztunnel leaves these rules out, and none is left: every connection to these pods is rejected that no \
+             other policy allows."
+                .to_owned(),
+        ),
+        _ => (
+            "some of its rules allow by attributes of HTTP, which ztunnel does not see".to_owned(),
+            "ztunnel leaves these rules out: what only they allow is rejected.".to_owned(),
+        ),
+    };
+    let mut finding = Finding::on(reference(policy), problem).so(effect);
+    for (rule, names) in asked.iter().enumerate().filter(|(_, names)| !names.is_empty()).take(3) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        finding = finding.because(format!("spec.rules[{rule}] asks for {}", names.join(", ")));
+    }
+    let namespaces: BTreeSet<&str> = captured.iter().map(|pod| pod.facts.namespace.as_str()).collect();
+    let namespaces: Vec<&str> = namespaces.into_iter().take(3).collect();
+    finding = finding.because(format!(
+        "action {action}, {}, {} captured {} of {} under it",
+        if labels.is_some() { "with a selector" } else { "for all pods" },
+        captured.len(),
+        if captured.len() == 1 { "pod" } else { "pods" },
+        namespaces.join(", ")
+    ));
+    for namespace in namespaces {
+        let waypoint = endpoints::has_waypoint(Some(view.namespace_labels(namespace)));
+        if waypoint != Some(true) {
+            finding = finding.run(format!("istioctl waypoint apply -n {namespace} --enroll-namespace --wait"));
+        }
+    }
+    Some(finding.by_hand(
+        "Only a waypoint judges HTTP, and only policies that are attached to it: name in spec.targetRefs the Services \
+         (kind: Service) that these rules protect, in the place of spec.selector. What ztunnel shall judge, write \
+         with principals, namespaces, IP blocks and ports alone.",
+    ))
+}
+
+pub(super) fn has_target(policy: &Custom) -> bool {
+    policy.spec.get("targetRef").is_some() || !policy.list("/targetRefs").is_empty()
+}
+
+/// The pods that live under a policy without a target.
+pub(super) fn under<'v, 's>(
+    view: &'v View<'s>,
+    policy: &'v Custom,
+    labels: Option<&'v Labels>,
+) -> impl Iterator<Item = &'v PodView<'s>> {
+    let everywhere = policy.namespace() == view.root;
+    view.pods().iter().filter(move |pod| {
+        let selected = labels.is_none_or(|labels| has_all(&pod.facts.labels, labels));
+        pod.is_live() && selected && (everywhere || pod.facts.namespace == policy.namespace())
+    })
+}
+
+/// What of a rule is HTTP's.
+fn of_http(rule: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (list, inner, names) in [("to", "operation", &OF_OPERATION[..]), ("from", "source", &OF_SOURCE)] {
+        for one in rule.get(list).and_then(Value::as_array).into_iter().flatten() {
+            let filled = |name: &&&str| {
+                let field = one.get(inner).and_then(|inner| inner.get(**name)?.as_array());
+                field.is_some_and(|values| !values.is_empty())
+            };
+            found.extend(names.iter().filter(filled).map(|name| (*name).to_owned()));
+        }
+    }
+    for condition in rule.get("when").and_then(Value::as_array).into_iter().flatten() {
+        let key = condition.get("key").and_then(Value::as_str);
+        found.extend(key.filter(|key| !OF_CONNECTIONS.contains(key)).map(str::to_owned));
+    }
+    found
+}
