@@ -15,6 +15,7 @@ mod need;
 mod policy;
 mod report;
 mod snapshot;
+mod strict_ready;
 mod view;
 
 use crate::connection;
@@ -25,12 +26,14 @@ pub(crate) use check::{Check, Severity};
 pub(crate) use finding::Remedy;
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};
+pub(crate) use strict_ready::{Ready, StrictReadiness, Verdict};
 
 use collect::{Plan, collect};
 use snapshot::Snapshot;
 
 /// Looks, judges and tells; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
+    args.check()?;
     let chosen = args.chosen()?;
     if args.list {
         output::checks(chosen.into_iter())?;
@@ -43,6 +46,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     if let Some(path) = &args.save {
         snapshot::write(path, &snapshot)?;
+    }
+    if args.strict_ready {
+        let namespace = args.one_namespace(&snapshot.scope)?;
+        let readiness = StrictReadiness::judge(&snapshot, &namespace);
+        output::strict_readiness(&readiness, args.output)?;
+        return Ok(readiness.code());
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
     output::doctor(&report, args.output, args.verbose)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::check::{Category, Check, Severity};
 use super::checks;
 use super::report::Suppression;
+use super::snapshot::Scope;
 use crate::Usage;
 use crate::connection::ConnectionArgs;
 use crate::output::DoctorFormat;
@@ -38,6 +39,9 @@ pub(crate) struct Args {
     /// List the checks
     #[arg(long, help_heading = "Checks")]
     pub(super) list: bool,
+    /// Whether the namespace of -n may go from PERMISSIVE to STRICT mTLS: go or no-go, with the reasons
+    #[arg(long, conflicts_with_all = ["all_namespaces", "pods", "category", "check", "suppress", "list"])]
+    pub(super) strict_ready: bool,
     /// Write what was seen to this file, without secrets, values of variables and payloads
     #[arg(long, value_name = "FILE", help_heading = "Snapshot")]
     pub(super) save: Option<PathBuf>,
@@ -46,7 +50,7 @@ pub(crate) struct Args {
         long,
         value_name = "FILE",
         help_heading = "Snapshot",
-        conflicts_with_all = ["save", "namespace", "all_namespaces", "pods"]
+        conflicts_with_all = ["save", "all_namespaces", "pods"]
     )]
     pub(super) from: Option<PathBuf>,
     /// The mesh itself, and this namespace only [default: all namespaces]
@@ -114,6 +118,34 @@ impl Args {
             any || by_code(check) || self.category.contains(&check.category)
         };
         Ok(checks::all().filter(wanted).collect())
+    }
+
+    /// What makes no sense together.
+    pub(super) fn check(&self) -> Result<(), Usage> {
+        let usage = |text: &str| Err(Usage(text.to_owned()));
+        match (&self.from, &self.namespace) {
+            (Some(_), Some(_)) if !self.strict_ready => {
+                usage("--from judges what was looked at then: -n goes with it only for --strict-ready")
+            }
+            (None, None) if self.strict_ready => {
+                usage("--strict-ready is about one namespace: name it with -n")
+            }
+            _ if self.strict_ready && self.output == DoctorFormat::Html => {
+                usage("--strict-ready is written as table, short, json or yaml")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The namespace that `--strict-ready` is about: of `-n`, or else what the snapshot was taken for.
+    pub(super) fn one_namespace(&self, scope: &Scope) -> Result<String, Usage> {
+        let namespace = self.namespace.clone().or_else(|| scope.namespace.clone());
+        namespace.ok_or_else(|| {
+            Usage(
+                "--strict-ready is about one namespace, and this snapshot is of all: name it with -n"
+                    .to_owned(),
+            )
+        })
     }
 
     pub(super) fn suppressions(&self) -> Result<Vec<Suppression>, Usage> {

@@ -7,9 +7,9 @@ mod enrolment;
 mod network_policy;
 mod network_underneath;
 mod pod_creation;
-mod security;
+pub(super) mod security;
 mod sidecars;
-mod traffic;
+pub(super) mod traffic;
 
 use super::check::Check;
 

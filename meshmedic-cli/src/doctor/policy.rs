@@ -188,7 +188,10 @@ impl NetworkPolicies {
             isolating.push(policy);
             for (rule, compiled) in rules.iter().enumerate() {
                 let from = match peer {
-                    Peer::Pod(peer) => self.classes.of(peer).is_some_and(|class| compiled.peers.contains(class)),
+                    Peer::Pod(peer) => self
+                        .classes
+                        .of(peer)
+                        .is_some_and(|class| compiled.peers.contains(class)),
                     Peer::Address(address) => compiled.rule.admits_address(address),
                 };
                 if from && compiled.rule.ports.admit(destination, port, protocol) {
@@ -212,7 +215,10 @@ impl NetworkPolicies {
         for (_, rules) in self.isolating_class(class, Direction::Ingress) {
             isolated = true;
             let admits = |compiled: &compile::Rule| {
-                compiled.rule.ports.admit(self.endpoints.get(pod), port, Protocol::Tcp)
+                compiled
+                    .rule
+                    .ports
+                    .admit(self.endpoints.get(pod), port, Protocol::Tcp)
             };
             if rules.iter().any(admits) {
                 return true;

@@ -298,7 +298,11 @@ impl<'s> View<'s> {
     /// Whether a finding on this object was asked for. The mesh's own objects always are.
     pub(crate) fn is_asked_for(&self, object: &ObjectRef) -> bool {
         let scope = &self.snapshot.scope;
-        let Some(of) = &object.namespace else { return true };
+        let of = match &object.namespace {
+            Some(of) => of,
+            None if object.kind == "Namespace" => &object.name,
+            None => return true,
+        };
         let ours = *of == self.istio || *of == self.root;
         if scope.pods.is_empty() {
             return ours || scope.namespace.as_ref().is_none_or(|asked| asked == of);

@@ -2,10 +2,13 @@
 //! What doctor found.
 
 mod html;
+mod strict;
 
 use std::fmt::Write as _;
 
 use clap::ValueEnum;
+
+pub(crate) use strict::strict_readiness;
 
 use super::{Colour, paint, wrap, write};
 use crate::doctor::{Check, CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};

@@ -12,7 +12,12 @@ use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
 
 /// What evaluating policies takes.
-const EVALUATION: &[Need] = &[Need::Pods, Need::Namespaces, Need::Services, Need::NetworkPolicies];
+const EVALUATION: &[Need] = &[
+    Need::Pods,
+    Need::Namespaces,
+    Need::Services,
+    Need::NetworkPolicies,
+];
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[

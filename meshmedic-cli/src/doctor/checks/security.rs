@@ -12,7 +12,7 @@ use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
 
 pub(super) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
-pub(super) const PEER: &str = "peerauthentications.security.istio.io";
+pub(crate) const PEER: &str = "peerauthentications.security.istio.io";
 pub(super) const REQUEST: &str = "requestauthentications.security.istio.io";
 
 /// The checks, by code.

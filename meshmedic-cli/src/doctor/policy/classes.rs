@@ -48,7 +48,12 @@ impl Classes {
             let key = Key {
                 namespace: &endpoint.namespace,
                 labels: seen.map(|(key, value)| (key.as_str(), value.as_str())).collect(),
-                blocks: blocks.iter().enumerate().filter(within).map(|(at, _)| at).collect(),
+                blocks: blocks
+                    .iter()
+                    .enumerate()
+                    .filter(within)
+                    .map(|(at, _)| at)
+                    .collect(),
                 named_ports: &endpoint.named_ports,
                 serves: &endpoint.serves,
                 hbone: endpoint.hbone,

@@ -72,7 +72,12 @@ impl<'a> Compiler<'a> {
             egress,
         } = policy;
         let mut rules = |rules: Option<Vec<rules::Rule>>| {
-            rules.map(|rules| rules.into_iter().map(|rule| self.rule(rule, &namespace)).collect())
+            rules.map(|rules| {
+                rules
+                    .into_iter()
+                    .map(|rule| self.rule(rule, &namespace))
+                    .collect()
+            })
         };
         let (ingress, egress) = (rules(ingress), rules(egress));
         Policy {
@@ -124,7 +129,10 @@ impl<'a> Compiler<'a> {
                 namespaces: Some(namespaces),
                 pods,
             } => format!("in {namespaces} pods {pods}"),
-            Peer::Pods { namespaces: None, pods } => format!("of {namespace} pods {pods}"),
+            Peer::Pods {
+                namespaces: None,
+                pods,
+            } => format!("of {namespace} pods {pods}"),
         };
         if let Some(known) = self.known.get(&key) {
             return Rc::clone(known);

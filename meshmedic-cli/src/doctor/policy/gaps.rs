@@ -60,8 +60,14 @@ impl NetworkPolicies {
         let direct = self.classes_with(|endpoint| endpoint.hbone == Hbone::Direct);
         let mut admits = Admits::new(self);
         let mut reach = |class: usize, direction| self.reach(class, direction, &mut admits);
-        let ingress: Vec<_> = direct.ones().map(|class| (class, reach(class, Direction::Ingress))).collect();
-        let egress: Vec<_> = mesh.ones().map(|class| (class, reach(class, Direction::Egress))).collect();
+        let ingress: Vec<_> = direct
+            .ones()
+            .map(|class| (class, reach(class, Direction::Ingress)))
+            .collect();
+        let egress: Vec<_> = mesh
+            .ones()
+            .map(|class| (class, reach(class, Direction::Egress)))
+            .collect();
         let gaps = self
             .cut_off(Direction::Ingress, &ingress, &egress, &mesh)
             .chain(self.cut_off(Direction::Egress, &egress, &ingress, &direct));
@@ -129,7 +135,10 @@ impl NetworkPolicies {
 
     /// The ports that the pods of a class serve and a rule admits, other than 15008.
     pub(crate) fn served_through(&self, rule: RuleId, direction: Direction, class: usize) -> Vec<u16> {
-        let rules = self.policies.get(rule.policy).and_then(|policy| policy.rules(direction));
+        let rules = self
+            .policies
+            .get(rule.policy)
+            .and_then(|policy| policy.rules(direction));
         let compiled = rules.and_then(|rules| rules.get(rule.rule));
         let Some((compiled, destination)) = compiled.zip(self.classes.example(class, &self.endpoints)) else {
             return Vec::new();
@@ -201,7 +210,9 @@ impl NetworkPolicies {
 
     fn decided(&self, sources: &FixedBitSet, destinations: &FixedBitSet) -> Decided {
         let pods = |classes: &FixedBitSet| -> u64 {
-            let members = classes.ones().map(|class| self.classes.members(class).len() as u64);
+            let members = classes
+                .ones()
+                .map(|class| self.classes.members(class).len() as u64);
             members.sum()
         };
         let classes = |classes: &FixedBitSet| classes.count_ones(..) as u64;
@@ -238,7 +249,9 @@ impl<'a> Admits<'a> {
             return Rc::clone(known);
         }
         let found = Rc::new(Reach {
-            app: self.policies.classes_with(|endpoint| serves_through(endpoint, ports)),
+            app: self
+                .policies
+                .classes_with(|endpoint| serves_through(endpoint, ports)),
             hbone: self
                 .policies
                 .classes_with(|endpoint| ports.admit(Some(endpoint), HBONE_PORT, Protocol::Tcp)),

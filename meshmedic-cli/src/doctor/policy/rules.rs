@@ -143,7 +143,9 @@ impl Peer {
         let (namespaces, pods) = (&peer.namespace_selector, &peer.pod_selector);
         if let Some(block) = &peer.ip_block {
             let alone = namespaces.is_none() && pods.is_none();
-            return Block::new(block).filter(|_| alone).map_or(Self::Nobody, Self::Block);
+            return Block::new(block)
+                .filter(|_| alone)
+                .map_or(Self::Nobody, Self::Block);
         }
         if namespaces.is_none() && pods.is_none() {
             return Self::Nobody;

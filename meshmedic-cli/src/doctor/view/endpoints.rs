@@ -20,7 +20,9 @@ pub(super) fn compile(view: &View<'_>) -> NetworkPolicies {
         let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
         let waypoint = has_waypoint(service.metadata.labels.as_ref());
         for place in view.pods_of(service).filter_map(|pod| view.place(pod)) {
-            let Some(endpoint) = endpoints.get_mut(place) else { continue };
+            let Some(endpoint) = endpoints.get_mut(place) else {
+                continue;
+            };
             let targets = ports.iter().filter_map(|port| target(endpoint, port));
             let targets: Vec<u16> = targets.collect();
             endpoint.serves.extend(targets);
@@ -35,7 +37,11 @@ pub(super) fn compile(view: &View<'_>) -> NetworkPolicies {
         labels.insert(NAME_LABEL.to_owned(), name.to_owned());
         (name.to_owned(), labels)
     });
-    NetworkPolicies::new(view.snapshot.network_policies.all(), namespaces.collect(), endpoints)
+    NetworkPolicies::new(
+        view.snapshot.network_policies.all(),
+        namespaces.collect(),
+        endpoints,
+    )
 }
 
 fn endpoint(view: &View<'_>, pod: &PodView<'_>) -> Endpoint {
@@ -113,7 +119,9 @@ pub(crate) fn has_proxy(pod: &Pod) -> bool {
 pub(crate) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.as_ref();
     let lasting = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let initial = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let initial = spec
+        .into_iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
     spec.into_iter()
         .flat_map(|spec| &spec.containers)
         .chain(initial.filter(lasting))

@@ -22,7 +22,12 @@ pub(super) fn egress(view: &View<'_>) -> Vec<Finding> {
 /// One finding a policy.
 fn run(view: &View<'_>, direction: Direction) -> Vec<Finding> {
     let mut by_policy: BTreeMap<usize, Vec<&Gap>> = BTreeMap::new();
-    for gap in view.hbone_gaps().gaps.iter().filter(|gap| gap.direction == direction) {
+    for gap in view
+        .hbone_gaps()
+        .gaps
+        .iter()
+        .filter(|gap| gap.direction == direction)
+    {
         by_policy.entry(gap.rule.policy).or_default().push(gap);
     }
     let findings = by_policy.into_iter();
@@ -73,7 +78,11 @@ fn finding(view: &View<'_>, direction: Direction, place: usize, gaps: &[&Gap]) -
 fn sentence(view: &View<'_>, side: &str, gap: &Gap) -> String {
     let policies = view.network_policies();
     let ours = pods(view, policies.members(gap.class).iter().copied());
-    let peers = gap.peers.ones().flat_map(|class| policies.members(class)).copied();
+    let peers = gap
+        .peers
+        .ones()
+        .flat_map(|class| policies.members(class))
+        .copied();
     let peers = pods(view, peers);
     let destinations: Vec<usize> = match gap.direction {
         Direction::Ingress => vec![gap.class],
@@ -102,11 +111,15 @@ fn open(spec: &mut NetworkPolicySpec, gaps: &[&Gap]) {
         let ports = match direction {
             Direction::Ingress => {
                 let rules = spec.ingress.as_mut();
-                rules.and_then(|rules| rules.get_mut(rule)).map(|rule| &mut rule.ports)
+                rules
+                    .and_then(|rules| rules.get_mut(rule))
+                    .map(|rule| &mut rule.ports)
             }
             Direction::Egress => {
                 let rules = spec.egress.as_mut();
-                rules.and_then(|rules| rules.get_mut(rule)).map(|rule| &mut rule.ports)
+                rules
+                    .and_then(|rules| rules.get_mut(rule))
+                    .map(|rule| &mut rule.ports)
             }
         };
         if let Some(Some(ports)) = ports {

@@ -53,16 +53,23 @@ pub(super) fn istiod(view: &View<'_>) -> Vec<Finding> {
             };
             // A proxy needs one istiod, and another revision's may be none of its business.
             let all: Vec<Cut> = istiods.iter().map(to).collect();
-            if all.iter().all(|cut| cut.denied_by(view.network_policies()).is_some()) {
+            if all
+                .iter()
+                .all(|cut| cut.denied_by(view.network_policies()).is_some())
+            {
                 cuts.extend(all);
             }
         }
     }
-    let mut findings = by_policy(view, cuts, &Words {
-        problem: "it keeps proxies from istiod's port 15012",
-        effect: "These proxies get neither certificates nor the mesh's configuration: they never become Ready, or go \
+    let mut findings = by_policy(
+        view,
+        cuts,
+        &Words {
+            problem: "it keeps proxies from istiod's port 15012",
+            effect: "These proxies get neither certificates nor the mesh's configuration: they never become Ready, or go \
                  on with what they had until their certificates end.",
-    });
+        },
+    );
     findings.extend(webhook(view, &istiods));
     findings
 }
@@ -71,7 +78,10 @@ pub(super) fn istiod(view: &View<'_>) -> Vec<Finding> {
 fn proxies(view: &View<'_>) -> Vec<usize> {
     let ztunnels = view.ztunnels();
     let others = view.pods().iter().filter(|pod| {
-        let gateway = pod.facts.labels.contains_key("gateway.networking.k8s.io/gateway-name");
+        let gateway = pod
+            .facts
+            .labels
+            .contains_key("gateway.networking.k8s.io/gateway-name");
         pod.is_live() && (pod.facts.sidecar || gateway && endpoints::has_proxy(pod.pod))
     });
     let all = ztunnels.chain(others).filter(|pod| !pod.facts.host_network);
@@ -81,7 +91,9 @@ fn proxies(view: &View<'_>) -> Vec<usize> {
 /// The API server's address is no pod's and may be any, so only a port that is closed to everybody is a finding.
 fn webhook(view: &View<'_>, istiods: &[usize]) -> Option<Finding> {
     let policies = view.network_policies();
-    let (&istiod, closed) = (istiods.first()?, |pod: &usize| !policies.admits_anybody(*pod, WEBHOOK));
+    let (&istiod, closed) = (istiods.first()?, |pod: &usize| {
+        !policies.admits_anybody(*pod, WEBHOOK)
+    });
     if !istiods.iter().all(closed) {
         return None;
     }
@@ -116,7 +128,9 @@ pub(super) fn waypoints(view: &View<'_>) -> Vec<Finding> {
         .iter()
         .filter(|pod| pod.is_live() && endpoints::is_captured(pod));
     for pod in captured {
-        let Some(destination) = view.place(pod) else { continue };
+        let Some(destination) = view.place(pod) else {
+            continue;
+        };
         for waypoint in waypoints_of(view, pod) {
             for direction in [Direction::Ingress, Direction::Egress] {
                 let cut = Cut {
@@ -131,11 +145,15 @@ pub(super) fn waypoints(view: &View<'_>) -> Vec<Finding> {
             }
         }
     }
-    by_policy(view, cuts, &Words {
-        problem: "it cuts a waypoint off from the pods that it stands before, on port 15008",
-        effect: "Whatever goes to these pods goes through their waypoint, and the waypoint cannot pass it on: requests \
+    by_policy(
+        view,
+        cuts,
+        &Words {
+            problem: "it cuts a waypoint off from the pods that it stands before, on port 15008",
+            effect: "Whatever goes to these pods goes through their waypoint, and the waypoint cannot pass it on: requests \
                  fail with status 503.",
-    })
+        },
+    )
 }
 
 /// The pods of the waypoint that a pod's own label, or its namespace's, names.
@@ -149,9 +167,14 @@ fn waypoints_of(view: &View<'_>, pod: &PodView<'_>) -> Vec<usize> {
     let Some(name) = labels.get(endpoints::USE_WAYPOINT).filter(|name| *name != "none") else {
         return Vec::new();
     };
-    let namespace = labels.get("istio.io/use-waypoint-namespace").unwrap_or(&pod.facts.namespace);
+    let namespace = labels
+        .get("istio.io/use-waypoint-namespace")
+        .unwrap_or(&pod.facts.namespace);
     let pods = view.pods_in(namespace).filter(|waypoint| {
-        let gateway = waypoint.facts.labels.get("gateway.networking.k8s.io/gateway-name");
+        let gateway = waypoint
+            .facts
+            .labels
+            .get("gateway.networking.k8s.io/gateway-name");
         waypoint.is_live() && endpoints::is_waypoint(&waypoint.facts.labels) && gateway == Some(name)
     });
     pods.filter_map(|pod| view.place(pod)).collect()
@@ -178,12 +201,15 @@ fn by_policy(view: &View<'_>, cuts: Vec<Cut>, words: &Words) -> Vec<Finding> {
         let destinations = unique(cuts.iter().map(|cut| cut.destination));
         let finding = Finding::on(object(policy(view, place)?), words.problem).so(words.effect);
         let isolating = cuts.first()?.denied_by(policies)?;
-        let finding = because(finding, vec![format!(
-            "no rule of {} admits TCP {port} from {} to {}",
-            names(view, &isolating),
-            pods(view, sources.iter().copied()),
-            pods(view, destinations.iter().copied()),
-        )]);
+        let finding = because(
+            finding,
+            vec![format!(
+                "no rule of {} admits TCP {port} from {} to {}",
+                names(view, &isolating),
+                pods(view, sources.iter().copied()),
+                pods(view, destinations.iter().copied()),
+            )],
+        );
         let peers = match direction {
             Direction::Ingress if port == XDS => vec![every_pod()],
             Direction::Ingress => namespaces_of(view, &sources),

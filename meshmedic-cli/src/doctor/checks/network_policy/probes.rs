@@ -59,7 +59,10 @@ fn finding(view: &View<'_>, place: usize, cuts: &[Cut]) -> Option<Finding> {
             if places.len() == 1 { "is" } else { "are" }
         )
     });
-    let mut finding = because(Finding::on(object(policy(view, place)?), problem), sentences.collect());
+    let mut finding = because(
+        Finding::on(object(policy(view, place)?), problem),
+        sentences.collect(),
+    );
     if let Some(event) = cuts.iter().find_map(|cut| cut.event.as_ref()) {
         finding = finding.because(format!("the kubelet says: {event}"));
     }
@@ -71,13 +74,20 @@ fn finding(view: &View<'_>, place: usize, cuts: &[Cut]) -> Option<Finding> {
              Where the network plugin holds it against the policy, as Cilium does, the pods never become Ready, or \
              are killed for it.",
         );
-    let peers = || PROBE.map(|probe| address(&format!("{probe}/{}", length(probe)))).to_vec();
+    let peers = || {
+        PROBE
+            .map(|probe| address(&format!("{probe}/{}", length(probe))))
+            .to_vec()
+    };
     Some(offer(
         finding,
         view,
         place,
         |spec| add_rule(spec, Direction::Ingress, peers(), Vec::new()),
-        |changed| cuts.iter().all(|cut| denied(changed, view, cut.pod, cut.port).is_none()),
+        |changed| {
+            cuts.iter()
+                .all(|cut| denied(changed, view, cut.pod, cut.port).is_none())
+        },
     ))
 }
 
@@ -87,7 +97,13 @@ fn length(address: &str) -> u8 {
 
 fn cut_off(view: &View<'_>, place: usize, pod: &PodView<'_>) -> Option<Cut> {
     let spec = pod.pod.spec.as_ref()?;
-    let statuses = pod.pod.status.as_ref()?.container_statuses.as_deref().unwrap_or_default();
+    let statuses = pod
+        .pod
+        .status
+        .as_ref()?
+        .container_statuses
+        .as_deref()
+        .unwrap_or_default();
     let events: Vec<&EventFact> = unhealthy(view, pod).collect();
     // Who answers is reached.
     let answers = |event: &&EventFact| {
@@ -107,7 +123,11 @@ fn cut_off(view: &View<'_>, place: usize, pod: &PodView<'_>) -> Option<Cut> {
             (&container.readiness_probe, waits),
             (&container.liveness_probe, killed),
         ];
-        for probe in probes.iter().filter(|(_, fails)| *fails).filter_map(|(probe, _)| probe.as_ref()) {
+        for probe in probes
+            .iter()
+            .filter(|(_, fails)| *fails)
+            .filter_map(|(probe, _)| probe.as_ref())
+        {
             if let Some(port) = port(probe, container)
                 && let Some(isolating) = denied(view.network_policies(), view, place, port)
             {
@@ -162,7 +182,13 @@ fn denied(policies: &NetworkPolicies, view: &View<'_>, place: usize, port: u16) 
         let address: IpAddr = probe.parse().ok()?;
         (address.is_ipv6() == wide).then_some(address)
     })?;
-    match policies.decide(Direction::Ingress, place, Peer::Address(probe), port, Protocol::Tcp) {
+    match policies.decide(
+        Direction::Ingress,
+        place,
+        Peer::Address(probe),
+        port,
+        Protocol::Tcp,
+    ) {
         Decision::Denied(isolating) => Some(isolating),
         Decision::Admitted(_) | Decision::NotIsolated => None,
     }

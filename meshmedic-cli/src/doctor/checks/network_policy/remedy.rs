@@ -45,7 +45,8 @@ pub(super) fn offer(
     change: impl FnOnce(&mut NetworkPolicySpec),
     cured: impl FnOnce(&NetworkPolicies) -> bool,
 ) -> Finding {
-    let by_hand = "Have the policy admit the connections above: no change of this policy alone was found that does.";
+    let by_hand =
+        "Have the policy admit the connections above: no change of this policy alone was found that does.";
     let Some(policy) = policy(view, place) else {
         return finding.by_hand(by_hand);
     };

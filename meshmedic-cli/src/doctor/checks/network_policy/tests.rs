@@ -68,11 +68,14 @@ fn an_app_port_without_15008_is_found_and_the_patch_cures_it() {
         with(&[("shop", "deny", deny), ("shop", "cart", spec)]),
         "NetworkPolicy shop/cart",
     );
-    assert_eq!(found.evidence, [
-        "spec.ingress[0] admits TCP 8080 from 3 pods of Deployment shop/catalog to 3 pods of Deployment shop/cart",
-        "spec.ingress[1] admits TCP 8080 from 3 pods of Deployment till/pay to 3 pods of Deployment shop/cart",
-        "no rule of NetworkPolicies shop/deny, shop/cart admits TCP 15008 there",
-    ]);
+    assert_eq!(
+        found.evidence,
+        [
+            "spec.ingress[0] admits TCP 8080 from 3 pods of Deployment shop/catalog to 3 pods of Deployment shop/cart",
+            "spec.ingress[1] admits TCP 8080 from 3 pods of Deployment till/pay to 3 pods of Deployment shop/cart",
+            "no rule of NetworkPolicies shop/deny, shop/cart admits TCP 15008 there",
+        ]
+    );
 }
 
 #[test]
@@ -81,21 +84,41 @@ fn what_lies_close_to_a_missing_15008_is_none() {
     let cart = |ingress: Value| json!({ "podSelector": app("cart"), "ingress": ingress });
     let plain = json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "plain" } } });
     let mut of_plain = healthy();
-    of_plain.add_pod(pod("plain", "prom-0", "node-a", "10.244.0.90", json!({}), ("StatefulSet", "prom")));
-    add(&mut of_plain, "shop", "cart", &cart(json!([from(plain, &[8080])])));
+    of_plain.add_pod(pod(
+        "plain",
+        "prom-0",
+        "node-a",
+        "10.244.0.90",
+        json!({}),
+        ("StatefulSet", "prom"),
+    ));
+    add(
+        &mut of_plain,
+        "shop",
+        "cart",
+        &cart(json!([from(plain, &[8080])])),
+    );
     let cases = [
         with(&[("shop", "cart", cart(json!([from(catalog(), &[8080, 15008])])))]),
         // Another policy admits 15008.
         with(&[
             ("shop", "cart", cart(json!([from(catalog(), &[8080])]))),
-            ("shop", "hbone", json!({ "ingress": [{ "ports": [{ "port": 15008 }] }] })),
+            (
+                "shop",
+                "hbone",
+                json!({ "ingress": [{ "ports": [{ "port": 15008 }] }] }),
+            ),
         ]),
         // A port that nobody serves.
         with(&[("shop", "cart", cart(json!([from(catalog(), &[9999])])))]),
         // Every port.
         with(&[("shop", "cart", cart(json!([{ "from": [catalog()] }])))]),
         // Sidecars: not captured.
-        with(&[("legacy", "orders", json!({ "ingress": [{ "ports": [{ "port": 8080 }] }] }))]),
+        with(&[(
+            "legacy",
+            "orders",
+            json!({ "ingress": [{ "ports": [{ "port": 8080 }] }] }),
+        )]),
         // The only peer is outside the mesh, and speaks plaintext.
         of_plain,
     ];
@@ -107,11 +130,14 @@ fn what_lies_close_to_a_missing_15008_is_none() {
 
 #[test]
 fn what_goes_to_a_waypoint_first_needs_no_15008_from_everybody() {
-    let spec = json!({ "podSelector": app("cart"), "ingress": [from(json!({ "podSelector": {} }), &[8080])] });
+    let spec =
+        json!({ "podSelector": app("cart"), "ingress": [from(json!({ "podSelector": {} }), &[8080])] });
     let mut snapshot = with(&[("shop", "cart", spec)]);
     assert_finds("MM0501", &snapshot, "NetworkPolicy shop/cart");
     let services = had(&mut snapshot.services);
-    let cart = services.iter_mut().find(|service| service.metadata.name.as_deref() == Some("cart"));
+    let cart = services
+        .iter_mut()
+        .find(|service| service.metadata.name.as_deref() == Some("cart"));
     cart.unwrap().metadata.labels = Some([("istio.io/use-waypoint".to_owned(), "wp".to_owned())].into());
     assert_passes("MM0501", &snapshot);
 }
@@ -123,7 +149,11 @@ fn egress_to_the_mesh_without_15008_is_found_and_the_patch_cures_it() {
           "ports": [{ "port": 53, "protocol": "UDP" }] },
         { "to": [{ "namespaceSelector": {} }], "ports": [{ "port": "http" }] },
     ] });
-    let found = assert_cured("MM0502", with(&[("shop", "cart", spec)]), "NetworkPolicy shop/cart");
+    let found = assert_cured(
+        "MM0502",
+        with(&[("shop", "cart", spec)]),
+        "NetworkPolicy shop/cart",
+    );
     assert_eq!(
         found.evidence[0],
         "spec.egress[1] admits TCP 8080 from 3 pods of Deployment shop/cart to 9 pods of Deployment shop/cart, \
@@ -137,7 +167,10 @@ fn egress_to_the_outside_needs_no_15008() {
         json!({ "podSelector": app("cart"), "policyTypes": ["Egress"],
                 "egress": [{ "to": [peer], "ports": [{ "port": port }] }] })
     };
-    let outside = to(json!({ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"] } }), 8080);
+    let outside = to(
+        json!({ "ipBlock": { "cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"] } }),
+        8080,
+    );
     let https = to(json!({ "ipBlock": { "cidr": "0.0.0.0/0" } }), 443);
     let sidecars = to(
         json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "legacy" } } }),
@@ -172,7 +205,10 @@ fn probes_that_a_policy_cuts_off_are_found_and_the_patch_cures_it() {
     let mut snapshot = unready();
     unhealthy(&mut snapshot, "Readiness probe failed: context deadline exceeded");
     let found = assert_cured("MM0503", snapshot, "NetworkPolicy shop/cart");
-    assert_eq!(found.evidence[0], "a pod of Deployment shop/cart is not Ready, and asked on port 8080");
+    assert_eq!(
+        found.evidence[0],
+        "a pod of Deployment shop/cart is not Ready, and asked on port 8080"
+    );
     assert!(found.evidence[1].contains("deadline"));
     // In IPv6 alone the twin of the address counts.
     let mut snapshot = unready();
@@ -193,13 +229,24 @@ fn probes_are_left_alone_where_they_answer_or_may_come() {
     });
     // The app answers, and badly.
     let mut answers = unready();
-    unhealthy(&mut answers, "Readiness probe failed: HTTP probe failed with statuscode: 500");
+    unhealthy(
+        &mut answers,
+        "Readiness probe failed: HTTP probe failed with statuscode: 500",
+    );
     let mut refuses = unready();
-    unhealthy(&mut refuses, "Readiness probe failed: dial tcp 10.244.0.20:8080: connect: connection refused");
+    unhealthy(
+        &mut refuses,
+        "Readiness probe failed: dial tcp 10.244.0.20:8080: connect: connection refused",
+    );
     let mut admitted = unready();
-    add(&mut admitted, "shop", "probes", &json!({ "ingress": [
+    add(
+        &mut admitted,
+        "shop",
+        "probes",
+        &json!({ "ingress": [
         { "from": [{ "ipBlock": { "cidr": "169.254.0.0/16" } }] },
-    ] }));
+    ] }),
+    );
     // Not captured: the kubelet comes from its node.
     let mut outside = unready();
     outside.with_pod("shop", "cart-7d4b-a", |pod| pod.metadata.annotations = None);
@@ -210,29 +257,44 @@ fn probes_are_left_alone_where_they_answer_or_may_come() {
 
 #[test]
 fn a_policy_that_keeps_proxies_or_the_api_server_from_istiod_is_found() {
-    let istiod = |ports: &[u16]| {
-        json!({ "podSelector": app("istiod"), "ingress": [from(json!({ "namespaceSelector": {} }), ports)] })
-    };
-    assert_passes("MM0504", &with(&[("istio-system", "guard", istiod(&[15010, 15012, 15017]))]));
+    let istiod = |ports: &[u16]| json!({ "podSelector": app("istiod"), "ingress": [from(json!({ "namespaceSelector": {} }), ports)] });
+    assert_passes(
+        "MM0504",
+        &with(&[("istio-system", "guard", istiod(&[15010, 15012, 15017]))]),
+    );
     let of = "NetworkPolicy istio-system/guard";
-    let found = assert_cured("MM0504", with(&[("istio-system", "guard", istiod(&[15017, 15008]))]), of);
+    let found = assert_cured(
+        "MM0504",
+        with(&[("istio-system", "guard", istiod(&[15017, 15008]))]),
+        of,
+    );
     assert_eq!(
         found.evidence,
-        ["no rule of NetworkPolicy istio-system/guard admits TCP 15012 from 6 pods of DaemonSet \
-          istio-system/ztunnel, Deployment legacy/orders to 2 pods of Deployment istio-system/istiod"]
+        [
+            "no rule of NetworkPolicy istio-system/guard admits TCP 15012 from 6 pods of DaemonSet \
+          istio-system/ztunnel, Deployment legacy/orders to 2 pods of Deployment istio-system/istiod"
+        ]
     );
     let found = assert_cured("MM0504", with(&[("istio-system", "guard", istiod(&[15012]))]), of);
     assert!(found.evidence[0].contains("15017"));
     // Everything shut, in both directions: one finding for each of the two ports, and one for egress.
     let shut = json!({ "policyTypes": ["Ingress", "Egress"] });
-    assert_eq!(findings("MM0504", &with(&[("istio-system", "shut", shut)])).len(), 3);
+    assert_eq!(
+        findings("MM0504", &with(&[("istio-system", "shut", shut)])).len(),
+        3
+    );
 }
 
 #[test]
 fn egress_to_istiod_that_a_policy_forbids_is_found() {
-    let spec = json!({ "policyTypes": ["Egress"], "egress": [{ "ports": [{ "port": 53, "protocol": "UDP" }] }] });
+    let spec =
+        json!({ "policyTypes": ["Egress"], "egress": [{ "ports": [{ "port": 53, "protocol": "UDP" }] }] });
     // Sidecars ask istiod themselves, and ambient pods do not.
-    assert_cured("MM0504", with(&[("legacy", "egress", spec.clone())]), "NetworkPolicy legacy/egress");
+    assert_cured(
+        "MM0504",
+        with(&[("legacy", "egress", spec.clone())]),
+        "NetworkPolicy legacy/egress",
+    );
     assert_passes("MM0504", &with(&[("shop", "egress", spec)]));
 }
 
@@ -241,7 +303,11 @@ fn one_istiod_that_may_be_asked_is_enough() {
     let other = json!({ "podSelector": { "matchLabels": { "istio.io/rev": "canary" } } });
     let mut snapshot = with(&[("istio-system", "canary", other)]);
     snapshot.with_pod("istio-system", "istiod-5f6c-b", |pod| {
-        pod.metadata.labels.as_mut().unwrap().insert("istio.io/rev".to_owned(), "canary".to_owned());
+        pod.metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .insert("istio.io/rev".to_owned(), "canary".to_owned());
     });
     assert_passes("MM0504", &snapshot);
 }
@@ -253,7 +319,14 @@ fn waypoint() -> Snapshot {
         "gateway.istio.io/managed": "istio.io-mesh-controller", "gateway.networking.k8s.io/gateway-name": "wp",
         "istio.io/dataplane-mode": "none",
     });
-    snapshot.add_pod(pod("shop", "wp-1", "node-a", "10.244.0.80", labels, ("ReplicaSet", "wp")));
+    snapshot.add_pod(pod(
+        "shop",
+        "wp-1",
+        "node-a",
+        "10.244.0.80",
+        labels,
+        ("ReplicaSet", "wp"),
+    ));
     snapshot.with_namespace("shop", |namespace| {
         let labels = namespace.metadata.labels.as_mut().unwrap();
         labels.insert("istio.io/use-waypoint".to_owned(), "wp".to_owned());
@@ -270,14 +343,27 @@ fn a_waypoint_that_does_not_reach_its_pods_is_found() {
     ] });
     add(&mut snapshot, "shop", "cart", &spec);
     let found = assert_cured("MM0505", snapshot.clone(), "NetworkPolicy shop/cart");
-    assert!(found.evidence[0].contains("to 3 pods of Deployment shop/cart"), "{found:#?}");
+    assert!(
+        found.evidence[0].contains("to 3 pods of Deployment shop/cart"),
+        "{found:#?}"
+    );
     // Others of the namespace let it in: no concern of theirs.
     let mut open = waypoint();
-    add(&mut open, "shop", "cart", &json!({ "ingress": [from(json!({ "podSelector": {} }), &[15008])] }));
+    add(
+        &mut open,
+        "shop",
+        "cart",
+        &json!({ "ingress": [from(json!({ "podSelector": {} }), &[15008])] }),
+    );
     assert_passes("MM0505", &open);
     // Without the label nothing goes there.
     snapshot.with_namespace("shop", |namespace| {
-        namespace.metadata.labels.as_mut().unwrap().remove("istio.io/use-waypoint");
+        namespace
+            .metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .remove("istio.io/use-waypoint");
     });
     assert_passes("MM0505", &snapshot);
 }
@@ -301,7 +387,8 @@ fn timed_out(snapshot: &mut Snapshot, source: &str, destination: &str, count: u6
 
 #[test]
 fn a_timeout_is_tied_to_the_policy_that_causes_it() {
-    let spec = json!({ "podSelector": app("cart"), "ingress": [from(json!({ "podSelector": {} }), &[8080])] });
+    let spec =
+        json!({ "podSelector": app("cart"), "ingress": [from(json!({ "podSelector": {} }), &[8080])] });
     let mut snapshot = with(&[("shop", "cart", spec)]);
     timed_out(&mut snapshot, "shop/catalog-7d4b-a", "shop/cart-7d4b-b", 12);
     let found = assert_finds("MM0506", &snapshot, "NetworkPolicy shop/cart");
@@ -337,7 +424,10 @@ fn policies_of_other_kinds_are_named() {
         snapshot.add_custom(key, "shop", &format!("policy-{number}"), json!(null));
     }
     let found = assert_finds("MM0507", &snapshot, &format!("CustomResourceDefinition {key}"));
-    assert!(found.evidence[0].ends_with("shop/policy-4 and 2 more"), "{found:#?}");
+    assert!(
+        found.evidence[0].ends_with("shop/policy-4 and 2 more"),
+        "{found:#?}"
+    );
 }
 
 #[test]

@@ -22,8 +22,15 @@ struct Pair<'v, 's> {
 }
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
-    let logs = view.snapshot.ztunnels.all().iter().filter_map(|ztunnel| ztunnel.log.had());
-    let links = logs.flat_map(|log| &log.links).filter(|link| link.kind == LinkKind::HboneTimeout);
+    let logs = view
+        .snapshot
+        .ztunnels
+        .all()
+        .iter()
+        .filter_map(|ztunnel| ztunnel.log.had());
+    let links = logs
+        .flat_map(|log| &log.links)
+        .filter(|link| link.kind == LinkKind::HboneTimeout);
     let mut explained: BTreeMap<(usize, Direction), Vec<Pair<'_, '_>>> = BTreeMap::new();
     let mut findings = Vec::new();
     for pair in links.filter_map(|link| pair(view, link)) {
@@ -36,10 +43,22 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let of_policies = explained.into_iter();
     findings.extend(of_policies.filter_map(|((place, direction), pairs)| {
         let (problem, code) = match direction {
-            Direction::Ingress => ("pods of the mesh try in vain to reach its pods on port 15008", "MM0501"),
-            Direction::Egress => ("its pods try in vain to reach others of the mesh on port 15008", "MM0502"),
+            Direction::Ingress => (
+                "pods of the mesh try in vain to reach its pods on port 15008",
+                "MM0501",
+            ),
+            Direction::Egress => (
+                "its pods try in vain to reach others of the mesh on port 15008",
+                "MM0502",
+            ),
         };
-        Some(of_policy(view, Finding::on(object(policy(view, place)?), problem), &pairs, direction, code))
+        Some(of_policy(
+            view,
+            Finding::on(object(policy(view, place)?), problem),
+            &pairs,
+            direction,
+            code,
+        ))
     }));
     findings
 }

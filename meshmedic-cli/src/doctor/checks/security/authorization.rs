@@ -35,7 +35,12 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 
 fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     // With a target it is a waypoint's, and on trial it does nothing.
-    let trial = policy.metadata.annotations.iter().flatten().any(|(key, _)| key == "istio.io/dry-run");
+    let trial = policy
+        .metadata
+        .annotations
+        .iter()
+        .flatten()
+        .any(|(key, _)| key == "istio.io/dry-run");
     if has_target(policy) || trial {
         return None;
     }
@@ -74,7 +79,12 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
         ),
     };
     let mut finding = Finding::on(reference(policy), problem).so(effect);
-    for (rule, names) in asked.iter().enumerate().filter(|(_, names)| !names.is_empty()).take(3) {
+    for (rule, names) in asked
+        .iter()
+        .enumerate()
+        .filter(|(_, names)| !names.is_empty())
+        .take(3)
+    {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         finding = finding.because(format!("spec.rules[{rule}] asks for {}", names.join(", ")));
     }
@@ -82,7 +92,11 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     let namespaces: Vec<&str> = namespaces.into_iter().take(3).collect();
     finding = finding.because(format!(
         "action {action}, {}, {} captured {} of {} under it",
-        if labels.is_some() { "with a selector" } else { "for all pods" },
+        if labels.is_some() {
+            "with a selector"
+        } else {
+            "for all pods"
+        },
         captured.len(),
         if captured.len() == 1 { "pod" } else { "pods" },
         namespaces.join(", ")
@@ -90,7 +104,9 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     for namespace in namespaces {
         let waypoint = endpoints::has_waypoint(Some(view.namespace_labels(namespace)));
         if waypoint != Some(true) {
-            finding = finding.run(format!("istioctl waypoint apply -n {namespace} --enroll-namespace --wait"));
+            finding = finding.run(format!(
+                "istioctl waypoint apply -n {namespace} --enroll-namespace --wait"
+            ));
         }
     }
     Some(finding.by_hand(
@@ -120,7 +136,10 @@ pub(super) fn under<'v, 's>(
 /// What of a rule is HTTP's.
 fn of_http(rule: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for (list, inner, names) in [("to", "operation", &OF_OPERATION[..]), ("from", "source", &OF_SOURCE)] {
+    for (list, inner, names) in [
+        ("to", "operation", &OF_OPERATION[..]),
+        ("from", "source", &OF_SOURCE),
+    ] {
         for one in rule.get(list).and_then(Value::as_array).into_iter().flatten() {
             let filled = |name: &&&str| {
                 let field = one.get(inner).and_then(|inner| inner.get(**name)?.as_array());

@@ -27,12 +27,18 @@ pub(crate) struct Asked {
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for pod in view.pods().iter().filter(|pod| pod.is_live() && pod.facts.sidecar) {
+    for pod in view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && pod.facts.sidecar)
+    {
         let policies = allowing(view, pod);
         if policies.is_empty() {
             continue;
         }
-        let shut = unchanged(pod).into_iter().find(|asked| !policies.iter().any(|policy| may_allow(policy, asked)));
+        let shut = unchanged(pod)
+            .into_iter()
+            .find(|asked| !policies.iter().any(|policy| may_allow(policy, asked)));
         if let Some(asked) = shut {
             findings.push(finding(pod, &policies, &asked));
         }
@@ -41,15 +47,25 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 }
 
 fn finding(pod: &PodView<'_>, policies: &[&Custom], asked: &Asked) -> Finding {
-    let names: Vec<String> = policies.iter().take(3).map(|policy| reference(policy).to_string()).collect();
-    let mut finding = Finding::on(pod.object(), "no ALLOW policy over it lets the kubelet's probes in")
-        .of(pod.workload.clone())
-        .because(format!(
-            "the kubelet asks for {} on port {}, past the rewriting of probes",
-            asked.path, asked.port
-        ))
-        .because(format!("no rule of {} matches a caller without an identity there", names.join(", ")))
-        .so("The sidecar answers the kubelet with 403: the pod does not become Ready, or is restarted for it.");
+    let names: Vec<String> = policies
+        .iter()
+        .take(3)
+        .map(|policy| reference(policy).to_string())
+        .collect();
+    let mut finding = Finding::on(
+        pod.object(),
+        "no ALLOW policy over it lets the kubelet's probes in",
+    )
+    .of(pod.workload.clone())
+    .because(format!(
+        "the kubelet asks for {} on port {}, past the rewriting of probes",
+        asked.path, asked.port
+    ))
+    .because(format!(
+        "no rule of {} matches a caller without an identity there",
+        names.join(", ")
+    ))
+    .so("The sidecar answers the kubelet with 403: the pod does not become Ready, or is restarted for it.");
     if let Some(yaml) = let_in(pod, asked) {
         finding = finding.apply(&yaml);
     }
@@ -62,7 +78,9 @@ fn finding(pod: &PodView<'_>, policies: &[&Custom], asked: &Asked) -> Finding {
 /// A policy that lets the probe in, for the pods of this workload.
 fn let_in(pod: &PodView<'_>, asked: &Asked) -> Option<String> {
     let app = ["app", "app.kubernetes.io/name", "k8s-app"];
-    let (key, value) = app.into_iter().find_map(|key| Some((key, pod.facts.labels.get(key)?)))?;
+    let (key, value) = app
+        .into_iter()
+        .find_map(|key| Some((key, pod.facts.labels.get(key)?)))?;
     let policy = json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
         "metadata": {"name": format!("{value}-probes"), "namespace": pod.facts.namespace},
@@ -93,13 +111,32 @@ fn allowing<'s>(view: &View<'s>, pod: &PodView<'_>) -> Vec<&'s Custom> {
 /// The probes that go to the app's own port, over HTTP.
 pub(crate) fn unchanged(pod: &PodView<'_>) -> Vec<Asked> {
     let annotations = pod.pod.metadata.annotations.as_ref();
-    let excluded = annotations.and_then(|annotations| annotations.get("traffic.sidecar.istio.io/excludeInboundPorts"));
-    let excluded: Vec<&str> = excluded.into_iter().flat_map(|list| list.split(',')).map(str::trim).collect();
-    let containers = pod.pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    let apps = containers.iter().filter(|container| container.name != "istio-proxy");
+    let excluded =
+        annotations.and_then(|annotations| annotations.get("traffic.sidecar.istio.io/excludeInboundPorts"));
+    let excluded: Vec<&str> = excluded
+        .into_iter()
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .collect();
+    let containers = pod
+        .pod
+        .spec
+        .as_ref()
+        .map(|spec| spec.containers.as_slice())
+        .unwrap_or_default();
+    let apps = containers
+        .iter()
+        .filter(|container| container.name != "istio-proxy");
     let probes = apps.flat_map(|container| {
-        let probes = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
-        probes.into_iter().flatten().filter_map(move |probe| asked(probe, container))
+        let probes = [
+            &container.startup_probe,
+            &container.readiness_probe,
+            &container.liveness_probe,
+        ];
+        probes
+            .into_iter()
+            .flatten()
+            .filter_map(move |probe| asked(probe, container))
     });
     probes
         .filter(|asked| !OWN.contains(&asked.port) && !excluded.contains(&asked.port.to_string().as_str()))
@@ -137,7 +174,11 @@ fn asked(probe: &Probe, container: &Container) -> Option<Asked> {
 /// Whether some rule may let the probe in; where it depends on what is not known, it may.
 fn may_allow(policy: &Custom, asked: &Asked) -> bool {
     policy.list("/rules").iter().any(|rule| {
-        let list = |name: &str| rule.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let list = |name: &str| {
+            rule.get(name)
+                .and_then(Value::as_array)
+                .map_or(&[][..], Vec::as_slice)
+        };
         let from = list("from").is_empty() || list("from").iter().any(needs_no_identity);
         let to = list("to").is_empty() || list("to").iter().any(|to| covers(to, asked));
         from && to && list("when").iter().all(|condition| !asks_for_identity(condition))
@@ -158,7 +199,8 @@ fn needs_no_identity(from: &Value) -> bool {
 
 fn asks_for_identity(condition: &Value) -> bool {
     let key = condition.get("key").and_then(Value::as_str).unwrap_or_default();
-    let of_identity = key == "source.principal" || key == "source.namespace" || key.starts_with("request.auth.");
+    let of_identity =
+        key == "source.principal" || key == "source.namespace" || key.starts_with("request.auth.");
     of_identity && !strings(Some(condition), "values").is_empty()
 }
 
@@ -171,7 +213,9 @@ fn covers(to: &Value, asked: &Asked) -> bool {
     };
     any("methods", &|pattern| matches(pattern, asked.method))
         && any("ports", &|pattern| pattern == port)
-        && any("paths", &|pattern| pattern.contains('{') || matches(pattern, &asked.path))
+        && any("paths", &|pattern| {
+            pattern.contains('{') || matches(pattern, &asked.path)
+        })
 }
 
 /// Istio's patterns: whole, with a `*` in front, or with one at the end.

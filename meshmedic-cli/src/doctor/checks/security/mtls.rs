@@ -53,7 +53,11 @@ impl InForce<'_> {
             Some(by) => format!("by {}", reference(by)),
             None => "as it is where no PeerAuthentication says otherwise".to_owned(),
         };
-        let of_ports: Vec<String> = self.ports.iter().map(|(port, mode)| format!("{mode} on port {port}")).collect();
+        let of_ports: Vec<String> = self
+            .ports
+            .iter()
+            .map(|(port, mode)| format!("{mode} on port {port}"))
+            .collect();
         let of_ports = if of_ports.is_empty() {
             String::new()
         } else {
@@ -106,11 +110,21 @@ pub(crate) fn in_force<'s>(view: &View<'s>, pod: &PodView<'_>) -> InForce<'s> {
         policy.namespace() == namespace
             && selected(policy).is_some_and(|labels| has_all(&pod.facts.labels, &labels))
     }));
-    let levels = [workload, of_namespace(view, namespace), of_namespace(view, &view.root)];
-    let said = levels.into_iter().flatten().find_map(|policy| Some((mode(policy.spec.get("mtls"))?, policy)));
+    let levels = [
+        workload,
+        of_namespace(view, namespace),
+        of_namespace(view, &view.root),
+    ];
+    let said = levels
+        .into_iter()
+        .flatten()
+        .find_map(|policy| Some((mode(policy.spec.get("mtls"))?, policy)));
     let (mode_of_all, by) = said.map_or((Mode::Permissive, None), |(mode, by)| (mode, Some(by)));
     let ports = workload.and_then(|policy| policy.spec.get("portLevelMtls")?.as_object());
-    let ports = ports.into_iter().flatten().filter_map(|(port, said)| Some((port.parse().ok()?, mode(Some(said))?)));
+    let ports = ports
+        .into_iter()
+        .flatten()
+        .filter_map(|(port, said)| Some((port.parse().ok()?, mode(Some(said))?)));
     InForce {
         mode: mode_of_all,
         by,

@@ -23,18 +23,24 @@ fn second(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     if std::ptr::eq(first, policy) {
         return None;
     }
-    let finding = Finding::on(reference(policy), "it is not in force: an older one is for the whole namespace too")
-        .because(format!("{} has no selector either, and came first", reference(first)))
-        .so(format!(
-            "The namespace has the mode of {}, whatever this one says.",
-            first.name()
-        ))
-        .by_hand("Put what is meant into one of the two, and delete the other:")
-        .run(format!(
-            "kubectl delete peerauthentication -n {} {}",
-            policy.namespace(),
-            policy.name()
-        ));
+    let finding = Finding::on(
+        reference(policy),
+        "it is not in force: an older one is for the whole namespace too",
+    )
+    .because(format!(
+        "{} has no selector either, and came first",
+        reference(first)
+    ))
+    .so(format!(
+        "The namespace has the mode of {}, whatever this one says.",
+        first.name()
+    ))
+    .by_hand("Put what is meant into one of the two, and delete the other:")
+    .run(format!(
+        "kubectl delete peerauthentication -n {} {}",
+        policy.namespace(),
+        policy.name()
+    ));
     Some(finding)
 }
 
@@ -43,7 +49,10 @@ fn disabled(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     if mode(policy.spec.get("mtls")) != Some(Mode::Disable) {
         return None;
     }
-    let captured = view.pods().iter().filter(|pod| pod.is_live() && endpoints::is_captured(pod));
+    let captured = view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && endpoints::is_captured(pod));
     let count = captured
         .filter(|pod| in_force(view, pod).by.is_some_and(|by| std::ptr::eq(by, policy)))
         .count();

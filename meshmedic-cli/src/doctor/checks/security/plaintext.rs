@@ -57,13 +57,21 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 
 /// The plaintext that ztunnels logged.
 pub(crate) fn links<'v>(view: &'v View<'_>) -> impl Iterator<Item = &'v Link> {
-    let logs = view.snapshot.ztunnels.all().iter().filter_map(|ztunnel| ztunnel.log.had());
-    logs.flat_map(|log| &log.links).filter(|link| link.kind == LinkKind::Plaintext)
+    let logs = view
+        .snapshot
+        .ztunnels
+        .all()
+        .iter()
+        .filter_map(|ztunnel| ztunnel.log.had());
+    logs.flat_map(|log| &log.links)
+        .filter(|link| link.kind == LinkKind::Plaintext)
 }
 
 /// Who sends it, and whether it should be in the mesh.
 pub(crate) fn caller(view: &View<'_>, source: &str) -> String {
-    let pod = source.split_once('/').and_then(|(namespace, name)| view.pod(namespace, name));
+    let pod = source
+        .split_once('/')
+        .and_then(|(namespace, name)| view.pod(namespace, name));
     match pod {
         Some(pod) if endpoints::is_captured(pod) => format!("{source} (which should be captured)"),
         Some(_) => format!("{source} (outside the mesh)"),

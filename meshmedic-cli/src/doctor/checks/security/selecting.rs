@@ -13,7 +13,9 @@ use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, has_all, name, namespace};
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
-    let policies = [AUTHORIZATION, PEER, REQUEST].into_iter().flat_map(|kind| view.custom(kind));
+    let policies = [AUTHORIZATION, PEER, REQUEST]
+        .into_iter()
+        .flat_map(|kind| view.custom(kind));
     policies
         .filter_map(|policy| no_pod(view, policy).or_else(|| no_target(view, policy)))
         .collect()
@@ -24,14 +26,23 @@ fn no_pod(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     if is_somewhere(view, policy, &labels) {
         return None;
     }
-    let written: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let written: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let written = written.join(",");
     Some(
-        Finding::on(reference(policy), "its selector selects no pod, and nothing that would make one")
-            .because(format!("spec.selector.matchLabels asks for {written}"))
-            .so("It protects nothing: the pods that somebody meant are as open as before.")
-            .run(format!("kubectl get pods -n {} --show-labels", policy.namespace()))
-            .by_hand("Correct the selector, or delete the policy if what it protected is gone."),
+        Finding::on(
+            reference(policy),
+            "its selector selects no pod, and nothing that would make one",
+        )
+        .because(format!("spec.selector.matchLabels asks for {written}"))
+        .so("It protects nothing: the pods that somebody meant are as open as before.")
+        .run(format!(
+            "kubectl get pods -n {} --show-labels",
+            policy.namespace()
+        ))
+        .by_hand("Correct the selector, or delete the policy if what it protected is gone."),
     )
 }
 
@@ -81,9 +92,16 @@ fn no_target(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     })?;
     Some(
         Finding::on(reference(policy), "it is attached to something that is not there")
-            .because(format!("spec.targetRefs names {kind} {}/{missing}", policy.namespace()))
+            .because(format!(
+                "spec.targetRefs names {kind} {}/{missing}",
+                policy.namespace()
+            ))
             .so("It is in force for nobody: what it should check gets through unchecked.")
-            .run(format!("kubectl get {} -n {}", kind.to_lowercase(), policy.namespace()))
+            .run(format!(
+                "kubectl get {} -n {}",
+                kind.to_lowercase(),
+                policy.namespace()
+            ))
             .by_hand("Correct the name, or delete the policy if what it protected is gone."),
     )
 }
@@ -91,7 +109,9 @@ fn no_target(view: &View<'_>, policy: &Custom) -> Option<Finding> {
 /// Whether it exists; of kinds that were not read nobody knows.
 fn exists(view: &View<'_>, kind: &str, of: &str, called: &str) -> bool {
     let among = |key: &str| match view.snapshot.custom.get(key).and_then(|part| part.had()) {
-        Some(objects) => objects.iter().any(|object| object.namespace() == of && object.name() == called),
+        Some(objects) => objects
+            .iter()
+            .any(|object| object.namespace() == of && object.name() == called),
         None => true,
     };
     match kind {

@@ -3,7 +3,9 @@ use serde_json::{Value, json};
 
 use super::{AUTHORIZATION, PEER};
 use crate::doctor::finding::Remedy;
-use crate::doctor::fixtures::{NOW, annotate, assert_finds, assert_passes, findings, had, healthy, object, pod};
+use crate::doctor::fixtures::{
+    NOW, annotate, assert_finds, assert_passes, findings, had, healthy, object, pod,
+};
 use crate::doctor::snapshot::{Custom, Link, LinkKind, Part, Sighting, Snapshot};
 use crate::doctor::view::View;
 
@@ -35,11 +37,30 @@ fn in_force(snapshot: &Snapshot, namespace: &str, name: &str) -> String {
 fn the_mode_comes_from_the_closest_that_says_one() {
     let mut snapshot = healthy();
     let cart = |snapshot: &Snapshot| in_force(snapshot, "shop", "cart-7d4b-a");
-    assert_eq!(cart(&snapshot), "STRICT by PeerAuthentication istio-system/default");
-    peer(&mut snapshot, "shop", "later", json!({ "mtls": { "mode": "PERMISSIVE" } }), "2026-01-01T02:00:00Z");
+    assert_eq!(
+        cart(&snapshot),
+        "STRICT by PeerAuthentication istio-system/default"
+    );
+    peer(
+        &mut snapshot,
+        "shop",
+        "later",
+        json!({ "mtls": { "mode": "PERMISSIVE" } }),
+        "2026-01-01T02:00:00Z",
+    );
     assert_eq!(cart(&snapshot), "PERMISSIVE by PeerAuthentication shop/later");
-    peer(&mut snapshot, "shop", "first", json!({ "mtls": { "mode": "UNSET" } }), "2026-01-01T01:00:00Z");
-    assert_eq!(cart(&snapshot), "STRICT by PeerAuthentication istio-system/default", "the oldest holds");
+    peer(
+        &mut snapshot,
+        "shop",
+        "first",
+        json!({ "mtls": { "mode": "UNSET" } }),
+        "2026-01-01T01:00:00Z",
+    );
+    assert_eq!(
+        cart(&snapshot),
+        "STRICT by PeerAuthentication istio-system/default",
+        "the oldest holds"
+    );
     let of_cart = json!({ "selector": { "matchLabels": { "app": "cart" } },
         "portLevelMtls": { "8080": { "mode": "DISABLE" }, "9090": { "mode": "STRICT" } } });
     peer(&mut snapshot, "shop", "cart", of_cart, "2026-01-01T03:00:00Z");
@@ -67,7 +88,13 @@ fn namespaces_that_take_plaintext_are_named() {
     let mut snapshot = healthy();
     let ports = json!({ "selector": { "matchLabels": { "app": "pay" } }, "portLevelMtls": { "9": { "mode": "PERMISSIVE" } } });
     peer(&mut snapshot, "till", "pay", ports, NOW);
-    peer(&mut snapshot, "plain", "all", json!({ "mtls": { "mode": "PERMISSIVE" } }), NOW);
+    peer(
+        &mut snapshot,
+        "plain",
+        "all",
+        json!({ "mtls": { "mode": "PERMISSIVE" } }),
+        NOW,
+    );
     assert_finds("MM0606", &snapshot, "Namespace till");
 }
 
@@ -133,8 +160,14 @@ fn what_ztunnel_cannot_see_is_found_with_what_it_makes_of_it() {
     let l4 = json!({ "from": [{ "source": { "namespaces": ["till"] } }] });
     let cases = [
         (json!({ "selector": app, "rules": [get()] }), "none is left"),
-        (json!({ "selector": app, "rules": [get(), l4] }), "what only they allow is rejected"),
-        (json!({ "action": "DENY", "rules": [get()] }), "more than is written"),
+        (
+            json!({ "selector": app, "rules": [get(), l4] }),
+            "what only they allow is rejected",
+        ),
+        (
+            json!({ "action": "DENY", "rules": [get()] }),
+            "more than is written",
+        ),
         (
             json!({ "rules": [{ "from": [{ "source": { "requestPrincipals": ["*"] } }] }] }),
             "none is left",
@@ -143,7 +176,10 @@ fn what_ztunnel_cannot_see_is_found_with_what_it_makes_of_it() {
             json!({ "rules": [{ "when": [{ "key": "request.headers[x]", "values": {} }] }] }),
             "none is left",
         ),
-        (json!({ "action": "CUSTOM", "provider": {}, "rules": [{}] }), "unchecked"),
+        (
+            json!({ "action": "CUSTOM", "provider": {}, "rules": [{}] }),
+            "unchecked",
+        ),
     ];
     for (spec, effect) in cases {
         let snapshot = authorization("shop", spec.clone());
@@ -174,14 +210,21 @@ fn what_ztunnel_can_judge_or_never_sees_is_fine() {
         assert_passes("MM0602", &authorization(namespace, spec));
     }
     // In the root namespace it is for everybody.
-    let found = findings("MM0602", &authorization("istio-system", json!({ "rules": [get()] })));
+    let found = findings(
+        "MM0602",
+        &authorization("istio-system", json!({ "rules": [get()] })),
+    );
     assert_eq!(found.len(), 1);
 }
 
 #[test]
 fn policies_for_nobody_are_found() {
     let nobody = json!({ "selector": { "matchLabels": { "app": "crat" } } });
-    let found = assert_finds("MM0603", &authorization("shop", nobody), "AuthorizationPolicy shop/guard");
+    let found = assert_finds(
+        "MM0603",
+        &authorization("shop", nobody),
+        "AuthorizationPolicy shop/guard",
+    );
     assert!(found.evidence[0].contains("app=crat"));
     let targets = json!([{ "kind": "Service", "group": "", "name": "crat" }]);
     let found = assert_finds(
@@ -192,7 +235,11 @@ fn policies_for_nobody_are_found() {
     assert!(found.evidence[0].contains("Service shop/crat"));
     // Right labels, wrong namespace.
     let elsewhere = json!({ "selector": { "matchLabels": { "app": "cart" } } });
-    assert_finds("MM0603", &authorization("till", elsewhere), "AuthorizationPolicy till/guard");
+    assert_finds(
+        "MM0603",
+        &authorization("till", elsewhere),
+        "AuthorizationPolicy till/guard",
+    );
 }
 
 #[test]
@@ -236,7 +283,11 @@ fn an_allow_that_locks_probes_out_is_found_and_the_policy_cures_it() {
         json!([rule(json!({ "ports": ["9090"] }))]),
         json!([{ "when": [{ "key": "source.principal", "values": ["*"] }] }]),
     ] {
-        let found = assert_finds("MM0604", &probed(json!({ "rules": rules })), "Pod legacy/orders-7d4b-a");
+        let found = assert_finds(
+            "MM0604",
+            &probed(json!({ "rules": rules })),
+            "Pod legacy/orders-7d4b-a",
+        );
         let Remedy::Apply(yaml) = &found.remedy[0] else {
             panic!("{found:#?}")
         };
@@ -266,8 +317,12 @@ fn probes_that_get_in_or_go_past_the_sidecar_are_fine() {
     for snapshot in [
         probed(all(json!([{}]))),
         probed(all(json!([rule(json!({ "paths": ["/live", "/rea*"] }))]))),
-        probed(all(json!([{ "from": [{ "source": { "ipBlocks": ["10.0.0.0/8"] } }] }]))),
-        probed(all(json!([{ "from": [{ "source": { "notNamespaces": ["till"] } }] }]))),
+        probed(all(
+            json!([{ "from": [{ "source": { "ipBlocks": ["10.0.0.0/8"] } }] }]),
+        )),
+        probed(all(
+            json!([{ "from": [{ "source": { "notNamespaces": ["till"] } }] }]),
+        )),
         rewritten,
         excluded,
         denies,

@@ -52,7 +52,9 @@ fn give(finding: Finding, pod: &PodView<'_>, limit: f64) -> Finding {
             "requests" => resources.requests.as_ref(),
             _ => resources.limits.as_ref(),
         });
-        let said = amounts.and_then(|amounts| amounts.get(resource)).map(|quantity| quantity.0.clone());
+        let said = amounts
+            .and_then(|amounts| amounts.get(resource))
+            .map(|quantity| quantity.0.clone());
         said.filter(|said| said.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.'))
             .unwrap_or_else(|| unsaid.to_owned())
     };
@@ -70,14 +72,21 @@ fn give(finding: Finding, pod: &PodView<'_>, limit: f64) -> Finding {
         "{{\"spec\":{{\"template\":{{\"metadata\":{{\"annotations\":{{{}}}}}}}}}}}",
         set.join(",")
     );
-    match pod.workload.as_ref().filter(|workload| is_template(&workload.kind)) {
+    match pod
+        .workload
+        .as_ref()
+        .filter(|workload| is_template(&workload.kind))
+    {
         Some(workload) => finding.run(format!(
             "kubectl patch {} -n {} {} -p '{patch}'",
             workload.kind.to_lowercase(),
             pod.facts.namespace,
             workload.name
         )),
-        None => finding.by_hand(format!("Give the pod's template these annotations: {}", set.join(", "))),
+        None => finding.by_hand(format!(
+            "Give the pod's template these annotations: {}",
+            set.join(", ")
+        )),
     }
 }
 
@@ -87,7 +96,10 @@ fn is_template(kind: &str) -> bool {
 
 /// Those whose limits no sidecar can live with.
 pub(super) fn tight(view: &View<'_>) -> Vec<Finding> {
-    let pods = view.pods().iter().filter(|pod| pod.is_live() && pod.facts.sidecar);
+    let pods = view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && pod.facts.sidecar);
     pods.filter_map(|pod| {
         let container = proxy(pod)?;
         let of_cpu = limit(container, "cpu").filter(|limit| *limit < CORES_AT_REST);
@@ -127,6 +139,10 @@ fn limit(container: &Container, resource: &str) -> Option<f64> {
 /// What the kubelet says of the sidecar.
 pub(super) fn status<'p>(pod: &PodView<'p>) -> Option<&'p ContainerStatus> {
     let status = pod.pod.status.as_ref()?;
-    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let all = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .flatten();
     all.into_iter().find(|status| status.name == PROXY)
 }

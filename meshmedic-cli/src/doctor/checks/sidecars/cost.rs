@@ -22,8 +22,15 @@ struct Requests {
 
 impl Requests {
     fn of(container: &Container) -> Self {
-        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        let of = |resource: &str| requests.and_then(|requests| amount(requests.get(resource)?)).unwrap_or(0.0);
+        let requests = container
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref());
+        let of = |resource: &str| {
+            requests
+                .and_then(|requests| amount(requests.get(resource)?))
+                .unwrap_or(0.0)
+        };
         Self {
             cores: of("cpu"),
             bytes: of("memory"),
@@ -48,7 +55,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 }
 
 fn finding(view: &View<'_>) -> Option<Finding> {
-    let pods: Vec<&PodView<'_>> = view.pods().iter().filter(|pod| pod.is_live() && pod.facts.sidecar).collect();
+    let pods: Vec<&PodView<'_>> = view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && pod.facts.sidecar)
+        .collect();
     let mut sidecars = Requests::default();
     for container in pods.iter().filter_map(|pod| proxy(pod)) {
         let one = Requests::of(container);
@@ -57,8 +68,12 @@ fn finding(view: &View<'_>) -> Option<Finding> {
     }
     let nodes = view.snapshot.nodes.all().len();
     // What runs asks for what it asks for; where none runs the charts tell.
-    let running = view.ztunnels().find_map(|pod| Some(Requests::of(pod.pod.spec.as_ref()?.containers.first()?)));
-    let each = running.filter(|each| each.cores > 0.0 || each.bytes > 0.0).unwrap_or(ZTUNNEL);
+    let running = view
+        .ztunnels()
+        .find_map(|pod| Some(Requests::of(pod.pod.spec.as_ref()?.containers.first()?)));
+    let each = running
+        .filter(|each| each.cores > 0.0 || each.bytes > 0.0)
+        .unwrap_or(ZTUNNEL);
     let ambient = each.times(nodes);
     if sidecars.cores <= ambient.cores || sidecars.bytes <= ambient.bytes {
         return None;

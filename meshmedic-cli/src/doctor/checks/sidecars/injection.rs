@@ -7,7 +7,12 @@ use crate::doctor::finding::Finding;
 use crate::doctor::view::{PodView, View, endpoints};
 
 /// Nothing is ever injected into these.
-const LEFT_ALONE: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
+const LEFT_ALONE: [&str; 4] = [
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    "local-path-storage",
+];
 const INJECT: &str = "sidecar.istio.io/inject";
 const REVISION: &str = "istio.io/rev";
 const DEFAULT: &str = "default";
@@ -36,7 +41,9 @@ fn finding(view: &View<'_>, pod: &PodView<'_>) -> Option<Finding> {
     if !hooked {
         return Some(
             finding
-                .because(format!("no MutatingWebhookConfiguration injects revision {revision}"))
+                .because(format!(
+                    "no MutatingWebhookConfiguration injects revision {revision}"
+                ))
                 .run("istioctl tag list")
                 .by_hand(
                     "Install that revision or let a tag of this name point to the one that is installed \
@@ -58,7 +65,12 @@ fn wanted(view: &View<'_>, pod: &PodView<'_>) -> Option<(String, String)> {
     let namespace = pod.facts.namespace.as_str();
     let labels = view.namespace_labels(namespace);
     let own = &pod.facts.labels;
-    let annotated = pod.pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(INJECT));
+    let annotated = pod
+        .pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(INJECT));
     let of_pod = own.get(INJECT).or(annotated).map(String::as_str);
     let revision = own.get(REVISION).or_else(|| labels.get(REVISION));
     let revision = revision.cloned().unwrap_or_else(|| DEFAULT.to_owned());
@@ -84,7 +96,11 @@ fn wanted(view: &View<'_>, pod: &PodView<'_>) -> Option<(String, String)> {
 /// Whether a webhook injects for a revision, by its own name or by a tag.
 fn serves(hook: &MutatingWebhookConfiguration, revision: &str) -> bool {
     let labels = hook.metadata.labels.as_ref();
-    let has = |key: &str, value: &str| labels.and_then(|labels| labels.get(key)).is_some_and(|label| label == value);
+    let has = |key: &str, value: &str| {
+        labels
+            .and_then(|labels| labels.get(key))
+            .is_some_and(|label| label == value)
+    };
     let injector = has("app", "sidecar-injector");
     // Without a revision of its own it is the default one.
     let plain = labels.is_none_or(|labels| !labels.contains_key(REVISION)) && revision == DEFAULT;

@@ -19,9 +19,14 @@ fn finding(pod: &PodView<'_>) -> Option<Finding> {
     }
     let statuses = pod.pod.status.as_ref()?.container_statuses.as_deref()?;
     let (proxies, apps): (Vec<_>, Vec<_>) = statuses.iter().partition(|status| status.name == PROXY);
-    let runs = proxies.iter().any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
+    let runs = proxies
+        .iter()
+        .any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()));
     let ended = |status: &&k8s_openapi::api::core::v1::ContainerStatus| {
-        status.state.as_ref().is_some_and(|state| state.terminated.is_some())
+        status
+            .state
+            .as_ref()
+            .is_some_and(|state| state.terminated.is_some())
     };
     if apps.is_empty() || !runs || !apps.iter().all(|status| ended(status)) {
         return None;

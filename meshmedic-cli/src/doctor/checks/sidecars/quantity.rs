@@ -6,7 +6,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 /// In cores or bytes; `None` if it is no amount. `100m` is 0.1, `1Ki` is 1024.
 pub(super) fn amount(quantity: &Quantity) -> Option<f64> {
     let text = quantity.0.trim();
-    let end = text.find(|c: char| !c.is_ascii_digit() && !"+-.".contains(c)).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && !"+-.".contains(c))
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let number: f64 = number.parse().ok()?;
     let factor = match unit {
@@ -77,7 +79,10 @@ mod tests {
             };
             assert!(same, "{text}: {read:?}");
         }
-        assert_eq!((cores(0.3), cores(50.0)), ("300m CPU".to_owned(), "50.0 CPU".to_owned()));
+        assert_eq!(
+            (cores(0.3), cores(50.0)),
+            ("300m CPU".to_owned(), "50.0 CPU".to_owned())
+        );
         assert_eq!(bytes(134_217_728.0), "128Mi");
         assert_eq!(bytes(53_687_091_200.0), "50.0Gi");
     }

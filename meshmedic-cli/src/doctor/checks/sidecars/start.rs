@@ -18,14 +18,20 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     if config.and_then(|config| config.hold_application_until_proxy_starts) == Some(true) {
         return Vec::new();
     }
-    let pods = view.pods().iter().filter(|pod| pod.is_live() && pod.facts.sidecar);
+    let pods = view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && pod.facts.sidecar);
     pods.filter_map(finding).collect()
 }
 
 fn finding(pod: &PodView<'_>) -> Option<Finding> {
     let spec = pod.pod.spec.as_ref()?;
     // A native sidecar is among the init containers, and one that is waited for is the first.
-    let place = spec.containers.iter().position(|container| container.name == PROXY)?;
+    let place = spec
+        .containers
+        .iter()
+        .position(|container| container.name == PROXY)?;
     let annotations = pod.pod.metadata.annotations.as_ref();
     let held = annotations.and_then(|annotations| annotations.get("proxy.istio.io/config"));
     if place == 0 || held.is_some_and(|config| config.ends_with("true}")) {
@@ -41,7 +47,8 @@ fn finding(pod: &PodView<'_>) -> Option<Finding> {
         let ended = container.last_state.as_ref()?.terminated.as_ref()?;
         let finished = ended.finished_at.as_ref()?.0;
         let at_start = finished.duration_since(started) <= START;
-        let runs = container.state.as_ref()?.running.is_some() && (1..=TRIES).contains(&container.restart_count);
+        let runs =
+            container.state.as_ref()?.running.is_some() && (1..=TRIES).contains(&container.restart_count);
         (ended.exit_code != 0 && at_start && runs && container.name != PROXY).then_some((container, ended))
     });
     let (container, ended) = failed?;

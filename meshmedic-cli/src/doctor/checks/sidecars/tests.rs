@@ -37,10 +37,12 @@ fn a_revision_that_nobody_injects_is_told() {
     had(&mut snapshot.namespaces).push(namespace("canary", json!({ "istio.io/rev": "1-29" })));
     let found = assert_finds("MM0801", &snapshot, "Pod canary/bare-0");
     assert!(found.evidence[1].contains("no MutatingWebhookConfiguration injects revision 1-29"));
-    had(&mut snapshot.mutating_webhooks)[0].metadata.labels.as_mut().unwrap().insert(
-        "istio.io/tag".to_owned(),
-        "1-29".to_owned(),
-    );
+    had(&mut snapshot.mutating_webhooks)[0]
+        .metadata
+        .labels
+        .as_mut()
+        .unwrap()
+        .insert("istio.io/tag".to_owned(), "1-29".to_owned());
     let found = assert_finds("MM0801", &snapshot, "Pod canary/bare-0");
     assert!(found.evidence[1].contains("the webhook is there"));
     let mut gone = with_bare("legacy", json!({}));
@@ -52,18 +54,29 @@ fn a_revision_that_nobody_injects_is_told() {
 #[test]
 fn a_pod_that_is_to_have_no_sidecar_is_fine() {
     let mut host = with_bare("legacy", json!({}));
-    host.with_pod("legacy", "bare-0", |pod| pod.spec.as_mut().unwrap().host_network = Some(true));
+    host.with_pod("legacy", "bare-0", |pod| {
+        pod.spec.as_mut().unwrap().host_network = Some(true)
+    });
     let mut annotated = with_bare("legacy", json!({}));
-    annotated.with_pod("legacy", "bare-0", |pod| annotate(pod, "sidecar.istio.io/inject", "false"));
+    annotated.with_pod("legacy", "bare-0", |pod| {
+        annotate(pod, "sidecar.istio.io/inject", "false")
+    });
     let mut done = with_bare("legacy", json!({}));
-    done.with_pod("legacy", "bare-0", |pod| pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned()));
+    done.with_pod("legacy", "bare-0", |pod| {
+        pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned())
+    });
     let mut gateway = with_bare("legacy", json!({}));
     gateway.with_pod("legacy", "bare-0", |pod| {
         pod.spec.as_mut().unwrap().containers[0].name = "istio-proxy".to_owned();
     });
     let mut disabled = with_bare("plain", json!({ "sidecar.istio.io/inject": "true" }));
     disabled.with_namespace("plain", |namespace| {
-        namespace.metadata.labels.as_mut().unwrap().insert("istio-injection".to_owned(), "disabled".to_owned());
+        namespace
+            .metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .insert("istio-injection".to_owned(), "disabled".to_owned());
     });
     for snapshot in [
         with_bare("plain", json!({})),
@@ -96,7 +109,11 @@ fn proxy_status(last: Value) -> Value {
 #[test]
 fn a_sidecar_killed_for_want_of_memory_is_found_and_given_twice_as_much() {
     let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
-    let found = assert_finds("MM0802", &native_status(proxy_status(killed)), &format!("Pod legacy/{ORDERS}"));
+    let found = assert_finds(
+        "MM0802",
+        &native_status(proxy_status(killed)),
+        &format!("Pod legacy/{ORDERS}"),
+    );
     let Remedy::Commands(commands) = &found.remedy[0] else {
         panic!("{found:#?}")
     };
@@ -135,11 +152,18 @@ fn limited(limits: Value) -> Snapshot {
 fn limits_that_no_sidecar_can_live_with_are_found() {
     let on = format!("Pod legacy/{ORDERS}");
     let found = assert_finds("MM0803", &limited(json!({ "cpu": "50m", "memory": "32Mi" })), &on);
-    assert_eq!(found.evidence, [
-        "its limit is 50m CPU, and 100m CPU is the least",
-        "its limit is 32Mi, and 64Mi is the least",
-    ]);
-    for limits in [json!({ "cpu": "100m", "memory": "64Mi" }), json!({}), json!({ "cpu": "nonsense" })] {
+    assert_eq!(
+        found.evidence,
+        [
+            "its limit is 50m CPU, and 100m CPU is the least",
+            "its limit is 32Mi, and 64Mi is the least",
+        ]
+    );
+    for limits in [
+        json!({ "cpu": "100m", "memory": "64Mi" }),
+        json!({}),
+        json!({ "cpu": "nonsense" }),
+    ] {
         assert_passes("MM0803", &limited(limits));
     }
 }
@@ -165,7 +189,9 @@ fn classic(change: impl FnOnce(&mut Pod)) -> Snapshot {
 fn failed(pod: &mut Pod, at: &str, code: i32) {
     let statuses = pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap();
     statuses[0].restart_count = 1;
-    statuses[0].last_state = Some(object(json!({ "terminated": { "exitCode": code, "finishedAt": at } })));
+    statuses[0].last_state = Some(object(
+        json!({ "terminated": { "exitCode": code, "finishedAt": at } }),
+    ));
 }
 
 const SOON: &str = "2026-01-01T00:00:05Z";
@@ -190,7 +216,11 @@ fn an_app_that_waited_or_failed_later_is_fine() {
     });
     let annotated = classic(|pod| {
         failed(pod, SOON, 1);
-        annotate(pod, "proxy.istio.io/config", "{\"holdApplicationUntilProxyStarts\": true}");
+        annotate(
+            pod,
+            "proxy.istio.io/config",
+            "{\"holdApplicationUntilProxyStarts\": true}",
+        );
     });
     let mut by_mesh = classic(|pod| failed(pod, SOON, 1));
     had(&mut by_mesh.mesh_config).hold_application_until_proxy_starts = Some(true);
@@ -226,7 +256,9 @@ fn job(state: Value) -> Snapshot {
 fn a_job_that_is_done_but_for_its_sidecar_is_found() {
     let ended = || json!({ "terminated": { "exitCode": 0 } });
     let found = assert_finds("MM0805", &job(ended()), &format!("Pod legacy/{ORDERS}"));
-    assert!(matches!(&found.remedy[0], Remedy::Commands(commands) if commands[0].ends_with("POST quitquitquit")));
+    assert!(
+        matches!(&found.remedy[0], Remedy::Commands(commands) if commands[0].ends_with("POST quitquitquit"))
+    );
     assert_passes("MM0805", &job(json!({ "running": {} })));
     // A native sidecar ends by itself, and no Job is to end but a Job.
     let mut native = healthy();
@@ -247,15 +279,23 @@ fn a_job_that_is_done_but_for_its_sidecar_is_found() {
 fn sidecars_that_ask_for_more_than_ztunnels_would_are_counted() {
     let mut snapshot = healthy();
     for number in 0..17 {
-        let mut one = sidecar_pod("legacy", "orders", "node-b", &format!("10.244.1.{}", 100 + number));
+        let mut one = sidecar_pod(
+            "legacy",
+            "orders",
+            "node-b",
+            &format!("10.244.1.{}", 100 + number),
+        );
         one.metadata.name = Some(format!("orders-{number}"));
         snapshot.add_pod(one);
     }
     let found = assert_finds("MM0806", &snapshot, "Mesh istio-system");
-    assert_eq!(found.evidence, [
-        "20 sidecars ask for 2000m CPU and 2560Mi together",
-        "a ztunnel on each of 3 nodes would ask for 600m CPU and 1536Mi (200m CPU and 512Mi each)",
-    ]);
+    assert_eq!(
+        found.evidence,
+        [
+            "20 sidecars ask for 2000m CPU and 2560Mi together",
+            "a ztunnel on each of 3 nodes would ask for 600m CPU and 1536Mi (200m CPU and 512Mi each)",
+        ]
+    );
     // As many more nodes, and ambient asks for more.
     let nodes = had(&mut snapshot.nodes);
     let more: Vec<_> = nodes.iter().cycle().take(12).cloned().collect();

@@ -23,7 +23,12 @@ enum Speaks {
 const NEVER_HTTP: [i32; 4] = [25, 53, 3306, 27017];
 
 fn speaks(port: &ServicePort) -> Speaks {
-    let said = port.app_protocol.as_deref().or(port.name.as_deref()).unwrap_or_default().to_ascii_lowercase();
+    let said = port
+        .app_protocol
+        .as_deref()
+        .or(port.name.as_deref())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     let said = said.strip_prefix("kubernetes.io/").unwrap_or(&said);
     match said.split('-').next().unwrap_or_default() {
         "http" | "http2" | "grpc" | "h2c" | "ws" => Speaks::Http,
@@ -46,16 +51,21 @@ fn ports<'s>(route: &MeshRoute<'s>) -> Vec<&'s ServicePort> {
 
 /// No port of the Service is HTTP's, by its own word.
 pub(super) fn not_http(view: &View<'_>) -> Vec<Finding> {
-    found(view, |ports| !ports.is_empty() && ports.iter().all(|port| speaks(port) == Speaks::Other))
-        .into_iter()
-        .map(|(service, route, port)| {
-            let finding = Finding::on(service_ref(service), "it has routes of HTTP, and no port that speaks it")
-                .because(format!("{} routes HTTP to it", reference(route.route)))
-                .because(format!("{}, which Istio takes for another protocol", words(port)))
-                .so("Istio passes its traffic on byte by byte: the routes are not followed.");
-            remedy(finding, service, port)
-        })
-        .collect()
+    found(view, |ports| {
+        !ports.is_empty() && ports.iter().all(|port| speaks(port) == Speaks::Other)
+    })
+    .into_iter()
+    .map(|(service, route, port)| {
+        let finding = Finding::on(
+            service_ref(service),
+            "it has routes of HTTP, and no port that speaks it",
+        )
+        .because(format!("{} routes HTTP to it", reference(route.route)))
+        .because(format!("{}, which Istio takes for another protocol", words(port)))
+        .so("Istio passes its traffic on byte by byte: the routes are not followed.");
+        remedy(finding, service, port)
+    })
+    .collect()
 }
 
 /// No port of the Service is HTTP's by its own word, and of one nothing is said.
@@ -90,7 +100,10 @@ fn found<'s>(
     let mut by_service = BTreeMap::new();
     for route in in_mesh(view).into_iter().filter(|route| route.of_http) {
         let ports = ports(&route);
-        let of_interest = ports.iter().find(|port| speaks(port) == Speaks::Unsaid).or(ports.first());
+        let of_interest = ports
+            .iter()
+            .find(|port| speaks(port) == Speaks::Unsaid)
+            .or(ports.first());
         if let Some(&port) = of_interest.filter(|_| are_so(&ports)) {
             let metadata = &route.service.metadata;
             let key = (namespace(metadata), name(metadata));
@@ -122,6 +135,10 @@ fn remedy(finding: Finding, service: &Service, port: &ServicePort) -> Finding {
     );
     let (namespace, name) = (namespace(&service.metadata), name(&service.metadata));
     finding
-        .run(format!("kubectl patch service -n {namespace} {name} -p '{patch}'"))
-        .by_hand("If the port speaks gRPC say grpc, and if it does not speak HTTP at all, take the routes away.")
+        .run(format!(
+            "kubectl patch service -n {namespace} {name} -p '{patch}'"
+        ))
+        .by_hand(
+            "If the port speaks gRPC say grpc, and if it does not speak HTTP at all, take the routes away.",
+        )
 }

@@ -28,7 +28,11 @@ pub(super) fn reference(route: &Custom) -> ObjectRef {
 /// The routes for callers within the mesh, by their Services.
 pub(super) fn in_mesh<'s>(view: &View<'s>) -> Vec<MeshRoute<'s>> {
     let mut routes = Vec::new();
-    for route in view.custom(VIRTUAL_SERVICE).iter().filter(|route| is_for_mesh(route)) {
+    for route in view
+        .custom(VIRTUAL_SERVICE)
+        .iter()
+        .filter(|route| is_for_mesh(route))
+    {
         for host in route.list("/hosts").iter().filter_map(Value::as_str) {
             if let Some(service) = service_of(view, host, route.namespace()) {
                 routes.push(MeshRoute {
@@ -71,7 +75,9 @@ fn is_for_mesh(route: &Custom) -> bool {
 /// A Service's name and namespace, of a host as Istio writes it.
 pub(super) fn split<'h>(host: &'h str, namespace: &'h str) -> Option<(&'h str, &'h str)> {
     let mut parts = host.split('.');
-    let name = parts.next().filter(|name| !name.is_empty() && !name.contains('*'))?;
+    let name = parts
+        .next()
+        .filter(|name| !name.is_empty() && !name.contains('*'))?;
     match (parts.next(), parts.next()) {
         (None, _) => Some((name, namespace)),
         (Some(of), None | Some("svc")) => Some((name, of)),

@@ -46,11 +46,18 @@ fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Findin
         .collect();
     let defined = rules.iter().find_map(|rule| {
         let mut subsets = rule.list("/subsets").iter();
-        Some((rule, subsets.find(|one| one.get("name").and_then(Value::as_str) == Some(to.subset))?))
+        Some((
+            rule,
+            subsets.find(|one| one.get("name").and_then(Value::as_str) == Some(to.subset))?,
+        ))
     });
     let of = format!("subset {} of {}", to.subset, to.host);
     let Some((rule, subset)) = defined else {
-        let known: Vec<String> = rules.iter().take(3).map(|rule| rule_ref(rule).to_string()).collect();
+        let known: Vec<String> = rules
+            .iter()
+            .take(3)
+            .map(|rule| rule_ref(rule).to_string())
+            .collect();
         let known = if known.is_empty() {
             "no DestinationRule is for that host".to_owned()
         } else {
@@ -74,7 +81,10 @@ fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Findin
     if !to.used || all.any(|pod| has_all(&pod.facts.labels, &labels)) {
         return None;
     }
-    let written: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let written: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let written = written.join(",");
     Some(
         Finding::on(reference(route), "it leads to a subset without pods")
@@ -84,7 +94,9 @@ fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Findin
                 rule_ref(rule)
             ))
             .so("Requests that take this way are answered with status 503.")
-            .by_hand("Start the pods of that subset, correct its labels, or give it weight 0 until it has pods."),
+            .by_hand(
+                "Start the pods of that subset, correct its labels, or give it weight 0 until it has pods.",
+            ),
     )
 }
 
@@ -107,15 +119,31 @@ fn covers(rule: &Custom, host: &str, from: &str) -> bool {
     }
 }
 
+/// Whether a `DestinationRule` is for Services of a namespace.
+pub(crate) fn reaches(rule: &Custom, namespace: &str) -> bool {
+    rule.text("/host")
+        .is_some_and(|host| match host.strip_prefix('*') {
+            Some(end) => format!("any.{namespace}.svc.cluster.local").ends_with(end),
+            None => split(host, rule.namespace()).is_some_and(|(_, of)| of == namespace),
+        })
+}
+
 fn destinations(route: &Custom) -> Vec<Destination<'_>> {
     let mut found = Vec::new();
     for list in LISTS {
         for (at, rule) in route.list(&format!("/{list}")).iter().enumerate() {
-            let shares = rule.get("route").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let shares = rule
+                .get("route")
+                .and_then(Value::as_array)
+                .map_or(&[][..], Vec::as_slice);
             for (number, share) in shares.iter().enumerate() {
                 let weight = share.get("weight").and_then(Value::as_i64).unwrap_or(0);
                 let place = format!("spec.{list}[{at}].route[{number}]");
-                found.extend(destination(share.get("destination"), place, shares.len() == 1 || weight > 0));
+                found.extend(destination(
+                    share.get("destination"),
+                    place,
+                    shares.len() == 1 || weight > 0,
+                ));
             }
             let mirror = rule.get("mirror");
             found.extend(destination(mirror, format!("spec.{list}[{at}].mirror"), false));

@@ -17,13 +17,18 @@ fn to_cart(route: Value) -> Value {
 
 fn with_ports(mut snapshot: Snapshot, ports: Value) -> Snapshot {
     let services = had(&mut snapshot.services);
-    let cart = services.iter_mut().find(|service| service.metadata.name.as_deref() == Some("cart"));
+    let cart = services
+        .iter_mut()
+        .find(|service| service.metadata.name.as_deref() == Some("cart"));
     cart.unwrap().spec.as_mut().unwrap().ports = Some(object(ports));
     snapshot
 }
 
 fn routed(ports: Value) -> Snapshot {
-    with_ports(virtual_service(to_cart(json!([{ "destination": { "host": "cart" } }]))), ports)
+    with_ports(
+        virtual_service(to_cart(json!([{ "destination": { "host": "cart" } }]))),
+        ports,
+    )
 }
 
 #[test]
@@ -38,7 +43,10 @@ fn routes_of_http_to_a_port_of_another_protocol_are_found() {
         assert_finds("MM0701", &snapshot, "Service shop/cart");
         assert_passes("MM0702", &snapshot);
     }
-    let mut snapshot = with_ports(healthy(), json!([{ "name": "tcp", "port": 80 }, { "name": "http", "port": 81 }]));
+    let mut snapshot = with_ports(
+        healthy(),
+        json!([{ "name": "tcp", "port": 80 }, { "name": "http", "port": 81 }]),
+    );
     let parent = |port: u16| json!({ "parentRefs": [{ "kind": "Service", "name": "cart", "port": port }] });
     snapshot.add_custom(HTTP_ROUTE, "shop", "other", parent(81));
     assert_passes("MM0701", &snapshot);
@@ -73,12 +81,17 @@ fn ports_that_say_http_are_fine() {
     }
     // Another kind of route.
     let tcp = json!({ "hosts": ["cart"], "tcp": [{ "route": [{ "destination": { "host": "cart" } }] }] });
-    assert_passes("MM0701", &with_ports(virtual_service(tcp), json!([{ "name": "tcp", "port": 80 }])));
+    assert_passes(
+        "MM0701",
+        &with_ports(virtual_service(tcp), json!([{ "name": "tcp", "port": 80 }])),
+    );
 }
 
 fn behind_waypoint(mut snapshot: Snapshot) -> Snapshot {
     let services = had(&mut snapshot.services);
-    let cart = services.iter_mut().find(|service| service.metadata.name.as_deref() == Some("cart"));
+    let cart = services
+        .iter_mut()
+        .find(|service| service.metadata.name.as_deref() == Some("cart"));
     cart.unwrap().metadata.labels = Some([("istio.io/use-waypoint".to_owned(), "wp".to_owned())].into());
     snapshot
 }
@@ -94,7 +107,11 @@ fn routes_to_ambient_pods_without_a_waypoint_are_found() {
     }
     let mut snapshot = virtual_service(spec());
     snapshot.drop_pods(|pod| pod.metadata.namespace.as_deref() == Some("legacy"));
-    assert!(findings("MM0703", &snapshot)[0].effect.contains("changes nothing"));
+    assert!(
+        findings("MM0703", &snapshot)[0]
+            .effect
+            .contains("changes nothing")
+    );
     let mut route = healthy();
     let parents = json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "cart" }] });
     route.add_custom(HTTP_ROUTE, "shop", "ways", parents);
@@ -108,14 +125,24 @@ fn routes_to_ambient_pods_without_a_waypoint_are_found() {
 fn routes_that_somebody_follows_are_fine() {
     let spec = || to_cart(json!([{ "destination": { "host": "cart" } }]));
     let mut waypoint = behind_waypoint(virtual_service(spec()));
-    waypoint.add_custom(GATEWAY, "shop", "wp", json!({ "gatewayClassName": "istio-waypoint" }));
+    waypoint.add_custom(
+        GATEWAY,
+        "shop",
+        "wp",
+        json!({ "gatewayClassName": "istio-waypoint" }),
+    );
     let mut gateway = spec();
     gateway["gateways"] = json!(["istio-system/public"]);
     let mut of_gateway = healthy();
     let parents = json!({ "parentRefs": [{ "kind": "Gateway", "name": "public" }] });
     of_gateway.add_custom(HTTP_ROUTE, "shop", "route", parents);
     let mut sidecars = healthy();
-    sidecars.add_custom(VIRTUAL_SERVICE, "legacy", "split", json!({ "hosts": ["orders"], "http": [{}] }));
+    sidecars.add_custom(
+        VIRTUAL_SERVICE,
+        "legacy",
+        "split",
+        json!({ "hosts": ["orders"], "http": [{}] }),
+    );
     for snapshot in [waypoint, virtual_service(gateway), of_gateway, sidecars] {
         assert_passes("MM0703", &snapshot);
     }
@@ -130,15 +157,29 @@ fn weights_of_nothing_are_found_and_proportions_are_not() {
     };
     for weights in [&[None, None][..], &[Some(0), Some(0)]] {
         let found = assert_finds("MM0704", &to(weights), "VirtualService shop/split");
-        assert_eq!(found.evidence, ["spec.http[0].route: all 2 destinations have weight 0"]);
+        assert_eq!(
+            found.evidence,
+            ["spec.http[0].route: all 2 destinations have weight 0"]
+        );
     }
-    for weights in [&[None][..], &[Some(95), Some(5)], &[Some(1), Some(2)], &[Some(60), Some(60)], &[None, Some(1)]] {
+    for weights in [
+        &[None][..],
+        &[Some(95), Some(5)],
+        &[Some(1), Some(2)],
+        &[Some(60), Some(60)],
+        &[None, Some(1)],
+    ] {
         assert_passes("MM0704", &to(weights));
     }
     let backends = |weight: Value| {
         let mut snapshot = healthy();
         let backends = json!([{ "name": "cart", "weight": weight }]);
-        snapshot.add_custom(HTTP_ROUTE, "shop", "route", json!({ "rules": [{}, { "backendRefs": backends }] }));
+        snapshot.add_custom(
+            HTTP_ROUTE,
+            "shop",
+            "route",
+            json!({ "rules": [{}, { "backendRefs": backends }] }),
+        );
         snapshot
     };
     assert_finds("MM0704", &backends(json!(0)), "HTTPRoute shop/route");
@@ -172,7 +213,12 @@ fn subsets_that_nobody_defines_or_that_have_no_pods_are_found() {
     // The namespace of a short name is that of the object that says it.
     let mut elsewhere = canary("catalog", 5);
     let subsets = json!([{ "name": "v1", "labels": {} }, { "name": "v2", "labels": {} }]);
-    elsewhere.add_custom(DESTINATION_RULE, "till", "cart", json!({ "host": "cart", "subsets": subsets }));
+    elsewhere.add_custom(
+        DESTINATION_RULE,
+        "till",
+        "cart",
+        json!({ "host": "cart", "subsets": subsets }),
+    );
     assert_eq!(findings("MM0705", &elsewhere).len(), 2);
 }
 
@@ -180,11 +226,20 @@ fn subsets_that_nobody_defines_or_that_have_no_pods_are_found() {
 fn subsets_in_use_or_out_of_use_are_fine() {
     let mut rolled_out = canary("cart", 5);
     rolled_out.with_pod("shop", "cart-7d4b-b", |pod| {
-        pod.metadata.labels.as_mut().unwrap().insert("version".to_owned(), "v2".to_owned());
+        pod.metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .insert("version".to_owned(), "v2".to_owned());
     });
     let mut scaled_down = canary("cart", 5);
     scaled_down.drop_pods(|pod| pod.metadata.namespace.as_deref() == Some("shop"));
-    for host in ["cart.shop.svc.cluster.local", "*.shop.svc.cluster.local", "*", "cart.shop"] {
+    for host in [
+        "cart.shop.svc.cluster.local",
+        "*.shop.svc.cluster.local",
+        "*",
+        "cart.shop",
+    ] {
         assert_passes("MM0705", &canary(host, 0));
     }
     for snapshot in [rolled_out, scaled_down, canary("cart", 0)] {

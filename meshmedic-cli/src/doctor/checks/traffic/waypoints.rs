@@ -14,7 +14,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     for route in in_mesh(view) {
         let metadata = &route.service.metadata;
         let (of, called) = (namespace(metadata), name(metadata));
-        let captured = view.pods_of(route.service).filter(|pod| pod.is_live() && endpoints::is_captured(pod));
+        let captured = view
+            .pods_of(route.service)
+            .filter(|pod| pod.is_live() && endpoints::is_captured(pod));
         let captured = captured.count();
         let problem = match waypoint(view, route.service) {
             _ if captured == 0 => continue,
@@ -22,8 +24,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             Waypoint::Missing(_) => "it routes to ambient pods whose waypoint does not exist",
             Waypoint::There => continue,
         };
-        let mut finding = Finding::on(reference(route.route), problem)
-            .because(format!("it is for Service {of}/{called}, with {captured} captured pods"));
+        let mut finding = Finding::on(reference(route.route), problem).because(format!(
+            "it is for Service {of}/{called}, with {captured} captured pods"
+        ));
         finding = match waypoint(view, route.service) {
             Waypoint::Missing(gateway) => finding.because(format!(
                 "istio.io/use-waypoint names Gateway {gateway}, which is not there"
@@ -58,14 +61,20 @@ enum Waypoint {
 /// The waypoint before a Service, by its own label or its namespace's.
 fn waypoint(view: &View<'_>, service: &k8s_openapi::api::core::v1::Service) -> Waypoint {
     let metadata = &service.metadata;
-    let own = metadata.labels.as_ref().filter(|labels| labels.contains_key(endpoints::USE_WAYPOINT));
+    let own = metadata
+        .labels
+        .as_ref()
+        .filter(|labels| labels.contains_key(endpoints::USE_WAYPOINT));
     let labels = own.unwrap_or_else(|| view.namespace_labels(namespace(metadata)));
     let Some(called) = labels.get(endpoints::USE_WAYPOINT).filter(|name| *name != "none") else {
         return Waypoint::None;
     };
-    let of = labels.get("istio.io/use-waypoint-namespace").map_or(namespace(metadata), String::as_str);
+    let of = labels
+        .get("istio.io/use-waypoint-namespace")
+        .map_or(namespace(metadata), String::as_str);
     let known = view.snapshot.custom.get(GATEWAY).and_then(|part| part.had());
-    let there = |gateway: &crate::doctor::snapshot::Custom| gateway.namespace() == of && gateway.name() == called;
+    let there =
+        |gateway: &crate::doctor::snapshot::Custom| gateway.namespace() == of && gateway.name() == called;
     match known {
         Some(gateways) if !gateways.iter().any(there) => Waypoint::Missing(format!("{of}/{called}")),
         _ => Waypoint::There,

@@ -31,7 +31,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         for (at, rule) in route.list("/rules").iter().enumerate() {
             let weights = weights(rule.get("backendRefs"), 1);
             if !weights.is_empty() && weights.iter().all(|weight| *weight == 0) {
-                findings.push(finding(route, &format!("spec.rules[{at}].backendRefs"), weights.len()));
+                findings.push(finding(
+                    route,
+                    &format!("spec.rules[{at}].backendRefs"),
+                    weights.len(),
+                ));
                 break;
             }
         }
@@ -59,7 +63,11 @@ fn finding(route: &Custom, place: &str, count: usize) -> Finding {
             "Give one of the backends a weight above 0.",
         )
     };
-    let what = if count == 1 { "its only destination".to_owned() } else { format!("all {count} destinations") };
+    let what = if count == 1 {
+        "its only destination".to_owned()
+    } else {
+        format!("all {count} destinations")
+    };
     Finding::on(reference(route), "its weights add up to nothing")
         .because(format!("{place}: {what} have weight 0"))
         .so(effect)

@@ -40,8 +40,16 @@ fn reach(spec: &serde_json::Value, port: u16) -> Vec<usize> {
 /// Gaps, with their pods.
 fn pods_of(policies: &NetworkPolicies, gaps: &[Gap]) -> Vec<(Direction, RuleId, Vec<usize>, Vec<usize>)> {
     let named = |gap: &Gap| {
-        let peers = gap.peers.ones().flat_map(|class| policies.members(class).to_vec());
-        (gap.direction, gap.rule, policies.members(gap.class).to_vec(), peers.collect())
+        let peers = gap
+            .peers
+            .ones()
+            .flat_map(|class| policies.members(class).to_vec());
+        (
+            gap.direction,
+            gap.rule,
+            policies.members(gap.class).to_vec(),
+            peers.collect(),
+        )
     };
     gaps.iter().map(named).collect()
 }
@@ -57,7 +65,10 @@ fn peers_are_selected_as_the_api_says() {
         (json!([{"podSelector": {}}]), &[CART]),
         (json!([{"podSelector": {"matchLabels": {"app": "bank"}}}]), &[]),
         (json!([{"namespaceSelector": {}}]), &ALL),
-        (json!([{"namespaceSelector": {"matchLabels": {"team": "blue"}}}]), &[CART, BANK]),
+        (
+            json!([{"namespaceSelector": {"matchLabels": {"team": "blue"}}}]),
+            &[CART, BANK],
+        ),
         (
             json!([{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "bank"}}}]),
             &[BANK],
@@ -137,7 +148,11 @@ fn the_types_of_a_policy_have_their_defaults() {
         (json!({"policyTypes": ["Egress"]}), false, true),
         (json!({"policyTypes": ["Ingress"], "egress": [{}]}), true, false),
         (json!({"policyTypes": ["Ingress", "Egress"]}), true, true),
-        (json!({"podSelector": {"matchLabels": {"app": "cart"}}}), false, false),
+        (
+            json!({"podSelector": {"matchLabels": {"app": "cart"}}}),
+            false,
+            false,
+        ),
     ];
     for (spec, ingress, egress) in cases {
         let policies = compiled(std::slice::from_ref(&spec));
@@ -155,16 +170,19 @@ fn policies_add_up_and_say_who_admits_and_who_denies() {
             {"from": [{"podSelector": {"matchLabels": {"app": "nobody"}}}]},
             {"from": [{"podSelector": {"matchLabels": {"app": "cart"}}}], "ports": [{"port": 8080}]}]}),
     ]);
-    let decide = |pod, peer, port| {
-        policies.decide(Direction::Ingress, pod, Peer::Pod(peer), port, Protocol::Tcp)
-    };
+    let decide =
+        |pod, peer, port| policies.decide(Direction::Ingress, pod, Peer::Pod(peer), port, Protocol::Tcp);
     assert_eq!(
         decide(WEB, CART, 8080),
         Decision::Admitted(RuleId { policy: 1, rule: 1 })
     );
     assert_eq!(decide(WEB, CART, 15008), Decision::Denied(vec![0, 1]));
     assert_eq!(decide(CART, WEB, 8080), Decision::Denied(vec![0]));
-    assert_eq!(decide(BANK, WEB, 8080), Decision::NotIsolated, "another namespace");
+    assert_eq!(
+        decide(BANK, WEB, 8080),
+        Decision::NotIsolated,
+        "another namespace"
+    );
 }
 
 #[test]
@@ -172,8 +190,16 @@ fn a_pod_reaches_itself_and_a_node_is_no_pod() {
     let policies = compiled(&[json!({"ingress": [{"from": [{"namespaceSelector": {}}]}]})]);
     let decide = |pod, peer| policies.decide(Direction::Ingress, pod, Peer::Pod(peer), 8080, Protocol::Tcp);
     assert_eq!(decide(WEB, WEB), Decision::NotIsolated);
-    assert_eq!(decide(NODE, CART), Decision::NotIsolated, "policies leave it alone");
-    assert_eq!(decide(WEB, NODE), Decision::Denied(vec![0]), "no selector selects it");
+    assert_eq!(
+        decide(NODE, CART),
+        Decision::NotIsolated,
+        "policies leave it alone"
+    );
+    assert_eq!(
+        decide(WEB, NODE),
+        Decision::Denied(vec![0]),
+        "no selector selects it"
+    );
 }
 
 #[test]
@@ -184,7 +210,10 @@ fn an_address_is_admitted_by_blocks_and_by_rules_for_everybody() {
         (json!([{"namespaceSelector": {}}]), false),
         (json!([]), true),
         (json!([{"ipBlock": {"cidr": "169.254.7.127/32"}}]), true),
-        (json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]), false),
+        (
+            json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]),
+            false,
+        ),
     ];
     for (from, passes) in cases {
         let policies = compiled(&[json!({"ingress": [{"from": from}]})]);
@@ -203,7 +232,10 @@ fn a_port_without_15008_is_a_gap_for_the_peers_that_it_admits() {
     let policies = compiled(&[spec]);
     let found = policies.hbone_gaps();
     let rule = RuleId { policy: 0, rule: 0 };
-    assert_eq!(pods_of(&policies, &found.gaps), [(Direction::Ingress, rule, vec![WEB], vec![CART])]);
+    assert_eq!(
+        pods_of(&policies, &found.gaps),
+        [(Direction::Ingress, rule, vec![WEB], vec![CART])]
+    );
     assert_eq!(found.decided.pairs, 2 * 4 * 4);
 }
 
@@ -214,7 +246,9 @@ fn nobody_is_missed_who_was_not_meant_or_gets_through() {
     let cases = [
         // 15008 is admitted: by the rule, by another one, by another policy.
         vec![json!({"podSelector": web, "ingress": [{"ports": [{"port": 8080}, {"port": 15008}]}]})],
-        vec![json!({"podSelector": web, "ingress": [{"ports": [{"port": 8080}]}, {"ports": [{"port": 15008}]}]})],
+        vec![
+            json!({"podSelector": web, "ingress": [{"ports": [{"port": 8080}]}, {"ports": [{"port": 15008}]}]}),
+        ],
         vec![
             json!({"podSelector": web, "ingress": [{"ports": [{"port": 8080}]}]}),
             json!({"ingress": [{"from": to("cart")}, {"from": to("bank")}, {"from": to("stranger")}]}),
@@ -253,7 +287,10 @@ fn egress_without_15008_is_a_gap_unless_the_peer_is_elsewhere() {
     let policies = compiled(std::slice::from_ref(&spec));
     let found = policies.hbone_gaps();
     let rule = RuleId { policy: 0, rule: 1 };
-    assert_eq!(pods_of(&policies, &found.gaps), [(Direction::Egress, rule, vec![WEB], vec![BANK])]);
+    assert_eq!(
+        pods_of(&policies, &found.gaps),
+        [(Direction::Egress, rule, vec![WEB], vec![BANK])]
+    );
     let served = policies.served_through(rule, Direction::Egress, policies.classes.of(BANK).unwrap());
     assert_eq!(served, [8080]);
     for hbone in [Hbone::None, Hbone::BehindWaypoint] {
@@ -269,7 +306,8 @@ fn pods_that_no_policy_tells_apart_are_one_class() {
     let mut pods = Vec::new();
     for number in 0..1000_u32 {
         let mut pod = endpoint("shop", "web", &std::net::Ipv4Addr::from_bits(number).to_string());
-        pod.labels.insert("pod-template-hash".to_owned(), number.to_string());
+        pod.labels
+            .insert("pod-template-hash".to_owned(), number.to_string());
         pods.push(pod);
     }
     let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [

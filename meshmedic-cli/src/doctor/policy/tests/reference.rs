@@ -26,7 +26,9 @@ pub(super) fn passes(
         let spec = policy.spec.clone().unwrap();
         let selected = !subject.apart
             && policy.metadata.namespace.as_ref() == Some(&subject.namespace)
-            && spec.pod_selector.is_none_or(|selector| selects(&selector, &subject.labels));
+            && spec
+                .pod_selector
+                .is_none_or(|selector| selects(&selector, &subject.labels));
         let types = spec.policy_types.unwrap_or_else(|| {
             let mut types = vec!["Ingress".to_owned()];
             if spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()) {
@@ -52,8 +54,10 @@ pub(super) fn passes(
             let (peers, ports) = (peers.unwrap_or_default(), ports.unwrap_or_default());
             let own = &subject.namespace;
             let by_peer = peers.is_empty() || peers.iter().any(|peer| is(peer, other, own, namespaces));
-            let by_port =
-                ports.is_empty() || ports.iter().any(|listed| covers(listed, destination, protocol, port));
+            let by_port = ports.is_empty()
+                || ports
+                    .iter()
+                    .any(|listed| covers(listed, destination, protocol, port));
             if by_peer && by_port {
                 return true;
             }
@@ -62,12 +66,7 @@ pub(super) fn passes(
     !isolated
 }
 
-fn is(
-    peer: &NetworkPolicyPeer,
-    pod: &Endpoint,
-    own: &str,
-    namespaces: &BTreeMap<String, Labels>,
-) -> bool {
+fn is(peer: &NetworkPolicyPeer, pod: &Endpoint, own: &str, namespaces: &BTreeMap<String, Labels>) -> bool {
     if let Some(block) = &peer.ip_block {
         let except = block.except.clone().unwrap_or_default();
         return pod.addresses.iter().any(|address| {

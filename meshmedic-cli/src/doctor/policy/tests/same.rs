@@ -24,7 +24,14 @@ const BLOCKS: [&str; 9] = [
     "fd00::2/127",
 ];
 const ADDRESSES: [&str; 8] = [
-    "10.0.0.1", "10.0.0.2", "10.0.0.9", "10.0.1.1", "192.168.0.1", "fd00::1", "fd00::2", "fe80::1",
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.9",
+    "10.0.1.1",
+    "192.168.0.1",
+    "fd00::1",
+    "fd00::2",
+    "fe80::1",
 ];
 
 fn some_labels() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -89,21 +96,31 @@ fn some_policy() -> impl Strategy<Value = NetworkPolicy> {
         Some(vec!["Ingress", "Egress"]),
     ]);
     let namespace = select(NAMESPACES.to_vec());
-    (namespace, option::of(selector()), types, rules("from"), rules("to")).prop_map(
-        |(namespace, pods, types, ingress, egress)| {
+    (
+        namespace,
+        option::of(selector()),
+        types,
+        rules("from"),
+        rules("to"),
+    )
+        .prop_map(|(namespace, pods, types, ingress, egress)| {
             let mut policy = policy(json!({
                 "podSelector": pods, "policyTypes": types, "ingress": ingress, "egress": egress,
             }));
             policy.metadata.namespace = Some(namespace.to_owned());
             policy
-        },
-    )
+        })
 }
 
 fn some_endpoint() -> impl Strategy<Value = Endpoint> {
     let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
     let name = select(vec!["web", "dns"]).prop_map(str::to_owned);
-    let hbone = select(vec![Hbone::None, Hbone::BehindWaypoint, Hbone::Direct, Hbone::Direct]);
+    let hbone = select(vec![
+        Hbone::None,
+        Hbone::BehindWaypoint,
+        Hbone::Direct,
+        Hbone::Direct,
+    ]);
     (
         select(NAMESPACES.to_vec()),
         some_labels(),
@@ -113,23 +130,21 @@ fn some_endpoint() -> impl Strategy<Value = Endpoint> {
         prop::bool::weighted(0.1),
         hbone,
     )
-        .prop_map(|(namespace, labels, addresses, named_ports, serves, apart, hbone)| Endpoint {
-            namespace: namespace.to_owned(),
-            labels,
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
-            named_ports,
-            serves,
-            apart,
-            hbone,
-        })
+        .prop_map(
+            |(namespace, labels, addresses, named_ports, serves, apart, hbone)| Endpoint {
+                namespace: namespace.to_owned(),
+                labels,
+                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+                named_ports,
+                serves,
+                apart,
+                hbone,
+            },
+        )
 }
 
 /// Whether a pair is cut off, by the words of [`Gap`] and with the reference's eyes.
-fn is_gap(
-    policies: &[NetworkPolicy],
-    direction: Direction,
-    pair: (&Endpoint, &Endpoint),
-) -> bool {
+fn is_gap(policies: &[NetworkPolicy], direction: Direction, pair: (&Endpoint, &Endpoint)) -> bool {
     let by = |direction, port| passes(policies, &namespaces(), direction, pair, ("TCP", port));
     let served = |direction| {
         let mut serves = pair.1.serves.iter().filter(|port| **port != 15008);
