@@ -22,7 +22,7 @@ use meshmedic_common::eligibility::Labels;
 use classes::Classes;
 use compile::{Compiler, Policy};
 
-pub(crate) use gaps::{Decided, Gap, Gaps};
+pub(crate) use gaps::{Gap, Gaps};
 
 /// A protocol that a NetworkPolicy can name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,8 +98,12 @@ pub(crate) enum Decision {
 }
 
 impl Decision {
-    pub(crate) const fn passes(&self) -> bool {
-        !matches!(self, Self::Denied(_))
+    /// The policies that forbid it; none if it passes.
+    pub(crate) fn denied(self) -> Option<Vec<usize>> {
+        match self {
+            Self::Denied(isolating) => Some(isolating),
+            Self::NotIsolated | Self::Admitted(_) => None,
+        }
     }
 }
 
@@ -148,10 +152,6 @@ impl NetworkPolicies {
             *old = Rc::new(compiler.policy(rules::Policy::new(policy)));
         }
         changed
-    }
-
-    pub(crate) fn endpoint(&self, pod: usize) -> Option<&Endpoint> {
-        self.endpoints.get(pod)
     }
 
     /// The policies that isolate a pod in a direction.

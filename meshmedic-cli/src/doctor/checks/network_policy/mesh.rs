@@ -10,7 +10,7 @@ use super::remedy::{
     add_rule, because, every_pod, names, object, offer, pods, pods_of_namespace, policy, tcp,
 };
 use crate::doctor::finding::Finding;
-use crate::doctor::policy::{Decision, Direction, NetworkPolicies, Peer, Protocol};
+use crate::doctor::policy::{Direction, NetworkPolicies, Peer, Protocol};
 use crate::doctor::view::{PodView, View, endpoints};
 
 /// Where istiod serves proxies, and where it serves the API server's webhooks.
@@ -32,10 +32,9 @@ impl Cut {
             Direction::Ingress => (self.destination, self.source),
             Direction::Egress => (self.source, self.destination),
         };
-        match policies.decide(self.direction, pod, Peer::Pod(peer), self.port, Protocol::Tcp) {
-            Decision::Denied(isolating) => Some(isolating),
-            Decision::Admitted(_) | Decision::NotIsolated => None,
-        }
+        policies
+            .decide(self.direction, pod, Peer::Pod(peer), self.port, Protocol::Tcp)
+            .denied()
     }
 }
 

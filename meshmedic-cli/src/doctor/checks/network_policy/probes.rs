@@ -10,7 +10,7 @@ use meshmedic_common::eligibility::Expectation;
 
 use super::remedy::{add_rule, address, because, names, object, offer, pods, policy};
 use crate::doctor::finding::Finding;
-use crate::doctor::policy::{Decision, Direction, NetworkPolicies, Peer, Protocol};
+use crate::doctor::policy::{Direction, NetworkPolicies, Peer, Protocol};
 use crate::doctor::snapshot::EventFact;
 use crate::doctor::view::{PodView, View};
 
@@ -182,14 +182,13 @@ fn denied(policies: &NetworkPolicies, view: &View<'_>, place: usize, port: u16) 
         let address: IpAddr = probe.parse().ok()?;
         (address.is_ipv6() == wide).then_some(address)
     })?;
-    match policies.decide(
-        Direction::Ingress,
-        place,
-        Peer::Address(probe),
-        port,
-        Protocol::Tcp,
-    ) {
-        Decision::Denied(isolating) => Some(isolating),
-        Decision::Admitted(_) | Decision::NotIsolated => None,
-    }
+    policies
+        .decide(
+            Direction::Ingress,
+            place,
+            Peer::Address(probe),
+            port,
+            Protocol::Tcp,
+        )
+        .denied()
 }

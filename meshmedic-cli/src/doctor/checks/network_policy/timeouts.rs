@@ -7,7 +7,7 @@ use meshmedic_common::ztunnel_log::HBONE_PORT;
 
 use super::remedy::{names, object, policy};
 use crate::doctor::finding::Finding;
-use crate::doctor::policy::{Decision, Direction, Peer, Protocol};
+use crate::doctor::policy::{Direction, Peer, Protocol};
 use crate::doctor::snapshot::{Link, LinkKind, Sighting};
 use crate::doctor::view::{PodView, View};
 
@@ -142,9 +142,9 @@ fn denied(view: &View<'_>, pair: &Pair<'_, '_>) -> Option<(usize, Direction)> {
     ];
     sides.into_iter().find_map(|(direction, pod, peer)| {
         let policies = view.network_policies();
-        match policies.decide(direction, pod, Peer::Pod(peer), HBONE_PORT, Protocol::Tcp) {
-            Decision::Denied(isolating) => Some((*isolating.first()?, direction)),
-            Decision::Admitted(_) | Decision::NotIsolated => None,
-        }
+        let denied = policies
+            .decide(direction, pod, Peer::Pod(peer), HBONE_PORT, Protocol::Tcp)
+            .denied()?;
+        Some((*denied.first()?, direction))
     })
 }

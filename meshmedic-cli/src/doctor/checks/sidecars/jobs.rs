@@ -28,7 +28,7 @@ fn finding(pod: &PodView<'_>) -> Option<Finding> {
             .as_ref()
             .is_some_and(|state| state.terminated.is_some())
     };
-    if apps.is_empty() || !runs || !apps.iter().all(|status| ended(status)) {
+    if apps.is_empty() || !runs || !apps.iter().all(ended) {
         return None;
     }
     let names: Vec<&str> = apps.iter().map(|status| status.name.as_str()).collect();
