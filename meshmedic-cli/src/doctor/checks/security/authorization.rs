@@ -45,9 +45,12 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
         return None;
     }
     let labels = selected(policy);
-    let captured: Vec<&PodView<'_>> = under(view, policy, labels.as_ref())
-        .filter(|pod| endpoints::is_captured(pod) && !endpoints::is_waypoint(&pod.facts.labels))
-        .collect();
+    let judged_by_ztunnel = |pod: &&PodView<'_>| {
+        endpoints::is_captured(pod)
+            && !endpoints::is_waypoint(&pod.facts.labels)
+            && is_over(view, policy, labels.as_ref(), pod)
+    };
+    let captured: Vec<&PodView<'_>> = view.pods().iter().filter(judged_by_ztunnel).collect();
     if captured.is_empty() {
         return None;
     }
@@ -120,17 +123,10 @@ pub(super) fn has_target(policy: &Custom) -> bool {
     policy.spec.get("targetRef").is_some() || !policy.list("/targetRefs").is_empty()
 }
 
-/// The pods that live under a policy without a target.
-pub(super) fn under<'v, 's>(
-    view: &'v View<'s>,
-    policy: &'v Custom,
-    labels: Option<&'v Labels>,
-) -> impl Iterator<Item = &'v PodView<'s>> {
-    let everywhere = policy.namespace() == view.root;
-    view.pods().iter().filter(move |pod| {
-        let selected = labels.is_none_or(|labels| has_all(&pod.facts.labels, labels));
-        pod.is_live() && selected && (everywhere || pod.facts.namespace == policy.namespace())
-    })
+/// Whether a policy without a target, with this selector, is for a pod.
+pub(super) fn is_over(view: &View<'_>, policy: &Custom, labels: Option<&Labels>, pod: &PodView<'_>) -> bool {
+    let there = policy.namespace() == view.root || pod.facts.namespace == policy.namespace();
+    there && pod.is_live() && labels.is_none_or(|labels| has_all(&pod.facts.labels, labels))
 }
 
 /// What of a rule is HTTP's.

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::AUTHORIZATION;
-use super::authorization::{has_target, under};
+use super::authorization::{has_target, is_over};
 use super::mtls::{reference, selected};
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
@@ -99,11 +99,7 @@ fn allowing<'s>(view: &View<'s>, pod: &PodView<'_>) -> Vec<&'s Custom> {
     let all = view.custom(AUTHORIZATION).iter();
     all.filter(|policy| {
         let allows = policy.text("/action").is_none_or(|action| action == "ALLOW");
-        let labels = selected(policy);
-        allows
-            && !has_target(policy)
-            && under(view, policy, labels.as_ref())
-                .any(|one| (&one.facts.namespace, &one.facts.name) == (&pod.facts.namespace, &pod.facts.name))
+        allows && !has_target(policy) && is_over(view, policy, selected(policy).as_ref(), pod)
     })
     .collect()
 }
