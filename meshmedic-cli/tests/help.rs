@@ -14,6 +14,7 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help-repair", 80, &["repair", "--help"]),
         ("help-status", 80, &["status", "--help"]),
         ("help-explain", 80, &["explain", "--help"]),
+        ("help-doctor", 80, &["doctor", "--help"]),
         ("help-pause", 80, &["pause", "--help"]),
         ("help-resume", 80, &["resume", "--help"]),
     ] {
@@ -64,7 +65,7 @@ fn each_command_has_a_manual_page() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     for command in [
-        "", "-scan", "-repair", "-status", "-explain", "-pause", "-resume", "-agent", "-node",
+        "", "-scan", "-repair", "-status", "-explain", "-doctor", "-pause", "-resume", "-agent", "-node",
     ] {
         let page = std::fs::read_to_string(folder.join(format!("meshmedic{command}.1"))).unwrap();
         assert!(page.contains(".SH NAME"), "{command}");

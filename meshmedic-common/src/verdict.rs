@@ -66,6 +66,19 @@ impl State {
     }
 }
 
+impl State {
+    /// The code under which `meshmedic doctor` and the guide to troubleshooting explain a finding.
+    #[must_use]
+    pub const fn code(self) -> Option<&'static str> {
+        match self {
+            Self::Orphan => Some("MM0401"),
+            Self::Partial => Some("MM0402"),
+            Self::Imposter => Some("MM0403"),
+            _ => None,
+        }
+    }
+}
+
 /// The exit code for what was found: 1 for a finding, 3 where something stayed open, else 0.
 #[must_use]
 pub fn exit_code(states: impl IntoIterator<Item = State>) -> u8 {

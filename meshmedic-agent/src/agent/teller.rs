@@ -225,8 +225,9 @@ impl Teller {
             let doing = traffic
                 .map(|traffic| format!("; {}", traffic.sentence()))
                 .unwrap_or_default();
+            let code = transition.to.code().unwrap_or_default();
             let note = format!(
-                "{} (proved in its network namespace on {}{doing})",
+                "{} (proved in its network namespace on {}{doing}); `meshmedic doctor` looks for what led to it ({code})",
                 transition.to.sentence(),
                 self.node
             );

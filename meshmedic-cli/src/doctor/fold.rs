@@ -118,7 +118,11 @@ fn subject(alike: &[&Finding]) -> String {
         .collect();
     let mut text = counted(objects.iter().copied());
     if !workloads.is_empty() && workloads.len() < objects.len() {
-        text = format!("{text} of {}", counted(workloads.iter().copied()));
+        let of = match (workloads.first(), workloads.len()) {
+            (Some(only), 1) => only.to_string(),
+            _ => counted(workloads.iter().copied()),
+        };
+        text = format!("{text} of {of}");
     }
     text
 }

@@ -91,6 +91,7 @@ impl Known {
             section("Events", self.told()),
             section("Repair", self.repair()),
             section("What to do next", vec![self.next()]),
+            section("What led to it", self.cause()),
             section("Not known", self.notes.clone()),
         ];
         sections.retain(|section| !section.lines.is_empty());
@@ -272,6 +273,17 @@ impl Known {
             Some(RepairStanding::Other) | None => None,
         });
         lines
+    }
+
+    fn cause(&self) -> Vec<String> {
+        let code = self.pod.state.code().filter(|_| self.pod.state.is_finding());
+        let line = |code| {
+            format!(
+                "meshmedic doctor {} looks for it; docs/troubleshooting.md explains it under {code}.",
+                self.pod.display_name()
+            )
+        };
+        code.map(line).into_iter().collect()
     }
 
     fn next(&self) -> String {

@@ -4,6 +4,7 @@
 mod html;
 mod strict;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::ValueEnum;
@@ -58,6 +59,7 @@ pub(crate) fn checks<'c>(checks: impl Iterator<Item = &'c Check>) -> anyhow::Res
 fn text(report: &DoctorReport, verbose: bool, all: bool) -> anyhow::Result<String> {
     let mut out = String::new();
     let mut category = None;
+    let mut reasons: BTreeMap<&str, &str> = BTreeMap::new();
     for check in &report.checks {
         if !all && check.result == Ending::Passed || !all && check.result == Ending::Skipped && !check.open {
             continue;
@@ -70,7 +72,11 @@ fn text(report: &DoctorReport, verbose: bool, all: bool) -> anyhow::Result<Strin
             writeln!(out, "{title}\n{}", "-".repeat(title.chars().count()))?;
             category = Some(check.category);
         }
-        one(&mut out, check, verbose)?;
+        let same = check.reason.as_deref().and_then(|reason| {
+            let first = *reasons.entry(reason).or_insert(check.code);
+            (first != check.code).then_some(first)
+        });
+        one(&mut out, check, verbose, same)?;
     }
     if category.is_some() {
         out.push('\n');
@@ -90,7 +96,8 @@ fn mark(check: &CheckReport) -> String {
     }
 }
 
-fn one(out: &mut String, check: &CheckReport, verbose: bool) -> anyhow::Result<()> {
+/// One check; `same` is the code of another that ended for the very same reason.
+fn one(out: &mut String, check: &CheckReport, verbose: bool, same: Option<&str>) -> anyhow::Result<()> {
     let title = format!("{} {}", check.code, check.title);
     let wrapped = wrap(&title, 2);
     writeln!(out, "{} {}", mark(check), wrapped.trim())?;
@@ -100,8 +107,9 @@ fn one(out: &mut String, check: &CheckReport, verbose: bool) -> anyhow::Result<(
         } else {
             "skipped"
         };
+        let told = same.map(|code| format!("for the same reason as {code}"));
         // A rule that is missing has lines of its own, which are to be copied.
-        let mut lines = reason.lines();
+        let mut lines = told.as_deref().unwrap_or(reason).lines();
         *out += &wrap(&format!("{word}: {}", lines.next().unwrap_or_default()), 4);
         for line in lines {
             writeln!(out, "    {line}")?;
@@ -189,7 +197,8 @@ fn summary(report: &DoctorReport) -> String {
     } else {
         found.join(", ")
     };
-    let mut rest = vec![format!("{} checks passed", of.passed)];
+    let checks = if of.passed == 1 { "check" } else { "checks" };
+    let mut rest = vec![format!("{} {checks} passed", of.passed)];
     if of.skipped > 0 {
         rest.push(format!("{} skipped", of.skipped));
     }

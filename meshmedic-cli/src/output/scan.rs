@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pods of a cluster as a scan saw them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
 
@@ -65,7 +65,7 @@ pub(crate) fn scan_again(
         }
         (ScanFormat::Name, Some(before)) => {
             let known = names(before);
-            let known: std::collections::BTreeSet<&str> = known.lines().collect();
+            let known: BTreeSet<&str> = known.lines().collect();
             let new = names(report);
             let new: String = new
                 .lines()
@@ -299,7 +299,18 @@ fn summary(report: &ScanReport) -> String {
         count => format!("\n{count} pods have an ended probe in their spec from now on."),
     };
     let states = wrapped(&format!("{checked}: {}.", states.join(", ")), "");
-    format!("{states}{ways}{probed}")
+    format!("{states}{ways}{probed}{}", cause(report))
+}
+
+/// Where to ask what led to the findings.
+fn cause(report: &ScanReport) -> String {
+    let found = report.pods.iter().filter(|pod| pod.state.is_finding());
+    let namespaces: BTreeSet<&str> = found.map(|pod| pod.namespace.as_str()).collect();
+    match (namespaces.first(), namespaces.len()) {
+        (None, _) => String::new(),
+        (Some(namespace), 1) => format!("\nWhat led to it: meshmedic doctor -n {namespace}"),
+        (Some(_), _) => "\nWhat led to it: meshmedic doctor".to_owned(),
+    }
 }
 
 /// Breaks text into lines of 80 columns. A word that is longer has a line of its own.

@@ -82,3 +82,12 @@ fn where_nothing_is_known_every_check_says_why() {
         );
     }
 }
+
+#[test]
+fn what_a_scan_and_an_agent_name_is_the_check_of_that_finding() {
+    use meshmedic_common::verdict::State;
+    for state in State::ALL {
+        assert_eq!(state.code().is_some(), state.is_finding());
+        assert!(state.code().is_none_or(|code| by_code(code).is_some()), "{state}");
+    }
+}
