@@ -2,6 +2,7 @@
 //! `cargo xtask bench`: how long a loss takes from the kernel's timestamp to the suspicion, and what an agent
 //! costs at rest, and how long a scan takes.
 
+mod doctor;
 mod scan;
 mod steady;
 
@@ -50,6 +51,9 @@ pub(crate) struct BenchArgs {
     /// Fewer losses: a rough answer within seconds
     #[arg(long)]
     quick: bool,
+    /// Only how long `meshmedic doctor` takes to judge a large cluster
+    #[arg(long)]
+    doctor: bool,
 }
 
 struct Outcome {
@@ -88,12 +92,16 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
                 "bench",
             ])
             .args(args.quick.then_some("--quick"))
+            .args(args.doctor.then_some("--doctor"))
             .status()
             .context("cannot start cargo")?;
         if !status.success() {
             std::process::exit(status.code().unwrap_or(1));
         }
         return Ok(());
+    }
+    if args.doctor {
+        return doctor::run();
     }
     build(&["meshmedic-lab", "meshmedic-cli"])?;
     let losses = if args.quick { LOSSES_QUICK } else { LOSSES };

@@ -187,3 +187,31 @@ fn one_namespace_shows_the_mesh_and_itself() {
     let pod = world.doctor(&["-o", "json", "--check", "MM0407", "till/pay-7d4b-b"]);
     assert_eq!(pod.findings(), ["MM0407 Pod till/pay-7d4b-b"], "{}", pod.stdout);
 }
+
+#[test]
+fn a_pod_that_ended_while_others_were_asked_is_not_missed() {
+    let world = World::new();
+    world.api.set_clock(3_600_000).unwrap();
+    let mut dump = world.dump("node-a");
+    let pod = world.api.get("pods", "shop", "cart-7d4b-a").unwrap();
+    dump["workloadState"]
+        .as_object_mut()
+        .unwrap()
+        .remove(pod["metadata"]["uid"].as_str().unwrap());
+    world.answer("ztunnel-a", 15000, &dump.to_string());
+    let missed = world.doctor(&["-o", "json", "--check", "MM0209"]);
+    assert_eq!(
+        missed.findings(),
+        ["MM0209 Pod shop/cart-7d4b-a"],
+        "{}",
+        missed.stdout
+    );
+    // Whoever asks for this pod alone is told that it is gone; the list is of a moment before.
+    let gone = meshmedic_lab::Fault::status(404)
+        .verb("get")
+        .resource("pods")
+        .name("cart-7d4b-a");
+    let _gone = world.api.fault(gone).unwrap();
+    let ended = world.doctor(&["-o", "json", "--check", "MM0209"]);
+    assert_eq!(ended.findings(), Vec::<String>::new(), "{}", ended.stdout);
+}

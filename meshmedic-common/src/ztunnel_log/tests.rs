@@ -193,3 +193,53 @@ fn access(line: &str) -> Access {
         other => panic!("{line}: {other:?}"),
     }
 }
+
+#[test]
+fn the_two_ends_are_named_where_a_policy_or_strict_may_part_them() {
+    let pods = pods();
+    let links = |lines: &[Written]| {
+        let mut findings = Findings::new(Limits::default());
+        for line in lines {
+            findings.take(line.plain().as_bytes(), "ztunnel-a", &pods);
+        }
+        let named = findings.links().iter();
+        named
+            .map(|(link, tally)| {
+                (
+                    link.kind,
+                    link.source.clone(),
+                    link.destination.clone(),
+                    tally.count,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let timeout =
+        "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: deadline has elapsed";
+    let dropped = hbone().failed(timeout);
+    let timeout = (
+        LinkKind::HboneTimeout,
+        "shop/web".to_owned(),
+        "shop/db".to_owned(),
+        2,
+    );
+    assert_eq!(links(&[dropped.clone(), dropped]), [timeout]);
+    let stranger = plaintext()
+        .set("src.addr", "192.0.2.7:40000")
+        .without(&["src.workload", "src.namespace"]);
+    let told = (
+        LinkKind::Plaintext,
+        "192.0.2.7".to_owned(),
+        "shop/db".to_owned(),
+        1,
+    );
+    assert_eq!(links(&[stranger]), [told]);
+    let sent = (
+        LinkKind::Plaintext,
+        "shop/web".to_owned(),
+        "shop/db".to_owned(),
+        1,
+    );
+    assert_eq!(links(&[plaintext()]), [sent]);
+    assert_eq!(links(&[hbone()]), []);
+}

@@ -50,9 +50,9 @@ pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
         .map(|version| format!(", Kubernetes {version}"))
         .unwrap_or_default();
     let place = match (&report.scope.namespace, report.scope.pods.as_slice()) {
-        (_, [_, ..]) => report.scope.pods.join(", "),
-        (Some(namespace), _) => format!("namespace {namespace}"),
-        (None, _) => "the whole cluster".to_owned(),
+        (_, [_, ..]) => format!("The mesh, and {}", report.scope.pods.join(", ")),
+        (Some(namespace), _) => format!("The mesh, and namespace {namespace}"),
+        (None, _) => "The whole cluster".to_owned(),
     };
     let when = report.taken.strftime("%Y-%m-%d %H:%M UTC");
     writeln!(
@@ -62,15 +62,23 @@ pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
     )?;
     writeln!(out, "<ul class=\"totals\">")?;
     for (class, count, word) in [
-        ("error", of.errors, "errors"),
-        ("warning", of.warnings, "warnings"),
-        ("info", of.infos, "remarks"),
+        (
+            "error",
+            of.errors,
+            if of.errors == 1 { "error" } else { "errors" },
+        ),
+        (
+            "warning",
+            of.warnings,
+            if of.warnings == 1 { "warning" } else { "warnings" },
+        ),
+        ("info", of.infos, if of.infos == 1 { "remark" } else { "remarks" }),
         ("passed", of.passed, "passed"),
         ("skipped", of.skipped, "skipped"),
         ("failed", of.failed, "could not be run"),
         ("skipped", of.suppressed, "suppressed"),
     ] {
-        if count > 0 || matches!(word, "errors" | "warnings" | "passed") {
+        if count > 0 || matches!(class, "error" | "warning" | "passed") {
             writeln!(out, "<li class=\"{class}\"><b>{count}</b> {word}</li>")?;
         }
     }
@@ -126,7 +134,8 @@ fn one(out: &mut String, check: &CheckReport) -> fmt::Result {
     for group in fold(&check.findings, false) {
         finding(out, &group)?;
     }
-    for gap in &check.gaps {
+    // Where nothing was found the reason names them.
+    for gap in check.gaps.iter().filter(|_| check.reason.is_none()) {
         writeln!(out, "<p class=\"gap\">Not looked at: {}</p>", Escaped(gap))?;
     }
     if check.suppressed > 0 {
