@@ -45,3 +45,28 @@ fn camel(name: &str) -> String {
     }
     camel
 }
+
+/// `docs/agent.md` has a row for each flag, with its default.
+#[test]
+fn every_flag_is_described_with_its_default() {
+    let page = std::fs::read_to_string(crate::files::root().join("docs/agent.md")).unwrap();
+    let described: BTreeMap<String, String> = page
+        .lines()
+        .filter(|line| line.starts_with("| `--"))
+        .map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            assert!(cells.len() == 5 && !cells[3].is_empty(), "{line}");
+            (
+                camel(cells[1].trim_matches('`').trim_start_matches('-')),
+                cells[2].trim_matches('`').to_owned(),
+            )
+        })
+        .collect();
+    let mut flags: BTreeMap<String, String> = flags()
+        .into_iter()
+        .map(|(flag, default)| (flag, default.unwrap_or_default()))
+        .collect();
+    // What it does without one is told in words.
+    flags.insert("kubeconfig".to_owned(), String::new());
+    assert_eq!(described, flags);
+}
