@@ -154,14 +154,6 @@ pub(crate) static RESOURCES: &[Resource] = &[
         false,
         false,
     ),
-    resource(
-        "networking.k8s.io",
-        "networkpolicies",
-        "NetworkPolicy",
-        "netpol",
-        true,
-        false,
-    ),
     of_istio(resource(
         SECURITY,
         "authorizationpolicies",
