@@ -75,7 +75,7 @@ impl Root {
         let mut gzip = GzBuilder::new()
             .mtime(0)
             .operating_system(255) // unknown, wherever it is made
-            .write(Vec::new(), Compression::best());
+            .write(Vec::new(), Compression::default());
         gzip.write_all(&tar).context("cannot compress the layer")?;
         let gzip = gzip.finish().context("cannot compress the layer")?;
         Ok(Layer {

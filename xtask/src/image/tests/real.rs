@@ -6,10 +6,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use meshmedic_lab::need;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use super::read::{Image, Opened};
 use crate::image::layer::hex;
@@ -35,12 +35,14 @@ fn program(folder: &Path) -> PathBuf {
     stripped
 }
 
-/// What the task writes: the image, and the list of its contents.
-fn made(folder: &TempDir, times: usize) -> Vec<(Vec<u8>, Value)> {
-    let binary = program(folder.path());
-    (0..times)
-        .map(|time| {
-            let out = folder.path().join(time.to_string());
+/// What the task writes: the image, and the list of its contents. It is made twice, once for all tests.
+fn made() -> &'static [(Vec<u8>, Value); 2] {
+    static MADE: OnceLock<[(Vec<u8>, Value); 2]> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = program(folder.path());
+        ["first", "second"].map(|time| {
+            let out = folder.path().join(time);
             run(&ImageArgs {
                 out: Some(out.clone()),
                 name: IMAGE.to_owned(),
@@ -61,7 +63,7 @@ fn made(folder: &TempDir, times: usize) -> Vec<(Vec<u8>, Value)> {
             };
             (read(".tar"), serde_json::from_slice(&read(".cdx.json")).unwrap())
         })
-        .collect()
+    })
 }
 
 /// Lays the image out as a container's root.
@@ -83,7 +85,7 @@ fn the_program_runs_from_the_unpacked_root_as_its_user() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let image = Opened::new(&made(&folder, 1).remove(0).0).check();
+    let image = Opened::new(&made()[0].0).check();
     let root = folder.path().join("root");
     fs::create_dir(&root).unwrap();
     // Whoever is not root has to get here too.
@@ -130,14 +132,11 @@ fn the_program_runs_from_the_unpacked_root_as_its_user() {
 
 #[test]
 fn made_twice_it_is_the_same_and_its_contents_are_listed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut made = made(&folder, 2);
-    let (again, list_again) = made.remove(1);
-    let (archive, list) = made.remove(0);
+    let [(archive, list), (again, list_again)] = made();
     assert!(archive == again, "two archives of the same program differ");
     assert_eq!(list, list_again);
 
-    let image = Opened::new(&archive).check();
+    let image = Opened::new(archive).check();
     assert_eq!(image.name, format!("{IMAGE}:test"));
     assert_eq!(
         (&list["bomFormat"], &list["specVersion"]),
