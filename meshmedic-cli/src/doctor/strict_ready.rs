@@ -201,6 +201,12 @@ fn callers(view: &View<'_>, namespace: &str) -> Step {
             link.seen.last
         ));
     }
+    for (workload, count) in plaintext::counted(view, namespace) {
+        notes.unknown.push(format!(
+            "{workload} was sent {count:.0} connections without mTLS since its ztunnels started: see that none is \
+             recent, by running this again with a longer --since"
+        ));
+    }
     let captured: Vec<&PodView<'_>> = of(view, namespace)
         .filter(|pod| endpoints::is_captured(pod))
         .collect();

@@ -107,6 +107,52 @@ const FAULTS: &[Fault] = &[
             }));
         },
     },
+    Fault {
+        // Written before the mesh came: the app's port, and not the one by which pods of the mesh come.
+        finding: "MM0501 NetworkPolicy shop/cart",
+        plant: |world| {
+            world.make(&json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "shop", "name": "cart" },
+                "spec": { "selector": { "app": "cart" }, "ports": [{ "name": "http", "port": 8080 }] },
+            }));
+            let till = json!({ "matchLabels": { "kubernetes.io/metadata.name": "till" } });
+            world.make(&json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": { "namespace": "shop", "name": "cart" },
+                "spec": { "podSelector": { "matchLabels": { "app": "cart" } }, "policyTypes": ["Ingress"], "ingress": [
+                    { "from": [{ "namespaceSelector": till }], "ports": [{ "protocol": "TCP", "port": 8080 }] },
+                ] },
+            }));
+        },
+    },
+    Fault {
+        // An ALLOW for callers of the mesh, before an app whose probes are not rewritten.
+        finding: "MM0604 Pod legacy/orders-7d4b-a",
+        plant: |world| {
+            let probe = json!({ "httpGet": { "path": "/ready", "port": 8080 } });
+            let pod = world.make(&json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "namespace": "legacy", "name": "orders-7d4b-a", "labels": { "app": "orders" },
+                    "annotations": {
+                        "sidecar.istio.io/rewriteAppHTTPProbers": "false", "sidecar.istio.io/status": "{}",
+                    },
+                },
+                "spec": { "nodeName": "node-a", "containers": [
+                    { "name": "app", "image": "app:1", "readinessProbe": probe },
+                    { "name": "istio-proxy", "image": "app:1" },
+                ] },
+            }));
+            world.ready(pod, "10.244.0.40", true);
+            world.make(&json!({
+                "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+                "metadata": { "namespace": "legacy", "name": "callers" },
+                "spec": { "selector": { "matchLabels": { "app": "orders" } }, "rules": [
+                    { "from": [{ "source": { "namespaces": ["shop"] } }] },
+                ] },
+            }));
+        },
+    },
 ];
 
 fn annotate(world: &World, namespace: &str, pod: &str, value: Value) {

@@ -64,7 +64,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0506",
         category: Category::NetworkPolicy,
-        title: "No HBONE connection times out for want of a NetworkPolicy's leave",
+        title: "no HBONE connection times out for want of a NetworkPolicy's leave",
         severity: Severity::Warning,
         needs: &[
             Need::Pods,
@@ -78,7 +78,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0507",
         category: Category::NetworkPolicy,
-        title: "No policies are in force that only the network plugin understands",
+        title: "no policies are in force that only the network plugin understands",
         severity: Severity::Info,
         needs: &[Need::NetworkPolicies],
         run: plugins::run,

@@ -20,7 +20,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0601",
         category: Category::Security,
-        title: "No pod that takes plaintext is sent any",
+        title: "no pod that takes plaintext is sent any",
         severity: Severity::Warning,
         needs: &[Need::Pods, Need::Namespaces, Need::Custom(PEER), Need::Logs],
         run: plaintext::run,
@@ -36,7 +36,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0603",
         category: Category::Security,
-        title: "Policies of Istio select something",
+        title: "policies of Istio select something",
         severity: Severity::Warning,
         needs: &[
             Need::Pods,
@@ -61,7 +61,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0605",
         category: Category::Security,
-        title: "Every PeerAuthentication is in force as it stands",
+        title: "every PeerAuthentication is in force as it stands",
         severity: Severity::Warning,
         needs: &[Need::Pods, Need::Custom(PEER)],
         run: peer_authentication::run,
@@ -69,7 +69,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0606",
         category: Category::Security,
-        title: "Pods of the mesh take nothing but mTLS",
+        title: "pods of the mesh take nothing but mTLS",
         severity: Severity::Info,
         needs: &[Need::Pods, Need::Namespaces, Need::Custom(PEER)],
         run: mtls::run,

@@ -19,7 +19,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0801",
         category: Category::Sidecars,
-        title: "Pods that are to have a sidecar have one",
+        title: "pods that are to have a sidecar have one",
         severity: Severity::Warning,
         needs: &[Need::Pods, Need::Namespaces, Need::MutatingWebhooks],
         run: injection::run,
@@ -27,7 +27,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0802",
         category: Category::Sidecars,
-        title: "No sidecar was killed for want of memory",
+        title: "no sidecar was killed for want of memory",
         severity: Severity::Warning,
         needs: &[Need::Pods],
         run: containers::killed,
@@ -35,7 +35,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0803",
         category: Category::Sidecars,
-        title: "Sidecars may use what one needs at rest",
+        title: "sidecars may use what one needs at rest",
         severity: Severity::Info,
         needs: &[Need::Pods],
         run: containers::tight,
@@ -43,7 +43,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0804",
         category: Category::Sidecars,
-        title: "No app failed because it started before its sidecar",
+        title: "no app failed because it started before its sidecar",
         severity: Severity::Warning,
         needs: &[Need::Pods, Need::MeshConfig],
         run: start::run,
@@ -51,7 +51,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0805",
         category: Category::Sidecars,
-        title: "No Job waits for its sidecar to end",
+        title: "no Job waits for its sidecar to end",
         severity: Severity::Warning,
         needs: &[Need::Pods],
         run: jobs::run,
@@ -59,7 +59,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0806",
         category: Category::Sidecars,
-        title: "Sidecars ask for no more than the ambient mesh would",
+        title: "sidecars ask for no more than the ambient mesh would",
         severity: Severity::Info,
         needs: &[Need::Pods, Need::Nodes],
         run: cost::run,

@@ -39,7 +39,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0703",
         category: Category::Traffic,
-        title: "Routes to ambient pods have the waypoint that follows them",
+        title: "routes to ambient pods have the waypoint that follows them",
         severity: Severity::Warning,
         needs: &[
             Need::Pods,
@@ -52,7 +52,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0704",
         category: Category::Traffic,
-        title: "The weights of a route add up to more than nothing",
+        title: "the weights of a route add up to more than nothing",
         severity: Severity::Error,
         needs: &[Need::Custom(VIRTUAL_SERVICE)],
         run: weights::run,
@@ -60,7 +60,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0705",
         category: Category::Traffic,
-        title: "Subsets that routes lead to exist and have pods",
+        title: "subsets that routes lead to exist and have pods",
         severity: Severity::Error,
         needs: &[
             Need::Pods,

@@ -131,6 +131,24 @@ fn plaintext_is_a_no_go_and_an_unread_log_leaves_it_open() {
 }
 
 #[test]
+fn plaintext_that_was_only_counted_leaves_it_open() {
+    let mut snapshot = healthy();
+    let ztunnels = had(&mut snapshot.ztunnels);
+    had(&mut ztunnels[0].metrics)
+        .plaintext
+        .insert("shop/cart".to_owned(), 12.0);
+    had(&mut ztunnels[1].metrics)
+        .plaintext
+        .insert("shop/cart".to_owned(), 3.0);
+    let reason = only(&judged(&snapshot, "shop"), Ready::Unknown).1.to_owned();
+    assert!(
+        reason.starts_with("shop/cart was sent 15 connections without mTLS"),
+        "{reason}"
+    );
+    assert_eq!(judged(&snapshot, "till").verdict, Verdict::Go);
+}
+
+#[test]
 fn what_sidecars_are_sent_is_not_seen_and_their_plain_probes_are_a_no_go() {
     let mut snapshot = healthy();
     let ready = judged(&snapshot, "legacy");

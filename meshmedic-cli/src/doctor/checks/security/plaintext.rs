@@ -39,6 +39,15 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         if let Some(more) = links.len().checked_sub(NAMED).filter(|more| *more > 0) {
             finding = finding.because(format!("and {more} callers more"));
         }
+        let since_start = counted(view, namespace);
+        if let Some((_, count)) = pod.workload.as_ref().and_then(|owner| {
+            let mut counts = since_start.iter();
+            counts.find(|(path, _)| path.rsplit('/').next() == Some(owner.name.as_str()))
+        }) {
+            finding = finding.because(format!(
+                "ztunnels' metrics count {count:.0} connections without mTLS to this workload since they started"
+            ));
+        }
         Some(
             finding
                 .so(
@@ -65,6 +74,23 @@ pub(crate) fn links<'v>(view: &'v View<'_>) -> impl Iterator<Item = &'v Link> {
         .filter_map(|ztunnel| ztunnel.log.had());
     logs.flat_map(|log| &log.links)
         .filter(|link| link.kind == LinkKind::Plaintext)
+}
+
+/// How many connections without mTLS ztunnels counted since they started, by `namespace/workload` of a namespace.
+pub(crate) fn counted<'v>(view: &'v View<'_>, namespace: &str) -> BTreeMap<&'v str, f64> {
+    let mut counts = BTreeMap::new();
+    let metrics = view
+        .snapshot
+        .ztunnels
+        .all()
+        .iter()
+        .filter_map(|ztunnel| ztunnel.metrics.had());
+    for (path, count) in metrics.flat_map(|metrics| &metrics.plaintext) {
+        if *count > 0.0 && path.split_once('/').is_some_and(|(of, _)| of == namespace) {
+            *counts.entry(path.as_str()).or_default() += count;
+        }
+    }
+    counts
 }
 
 /// Who sends it, and whether it should be in the mesh.

@@ -124,11 +124,15 @@ fn plaintext_that_is_taken_is_found_with_its_callers() {
     plaintext(&mut snapshot, "till/pay-7d4b-a", "shop/cart-7d4b-a");
     plaintext(&mut snapshot, "192.0.2.1", "shop/cart-7d4b-a");
     plaintext(&mut snapshot, "192.0.2.2", "shop/cart-7d4b-a");
+    had(&mut had(&mut snapshot.ztunnels)[1].metrics)
+        .plaintext
+        .insert("shop/cart".to_owned(), 40.0);
     let found = assert_finds("MM0601", &snapshot, "Pod shop/cart-7d4b-a");
     assert!(found.evidence[0].contains("PERMISSIVE by"));
     assert!(found.evidence[1].contains("plain/prom-0 (outside the mesh)"));
     assert!(found.evidence[2].contains("till/pay-7d4b-a (which should be captured)"));
     assert_eq!(found.evidence[4], "and 1 callers more");
+    assert!(found.evidence[5].contains("count 40 connections without mTLS"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! Pods that should have been given a sidecar, and were not.
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use meshmedic_common::eligibility::{Labels, MODE_LABEL};
 
 use crate::doctor::finding::Finding;
 use crate::doctor::view::{PodView, View, endpoints};
@@ -27,8 +28,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 
 fn finding(view: &View<'_>, pod: &PodView<'_>) -> Option<Finding> {
     let namespace = pod.facts.namespace.as_str();
-    // A pod in the ambient mesh has no need of one; that both are asked for is another check's.
-    if LEFT_ALONE.contains(&namespace) || namespace == view.istio || endpoints::is_captured(pod) {
+    // Where the ambient mesh is asked for as well, that is the fault, and another check's.
+    let ambient = |labels: &Labels| labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient");
+    let asked_for = ambient(&pod.facts.labels) || ambient(view.namespace_labels(namespace));
+    if LEFT_ALONE.contains(&namespace) || namespace == view.istio || asked_for || endpoints::is_captured(pod)
+    {
         return None;
     }
     let (revision, said_by) = wanted(view, pod)?;

@@ -78,7 +78,17 @@ fn a_pod_that_is_to_have_no_sidecar_is_fine() {
             .unwrap()
             .insert("istio-injection".to_owned(), "disabled".to_owned());
     });
+    let mut both = with_bare("shop", json!({ "istio.io/dataplane-mode": "none" }));
+    both.with_namespace("shop", |namespace| {
+        namespace
+            .metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .insert("istio-injection".to_owned(), "enabled".to_owned());
+    });
     for snapshot in [
+        both,
         with_bare("plain", json!({})),
         with_bare("kube-system", json!({ "sidecar.istio.io/inject": "true" })),
         with_bare("legacy", json!({ "sidecar.istio.io/inject": "false" })),
