@@ -8,6 +8,7 @@ mod board;
 mod exposition;
 pub mod listen;
 pub mod metrics;
+mod reach;
 mod routes;
 pub mod server;
 

@@ -17,7 +17,7 @@ use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
 pub use history::{Recent, TransitionReport};
-pub use node::{CniFolder, Overlay};
+pub use node::{CniFolder, Overlay, Reach};
 pub use read::ReadError;
 pub use repair::{Action, BreakerReport, BreakerScope, Budgets, RepairReport, RepairResult, RepairStanding};
 

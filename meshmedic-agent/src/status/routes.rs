@@ -5,7 +5,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TY
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use meshmedic_common::report::{API_VERSION, ERROR, NodeReport};
+use meshmedic_common::report::{API_VERSION, ERROR, NodeReport, Reach};
 use serde_json::json;
 
 use super::board::Status;
@@ -21,7 +21,7 @@ pub(super) enum Endpoint {
     Status,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -63,13 +63,27 @@ fn metrics(status: &Status, path: &str) -> Answer {
     }
 }
 
+/// What came of an attempt to reach another agent.
+pub(super) fn reached(reach: &Reach) -> Answer {
+    match serde_json::to_string(reach) {
+        Ok(text) => answer(StatusCode::OK, JSON, text + "\n"),
+        Err(error) => refuse(
+            Endpoint::Status,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+        ),
+    }
+}
+
 fn report(status: &Status, path: &str) -> Answer {
     let refuse = |code, message| refuse(Endpoint::Status, code, message);
     let pod = path
         .strip_prefix("/v1/pods/")
         .and_then(|rest| rest.split_once('/'));
     if path != "/v1/node" && pod.is_none_or(|(_, name)| name.contains('/')) {
-        let message = "there is nothing here; there are /v1/node and /v1/pods/<namespace>/<name>".to_owned();
+        let message = "there is nothing here; there are /v1/node, /v1/pods/<namespace>/<name> and \
+                       /v1/reach/<address>"
+            .to_owned();
         return refuse(StatusCode::NOT_FOUND, message);
     }
     let Some(report) = status.report() else {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::Request;
+use http::{Method, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 
 use super::board::Status;
 use super::listen::ListenAddr;
-use super::routes::{Endpoint, respond};
+use super::reach;
+use super::routes::{Endpoint, reached, respond};
 
 /// Where to listen; `None` for not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +135,8 @@ impl Server {
             .build()
             .map_err(ServerError::Thread)?;
         let (stop, stopped) = watch::channel(false);
+        // Every agent of a cluster serves its health on the same port.
+        let neighbours = metrics.map(|address| address.port());
         let serve = move || {
             runtime.block_on(async {
                 let mut servers = JoinSet::new();
@@ -144,6 +147,7 @@ impl Server {
                         limits,
                         stopped: stopped.clone(),
                         crowd: Crowd::default(),
+                        neighbours,
                     };
                     servers.spawn(host.serve(listener));
                 }
@@ -206,6 +210,8 @@ struct Host {
     limits: Limits,
     stopped: watch::Receiver<bool>,
     crowd: Crowd,
+    /// The port on which other agents can be reached.
+    neighbours: Option<u16>,
 }
 
 impl Host {
@@ -248,11 +254,22 @@ impl Host {
             status,
             limits,
             mut stopped,
+            neighbours,
             ..
         } = self;
         let answer = service_fn(move |request: Request<Incoming>| {
-            let answer = respond(endpoint, &status, request.method(), request.uri().path());
-            async move { Ok::<_, Infallible>(answer) }
+            let (method, path) = (request.method(), request.uri().path());
+            let asked = reach::asked(path).filter(|_| endpoint == Endpoint::Status && method == Method::GET);
+            let answer = match asked.zip(neighbours) {
+                Some(to) => Err(to),
+                None => Ok(respond(endpoint, &status, method, path)),
+            };
+            async move {
+                Ok::<_, Infallible>(match answer {
+                    Ok(answer) => answer,
+                    Err((address, port)) => reached(&reach::reach(address, port).await),
+                })
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

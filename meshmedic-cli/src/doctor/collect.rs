@@ -4,6 +4,7 @@
 
 mod api;
 mod exposition;
+mod reach;
 mod recheck;
 mod says;
 mod ztunnel;
@@ -34,6 +35,7 @@ pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> Snapshot {
     snapshot.scope = scope(&plan.selection);
     says::settings(connection, &mut snapshot).await;
     says::scan(connection, plan, &mut snapshot).await;
+    reach::ask(connection, plan, &mut snapshot).await;
     ztunnel::ask(connection, plan, &mut snapshot).await;
     recheck::drop_ended(connection, plan, &mut snapshot).await;
     says::istiods(connection, plan, &mut snapshot).await;

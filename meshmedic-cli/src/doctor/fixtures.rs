@@ -13,8 +13,8 @@ use super::checks;
 use super::finding::Finding;
 use super::report::{DoctorReport, Suppression};
 use super::snapshot::{
-    CUSTOM_KINDS, Certificate, Custom, IstiodFacts, LogFacts, Part, PodState, Scope, Snapshot, Workload,
-    ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
+    CUSTOM_KINDS, Certificate, Custom, IstiodFacts, LogFacts, Part, PodState, Reached, Scope, Snapshot,
+    Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
 };
 use super::view::View;
 
@@ -616,6 +616,19 @@ fn said(snapshot: &mut Snapshot) {
     snapshot.istiods = Part::Had(istiods.into());
     snapshot.agents = Part::Had(agents.into());
     snapshot.scan = Part::Had(states);
+    snapshot.reach = Part::Had(reach());
+}
+
+/// Each node's agent tried the next two.
+fn reach() -> Vec<Reached> {
+    let pairs = [(0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1)];
+    let told = pairs.map(|(from, to): (usize, usize)| Reached {
+        from: NODES[from].to_owned(),
+        to: NODES[to].to_owned(),
+        reached: Some(true),
+        detail: None,
+    });
+    told.into()
 }
 
 fn agent(node: &str) -> meshmedic_common::report::NodeReport {

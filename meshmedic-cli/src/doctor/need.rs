@@ -43,6 +43,8 @@ pub(crate) enum Need {
     CniFolders,
     /// What agents see of their nodes' overlay network, one at least.
     Overlays,
+    /// Which nodes' agents reach which others', one try at least.
+    Reach,
     /// What a scan or the agents say of pods.
     Scan,
 }
@@ -110,6 +112,24 @@ impl Need {
             Self::Overlays => {
                 let missing = "the agents do not tell: bring them to this version of MeshMedic";
                 of_agents(view, missing, |report| report.overlay.is_some())
+            }
+            Self::Reach => {
+                whole(&snapshot.reach)?;
+                let tries = snapshot.reach.all();
+                let gaps = tries.iter().filter(|one| one.reached.is_none());
+                let told = |one: &super::snapshot::Reached| {
+                    format!(
+                        "{} to {}: {}",
+                        one.from,
+                        one.to,
+                        one.detail.as_deref().unwrap_or("not tried")
+                    )
+                };
+                let gaps: Vec<String> = gaps.map(told).collect();
+                match gaps.first() {
+                    Some(first) if gaps.len() == tries.len() => Err(Lack::Skip(first.clone(), false)),
+                    _ => Ok(gaps),
+                }
             }
             Self::Scan => whole(&snapshot.scan),
         }

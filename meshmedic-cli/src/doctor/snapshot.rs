@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use custom::{CUSTOM_KINDS, Custom, CustomKind};
 pub(crate) use evidence::{
-    Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Sighting, Workload,
-    ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
+    Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Reached, Sighting,
+    Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
 };
 pub(crate) use file::{read, write};
 pub(crate) use part::{Part, Unknown};
@@ -99,6 +99,9 @@ pub(crate) struct Snapshot {
     /// What MeshMedic's agents say, by node.
     #[serde(default)]
     pub(crate) agents: Part<BTreeMap<String, Part<NodeReport>>>,
+    /// Which nodes' agents reached which others', of a sample.
+    #[serde(default)]
+    pub(crate) reach: Part<Vec<Reached>>,
     /// What a scan found, by agents, or by a look at the pods that were named.
     #[serde(default)]
     pub(crate) scan: Part<Vec<PodState>>,
@@ -145,6 +148,7 @@ impl Snapshot {
             ztunnels: Part::default(),
             istiods: Part::default(),
             agents: Part::default(),
+            reach: Part::default(),
             scan: Part::default(),
         }
     }

@@ -82,10 +82,12 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         // Moved to ambient mode, with the old label left.
-        finding: "MM0409 Namespace till",
+        finding: "MM0409 Namespace moved",
         plant: |world| {
-            let both = json!({ "metadata": { "labels": { "istio-injection": "enabled" } } });
-            world.api.patch("namespaces", "", "till", &both).unwrap();
+            let labels = json!({ "istio.io/dataplane-mode": "ambient", "istio-injection": "enabled" });
+            world.make(&json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "moved", "labels": labels },
+            }));
         },
     },
     Fault {

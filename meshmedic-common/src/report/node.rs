@@ -29,3 +29,14 @@ pub struct Overlay {
     #[serde(default)]
     pub udp_ports: Vec<u16>,
 }
+
+/// Whether an agent reached another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reach {
+    /// Whether it did.
+    pub reached: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}

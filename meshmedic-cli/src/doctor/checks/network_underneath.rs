@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The overlay network under the mesh, by what agents see of their nodes.
 
+use std::collections::BTreeMap;
+
 use meshmedic_common::report::{NodeReport, Overlay};
 
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
+use crate::doctor::snapshot::Reached;
 use crate::doctor::view::View;
 
 /// The checks, by code.
@@ -25,6 +28,14 @@ pub(crate) const CHECKS: &[Check] = &[
         severity: Severity::Error,
         needs: &[Need::Pods, Need::Overlays],
         run: ports,
+    },
+    Check {
+        code: "MM0903",
+        category: Category::NetworkUnderneath,
+        title: "pods of each node reach pods of others",
+        severity: Severity::Error,
+        needs: &[Need::Reach],
+        run: reach,
     },
 ];
 
@@ -48,7 +59,7 @@ fn reports<'v>(view: &View<'v>) -> Vec<(&'v NodeReport, &'v Overlay)> {
 
 /// What most nodes have is what each should have. Where no two agree, nobody knows.
 fn usual<T: Ord>(all: impl Iterator<Item = T>, nodes: usize) -> Vec<T> {
-    let mut counts = std::collections::BTreeMap::new();
+    let mut counts = BTreeMap::new();
     for one in all {
         *counts.entry(one).or_insert(0_usize) += 1;
     }
@@ -124,6 +135,64 @@ fn ports(view: &View<'_>) -> Vec<Finding> {
             .so(EFFECT);
             findings.push(restart_maker(view, finding, &report.node));
         }
+    }
+    findings
+}
+
+/// A node is cut off if no try from it or to it gets through; else it is a pair that does not.
+fn reach(view: &View<'_>) -> Vec<Finding> {
+    let tried: Vec<&Reached> = view
+        .snapshot
+        .reach
+        .all()
+        .iter()
+        .filter(|one| one.reached.is_some())
+        .collect();
+    let mut nodes: BTreeMap<&str, Vec<&Reached>> = BTreeMap::new();
+    for one in &tried {
+        nodes.entry(&one.from).or_default().push(one);
+        nodes.entry(&one.to).or_default().push(one);
+    }
+    let failed = |one: &&Reached| one.reached == Some(false);
+    let told = |one: &Reached| {
+        format!(
+            "agent of {} to that of {}: {}",
+            one.from,
+            one.to,
+            one.detail.as_deref().unwrap_or("not reached")
+        )
+    };
+    let cut_off: Vec<(&str, &Vec<&Reached>)> = nodes
+        .iter()
+        .filter(|(_, tries)| tries.len() > 1 && tries.iter().all(|one| failed(one)))
+        .map(|(node, tries)| (*node, tries))
+        .collect();
+    let mut findings = Vec::new();
+    for (node, tries) in &cut_off {
+        let mut finding = Finding::on(
+            ObjectRef::cluster("Node", node),
+            "pods of this node and of others do not reach each other",
+        );
+        for one in *tries {
+            finding = finding.because(told(one));
+        }
+        findings.push(restart_maker(view, finding.so(EFFECT), node));
+    }
+    let of_cut_off = |one: &Reached| {
+        cut_off
+            .iter()
+            .any(|(node, _)| one.from == *node || one.to == *node)
+    };
+    for one in tried.iter().filter(|one| failed(one) && !of_cut_off(one)) {
+        findings.push(
+            Finding::on(ObjectRef::cluster("Node", &one.from), "its pods do not reach those of some other node")
+                .because(told(one))
+                .so("connections between pods of these two nodes fail, and others work")
+                .by_hand(
+                    "look for what stands between the two: a firewall that drops the overlay's UDP port, a route, or a \
+                     NetworkPolicy on MeshMedic's agents",
+                ),
+        );
     }
     findings
 }

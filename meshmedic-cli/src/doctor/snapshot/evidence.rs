@@ -192,3 +192,15 @@ pub(crate) struct PodState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) via: Option<String>,
 }
+
+/// Whether the agent of one node reached that of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Reached {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// `None` where the agent could not be asked.
+    pub(crate) reached: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) detail: Option<String>,
+}

@@ -74,3 +74,36 @@ fn agents_that_do_not_tell_leave_it_open() {
     }
     assert!(assert_skipped("MM0901", &snapshot).contains("do not tell"));
 }
+
+fn fails(snapshot: &mut Snapshot, which: impl Fn(&str, &str) -> bool) {
+    for one in had(&mut snapshot.reach) {
+        if which(&one.from, &one.to) {
+            (one.reached, one.detail) = (Some(false), Some("no answer within 2 s".to_owned()));
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_found_and_not_those_that_tried_it() {
+    let mut snapshot = healthy();
+    fails(&mut snapshot, |from, to| from == "node-b" || to == "node-b");
+    let finding = assert_finds("MM0903", &snapshot, "Node node-b");
+    assert_eq!(finding.evidence.len(), 4, "{finding:?}");
+}
+
+#[test]
+fn a_pair_that_is_parted_is_found_as_such() {
+    let mut snapshot = healthy();
+    fails(&mut snapshot, |from, to| (from, to) == ("node-a", "node-c"));
+    let finding = assert_finds("MM0903", &snapshot, "Node node-a");
+    assert!(finding.problem.contains("some other node"), "{finding:?}");
+}
+
+#[test]
+fn agents_that_could_not_be_asked_prove_nothing() {
+    let mut snapshot = healthy();
+    for one in had(&mut snapshot.reach) {
+        (one.reached, one.detail) = (None, Some("its agent does not know how".to_owned()));
+    }
+    assert!(assert_skipped("MM0903", &snapshot).contains("does not know how"));
+}
