@@ -61,7 +61,7 @@ fn run(world: &World, command: &str) {
             let resource = format!("{kind}s");
             world
                 .api
-                .patch_as(&resource, namespace, name, "application/json-patch+json", &patch)
+                .patch_as("application/json-patch+json", &resource, namespace, name, &patch)
                 .unwrap();
         }
         _ => panic!("nobody told how to do this: {command}"),
