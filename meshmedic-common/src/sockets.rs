@@ -93,6 +93,8 @@ impl Reading {
 
 /// Longer than any row that a kernel writes (about 180 bytes); what exceeds it is no row.
 const LINE_LIMIT: usize = 512;
+/// So many columns end with the inode. It is whole once another one has begun.
+const INODE: usize = 10;
 /// The state column of a listening socket.
 const LISTEN: &[u8] = b"0A";
 
@@ -162,6 +164,26 @@ impl TableParser {
     #[must_use]
     pub fn listeners_ended(&self) -> bool {
         self.listeners_ended
+    }
+
+    /// The listener of the row that has begun, once all that matters of it is there: what comes behind it was not
+    /// read yet.
+    #[must_use]
+    pub fn begun(&self) -> Option<Listener> {
+        if self.overlong
+            || self
+                .line
+                .split(|b| *b == b' ')
+                .filter(|column| !column.is_empty())
+                .count()
+                <= INODE
+        {
+            return None;
+        }
+        match parse_row(&self.line, self.family)? {
+            Row::Listening(listener) if is_capture_port(listener.port) => Some(listener),
+            Row::Listening(_) | Row::Connected => None,
+        }
     }
 
     fn keep(&mut self, piece: &[u8]) {

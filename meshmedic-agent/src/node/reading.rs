@@ -100,20 +100,45 @@ fn read_tables(process: &OwnedFd) -> Result<Reading, Unreadable> {
     Ok(reading)
 }
 
-/// The kernel fills a page at most for each read, and looks for the next row before it sees that the
-/// reader's buffer is full. A first read of this size ends within the listeners of a captured pod that
-/// has some of its own, before the kernel walks its whole table of connections to find no more rows.
-const FIRST_READ: usize = 768;
+/// The lines of a table, as kernels write them. Were they others, more would be read than need be, no less.
+struct Lines {
+    header: usize,
+    row: usize,
+    /// From here on nothing of a row matters.
+    enough: usize,
+}
+
+const INET: Lines = Lines {
+    header: 150,
+    row: 150,
+    enough: 120,
+};
+const INET6: Lines = Lines {
+    header: 145,
+    row: 179,
+    enough: 165,
+};
+/// So many rows are read one by one.
+const SINGLE_ROWS: usize = 16;
 /// What is left over when a page is as full as whole rows can fill it is shorter than this.
 const LONGEST_ROW: usize = 256;
 
 /// Reads one table until the answer is certain: all required ports were met, or no listener can follow.
+///
+/// The kernel fills a page at most for each read, and looks for the next row before it sees that the reader's
+/// buffer is full; behind the last listener this makes it walk its whole table of connections. So the first read
+/// ends within the third row, which is the first that may make a pod captured, and each further one within the
+/// next. If the last of them is not one that matters, the walk is never paid for.
 fn read_table(mut file: std::fs::File, family: Family, reading: &mut Reading) -> io::Result<()> {
+    let lines = match family {
+        Family::Inet => INET,
+        Family::Inet6 => INET6,
+    };
     let page = rustix::param::page_size();
     let mut buffer = vec![0; page];
     let mut parser = TableParser::new(family);
-    let mut want = FIRST_READ;
-    loop {
+    let mut want = lines.header + 2 * lines.row + lines.enough;
+    for turn in 1.. {
         let got = match file.read(&mut buffer[..want]) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             got => got?,
@@ -123,11 +148,18 @@ fn read_table(mut file: std::fs::File, family: Family, reading: &mut Reading) ->
         let ended = got == 0 || (got < want && got + LONGEST_ROW < page);
         if ended {
             parser.finish(reading);
+        } else if let Some(listener) = parser.begun() {
+            reading.listeners.push(listener);
+            if reading.is_complete() {
+                break;
+            }
+            // It comes again with the rest of its row.
+            reading.listeners.pop();
         }
         if ended || reading.is_complete() || parser.listeners_ended() {
             break;
         }
-        want = page;
+        want = if turn < SINGLE_ROWS { lines.row } else { page };
     }
     if parser.header_seen() {
         Ok(())

@@ -44,6 +44,28 @@ fn inode_and_uid_are_kept() {
 }
 
 #[test]
+fn a_row_that_has_begun_tells_its_listener_once_the_inode_is_whole_and_never_another() {
+    let text = format!("{HEADER}{}", row("00000000:3A99", "0A"));
+    let whole = read(&text, Family::Inet).listeners[0];
+    let mut told = 0;
+    for cut in 0..text.len() {
+        let (mut parser, mut reading) = (TableParser::new(Family::Inet), Reading::default());
+        parser.feed(&text.as_bytes()[..cut], &mut reading);
+        assert_eq!(reading, Reading::default());
+        if let Some(listener) = parser.begun() {
+            assert_eq!(listener, whole, "{cut}");
+            told += 1;
+        }
+    }
+    let inode_ends = text.find("4711").unwrap() + "4711 ".len();
+    assert_eq!(
+        told,
+        text.len() - inode_ends - 1,
+        "from the column behind the inode on"
+    );
+}
+
+#[test]
 fn mapped_addresses_are_taken_for_what_they_map() {
     let mapped = |v4: &str| format!("0000000000000000FFFF0000{v4}:3A99");
     for (v4, kind) in [
