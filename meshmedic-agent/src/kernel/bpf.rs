@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two commands of bpf(2) that aya has, but without the limit to one process.
+//! The two commands of bpf(2) that aya has, but without the limit to one process; and what else needs the C library.
 
 use std::{
     io,
@@ -87,5 +87,14 @@ unsafe fn command<A>(number: libc::c_long, attr: &mut A) -> io::Result<OwnedFd> 
         // SAFETY: the kernel has just made this descriptor for us, close-on-exec, and nobody else knows it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets the system have the memory back that was freed; the GNU C library keeps it otherwise.
+pub(super) fn give_memory_back() {
+    // SAFETY: the call has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

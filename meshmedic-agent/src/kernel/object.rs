@@ -9,7 +9,9 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
 
-use super::{Census, Kernel, KernelError, Options, Trigger, log::Logs, offsets};
+use btf_rs::Backend;
+
+use super::{Census, Kernel, KernelError, Options, Trigger, bpf, log::Logs, offsets};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../meshmedic-ebpf/object/meshmedic.bpf.o");
@@ -32,19 +34,28 @@ const LOAD_CENSUS: &str = "load the iterator over task_file";
 /// Where this kernel, or what this process may do on it, does not allow it.
 pub fn load(options: &Options) -> Result<Kernel, KernelError> {
     KernelError::check_capabilities()?;
-    let bytes = read_btf(&options.btf)?;
+    let kernel = load_by(options);
+    // The kernel's types took some ten megabytes for a moment.
+    bpf::give_memory_back();
+    kernel
+}
+
+fn load_by(options: &Options) -> Result<Kernel, KernelError> {
     let unreadable = |reason: String| KernelError::UnreadableBtf {
         path: options.btf.clone(),
         reason,
     };
+    let bytes = read_btf(&options.btf)?;
     let resolved = {
-        let btf = btf_rs::Btf::from_bytes(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        // Mapped, only what is looked for is made into types. Kernels before 6.16 do not let it be mapped.
+        let btf = btf_rs::Btf::from_file_with_backend(&options.btf, Backend::Mmap)
+            .or_else(|_| btf_rs::Btf::from_bytes(&bytes))
+            .map_err(|error| unreadable(error.to_string()))?;
         offsets::resolve(&btf)?
     };
+    let mut ebpf = make_maps(options, &resolved)?;
     let btf = Btf::parse(&bytes, Endianness::default()).map_err(|error| unreadable(error.to_string()))?;
     drop(bytes);
-
-    let mut ebpf = make_maps(options, &resolved, &btf)?;
     let lost = take_map(&mut ebpf, "LOST")?;
     let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
     let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
@@ -89,11 +100,12 @@ fn read_btf(path: &Path) -> Result<Vec<u8>, KernelError> {
     })
 }
 
-fn make_maps(options: &Options, resolved: &offsets::Offsets, btf: &Btf) -> Result<Ebpf, KernelError> {
+fn make_maps(options: &Options, resolved: &offsets::Offsets) -> Result<Ebpf, KernelError> {
     let object = options.object.as_deref().unwrap_or(OBJECT);
     let level = options.log.map_or(0, log_level);
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(btf)).override_global(LOG_LEVEL, &level, true);
+    // By now it has read the kernel's types for itself. The object has nothing that is relocated by them.
+    loader.btf(None).override_global(LOG_LEVEL, &level, true);
     if options.log.is_none() {
         loader.map_max_entries(LOG_MAP, LOG_BYTES_OFF);
     }

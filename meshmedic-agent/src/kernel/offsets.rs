@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the running kernel keeps the fields that the programs read, from its own BTF.
 
+use std::collections::HashMap;
+
 use btf_rs::{Btf, Member, Struct, Type};
 
 use super::KernelError;
@@ -80,8 +82,9 @@ pub(super) struct Offsets {
 
 /// Resolves every offset, or names the first field that cannot be.
 pub(super) fn resolve(btf: &Btf) -> Result<Offsets, KernelError> {
+    let mut known = Known::new(btf);
     for (field, expected) in &CONTEXT {
-        let offset = offset_of(btf, field)?;
+        let offset = offset_of(&mut known, field)?;
         if offset != *expected {
             return Err(missing(
                 field,
@@ -91,12 +94,13 @@ pub(super) fn resolve(btf: &Btf) -> Result<Offsets, KernelError> {
     }
     let globals = FIELDS
         .iter()
-        .map(|field| match offset_of(btf, field) {
+        .map(|field| match offset_of(&mut known, field) {
             Err(KernelError::MissingField { .. }) if field.optional => Ok((field.global, 0)),
             offset => Ok((field.global, offset?)),
         })
         .collect::<Result<_, KernelError>>()?;
-    let process_filter = structures(btf, "bpf_iter_link_info")
+    let process_filter = known
+        .structures("bpf_iter_link_info")
         .iter()
         .any(|union| member(btf, union, "task").is_some());
     Ok(Offsets {
@@ -112,8 +116,9 @@ fn missing(field: &Field, found: impl Into<String>) -> KernelError {
     }
 }
 
-fn offset_of(btf: &Btf, field: &Field) -> Result<u32, KernelError> {
-    let candidates = structures(btf, field.structure);
+fn offset_of(known: &mut Known<'_>, field: &Field) -> Result<u32, KernelError> {
+    let btf = known.btf;
+    let candidates = known.structures(field.structure);
     if candidates.is_empty() {
         return Err(missing(
             field,
@@ -123,7 +128,7 @@ fn offset_of(btf: &Btf, field: &Field) -> Result<u32, KernelError> {
     // Two different structures may share a name; only one of them has the field.
     let mut error = None;
     for candidate in candidates {
-        match within(btf, candidate, field) {
+        match within(btf, candidate.clone(), field) {
             Ok(offset) => return Ok(offset),
             Err(found) => error = error.or(Some(found)),
         }
@@ -155,15 +160,32 @@ fn within(btf: &Btf, mut structure: Struct, field: &Field) -> Result<u32, String
     Ok(offset)
 }
 
-fn structures(btf: &Btf, name: &str) -> Vec<Struct> {
-    let types = btf.resolve_types_by_name(name).unwrap_or_default();
-    types
-        .into_iter()
-        .filter_map(|kind| match kind {
-            Type::Struct(found) | Type::Union(found) => Some(found),
-            _ => None,
+/// The structures that were looked for: to find one by its name, all types are gone through.
+struct Known<'a> {
+    btf: &'a Btf,
+    structures: HashMap<&'static str, Vec<Struct>>,
+}
+
+impl<'a> Known<'a> {
+    fn new(btf: &'a Btf) -> Self {
+        Self {
+            btf,
+            structures: HashMap::new(),
+        }
+    }
+
+    fn structures(&mut self, name: &'static str) -> &[Struct] {
+        self.structures.entry(name).or_insert_with(|| {
+            let types = self.btf.resolve_types_by_name(name).unwrap_or_default();
+            types
+                .into_iter()
+                .filter_map(|kind| match kind {
+                    Type::Struct(found) | Type::Union(found) => Some(found),
+                    _ => None,
+                })
+                .collect()
         })
-        .collect()
+    }
 }
 
 /// A member and its offset in bits, looked for in anonymous members too.
@@ -254,7 +276,10 @@ mod tests {
     }
 
     fn message(btf: &Btf, field: &Field) -> String {
-        offset_of(btf, field).expect_err("should not resolve").to_string()
+        let known = &mut Known::new(btf);
+        offset_of(known, field)
+            .expect_err("should not resolve")
+            .to_string()
     }
 
     #[test]
@@ -264,9 +289,10 @@ mod tests {
             ("", &[("a", 2, 0), ("b", 2, 2)]),
             ("outer", &[("x", 4, 0), ("", 6, 8), ("named", 6, 16)]),
         ]);
-        assert_eq!(offset_of(&btf, &field("", "outer", &["b"], 2)).ok(), Some(10));
+        let known = &mut Known::new(&btf);
+        assert_eq!(offset_of(known, &field("", "outer", &["b"], 2)).ok(), Some(10));
         assert_eq!(
-            offset_of(&btf, &field("", "outer", &["named", "b"], 2)).ok(),
+            offset_of(known, &field("", "outer", &["named", "b"], 2)).ok(),
             Some(18)
         );
         assert!(resolve(&btf).is_err());
