@@ -76,8 +76,13 @@ enum Stage {
 }
 
 /// In this order: an hour's budget is spent only by whoever has everything else.
+///
+/// First it is looked whether the cluster has room at all. In a big one it mostly has none, and whoever wrote
+/// claims into Leases that everybody watches, to take them back, would make each agent's load grow with their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
+    LookAtCluster,
+    LookAtSlot { tried: u32 },
     Owner,
     Node,
     Slot { tried: u32 },
@@ -138,7 +143,7 @@ impl Attempt {
             asked: None,
             node: settings.node.clone(),
             holder: settings.holder.clone(),
-            stage: Stage::Claiming(Claim::Owner),
+            stage: Stage::Claiming(Claim::LookAtCluster),
             held: Vec::new(),
             slot: None,
             claimed_at: at.server,

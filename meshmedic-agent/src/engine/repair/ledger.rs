@@ -130,6 +130,8 @@ pub struct Change {
 /// A step of a repair that is written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Nothing: it only asks whether the limits would allow one more.
+    Look,
     /// It begins, if the limits allow it.
     Claim(Box<Entry>),
     /// This holder takes over from an agent that is gone.
@@ -231,6 +233,14 @@ impl Record {
     pub fn apply(&mut self, change: &Change, limits: &Limits, now: Timestamp) -> Applied {
         let id = &change.id;
         match &change.step {
+            Step::Look => {
+                let mut cleared = self.clone();
+                cleared.clear(limits, now);
+                cleared
+                    .refuses(limits, now)
+                    .filter(stands)
+                    .map_or(Applied::done(false), Applied::refused)
+            }
             Step::Claim(entry) => self.claim(entry, limits, now),
             Step::Adopt(holder) => {
                 let free = |entry: &Entry| entry.holder == *holder || entry.is_abandoned(now);
@@ -279,9 +289,8 @@ impl Record {
             // The answer to an earlier try was lost.
             return Applied::done(false);
         }
-        let mut changed = self.bury(limits, now);
+        let mut changed = self.clear(limits, now);
         changed |= self.notice_return(&entry.uid, now);
-        self.acts.retain(|act| since(now, act.at) < HOUR);
         if let Some(withheld) = self.refuses(limits, now).filter(stands) {
             return Applied {
                 changed,
@@ -306,6 +315,13 @@ impl Record {
             });
         }
         Applied::done(true)
+    }
+
+    /// Forgets what matters no more. True if a repair was among it.
+    fn clear(&mut self, limits: &Limits, now: Timestamp) -> bool {
+        let buried = self.bury(limits, now);
+        self.acts.retain(|act| since(now, act.at) < HOUR);
+        buried
     }
 
     fn refuses(&self, limits: &Limits, now: Timestamp) -> Option<Withheld> {

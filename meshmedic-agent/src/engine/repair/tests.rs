@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 mod bench;
 
-use super::ledger::{LEASE, Step};
+use super::ledger::{Entry, LEASE, Record, Step};
 use super::*;
 use bench::{Bench, EPOCH, MILLISECOND, MINUTE, SECOND, settings};
 
@@ -440,4 +440,36 @@ fn a_successor_on_this_node_is_proved_for_another_ones_repair() {
     bench.run();
     let proof = bench.leases[&owner].repairs[0].proof.clone().unwrap();
     assert!(proof.captured && proof.node == "n1");
+}
+
+#[test]
+fn while_the_cluster_has_no_room_nothing_is_written() {
+    let mut bench = Bench::new(settings(), 1);
+    let now = bench.at().server;
+    for slot in 0..3 {
+        let entry = Entry {
+            id: format!("other-{slot}"),
+            pod: "shop/other".to_owned(),
+            uid: String::new(),
+            node: "n2".to_owned(),
+            holder: "n2-1".to_owned(),
+            slot: None,
+            at: now,
+            renewed: now,
+            deadline: now,
+            acted: false,
+            canary: false,
+            proof: None,
+        };
+        let record = Record {
+            repairs: vec![entry],
+            ..Record::default()
+        };
+        bench.leases.insert(LeaseKey::Slot(slot), record);
+    }
+    let before = bench.leases.clone();
+    bench.run();
+    assert_eq!(bench.withheld(), [Withheld::NoSlot]);
+    bench.leases.retain(|_, record| *record != Record::default());
+    assert_eq!(bench.leases, before);
 }

@@ -55,6 +55,7 @@ impl Fault {
 /// The kinds of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    Look,
     ClaimOwner,
     ClaimNode,
     ClaimSlot,
@@ -70,7 +71,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
+        Self::Look,
         Self::ClaimOwner,
         Self::ClaimNode,
         Self::ClaimSlot,
@@ -91,6 +93,7 @@ impl Kind {
             Request::Act { .. } => Self::Act,
             Request::Find(_) => Self::Find,
             Request::Update { lease, change, .. } => match (&change.step, lease) {
+                (Step::Look, _) => Self::Look,
                 (Step::Claim(_), LeaseKey::Owner(_)) => Self::ClaimOwner,
                 (Step::Claim(_), LeaseKey::Node(_)) => Self::ClaimNode,
                 (Step::Claim(_), LeaseKey::Slot(_)) => Self::ClaimSlot,
@@ -123,7 +126,7 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     pub(super) would: u64,
     pub(super) withheld: [u64; 11],
-    pub(super) met: [[u64; 12]; 12],
+    pub(super) met: [[u64; 12]; 13],
 }
 
 impl Tally {

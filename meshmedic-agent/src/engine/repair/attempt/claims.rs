@@ -14,6 +14,13 @@ use crate::engine::sabotage::{Defence, is_out};
 
 use super::{ASK_AGAIN, Attempt, Claim, DOUBT, Stage};
 
+impl Claim {
+    /// Whether nothing is claimed yet.
+    const fn is_look(self) -> bool {
+        matches!(self, Self::LookAtCluster | Self::LookAtSlot { .. })
+    }
+}
+
 impl Attempt {
     /// Everything that is claimed but the slot, with the limits.
     pub(in super::super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Limits)> {
@@ -27,9 +34,15 @@ impl Attempt {
         let lease = match claim {
             Claim::Owner => LeaseKey::Owner(self.owner.clone()),
             Claim::Node => LeaseKey::Node(self.node.clone()),
-            Claim::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
-            Claim::Cluster => LeaseKey::Cluster,
+            Claim::Slot { tried } | Claim::LookAtSlot { tried } => {
+                LeaseKey::Slot(self.nth_slot(settings, tried))
+            }
+            Claim::Cluster | Claim::LookAtCluster => LeaseKey::Cluster,
         };
+        if claim.is_look() {
+            let limits = limits(settings, &lease);
+            return (lease, self.change(Step::Look), limits);
+        }
         let entry = Entry {
             id: self.id.clone(),
             pod: self.pod.display_name(),
@@ -69,6 +82,8 @@ impl Attempt {
     ) {
         let (lease, ..) = self.claim(settings, claim);
         let next = match (claim, result) {
+            (Claim::LookAtCluster, Ok(_)) => Some(Claim::LookAtSlot { tried: 0 }),
+            (Claim::LookAtSlot { .. }, Ok(_)) => Some(Claim::Owner),
             (_, Ok(record)) => {
                 if let Some(entry) = record.entry(&self.id).filter(|_| claim == Claim::Owner) {
                     self.claimed_at = entry.at;
@@ -81,8 +96,11 @@ impl Attempt {
                         self.slot = Some(self.nth_slot(settings, tried));
                         Some(Claim::Cluster)
                     }
-                    Claim::Cluster => None,
+                    Claim::Cluster | Claim::LookAtCluster | Claim::LookAtSlot { .. } => None,
                 }
+            }
+            (Claim::LookAtSlot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
+                Some(Claim::LookAtSlot { tried: tried + 1 })
             }
             (Claim::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
                 Some(Claim::Slot { tried: tried + 1 })
@@ -90,7 +108,7 @@ impl Attempt {
             (_, Err(Refusal::Withheld(why))) => return self.undone(at, why, None),
             (_, Err(Refusal::Failed(detail))) => {
                 // Perhaps it was written all the same.
-                self.held.push(lease);
+                self.held.extend((!claim.is_look()).then_some(lease));
                 return self.undone(at, Withheld::NoLedger, Some(detail));
             }
         };

@@ -380,3 +380,41 @@ fn a_record_survives_its_journey_through_a_lease() {
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     assert_eq!(serde_json::from_str::<Record>("{}").unwrap(), Record::default());
 }
+
+#[test]
+fn a_look_tells_what_a_claim_would_meet_and_changes_nothing() {
+    let slot = Limits {
+        in_flight: Some((1, Withheld::NoSlot)),
+        frees_at_once: true,
+        ..Limits::default()
+    };
+    let look = |record: &mut Record, limits: &Limits, second| {
+        record.apply(&change("b", Step::Look), limits, at(second))
+    };
+    let mut record = Record::default();
+    assert_eq!(look(&mut record, &slot, 0), Applied::done(false));
+    claim(&mut record, "a", &slot, 0);
+    let taken = record.clone();
+    assert_eq!(look(&mut record, &slot, 10), Applied::refused(Withheld::NoSlot));
+    let silent = 1 + i64::try_from(LEASE.as_secs()).unwrap();
+    assert_eq!(
+        look(&mut record, &slot, silent),
+        Applied::done(false),
+        "its agent is gone"
+    );
+    assert_eq!(record, taken);
+
+    let mut hour = Record::default();
+    claim(&mut hour, "a", &hourly(1), 0);
+    let spent = hour.clone();
+    assert_eq!(
+        look(&mut hour, &hourly(1), 10),
+        Applied::refused(Withheld::BudgetCluster)
+    );
+    assert_eq!(
+        look(&mut hour, &hourly(1), 3601),
+        Applied::done(false),
+        "the hour is over"
+    );
+    assert_eq!(hour, spent);
+}
