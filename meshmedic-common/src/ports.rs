@@ -53,6 +53,12 @@ impl PortSet {
         self.0 & other.0 == other.0
     }
 
+    /// The members that either set has.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The members that both sets have.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one look means: a reading of /proc beside what is known of ztunnel's own sockets.
 
-use std::collections::{HashMap, HashSet};
-
 use meshmedic_common::abi::CensusRow;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
@@ -11,44 +9,58 @@ use meshmedic_common::verdict::{Reason, Redirection};
 
 use crate::time::Time;
 
-/// The sockets in the file tables of ztunnel's processes.
+/// The sockets in the file tables of ztunnel's processes. Sorted, since they are made anew by each census and then
+/// looked up once for each pod.
 #[derive(Clone, Debug, Default)]
 pub struct ZtunnelSockets {
-    inodes: HashSet<u64>,
+    inodes: Vec<u64>,
     /// Wildcard listeners by network namespace; known to the census only.
-    by_netns: HashMap<u32, PortSet>,
+    by_netns: Vec<(u32, PortSet)>,
 }
 
 impl ZtunnelSockets {
     /// From a census of ztunnel's processes.
     #[must_use]
     pub fn from_census(rows: &[CensusRow]) -> Self {
-        let mut sockets = Self::default();
-        for row in rows {
-            sockets.inodes.insert(row.inode);
-            if AddressKind::from_abi(row.address) == AddressKind::Wildcard {
-                let ports = sockets.by_netns.entry(row.netns).or_default();
-                *ports = ports.with(row.port);
+        let wildcard = |row: &&CensusRow| AddressKind::from_abi(row.address) == AddressKind::Wildcard;
+        let mut by_netns: Vec<_> = rows
+            .iter()
+            .filter(wildcard)
+            .map(|row| (row.netns, PortSet::EMPTY.with(row.port)))
+            .collect();
+        by_netns.sort_unstable_by_key(|(netns, _)| *netns);
+        by_netns.dedup_by(|(netns, port), (kept, ports)| {
+            let same = netns == kept;
+            if same {
+                *ports = ports.union(*port);
             }
+            same
+        });
+        Self {
+            by_netns,
+            ..Self::from_inodes(rows.iter().map(|row| row.inode))
         }
-        sockets
     }
 
     /// From the file descriptors of ztunnel's processes.
     #[must_use]
-    pub fn from_inodes(inodes: HashSet<u64>) -> Self {
+    pub fn from_inodes(inodes: impl IntoIterator<Item = u64>) -> Self {
+        let mut inodes: Vec<_> = inodes.into_iter().collect();
+        inodes.sort_unstable();
         Self {
             inodes,
-            by_netns: HashMap::new(),
+            by_netns: Vec::new(),
         }
     }
 
     /// Whether ztunnel holds all required listeners in a namespace.
     #[must_use]
     pub fn is_complete_in(&self, netns_inode: u32) -> bool {
-        self.by_netns
-            .get(&netns_inode)
-            .is_some_and(|ports| ports.contains_all(PortSet::REQUIRED))
+        let found = self
+            .by_netns
+            .binary_search_by_key(&netns_inode, |(netns, _)| *netns);
+        let ports = found.ok().and_then(|at| self.by_netns.get(at));
+        ports.is_some_and(|(_, ports)| ports.contains_all(PortSet::REQUIRED))
     }
 
     /// Whether every required listener of a reading is among ztunnel's sockets.
@@ -59,7 +71,7 @@ impl ZtunnelSockets {
             .iter()
             .filter(|l| l.address == AddressKind::Wildcard);
         let owned: PortSet = wildcard
-            .filter(|l| self.inodes.contains(&l.inode))
+            .filter(|l| self.inodes.binary_search(&l.inode).is_ok())
             .map(|l| l.port)
             .collect();
         owned.contains_all(PortSet::REQUIRED)

@@ -100,6 +100,8 @@ pub struct PodView<'a> {
     pub flaps: u32,
     /// When the last reading that bore the state out began. One that contradicts a finding does not count.
     pub read_at: Time,
+    /// When it was last seen captured.
+    pub captured_at: Time,
 }
 
 /// The state of a pod that no reading would change.
@@ -188,7 +190,7 @@ impl Track {
             return None;
         }
         if complete {
-            self.ports = PortSet::REQUIRED.iter().chain(self.ports.iter()).collect();
+            self.ports = PortSet::REQUIRED.union(self.ports);
             // A loss that is over needs no reading any more; a pod new to us still gets its first.
             if self.state == State::Suspect {
                 self.due = None;
@@ -404,6 +406,12 @@ impl Track {
         }
     }
 
+    pub(super) fn follow(&mut self, now: Time, first: Duration) {
+        if self.state == State::Suspect && !self.looking {
+            self.schedule(now + now.since(self.since).max(first));
+        }
+    }
+
     fn schedule(&mut self, at: Time) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
@@ -433,6 +441,10 @@ impl Track {
         settled(self.expectation).is_some()
     }
 
+    pub(super) const fn expectation(&self) -> Expectation {
+        self.expectation
+    }
+
     pub(super) const fn state(&self) -> State {
         self.state
     }
@@ -458,6 +470,7 @@ impl Track {
             traffic: lost.then(|| self.redirection.into()),
             flaps: self.flaps,
             read_at: self.read_at,
+            captured_at: self.captured_at,
         }
     }
 }

@@ -287,6 +287,30 @@ fn a_dead_ztunnel_is_the_node_s_fault_and_no_pod_s() {
 }
 
 #[test]
+fn a_pod_without_listeners_is_followed_ever_later_while_ztunnel_settles_and_only_then() {
+    let first = Duration::from_secs(1);
+    let mut sim = Sim::new(1);
+    let uid = sim.pods[0].clone();
+    let settled = sim.engine.next_wake();
+    sim.engine.follow(sim.now, &uid, first);
+    assert_eq!(sim.engine.next_wake(), settled, "nothing is wrong");
+    sim.engine.ztunnel(sim.now, ztunnel(8));
+    sim.lose(1, &none());
+    assert_eq!(sim.state(0), State::Suspect);
+    for waited in [0, 1, 2, 4, 8] {
+        sim.now = sim.now.max(START + Duration::from_secs(waited));
+        sim.read(&none());
+        sim.engine.follow(sim.now, &uid, first);
+        let next = sim.now + first.max(Duration::from_secs(waited));
+        assert_eq!(sim.engine.next_wake(), Some(next), "after {waited} s");
+        sim.now = next;
+    }
+    sim.read(&complete());
+    assert_eq!(sim.state(0), State::Captured);
+    assert!(!sim.ever(State::Orphan));
+}
+
+#[test]
 fn a_fault_however_short_starts_the_confirmation_anew() {
     let mut sim = Sim::settling(1, Duration::ZERO);
     sim.lose(1, &none());

@@ -173,7 +173,7 @@ impl Sources {
             .map(|&(pid, _)| socket_inodes(table.root(), pid));
         match tables.collect::<io::Result<Vec<_>>>() {
             Ok(tables) => {
-                self.sockets = ZtunnelSockets::from_inodes(tables.into_iter().flatten().collect());
+                self.sockets = ZtunnelSockets::from_inodes(tables.into_iter().flatten());
                 true
             }
             Err(error) => {
