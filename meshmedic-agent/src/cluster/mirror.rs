@@ -14,7 +14,7 @@ use meshmedic_common::kube::facts::NamespaceFacts;
 use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 
-use super::store::Store;
+use super::store::{Delta, Store};
 use super::watches::Seen;
 use super::{ISTIO_CNI, SeenLease, ZTUNNEL};
 use crate::engine::Health;
@@ -65,10 +65,12 @@ impl Mirror {
     /// Takes news in. Leases are not looked at here beyond being kept.
     pub fn take(&mut self, seen: Seen) -> Changed {
         let changed = match seen {
-            Seen::Pod(delta) => Changed {
-                pods: self.pods.take(delta),
-                gates: true,
-            },
+            Seen::Pod(delta) => {
+                return Changed {
+                    pods: self.take_pod(delta),
+                    gates: true,
+                };
+            }
             Seen::Namespace(delta) => Changed {
                 pods: self.namespaces.take(delta),
                 gates: false,
@@ -101,23 +103,46 @@ impl Mirror {
         &self.enablement
     }
 
-    fn judge_pods(&mut self) {
-        if !self.knows_pods() {
-            return;
+    /// One pod that changed is judged by itself: a node has hundreds of others.
+    fn take_pod(&mut self, delta: Delta<PodFacts>) -> bool {
+        let key = match &delta {
+            Delta::Is(key, _) | Delta::Gone(key) => Some(key.clone()),
+            Delta::Begin | Delta::End => None,
+        };
+        let before = key.as_ref().and_then(|key| self.pods.get(key)?.cgroup_uid());
+        let changed = self.pods.take(delta);
+        match key {
+            _ if !changed || !self.knows_pods() => {}
+            None => self.judge_pods(),
+            Some(key) => {
+                if let Some(uid) = before {
+                    self.standings.remove(&uid);
+                }
+                let judged = self.pods.get(&key).and_then(|facts| self.judge_pod(facts));
+                self.standings.extend(judged);
+            }
         }
-        let standings = self.pods.values().filter_map(|facts| {
-            let namespace = self.namespaces.get(&facts.namespace);
-            let standing = Standing {
-                expectation: self
-                    .enablement
-                    .expectation(facts, namespace.map(|known| &known.labels)),
-                certain: self.enablement.certain,
-                namespace_repair: namespace.and_then(|known| known.repair.clone()),
-                facts: facts.clone(),
-            };
-            Some((facts.cgroup_uid()?, standing))
-        });
-        self.standings = standings.collect();
+        changed
+    }
+
+    fn judge_pods(&mut self) {
+        if self.knows_pods() {
+            let judged = self.pods.values().filter_map(|facts| self.judge_pod(facts));
+            self.standings = judged.collect();
+        }
+    }
+
+    fn judge_pod(&self, facts: &PodFacts) -> Option<(PodUid, Standing)> {
+        let namespace = self.namespaces.get(&facts.namespace);
+        let standing = Standing {
+            expectation: self
+                .enablement
+                .expectation(facts, namespace.map(|known| &known.labels)),
+            certain: self.enablement.certain,
+            namespace_repair: namespace.and_then(|known| known.repair.clone()),
+            facts: facts.clone(),
+        };
+        Some((facts.cgroup_uid()?, standing))
     }
 
     /// The watches that have not told everything yet.
