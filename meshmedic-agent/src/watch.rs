@@ -4,6 +4,7 @@
 //! Whatever wakes it (a kernel event, a reading that came back, a timer), one step takes it in, hands
 //! it to the engine, and gives back what the engine concluded.
 
+mod pace;
 mod pods;
 mod readers;
 mod report;
@@ -23,6 +24,7 @@ use crate::engine::{Engine, Health, Look, Notice, Seen, Settings};
 use crate::kernel::Kernel;
 use crate::node::{Mapping, NetnsIndex, PodName, PodNames, ProcessTable};
 use crate::time::Time;
+use pace::Pace;
 pub use pods::{Declared, PodSource};
 use readers::{Finished, Readers};
 use sources::Sources;
@@ -108,6 +110,13 @@ const ROTATION: Duration = Duration::from_secs(24 * 60 * 60);
 const SEARCH: Duration = Duration::from_secs(1);
 /// New processes are looked for this often at least while `--interval` is long.
 const REFRESH_AT_MOST: Duration = Duration::from_secs(30);
+/// With eBPF and the API, and every pod's namespace known, a new process tells nothing that is waited for: then they
+/// are looked for this often, so that a node of many processes costs no more than one of few.
+const REFRESH_AT_REST: Duration = Duration::from_secs(30 * 60);
+/// Records of namespaces that belong to no pod make us look for new processes this often at most.
+const REFRESH_FOR_STRANGERS: Duration = Duration::from_secs(1);
+/// While a ztunnel that came back settles, a pod without its listeners is read again after this, then ever later.
+const AGAIN_WHILE_SETTLING: Duration = Duration::from_secs(1);
 
 /// One node being watched.
 #[derive(Debug)]
@@ -124,6 +133,9 @@ pub struct Watch {
     next_sweep: Time,
     next_census: Time,
     next_search: Time,
+    next_refresh: Time,
+    refreshed: Time,
+    pace: Pace,
     rotation: Rotation,
     counters: Counters,
     events: Vec<Event>,
@@ -168,6 +180,9 @@ impl Watch {
             next_sweep: now + options.interval,
             next_census: now,
             next_search: now,
+            next_refresh: now,
+            refreshed: now,
+            pace: Pace::default(),
             rotation: Rotation { step: 0, steps },
             counters: Counters::default(),
             events: Vec::new(),
@@ -247,8 +262,12 @@ impl Watch {
     }
 
     async fn wait(&mut self) -> Wake {
+        let now = Time::now();
+        let rest_until = self.pace.ready_at();
+        let rests = rest_until > now;
         let timer = self.next_timer();
-        let sleep = tokio::time::sleep(timer.since(Time::now()));
+        let timer = if rests { timer.min(rest_until) } else { timer };
+        let sleep = tokio::time::sleep(timer.since(now));
         let Self {
             sources,
             readers,
@@ -257,18 +276,21 @@ impl Watch {
         } = self;
         tokio::select! {
             biased;
-            result = sources.next_records(batch) => Wake::Kernel(result),
+            // Meanwhile they gather in the kernel's buffer.
+            result = sources.next_records(batch), if !rests => Wake::Kernel(result),
             finished = readers.next() => Wake::Read(finished),
             () = sleep => Wake::Timer,
         }
     }
 
     fn next_timer(&self) -> Time {
-        let mut next = self.next_sweep;
-        if self.sources.has_census() {
-            next = next.min(self.next_census);
-        }
-        if self.sources.ztunnel.is_empty() {
+        let next = if self.sources.has_census() {
+            self.next_census
+        } else {
+            self.next_sweep
+        };
+        let mut next = next.min(self.next_refresh);
+        if self.must_search() {
             next = next.min(self.next_search);
         }
         if !self.readers.is_full() {
@@ -283,7 +305,10 @@ impl Watch {
             self.refresh_or_warn(now);
         }
         match wake {
-            Wake::Kernel(Ok(())) => self.take_records(now),
+            Wake::Kernel(Ok(())) => {
+                self.take_records(now);
+                self.pace.took(now, Time::now());
+            }
             Wake::Kernel(Err(error)) => {
                 self.sources.disarm();
                 self.kernel_failed(&error);
@@ -303,7 +328,12 @@ impl Watch {
             .any(|change| self.index.pod_of(change.netns).is_none());
         let opened = batch.iter().any(|change| change.change == CHANGE_OPENED);
         if unknown || (opened && self.sources.ztunnel.is_empty()) {
-            self.refresh_or_warn(now);
+            let again = self.refreshed + REFRESH_FOR_STRANGERS;
+            if now >= again || self.sources.ztunnel.is_empty() {
+                self.refresh_or_warn(now);
+            } else {
+                self.next_refresh = self.next_refresh.min(again);
+            }
         }
         for change in batch.iter().filter(|change| change.change != CHANGE_OPENED) {
             if let Some(uid) = self.index.pod_of(change.netns) {
@@ -373,28 +403,46 @@ impl Watch {
             }
         };
         self.engine.look(now, &uid, look);
+        // The census tells when they are back; without it only another reading does.
+        if !self.sources.has_census() {
+            self.engine.follow(now, &uid, AGAIN_WHILE_SETTLING);
+        }
     }
 
     fn take_timers(&mut self, now: Time) {
-        if now >= self.next_sweep {
-            self.refresh_or_warn(now);
-            if self.sources.has_census() {
-                self.next_sweep = now + self.options.interval.min(REFRESH_AT_MOST);
-            } else {
-                self.next_sweep = now + self.options.interval;
-                self.counters.sweeps += 1;
-                self.engine.sweep(now, |_, _| true);
-            }
-        }
-        if self.sources.ztunnel.is_empty() && now >= self.next_search {
+        if self.must_search() && now >= self.next_search {
             self.next_search = now + SEARCH.min(self.options.interval);
-            self.refresh_or_warn(now);
+            if self.sources.ztunnel.is_empty() {
+                self.refresh_or_warn(now);
+            }
         }
         if self.sources.has_census() && now >= self.next_census {
             self.next_census = now + census_interval(self.options.interval);
-            self.counters.sweeps += 1;
+            self.sweep(now);
+        }
+        if !self.sources.has_census() && now >= self.next_sweep {
+            self.next_sweep = now + self.options.interval;
+            self.sweep(now);
+        }
+        if now >= self.next_refresh {
+            self.refresh_or_warn(now);
+        }
+    }
+
+    /// Whether ztunnel is to be looked for, or after: nobody tells of its end where there is no trigger.
+    fn must_search(&self) -> bool {
+        self.sources.ztunnel.is_empty() || self.sources.trigger.is_none()
+    }
+
+    /// Looks at all pods, as when it is time: by census, or by reading each in the steps that follow.
+    pub fn sweep(&mut self, now: Time) {
+        self.counters.sweeps += 1;
+        if self.sources.has_census() {
             self.run_census(now);
             self.rotate(now);
+        } else {
+            self.refresh_or_warn(now);
+            self.engine.sweep(now, |_, _| true);
         }
     }
 
@@ -464,10 +512,19 @@ impl Watch {
     /// Learns of processes, pods and ztunnel anew.
     fn refresh(&mut self, now: Time) -> Result<(), WatchError> {
         let root = || self.options.proc_root.clone();
+        self.refreshed = now;
+        self.next_refresh = now
+            + match self.sources.has_census() {
+                true => self.options.interval.min(REFRESH_AT_MOST),
+                false => self.options.interval,
+            };
         self.table
             .refresh(now)
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
         self.learn(now);
+        if self.sources.has_census() && self.knows_all(now) {
+            self.next_refresh = now + REFRESH_AT_REST;
+        }
         Ok(())
     }
 

@@ -156,6 +156,13 @@ impl ProcessTable {
         self.host
     }
 
+    /// Whether nothing new is to be learned of any known process of a pod.
+    #[must_use]
+    pub fn is_settled(&self, now: Time) -> bool {
+        let mut known = self.known.values();
+        known.all(|known| matches!(known.what, What::Nothing) || known.is_settled(now))
+    }
+
     /// Every process of a pod.
     pub fn iter(&self) -> impl Iterator<Item = &Process> {
         self.known.values().filter_map(Known::process)

@@ -40,6 +40,10 @@ impl Watch {
     /// Takes the pods that the API declares, all of them.
     pub fn declare(&mut self, now: Time, pods: HashMap<PodUid, Declared>) {
         let unknown = pods.keys().any(|uid| self.index.get(uid).is_err());
+        // Most of what the API tells of a pod is not what concerns us.
+        if !unknown && self.declared == pods {
+            return;
+        }
         self.declared = pods;
         if unknown {
             self.refresh_or_warn(now);
@@ -48,6 +52,18 @@ impl Watch {
         }
         self.engine.tick(now);
         self.collect();
+    }
+
+    /// Whether no process is waited for: every pod that is judged has its namespace, every ztunnel its process, and
+    /// none of them is so young that it may be on its way elsewhere.
+    pub(super) fn knows_all(&self, now: Time) -> bool {
+        let known = |(uid, pod): (&PodUid, &Declared)| match pod.expectation {
+            _ if pod.ztunnel => self.sources.is_ztunnel_pod(uid),
+            Expectation::Exempt(_) | Expectation::Pending | Expectation::Unverifiable(_) => true,
+            Expectation::Expected | Expectation::Undeclared => self.index.get(uid).is_ok(),
+        };
+        let by_api = self.options.pods == PodSource::Api;
+        by_api && self.declared.iter().all(known) && self.table.is_settled(now)
     }
 
     /// Concludes from the processes which pods there are, and which namespace is whose.
@@ -61,6 +77,7 @@ impl Watch {
         if !by_api && let Err(error) = self.names.refresh() {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
         }
+        let before = std::mem::take(&mut self.sources.ztunnel);
         let ztunnel = match by_api {
             true => self.sources.find_ztunnel(&self.table, now, |process| {
                 let pod = self.declared.get(&process.pod);
@@ -71,6 +88,12 @@ impl Watch {
             }),
         };
         self.engine.ztunnel(now, ztunnel);
+        if self.sources.ztunnel != before && !self.sources.ztunnel.is_empty() {
+            self.next_census = now;
+            if !self.sources.has_census() {
+                self.engine.sweep(now, |_, _| true);
+            }
+        }
         let gone: Vec<PodUid> = self
             .engine
             .views()

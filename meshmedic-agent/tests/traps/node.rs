@@ -15,6 +15,7 @@ in_both_modes!(
     flaps_are_counted_and_never_an_orphan,
     the_end_of_ztunnel_is_the_nodes_fault,
     all_pods_lost_under_a_healthy_ztunnel,
+    a_ztunnel_that_returns_is_seen_between_two_sweeps,
     two_ztunnels_at_once,
     a_ztunnel_that_hangs_still_captures,
 );
@@ -61,6 +62,29 @@ fn one_of_200_pods_is_lost(mode: TriggerMode) {
     ztunnel.enrol(lost).unwrap();
     bench.until_all_captured(&pods);
     assert_eq!(bench.pod(lost).flaps, 0);
+}
+
+/// Fails where nobody looks after ztunnel between two sweeps, or after its pods while it settles.
+fn a_ztunnel_that_returns_is_seen_between_two_sweeps(mode: TriggerMode) {
+    let lab = Lab::isolated().unwrap();
+    let pods = many(&lab, 3);
+    let ztunnel = lab.ztunnel(ZtunnelSpec::default()).unwrap();
+    ztunnel.enrol_many(&pods).unwrap();
+    let patience = Patience {
+        settle: Duration::from_secs(600),
+        interval: Duration::from_secs(3600),
+        ..QUICK
+    };
+    let mut bench = Bench::new(&lab, mode, patience);
+    bench.until_all_captured(&pods);
+    ztunnel.start_empty().unwrap();
+    for pod in &pods {
+        bench.until_state(pod, State::Suspect);
+    }
+    ztunnel.enrol_many(&pods).unwrap();
+    bench.until_all_captured(&pods);
+    assert!(bench.has(Condition::NodeFault), "it still settles");
+    bench.assert_no_finding();
 }
 
 /// Fails where the readings of several short losses add up to one long one.
