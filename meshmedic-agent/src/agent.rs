@@ -40,6 +40,8 @@ use toggles::Toggles;
 const BEAT: Duration = Duration::from_secs(10);
 /// The report is made anew at most this often: a storm of changes is shown as it ends.
 const PUBLISH: Duration = Duration::from_millis(200);
+/// And at least this often, since time alone changes some of it.
+const PUBLISH_AT_REST: Duration = Duration::from_secs(30);
 /// An agent that was told to end waits this long for what is under way. The API's time limit is part of it.
 const FAREWELL: Duration = Duration::from_secs(12);
 
@@ -230,7 +232,11 @@ impl Agent {
     fn take(&mut self, wake: Wake) {
         let now = Time::now();
         self.status.beat(now);
-        self.changed |= !matches!(&wake, Wake::Node(events) if events.is_empty());
+        self.changed |= match &wake {
+            Wake::Node(events) => !events.is_empty(),
+            Wake::Time => false,
+            Wake::Api(_) | Wake::Answer(..) | Wake::Cni(_) | Wake::Stop => true,
+        };
         match wake {
             Wake::Node(events) => self
                 .teller
@@ -353,10 +359,10 @@ impl Agent {
             .spawn(async move { (id, acts.perform(request, ready, &enablement).await) });
     }
 
-    /// Shows how things stand, unless that was done a moment ago.
+    /// Shows how things stand, unless that was done a moment ago, or lately and nothing changed since.
     fn publish(&mut self, now: Time) {
-        let lately = self.published.is_some_and(|last| now.since(last) < PUBLISH);
-        if lately || !self.changed {
+        let patience = if self.changed { PUBLISH } else { PUBLISH_AT_REST };
+        if self.published.is_some_and(|last| now.since(last) < patience) {
             return;
         }
         (self.changed, self.published) = (false, Some(now));
@@ -368,7 +374,7 @@ impl Agent {
                 metrics.watch_heard(*resource, now - age);
             }
         }
-        self.teller.look_over(&self.watch, &self.mirror);
+        self.teller.look_over(now, &self.watch, &self.mirror);
         self.status.publish(Arc::new(self.report(now)));
     }
 

@@ -27,6 +27,8 @@ use crate::watch::{Event, Watch};
 const CONTROLLER: &str = "meshmedic.io/agent";
 /// Events wait here for the API; beyond it they are dropped and counted.
 const BACKLOG: usize = 128;
+/// A node's fault becomes an Event after this: longer than a ztunnel that restarts takes to settle.
+const FAULT_LASTS: Duration = Duration::from_secs(60);
 /// Events still waiting at the end get this long.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -41,6 +43,14 @@ pub(super) struct Teller {
     repairs: Recent<RepairReport>,
     /// Repairs under way, by the pod's UID.
     begun: HashMap<String, Action>,
+    fault: Option<Fault>,
+}
+
+/// What is wrong with the node.
+struct Fault {
+    since: Time,
+    note: String,
+    told: bool,
 }
 
 struct Message {
@@ -80,6 +90,7 @@ impl Teller {
             transitions: HashMap::new(),
             repairs: Recent::default(),
             begun: HashMap::new(),
+            fault: None,
         }
     }
 
@@ -170,8 +181,12 @@ impl Teller {
                     self.transition(watch, mirror, transition);
                 }
                 Event::Notice(Notice::Node {
-                    condition, detail, ..
-                }) if mirror.knows_pods() => self.condition(watch, *condition, detail.as_deref()),
+                    condition,
+                    detail,
+                    at,
+                }) if mirror.knows_pods() => {
+                    self.condition(*at, watch, *condition, detail.as_deref());
+                }
                 // Before the API told of ztunnel's pod, its absence means nothing.
                 Event::Notice(Notice::Node { .. }) => {}
             }
@@ -252,7 +267,7 @@ impl Teller {
         });
     }
 
-    fn condition(&mut self, watch: &Watch, condition: Condition, detail: Option<&str>) {
+    fn condition(&mut self, now: Time, watch: &Watch, condition: Condition, detail: Option<&str>) {
         match detail {
             Some(detail) => tracing::warn!(
                 node = self.node,
@@ -268,10 +283,33 @@ impl Teller {
             .engine()
             .views()
             .any(|(_, view)| !matches!(view.state, State::Exempt | State::Pending));
-        if let Some(detail) = detail.filter(|_| concerned) {
-            let note = format!("{}: {detail}", condition.sentence());
-            self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+        let note = detail
+            .filter(|_| concerned)
+            .map(|detail| format!("{}: {detail}", condition.sentence()));
+        match (condition, note) {
+            (Condition::NodeFault, None) => self.fault = None,
+            (Condition::NodeFault, Some(note)) => {
+                let since = self.fault.as_ref().map_or(now, |fault| fault.since);
+                let told = self.fault.as_ref().is_some_and(|fault| fault.told);
+                self.fault = Some(Fault { since, note, told });
+            }
+            (_, Some(note)) => {
+                self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+            }
+            (_, None) => {}
         }
+    }
+
+    /// A fault that lasts becomes an Event. One that is over before is in the log and the metrics: an upgrade of
+    /// ztunnel makes one on every node.
+    fn tell_fault(&mut self, now: Time) {
+        let lasts = |fault: &&mut Fault| !fault.told && now.since(fault.since) >= FAULT_LASTS;
+        let Some(fault) = self.fault.as_mut().filter(lasts) else {
+            return;
+        };
+        fault.told = true;
+        let note = fault.note.clone();
+        self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
     }
 
     /// What became of repairs.
@@ -369,7 +407,8 @@ impl Teller {
     }
 
     /// What is looked at now and then rather than at each change.
-    pub(super) fn look_over(&mut self, watch: &Watch, mirror: &Mirror) {
+    pub(super) fn look_over(&mut self, now: Time, watch: &Watch, mirror: &Mirror) {
+        self.tell_fault(now);
         self.transitions
             .retain(|uid, _| mirror.standings().contains_key(uid));
         let missing: BTreeSet<PodUid> = watch
