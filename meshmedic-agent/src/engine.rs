@@ -99,6 +99,7 @@ impl Engine {
     /// Says that a pod is here, and what is expected of it. A new pod is due for a look at once.
     pub fn pod(&mut self, now: Time, uid: &PodUid, expectation: Expectation) {
         match self.pods.get_mut(uid) {
+            Some(track) if track.expectation() == expectation => return,
             Some(track) => self.notices.extend(track.expect(now, uid, expectation)),
             None => {
                 let mut track = Track::new(now, expectation);
@@ -199,6 +200,15 @@ impl Engine {
     pub fn retry(&mut self, now: Time, uid: &PodUid) {
         if let Some(track) = self.pods.get_mut(uid) {
             track.retry(now);
+        }
+    }
+
+    /// While ztunnel settles, has a pod that was found without listeners read again: after `first`, then after as
+    /// long as it has been so.
+    pub fn follow(&mut self, now: Time, uid: &PodUid, first: Duration) {
+        let settling = self.gate.fault().is_some() && self.gate.settles_at().is_some();
+        if let Some(track) = self.pods.get_mut(uid).filter(|_| settling) {
+            track.follow(now, first);
         }
     }
 

@@ -4,6 +4,7 @@
 //! A helper has one thread, reads commands from its standard input, answers each on its standard output,
 //! and ends when its input does: a lab that is killed leaves nobody behind.
 
+mod churn;
 mod enter;
 mod held;
 mod janitor;
@@ -240,6 +241,7 @@ impl Helper {
             }
             Command::Connect(address) => self.connections.push(sockets::connect(address)?),
             Command::Connections(count) => self.connect_many(count)?,
+            Command::Churn(churn) => churn::run(&churn)?,
             Command::Zombie => {
                 let pid = sys::fork_idle(None, &[])?;
                 // Returns when the child has exited, and leaves it a zombie.

@@ -47,6 +47,7 @@ pub use api::{ApiServer, Ephemeral, Exec, Fault, FaultGuard, Log, Outage, PodRef
 pub use cluster::{Cluster, ClusterSpec, Node};
 pub use error::{Error, Result};
 pub use lab::{Lab, Mode};
-pub use pod::{Driver, Pod, PodSpec, Qos, Shape};
+pub use pod::{Churn, Driver, Pod, PodSpec, Qos, Shape};
 pub use process::{Process, ProcessNetns, leash};
+pub use sys::cpu_time;
 pub use ztunnel::{Ztunnel, ZtunnelSpec};

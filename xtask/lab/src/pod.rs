@@ -10,6 +10,7 @@ use crate::cgroup;
 use crate::error::{Context as _, Result};
 use crate::lab::Shared;
 use crate::process::{Process, ProcessNetns, Worker, lock, netns_inode, netns_path};
+pub use crate::protocol::Churn;
 use crate::protocol::{Command, Listen, Netns, Setup};
 
 /// How many descriptors a process needs besides the connections that it holds.
@@ -288,6 +289,12 @@ impl Pod {
             holders.push(holder);
         }
         Ok(holders)
+    }
+
+    /// Lets the application open and close sockets one after the other, and returns when that is done. It must not
+    /// take a minute.
+    pub fn churn(&self, churn: Churn) -> Result<()> {
+        self.main().act(&Command::Churn(churn))
     }
 
     /// Leaves an exited process in the pod's cgroup that nobody reaps, and returns its ID.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever the types below change, so that an outdated binary is recognised.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// The first line that a helper reads.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,6 +40,17 @@ pub(crate) struct Listen {
     pub(crate) reuse_port: bool,
 }
 
+/// Sockets that are opened and closed one after the other.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Churn {
+    /// What is listened on each time; without it, connections over loopback are opened and closed.
+    pub listen: Option<SocketAddr>,
+    /// How often.
+    pub times: u32,
+    /// How often in a second; without it, as fast as can be.
+    pub per_second: Option<u32>,
+}
+
 /// What the stand-in ztunnel holds in one pod.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Enrolment {
@@ -62,6 +73,8 @@ pub(crate) enum Command {
     Connect(SocketAddr),
     /// Establish that many sockets over loopback, and hold them.
     Connections(usize),
+    /// Open and close sockets one after the other.
+    Churn(Churn),
     /// Leave an exited child unreaped.
     Zombie,
     Redirect {

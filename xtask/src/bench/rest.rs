@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an agent costs while nothing happens: memory, processor time, and what it asks of the API.
 
-use std::fs;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::{Context as _, ensure};
 use meshmedic_lab::api::documents;
-use meshmedic_lab::{Cluster, ClusterSpec, wait};
+use meshmedic_lab::{Cluster, ClusterSpec, cpu_time, wait};
+use serde_json::Value;
+
+use super::figures::{Column, Part, Row, ms};
+use crate::test::{cargo, workspace_root};
 
 /// As many pods as a big node has, in so many Deployments.
 const DEPLOYMENTS: usize = 20;
@@ -17,27 +23,63 @@ const PODS_EACH: usize = 10;
 /// For how long nothing happens.
 const REST: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(120);
-const NODE: &str = "node-a";
+pub(super) const NODE: &str = "node-a";
 /// Whom the manifest makes the agent.
-const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
+pub(super) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
 pub(super) const MANIFESTS: [&str; 2] = [
     include_str!("../../../deploy/meshmedic-daemonset.yaml"),
     include_str!("../../../deploy/kustomize/repair/rights.yaml"),
 ];
-/// The kernel counts processor time in so many ticks a second, whatever its own clock does.
-const TICKS: f64 = 100.0;
-
-/// What was measured.
-pub(super) struct Steady {
-    pub(super) pods: usize,
-    pub(super) seconds: f64,
-    pub(super) resident_mib: f64,
-    pub(super) cpu_ms_an_hour: f64,
-    pub(super) requests: usize,
-}
 
 /// Runs an agent with repairs on, in a cluster at rest.
-pub(super) fn measure() -> anyhow::Result<Steady> {
+pub(super) fn measure() -> anyhow::Result<Part> {
+    let cluster = cluster()?;
+    cluster.namespace("bench", true)?;
+    for number in 0..DEPLOYMENTS {
+        let name = format!("app-{number}");
+        cluster.deployment("bench", &name, PODS_EACH)?;
+        cluster.wait_captured("bench", &name, PODS_EACH)?;
+    }
+    let agent = Agent::start(&cluster, NODE, &["--auto-repair", "--repair-stuck"])?;
+    let watches = || cluster.api().requests_of(USER).map(|requests| requests.len());
+    // Every watch has begun once it has listed and watches: six of them.
+    wait::until("the agent's watches to begin", DEADLINE, || {
+        watches().is_ok_and(|requests| requests >= 12)
+    })?;
+    std::thread::sleep(REST / 4);
+    cluster.api().forget_requests()?;
+    let before = agent.cpu()?;
+    std::thread::sleep(REST);
+    let spent = agent.cpu()?.saturating_sub(before);
+    let requests = cluster.api().requests_of(USER)?;
+    let besides = requests.iter().filter(|request| request.verb != "watch").count();
+    let what = format!(
+        "an agent with repairs on, {} pods at rest",
+        DEPLOYMENTS * PODS_EACH
+    );
+    let an_hour = ms(spent) * 3_600.0 / REST.as_secs_f64();
+    Ok(Part {
+        rows: vec![
+            Row::new(format!("{what}: CPU an hour"), Column::Ebpf, "ms", &[an_hour]),
+            Row::new(
+                format!("{what}: resident"),
+                Column::Ebpf,
+                "MiB",
+                &[agent.resident_mib()?],
+            ),
+            Row::new(
+                format!("{what}: requests besides watches in {} s", REST.as_secs()),
+                Column::Ebpf,
+                "requests",
+                &[besides as f64],
+            ),
+        ],
+        plots: Vec::new(),
+    })
+}
+
+/// A cluster of one node with the rights of an agent, and nothing in it yet.
+pub(super) fn cluster() -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(ClusterSpec::default())?;
     for manifest in MANIFESTS {
         for object in documents(manifest)? {
@@ -46,46 +88,53 @@ pub(super) fn measure() -> anyhow::Result<Steady> {
             }
         }
     }
-    cluster.namespace("bench", true)?;
-    for number in 0..DEPLOYMENTS {
-        let name = format!("app-{number}");
-        cluster.deployment("bench", &name, PODS_EACH)?;
-        cluster.wait_captured("bench", &name, PODS_EACH)?;
+    Ok(cluster)
+}
+
+/// Whether the command was built as it is shipped.
+static SHIPPED: AtomicBool = AtomicBool::new(false);
+
+/// Builds the command as it is shipped, for what depends on its size.
+pub(super) fn build_shipped() -> anyhow::Result<()> {
+    if env::var_os("CARGO").is_some() {
+        let built = cargo(workspace_root()?)
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--release",
+                "--package",
+                "meshmedic-cli",
+            ])
+            .status()
+            .context("cannot start cargo")?;
+        ensure!(built.success(), "the command does not build");
     }
-    let kubeconfig = cluster
-        .api()
-        .kubeconfig_for_service_account("meshmedic", "meshmedic")?;
-    let agent = Agent::start(&cluster, NODE, &kubeconfig)?;
-    let watches = || cluster.api().requests_of(USER).map(|requests| requests.len());
-    // Every watch has begun once it has listed and watches: six of them.
-    wait::until("the agent's watches to begin", DEADLINE, || {
-        watches().is_ok_and(|requests| requests >= 12)
-    })?;
-    std::thread::sleep(REST / 4);
-    cluster.api().forget_requests()?;
-    let before = agent.ticks()?;
-    std::thread::sleep(REST);
-    let ticks = agent.ticks()? - before;
-    let requests = cluster.api().requests_of(USER)?;
-    Ok(Steady {
-        pods: DEPLOYMENTS * PODS_EACH,
-        seconds: REST.as_secs_f64(),
-        resident_mib: agent.resident_kib()? / 1024.0,
-        cpu_ms_an_hour: ticks / TICKS * 1e3 * 3_600.0 / REST.as_secs_f64(),
-        requests: requests.iter().filter(|request| request.verb != "watch").count(),
+    SHIPPED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// The command as it is shipped, if it was built so; else the one beside this program. A test lies one folder
+/// further down.
+pub(super) fn program() -> anyhow::Result<PathBuf> {
+    let own = env::current_exe().context("cannot find this program's own file")?;
+    let name = if is_shipped() {
+        "../release/meshmedic"
+    } else {
+        "meshmedic"
+    };
+    let mut known = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    known.find(|program| program.is_file()).with_context(|| {
+        format!(
+            "no command beside {}: cargo build --package meshmedic-cli",
+            own.display()
+        )
     })
 }
 
-/// The command, which is built beside this program.
-pub(super) fn program() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
-    let program = own.with_file_name("meshmedic");
-    ensure!(
-        program.exists(),
-        "{} is missing: cargo build --package meshmedic-cli",
-        program.display()
-    );
-    Ok(program)
+/// Whether [`program`] is what users get.
+pub(super) fn is_shipped() -> bool {
+    SHIPPED.load(Ordering::Relaxed)
 }
 
 /// A running agent.
@@ -95,11 +144,15 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn start(cluster: &Cluster, node: &str, kubeconfig: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(cluster: &Cluster, node: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let kubeconfig = cluster
+            .api()
+            .kubeconfig_for_service_account("meshmedic", "meshmedic")?;
         // Free a moment ago, which is good enough for a benchmark.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = Command::new(program()?)
-            .args(["agent", "--node", node, "--auto-repair", "--repair-stuck"])
+            .args(["agent", "--node", node])
+            .args(flags)
             .args([
                 "--metrics-addr",
                 "",
@@ -123,25 +176,36 @@ impl Agent {
         self.address
     }
 
-    fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        fs::read_to_string(&path).with_context(|| format!("cannot read {path}: did the agent end?"))
+    /// Its report; `None` while it has none.
+    pub(super) fn report(&self) -> Option<Value> {
+        let mut stream = TcpStream::connect(self.address).ok()?;
+        stream
+            .write_all(b"GET /v1/node HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let answer = std::io::read_to_string(stream).ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        serde_json::from_str(body).ok()
+    }
+
+    /// How many pods it knows to be captured.
+    pub(super) fn captured(&self) -> usize {
+        let report = self.report().unwrap_or_default();
+        let pods = report["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
+        pods.iter().filter(|pod| pod["state"] == "captured").count()
     }
 
     /// Processor time of all its threads so far.
-    fn ticks(&self) -> anyhow::Result<f64> {
-        let stat = self.proc("stat")?;
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        // utime and stime are the 14th and 15th field, the name being the second.
-        let spent = after_name.split_whitespace().skip(11).take(2);
-        Ok(spent.filter_map(|ticks| ticks.parse::<f64>().ok()).sum())
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        cpu_time(self.child.id()).context("did the agent end?")
     }
 
-    fn resident_kib(&self) -> anyhow::Result<f64> {
-        let status = self.proc("status")?;
+    pub(super) fn resident_mib(&self) -> anyhow::Result<f64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {path}: did the agent end?"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok())
-            .context("the kernel does not tell how much memory the agent has")
+        let kib: Option<f64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        Ok(kib.context("the kernel does not tell how much memory the agent has")? / 1024.0)
     }
 }
 

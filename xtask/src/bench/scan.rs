@@ -11,7 +11,8 @@ use meshmedic_lab::api::documents;
 use meshmedic_lab::{Cluster, ClusterSpec, Exec, PodRef, wait};
 use serde_json::{Value, json};
 
-use super::steady::{Agent, MANIFESTS, program};
+use super::figures::{Column, Part, Row};
+use super::rest::{Agent, MANIFESTS, program};
 
 /// Pods in one scan, and in the scan by which the growth of memory is seen.
 const PODS: usize = 500;
@@ -20,34 +21,15 @@ const MANY: usize = 5_000;
 const DELAY: Duration = Duration::from_millis(50);
 /// Nodes with an agent each, for the scan by agents.
 const NODES: usize = 5;
-/// The most that a scan may take of the time that one after the other takes.
-const EXEC_SHARE: f64 = 1.0 / 10.0;
-const AGENT_SHARE: f64 = 1.0 / 50.0;
+/// A scan takes at most this part of the time that one after the other takes.
+const EXEC_SHARE: f64 = 10.0;
+const AGENT_SHARE: f64 = 50.0;
 const DEADLINE: Duration = Duration::from_secs(180);
 /// Where the agents serve their report.
 const PORT: u16 = 9101;
 
-/// What was measured.
-pub(super) struct Scans {
-    pub(super) serial: f64,
-    pub(super) exec: f64,
-    pub(super) agent: f64,
-    pub(super) mib_few: f64,
-    pub(super) mib_many: f64,
-}
-
-impl Scans {
-    pub(super) fn rows(&self) -> [(&'static str, f64, f64, bool); 2] {
-        let row = |what, took: f64, share| (what, took, took / self.serial, took <= self.serial * share);
-        [
-            row("500 pods by exec", self.exec, EXEC_SHARE),
-            row("500 pods by five agents", self.agent, AGENT_SHARE),
-        ]
-    }
-}
-
 /// Scans a cluster in which nothing is wrong.
-pub(super) fn measure() -> anyhow::Result<Scans> {
+pub(super) fn measure() -> anyhow::Result<Part> {
     let cluster = Cluster::start(ClusterSpec {
         nodes: NODES,
         ..ClusterSpec::default()
@@ -62,12 +44,25 @@ pub(super) fn measure() -> anyhow::Result<Scans> {
     let (exec, mib_few) = scan(&cluster, "few", &["--via", "exec"], PODS)?;
     let (_, mib_many) = scan(&cluster, "many", &["--via", "exec"], MANY)?;
     let agent = by_agents(&cluster)?;
-    Ok(Scans {
-        serial,
-        exec,
-        agent,
-        mib_few,
-        mib_many,
+    let row = |what: &str, took: f64| Row::new(what, Column::Both, "s", &[took]).beside(&[took], &[serial]);
+    Ok(Part {
+        rows: vec![
+            row("a scan of 500 pods that take 50 ms each, by exec", exec).within_share(EXEC_SHARE),
+            row("a scan of 500 pods by five agents", agent).within_share(AGENT_SHARE),
+            Row::new(
+                "the scan's memory at its peak, 500 pods",
+                Column::Both,
+                "MiB",
+                &[mib_few],
+            ),
+            Row::new(
+                "the scan's memory at its peak, 5,000 pods",
+                Column::Both,
+                "MiB",
+                &[mib_many],
+            ),
+        ],
+        plots: Vec::new(),
     })
 }
 
@@ -86,12 +81,9 @@ fn by_agents(cluster: &Cluster) -> anyhow::Result<f64> {
         cluster.deployment("real", &name, each)?;
         cluster.wait_captured("real", &name, each)?;
     }
-    let kubeconfig = cluster
-        .api()
-        .kubeconfig_for_service_account("meshmedic", "meshmedic")?;
     let mut agents = Vec::new();
     for node in cluster.nodes() {
-        let agent = Agent::start(cluster, node.name(), &kubeconfig)?;
+        let agent = Agent::start(cluster, node.name(), &["--auto-repair", "--repair-stuck"])?;
         let query = format!("fieldSelector=spec.nodeName%3D{}", node.name());
         let mut pods = Vec::new();
         wait::until("the DaemonSet's pod", DEADLINE, || {
