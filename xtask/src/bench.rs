@@ -261,6 +261,7 @@ mod tests {
         }
         let args = BenchArgs {
             quick: true,
+            doctor: false,
             fleet: false,
             only: Vec::new(),
             write: false,
