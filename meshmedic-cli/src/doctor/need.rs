@@ -16,7 +16,6 @@ pub(crate) enum Need {
     EndpointSlices,
     DaemonSets,
     Deployments,
-    ReplicaSets,
     Jobs,
     MutatingWebhooks,
     ValidatingWebhooks,
@@ -31,8 +30,6 @@ pub(crate) enum Need {
     Ambient,
     /// The `config_dump` of ztunnels, one at least.
     Dumps,
-    /// The metrics of ztunnels, one at least.
-    ZtunnelMetrics,
     /// The logs of ztunnels, one at least.
     Logs,
     /// The metrics of istiods, one at least.
@@ -69,7 +66,6 @@ impl Need {
             Self::EndpointSlices => whole(&snapshot.endpoint_slices),
             Self::DaemonSets => whole(&snapshot.daemon_sets),
             Self::Deployments => whole(&snapshot.deployments),
-            Self::ReplicaSets => whole(&snapshot.replica_sets),
             Self::Jobs => whole(&snapshot.jobs),
             Self::MutatingWebhooks => whole(&snapshot.mutating_webhooks),
             Self::ValidatingWebhooks => whole(&snapshot.validating_webhooks),
@@ -97,7 +93,6 @@ impl Need {
                 }
             }
             Self::Dumps => some(&snapshot.ztunnels, |one| (&one.name, one.dump.unknown())),
-            Self::ZtunnelMetrics => some(&snapshot.ztunnels, |one| (&one.name, one.metrics.unknown())),
             Self::Logs => some(&snapshot.ztunnels, |one| (&one.name, one.log.unknown())),
             Self::IstiodMetrics => some(&snapshot.istiods, |one| (&one.name, one.metrics.unknown())),
             Self::Agents => {

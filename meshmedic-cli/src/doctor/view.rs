@@ -172,10 +172,6 @@ impl<'s> View<'s> {
             .map(|(name, namespace)| (*name, *namespace))
     }
 
-    pub(crate) fn namespace(&self, name: &str) -> Option<&'s Namespace> {
-        self.namespaces.get(name).copied()
-    }
-
     /// The labels of a namespace; none where they are not known.
     pub(crate) fn namespace_labels(&self, name: &str) -> &Labels {
         let namespace = self.namespaces.get(name);

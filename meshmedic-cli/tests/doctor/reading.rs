@@ -215,3 +215,100 @@ fn a_pod_that_ended_while_others_were_asked_is_not_missed() {
     let ended = world.doctor(&["-o", "json", "--check", "MM0209"]);
     assert_eq!(ended.findings(), Vec::<String>::new(), "{}", ended.stdout);
 }
+
+/// Makes MeshMedic's DaemonSet and an agent on each node, which says this of its node.
+fn agents(world: &World, says: &dyn Fn(&str) -> serde_json::Value, reached: &dyn Fn(&str) -> bool) {
+    let labels = json!({ "app.kubernetes.io/name": "meshmedic" });
+    world.make(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "meshmedic" } }));
+    let set = world.make(&json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": { "namespace": "meshmedic", "name": "meshmedic", "labels": labels },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "agent", "image": "m:1" }] } },
+        },
+    }));
+    for (at, node) in ["node-a", "node-b", "node-c"].into_iter().enumerate() {
+        let mut report = json!({
+            "apiVersion": "meshmedic.io/v1", "kind": "NodeReport", "node": node, "version": "0.1.0", "trigger": "poll",
+            "conditions": [], "ztunnel": [], "pods": [],
+        });
+        let more = says(node);
+        for (key, value) in more.as_object().unwrap() {
+            report[key] = value.clone();
+        }
+        let name = format!("agent-{at}");
+        let pod = world.pod(
+            "meshmedic",
+            &name,
+            node,
+            &format!("10.244.{at}.90"),
+            labels.clone(),
+            ("DaemonSet", "meshmedic"),
+        );
+        let mut owned = pod;
+        owned["metadata"]["ownerReferences"][0]["uid"] = set["metadata"]["uid"].clone();
+        world.api.update(&owned).unwrap();
+        let reach = json!({ "reached": reached(node), "detail": "no answer within 2 s" }).to_string();
+        world.answer_paths(
+            "meshmedic",
+            &name,
+            9101,
+            &[("/v1/node", &report.to_string()), ("/v1/reach/", &reach)],
+        );
+    }
+}
+
+#[test]
+fn what_agents_see_of_their_nodes_and_pods_is_judged() {
+    let world = World::new();
+    let uid = world.api.get("pods", "shop", "cart-7d4b-a").unwrap()["metadata"]["uid"].clone();
+    let says = |node: &str| {
+        let lost = node == "node-b";
+        let interfaces = if lost { json!([]) } else { json!(["flannel.1"]) };
+        let ports = if lost { json!([]) } else { json!([8472]) };
+        let pods = if node == "node-a" {
+            json!([{
+                "namespace": "shop", "name": "cart-7d4b-a", "uid": uid, "state": "orphan", "ports": [],
+                "redirection": "routed", "flaps": 0,
+            }])
+        } else {
+            json!([])
+        };
+        json!({
+            "overlay": { "interfaces": interfaces, "udpPorts": ports }, "pods": pods,
+            "cniFolder": { "file": "10-x.conflist", "plugins": ["flannel"], "callsIstioCni": node != "node-c" },
+        })
+    };
+    agents(&world, &says, &|_| true);
+    let ran = world.doctor(&["-o", "json"]);
+    assert_eq!(
+        ran.findings(),
+        [
+            "MM0303 Node node-c",
+            "MM0401 Pod shop/cart-7d4b-a",
+            "MM0901 Node node-b"
+        ],
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.ended("passed").contains(&"MM0903".to_owned()),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn nodes_that_do_not_reach_each_other_are_found() {
+    let world = World::new();
+    agents(&world, &|_| json!({}), &|node| node != "node-c");
+    let ran = world.doctor(&["-o", "json"]);
+    // What the agent of this node tries fails, and it is reached by the others.
+    assert_eq!(
+        ran.findings(),
+        ["MM0903 Node node-c", "MM0903 Node node-c"],
+        "{}",
+        ran.stdout
+    );
+}

@@ -273,8 +273,14 @@ impl World {
 
     /// Lets a port of a pod in Istio's namespace answer so to every request.
     pub(crate) fn answer(&self, pod: &str, port: u16, body: &str) {
-        let at = serve(body.to_owned());
-        self.api.set_forward(("istio-system", pod), port, at).unwrap();
+        self.answer_paths("istio-system", pod, port, &[("/", body)]);
+    }
+
+    /// Lets a port of a pod answer so to requests whose paths begin so.
+    pub(crate) fn answer_paths(&self, namespace: &str, pod: &str, port: u16, answers: &[(&str, &str)]) {
+        let owned = |&(path, body): &(&str, &str)| (path.to_owned(), body.to_owned());
+        let at = serve(answers.iter().map(owned).collect());
+        self.api.set_forward((namespace, pod), port, at).unwrap();
     }
 
     /// Runs it.
@@ -321,8 +327,8 @@ fn template(labels: &Value) -> Value {
     json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "app", "image": "app:1" }] } })
 }
 
-/// A server that answers every request with this, until the test's process ends.
-fn serve(body: String) -> SocketAddr {
+/// A server that answers requests by how their paths begin, until the test's process ends.
+fn serve(answers: Vec<(String, String)>) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -330,15 +336,22 @@ fn serve(body: String) -> SocketAddr {
             let Ok(mut stream) = stream else { continue };
             let mut request = [0; 4096];
             // One read has all of a request without a body.
-            if stream.read(&mut request).is_ok() {
-                let head = format!(
-                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                    body.len()
-                );
-                let _ = stream
-                    .write_all(head.as_bytes())
-                    .and_then(|()| stream.write_all(body.as_bytes()));
-            }
+            let Ok(read) = stream.read(&mut request) else {
+                continue;
+            };
+            let path = String::from_utf8_lossy(&request[..read]);
+            let path = path.split(' ').nth(1).unwrap_or_default();
+            let (code, body) = match answers.iter().find(|(beginning, _)| path.starts_with(beginning)) {
+                Some((_, body)) => ("200 OK", body.as_str()),
+                None => ("404 Not Found", ""),
+            };
+            let head = format!(
+                "HTTP/1.1 {code}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(body.as_bytes()));
         }
     });
     address

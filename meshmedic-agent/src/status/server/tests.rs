@@ -342,3 +342,27 @@ fn a_stopped_server_is_gone() {
     assert_eq!((server.metrics_addr(), server.status_addr()), (None, None));
     server.stop();
 }
+
+#[test]
+fn another_agent_is_tried_on_the_port_of_ones_own_and_only_for_whoever_reaches_loopback() {
+    let server = Server::start(endpoints(), status()).unwrap();
+    let (metrics, local) = (server.metrics_addr().unwrap(), server.status_addr().unwrap());
+    let reply = ask(local, "GET", "/v1/reach/127.0.0.1");
+    assert_eq!((reply.code, reply.body.as_str()), (200, "{\"reached\":true}\n"));
+    // Nobody listens there on that port.
+    let reply = ask(local, "GET", "/v1/reach/127.0.0.77");
+    assert_eq!(reply.code, 200);
+    assert!(
+        reply.body.starts_with("{\"reached\":false,\"detail\":"),
+        "{}",
+        reply.body
+    );
+    for (address, method, path, code) in [
+        (metrics, "GET", "/v1/reach/127.0.0.1", 404),
+        (local, "POST", "/v1/reach/127.0.0.1", 405),
+        (local, "GET", "/v1/reach/localhost", 404),
+        (local, "GET", "/v1/reach/127.0.0.1:22", 404),
+    ] {
+        assert_eq!(ask(address, method, path).code, code, "{method} {path}");
+    }
+}

@@ -164,7 +164,7 @@ fn reach(view: &View<'_>) -> Vec<Finding> {
     };
     let cut_off: Vec<(&str, &Vec<&Reached>)> = nodes
         .iter()
-        .filter(|(_, tries)| tries.len() > 1 && tries.iter().all(|one| failed(one)))
+        .filter(|(_, tries)| tries.len() > 1 && tries.iter().all(failed))
         .map(|(node, tries)| (*node, tries))
         .collect();
     let mut findings = Vec::new();

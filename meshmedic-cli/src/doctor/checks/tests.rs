@@ -101,7 +101,7 @@ fn every_known_fault_has_a_check_or_a_reason_why_not() {
         .collect();
     assert!(rows.len() > 60, "rows are missing: {}", rows.len());
     for row in rows {
-        let answer = row.rsplit("| ").nth(0).unwrap().trim_end_matches(" |");
+        let answer = row.rsplit("| ").next().unwrap().trim_end_matches(" |");
         let named = answer.contains("MM0") || answer.contains("`meshmedic ");
         let reason = ["no check: ", "no check yet: ", "not repeated here: "]
             .iter()

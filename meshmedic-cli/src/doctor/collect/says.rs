@@ -171,7 +171,7 @@ pub(super) async fn scan(connection: &Connection, plan: &Plan, snapshot: &mut Sn
     let (timeout, at_once) = (plan.ways.timeout(), plan.ways.concurrency());
     let Fleet { absence, reports, .. } = fleet(connection, agents, timeout, at_once, None).await;
     snapshot.agents = match absence {
-        Some(why) => Part::Unknown(Unknown::NotAsked(format!("it needs MeshMedic's agents: {why}"))),
+        Some(why) => Part::not_asked(format!("it needs MeshMedic's agents: {why}")),
         None => Part::Had(
             reports
                 .into_iter()

@@ -8,6 +8,7 @@ use super::*;
 const LIMITS: Limits = Limits {
     candidates: 3,
     start_failures: 2,
+    links: 4,
 };
 
 /// Six pods, twice the limit.
