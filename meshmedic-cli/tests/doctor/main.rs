@@ -5,4 +5,5 @@
 mod faults;
 mod reading;
 mod remedy;
+mod strict;
 mod world;

@@ -46,7 +46,6 @@ pub(crate) const CHECKS: &[Check] = &[
             Need::Jobs,
             Need::Custom(AUTHORIZATION),
             Need::Custom(PEER),
-            Need::Custom(REQUEST),
         ],
         run: selecting::run,
     },

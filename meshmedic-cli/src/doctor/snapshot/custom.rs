@@ -47,6 +47,8 @@ pub(crate) const CUSTOM_KINDS: &[CustomKind] = &[
     kind(NETWORKING, "serviceentries", "ServiceEntry"),
     kind(NETWORKING, "sidecars", "Sidecar"),
     kind(NETWORKING, "virtualservices", "VirtualService"),
+    kind(NETWORKING, "workloadentries", "WorkloadEntry"),
+    kind(NETWORKING, "workloadgroups", "WorkloadGroup"),
     kind(GATEWAY, "gateways", "Gateway"),
     kind(GATEWAY, "grpcroutes", "GRPCRoute"),
     kind(GATEWAY, "httproutes", "HTTPRoute"),

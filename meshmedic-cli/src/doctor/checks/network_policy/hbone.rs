@@ -62,9 +62,9 @@ fn finding(view: &View<'_>, direction: Direction, place: usize, gaps: &[&Gap]) -
             names(view, &isolating)
         ))
         .so(
-            "Between pods of the mesh ztunnel tunnels every connection to port 15008, and the policy is enforced on \
-             that: these connections hang for ten seconds and fail, while the same connections from outside the \
-             mesh pass.",
+            "Between pods of the mesh ztunnel tunnels every connection to port 15008, and a network plugin that \
+             enforces policies enforces them on that: these connections hang for ten seconds and fail, while the same \
+             connections from outside the mesh pass.",
         );
     Some(offer(
         finding,

@@ -12,6 +12,9 @@ use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, has_all, name, namespace};
 
+const WORKLOAD_ENTRY: &str = "workloadentries.networking.istio.io";
+const WORKLOAD_GROUP: &str = "workloadgroups.networking.istio.io";
+
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let policies = [AUTHORIZATION, PEER, REQUEST]
         .into_iter()
@@ -72,6 +75,17 @@ fn is_somewhere(view: &View<'_>, policy: &Custom, labels: &Labels) -> bool {
     let jobs = |job: &k8s_openapi::api::batch::v1::Job| {
         makes(&job.metadata, job.spec.as_ref().map(|spec| &spec.template))
     };
+    // Machines outside Kubernetes have labels too.
+    let machines = view.custom(WORKLOAD_ENTRY).iter().map(|entry| (entry, "/labels"));
+    let machines = machines.chain(
+        view.custom(WORKLOAD_GROUP)
+            .iter()
+            .map(|group| (group, "/metadata/labels")),
+    );
+    let mut machines = machines.filter(|(entry, _)| there(entry.namespace()));
+    if machines.any(|(entry, at)| has_labels(entry.spec.pointer(at), labels)) {
+        return true;
+    }
     let services = |service: &k8s_openapi::api::core::v1::Service| {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         there(namespace(&service.metadata)) && selector.is_some_and(|wanted| has_all(wanted, labels))
@@ -80,6 +94,12 @@ fn is_somewhere(view: &View<'_>, policy: &Custom, labels: &Labels) -> bool {
         || snapshot.daemon_sets.all().iter().any(daemons)
         || snapshot.jobs.all().iter().any(jobs)
         || snapshot.services.all().iter().any(services)
+}
+
+/// Whether labels that stand in an object of Istio have all of these.
+fn has_labels(of: Option<&Value>, wanted: &Labels) -> bool {
+    let of = |key: &str| of.and_then(|of| of.get(key)?.as_str());
+    wanted.iter().all(|(key, value)| of(key) == Some(value))
 }
 
 fn no_target(view: &View<'_>, policy: &Custom) -> Option<Finding> {

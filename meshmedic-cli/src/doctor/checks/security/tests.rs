@@ -255,7 +255,19 @@ fn policies_for_somebody_or_for_all_are_fine() {
         { "kind": "Service", "group": "", "name": "cart" },
         { "kind": "GatewayClass", "group": "gateway.networking.k8s.io", "name": "istio-waypoint" },
     ]);
+    let mut machine = authorization("shop", by_app("mainframe"));
+    machine.add_custom(
+        "workloadentries.networking.istio.io",
+        "shop",
+        "m",
+        json!({ "labels": { "app": "mainframe" } }),
+    );
+    let mut group = authorization("shop", by_app("mainframe"));
+    let labels = json!({ "metadata": { "labels": { "app": "mainframe" } } });
+    group.add_custom("workloadgroups.networking.istio.io", "shop", "m", labels);
     for snapshot in [
+        machine,
+        group,
         authorization("shop", json!({ "selector": {} })),
         authorization("shop", by_app("cart")),
         authorization("istio-system", by_app("cart")),

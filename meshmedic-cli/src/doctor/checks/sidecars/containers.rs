@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sidecars that have too little.
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus};
 
 use super::PROXY;
@@ -13,6 +14,9 @@ const CORES_AT_REST: f64 = 0.1;
 /// Below this it is killed as soon as the mesh has some services.
 const BYTES_AT_REST: f64 = 64.0 * 1_048_576.0;
 
+/// What is longer ago may have been cured since: a container's last state stays as long as the pod.
+const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
+
 /// Those that were killed for want of memory.
 pub(super) fn killed(view: &View<'_>) -> Vec<Finding> {
     let pods = view.pods().iter().filter(|pod| pod.is_live());
@@ -21,6 +25,10 @@ pub(super) fn killed(view: &View<'_>) -> Vec<Finding> {
         let ended = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
         let ended = ended.or_else(|| status.state.as_ref()?.terminated.as_ref());
         let ended = ended.filter(|ended| ended.reason.as_deref() == Some("OOMKilled"))?;
+        let finished = ended.finished_at.as_ref().map(|time| time.0);
+        if finished.is_some_and(|finished| view.now.duration_since(finished) > RECENT) {
+            return None;
+        }
         let limit = limit(proxy(pod)?, "memory");
         let mut finding = Finding::on(pod.object(), "its sidecar was killed for want of memory")
             .of(pod.workload.clone())

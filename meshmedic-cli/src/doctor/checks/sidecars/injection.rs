@@ -80,7 +80,8 @@ fn wanted(view: &View<'_>, pod: &PodView<'_>) -> Option<(String, String)> {
     let revision = revision.cloned().unwrap_or_else(|| DEFAULT.to_owned());
     let of_namespace = labels.get("istio-injection").map(String::as_str);
     match (of_pod, of_namespace) {
-        (Some("false"), _) | (_, Some("disabled")) => None,
+        // What an annotation may say for no.
+        (Some("false" | "no" | "off" | "n"), _) | (_, Some("disabled")) => None,
         (_, Some("enabled")) => Some((
             DEFAULT.to_owned(),
             format!("namespace {namespace} has the label istio-injection=enabled"),

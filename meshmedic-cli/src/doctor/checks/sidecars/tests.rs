@@ -118,7 +118,9 @@ fn proxy_status(last: Value) -> Value {
 
 #[test]
 fn a_sidecar_killed_for_want_of_memory_is_found_and_given_twice_as_much() {
-    let killed = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+    let killed = json!({ "terminated": {
+        "exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T20:00:00Z",
+    } });
     let found = assert_finds(
         "MM0802",
         &native_status(proxy_status(killed)),
@@ -139,6 +141,10 @@ fn a_sidecar_that_ended_otherwise_is_fine() {
     let error = json!({ "terminated": { "exitCode": 1, "reason": "Error" } });
     assert_passes("MM0802", &native_status(proxy_status(error)));
     assert_passes("MM0802", &native_status(proxy_status(json!({}))));
+    let long_ago = json!({ "terminated": {
+        "exitCode": 137, "reason": "OOMKilled", "finishedAt": "2025-12-01T00:00:00Z",
+    } });
+    assert_passes("MM0802", &native_status(proxy_status(long_ago)));
     // The app is another's concern.
     let mut snapshot = healthy();
     snapshot.with_pod("legacy", ORDERS, |pod| {
