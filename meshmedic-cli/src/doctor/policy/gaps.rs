@@ -59,39 +59,39 @@ impl NetworkPolicies {
         let mesh = self.classes_with(|endpoint| endpoint.hbone != Hbone::None);
         let direct = self.classes_with(|endpoint| endpoint.hbone == Hbone::Direct);
         let mut admits = Admits::new(self);
-        let mut reach = |class: usize, direction| self.reach(class, direction, &mut admits);
-        let ingress: Vec<_> = direct
-            .ones()
-            .map(|class| (class, reach(class, Direction::Ingress)))
-            .collect();
-        let egress: Vec<_> = mesh
-            .ones()
-            .map(|class| (class, reach(class, Direction::Egress)))
-            .collect();
-        let gaps = self
-            .cut_off(Direction::Ingress, &ingress, &egress, &mesh)
-            .chain(self.cut_off(Direction::Egress, &egress, &ingress, &direct));
+        let mut sides = |classes: &FixedBitSet, direction| -> Vec<Side> {
+            let sides = classes
+                .ones()
+                .map(|class| (class, self.reach(class, direction, &mut admits)));
+            sides.collect()
+        };
+        let ingress = sides(&direct, Direction::Ingress);
+        let egress = sides(&mesh, Direction::Egress);
+        let mut gaps = self.cut_off(Direction::Ingress, &ingress, &egress, &mesh, &mut admits);
+        gaps.extend(self.cut_off(Direction::Egress, &egress, &ingress, &direct, &mut admits));
         Gaps {
-            gaps: gaps.flatten().collect(),
+            gaps,
             decided: self.decided(&mesh, &direct),
         }
     }
 
-    /// The gap of each class of `ours`. `theirs` are the other sides, of which only those in `among` count.
-    fn cut_off<'a>(
-        &'a self,
+    /// The gaps of the classes of `ours`. `theirs` are the other sides, of which only those in `among` count.
+    fn cut_off(
+        &self,
         direction: Direction,
-        ours: &'a [Side],
+        ours: &[Side],
         theirs: &[Side],
-        among: &'a FixedBitSet,
-    ) -> impl Iterator<Item = Vec<Gap>> {
+        among: &FixedBitSet,
+        admits: &mut Admits<'_>,
+    ) -> Vec<Gap> {
         let isolated = theirs.iter().filter_map(|(class, reach)| {
             let reach = reach.as_ref()?;
             Some((*class, &reach.app | &reach.hbone))
         });
         let isolated: HashMap<usize, FixedBitSet> = isolated.collect();
-        ours.iter().filter_map(move |(class, reach)| {
-            let reach = reach.as_ref()?;
+        let mut gaps = Vec::new();
+        for (class, reach) in ours {
+            let Some(reach) = reach else { continue };
             let mut cut = reach.app.clone();
             cut.difference_with(&reach.hbone);
             cut.intersect_with(among);
@@ -103,22 +103,30 @@ impl NetworkPolicies {
                 let meant = isolated.get(&peer).is_none_or(|reached| reached.contains(*class));
                 cut.set(peer, meant);
             }
-            (!cut.is_clear()).then(|| self.by_rule(direction, *class, &cut))
-        })
+            if !cut.is_clear() {
+                self.by_rule(direction, *class, &cut, admits, &mut gaps);
+            }
+        }
+        gaps
     }
 
     /// Which rule admits which of the peers on a port that the destination serves.
-    fn by_rule(&self, direction: Direction, class: usize, cut: &FixedBitSet) -> Vec<Gap> {
-        let mut gaps = Vec::new();
+    fn by_rule(
+        &self,
+        direction: Direction,
+        class: usize,
+        cut: &FixedBitSet,
+        admits: &mut Admits<'_>,
+        gaps: &mut Vec<Gap>,
+    ) {
         for (policy, rules) in self.isolating_class(class, direction) {
             for (rule, compiled) in rules.iter().enumerate() {
+                let opened = &admits.get(&compiled.rule.ports).app;
                 let mut peers = &*compiled.peers & cut;
-                for peer in peers.clone().ones() {
-                    let destination = match direction {
-                        Direction::Ingress => class,
-                        Direction::Egress => peer,
-                    };
-                    peers.set(peer, self.serves_through(destination, &compiled.rule.ports));
+                match direction {
+                    Direction::Ingress if !opened.contains(class) => continue,
+                    Direction::Ingress => {}
+                    Direction::Egress => peers.intersect_with(opened),
                 }
                 if !peers.is_clear() {
                     gaps.push(Gap {
@@ -130,7 +138,6 @@ impl NetworkPolicies {
                 }
             }
         }
-        gaps
     }
 
     /// The ports that the pods of a class serve and a rule admits, other than 15008.
@@ -164,12 +171,6 @@ impl NetworkPolicies {
     /// The pods of a class.
     pub(crate) fn members(&self, class: usize) -> &[usize] {
         self.classes.members(class)
-    }
-
-    /// Whether these ports admit one that the class serves, other than 15008.
-    fn serves_through(&self, class: usize, ports: &Ports) -> bool {
-        let destination = self.classes.example(class, &self.endpoints);
-        destination.is_some_and(|destination| serves_through(destination, ports))
     }
 
     fn classes_with(&self, wanted: impl Fn(&Endpoint) -> bool) -> FixedBitSet {

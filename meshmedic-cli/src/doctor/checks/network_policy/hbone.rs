@@ -11,6 +11,9 @@ use crate::doctor::finding::Finding;
 use crate::doctor::policy::{Direction, Gap};
 use crate::doctor::view::View;
 
+/// How many ports are named.
+const PORTS: usize = 5;
+
 pub(super) fn ingress(view: &View<'_>) -> Vec<Finding> {
     run(view, Direction::Ingress)
 }
@@ -47,9 +50,12 @@ fn finding(view: &View<'_>, direction: Direction, place: usize, gaps: &[&Gap]) -
             "egress",
         ),
     };
-    let sentences = gaps.iter().map(|gap| sentence(view, side, gap)).collect();
-    let mut finding = Finding::on(object(policy(view, place)?), problem);
-    finding = because(finding, sentences);
+    let mut by_rule: BTreeMap<usize, Vec<&Gap>> = BTreeMap::new();
+    for gap in gaps {
+        by_rule.entry(gap.rule.rule).or_default().push(gap);
+    }
+    let sentences = by_rule.values().map(|gaps| sentence(view, side, gaps));
+    let finding = because(Finding::on(object(policy(view, place)?), problem), sentences);
     let isolating: BTreeSet<usize> = gaps
         .iter()
         .filter_map(|gap| view.network_policies().members(gap.class).first())
@@ -75,32 +81,35 @@ fn finding(view: &View<'_>, direction: Direction, place: usize, gaps: &[&Gap]) -
     ))
 }
 
-fn sentence(view: &View<'_>, side: &str, gap: &Gap) -> String {
+/// What one rule admits, by all its gaps.
+fn sentence(view: &View<'_>, side: &str, gaps: &[&Gap]) -> String {
     let policies = view.network_policies();
-    let ours = pods(view, policies.members(gap.class).iter().copied());
-    let peers = gap
-        .peers
-        .ones()
-        .flat_map(|class| policies.members(class))
-        .copied();
-    let peers = pods(view, peers);
-    let destinations: Vec<usize> = match gap.direction {
-        Direction::Ingress => vec![gap.class],
-        Direction::Egress => gap.peers.ones().collect(),
+    let ours: BTreeSet<usize> = gaps.iter().map(|gap| gap.class).collect();
+    let theirs: BTreeSet<usize> = gaps.iter().flat_map(|gap| gap.peers.ones()).collect();
+    let words = |classes: &BTreeSet<usize>| {
+        let members = classes.iter().flat_map(|&class| policies.members(class));
+        pods(view, members.copied())
     };
-    let ports: BTreeSet<u16> = destinations
+    let direction = gaps.first().map(|gap| gap.direction);
+    let (from, to) = match direction {
+        Some(Direction::Egress) => (&ours, &theirs),
+        _ => (&theirs, &ours),
+    };
+    let ports: BTreeSet<u16> = gaps
+        .first()
         .into_iter()
-        .flat_map(|class| policies.served_through(gap.rule, gap.direction, class))
+        .flat_map(|gap| {
+            to.iter()
+                .flat_map(|&class| policies.served_through(gap.rule, gap.direction, class))
+        })
         .collect();
-    let ports: Vec<String> = ports.iter().take(5).map(ToString::to_string).collect();
-    let (from, to) = match gap.direction {
-        Direction::Ingress => (peers, ours),
-        Direction::Egress => (ours, peers),
-    };
+    let ports: Vec<String> = ports.iter().take(PORTS).map(ToString::to_string).collect();
     format!(
-        "spec.{side}[{}] admits TCP {} from {from} to {to}",
-        gap.rule.rule,
-        ports.join(", ")
+        "spec.{side}[{}] admits TCP {} from {} to {}",
+        gaps.first().map_or(0, |gap| gap.rule.rule),
+        ports.join(", "),
+        words(from),
+        words(to)
     )
 }
 

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
-use super::remedy::{
-    add_rule, because, every_pod, names, object, offer, pods, pods_of_namespace, policy, tcp,
-};
+use super::remedy::{add_rule, every_pod, names, object, offer, pods, pods_of_namespace, policy, tcp};
 use crate::doctor::finding::Finding;
 use crate::doctor::policy::{Direction, NetworkPolicies, Peer, Protocol};
 use crate::doctor::view::{PodView, View, endpoints};
@@ -200,15 +198,12 @@ fn by_policy(view: &View<'_>, cuts: Vec<Cut>, words: &Words) -> Vec<Finding> {
         let destinations = unique(cuts.iter().map(|cut| cut.destination));
         let finding = Finding::on(object(policy(view, place)?), words.problem).so(words.effect);
         let isolating = cuts.first()?.denied_by(policies)?;
-        let finding = because(
-            finding,
-            vec![format!(
-                "no rule of {} admits TCP {port} from {} to {}",
-                names(view, &isolating),
-                pods(view, sources.iter().copied()),
-                pods(view, destinations.iter().copied()),
-            )],
-        );
+        let finding = finding.because(format!(
+            "no rule of {} admits TCP {port} from {} to {}",
+            names(view, &isolating),
+            pods(view, sources.iter().copied()),
+            pods(view, destinations.iter().copied()),
+        ));
         let peers = match direction {
             Direction::Ingress if port == XDS => vec![every_pod()],
             Direction::Ingress => namespaces_of(view, &sources),

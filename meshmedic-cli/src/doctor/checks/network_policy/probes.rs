@@ -59,10 +59,7 @@ fn finding(view: &View<'_>, place: usize, cuts: &[Cut]) -> Option<Finding> {
             if places.len() == 1 { "is" } else { "are" }
         )
     });
-    let mut finding = because(
-        Finding::on(object(policy(view, place)?), problem),
-        sentences.collect(),
-    );
+    let mut finding = because(Finding::on(object(policy(view, place)?), problem), sentences);
     if let Some(event) = cuts.iter().find_map(|cut| cut.event.as_ref()) {
         finding = finding.because(format!("the kubelet says: {event}"));
     }

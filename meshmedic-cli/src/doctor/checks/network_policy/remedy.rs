@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Patches of policies, and words for pods.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer,
@@ -127,34 +128,35 @@ pub(super) fn add_rule(
 
 /// Pods, by what made them: `3 pods of Deployment shop/web`.
 pub(super) fn pods(view: &View<'_>, places: impl IntoIterator<Item = usize>) -> String {
-    let mut workloads: BTreeMap<ObjectRef, usize> = BTreeMap::new();
+    let mut owners: BTreeSet<Cow<'_, ObjectRef>> = BTreeSet::new();
     let mut count = 0;
     for pod in places.into_iter().filter_map(|place| view.pods().get(place)) {
-        let owner = pod.workload.clone().unwrap_or_else(|| pod.object());
-        *workloads.entry(owner).or_default() += 1;
+        owners.insert(match &pod.workload {
+            Some(workload) => Cow::Borrowed(workload),
+            None => Cow::Owned(pod.object()),
+        });
         count += 1;
     }
-    let named: Vec<String> = workloads.keys().take(NAMED).map(ToString::to_string).collect();
-    let more = match workloads.len() - named.len() {
+    let named: Vec<String> = owners.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match owners.len() - named.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
     let named = named.join(", ");
-    match (count, workloads.keys().next()) {
-        (1, Some(owner)) if owner.kind == "Pod" => format!("{owner}"),
+    match (count, owners.first()) {
+        (1, Some(owner)) if owner.kind == "Pod" => named,
         (1, _) => format!("a pod of {named}"),
         _ => format!("{count} pods of {named}{more}"),
     }
 }
 
-/// At most [`NAMED`] of these sentences are evidence, and how many there are beside.
-pub(super) fn because(mut finding: Finding, sentences: Vec<String>) -> Finding {
-    let more = sentences.len().saturating_sub(NAMED);
-    for sentence in sentences.into_iter().take(NAMED) {
+/// At most [`NAMED`] of these sentences are evidence, and how many there are beside; the others are not even made.
+pub(super) fn because(mut finding: Finding, mut sentences: impl ExactSizeIterator<Item = String>) -> Finding {
+    for sentence in sentences.by_ref().take(NAMED) {
         finding = finding.because(sentence);
     }
-    if more > 0 {
-        finding = finding.because(format!("and {more} more like these"));
+    match sentences.len() {
+        0 => finding,
+        more => finding.because(format!("and {more} more like these")),
     }
-    finding
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whatever the policies, the pods and the ports: the evaluator says what the slow reference says.
 
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -37,7 +37,7 @@ const ADDRESSES: [&str; 8] = [
 fn some_labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     let key = select(vec!["app", "tier", "role"]).prop_map(str::to_owned);
     let value = select(vec!["a", "b", "c"]).prop_map(str::to_owned);
-    btree_map(key, value, 0..3)
+    btree_map(key, value, 0..4)
 }
 
 fn selector() -> impl Strategy<Value = Value> {
@@ -112,23 +112,26 @@ fn some_policy() -> impl Strategy<Value = NetworkPolicy> {
         })
 }
 
+/// Mostly the usual, or hardly two pods would be of one class.
+fn mostly<T: Clone + std::fmt::Debug + 'static>(
+    usual: T,
+    other: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = T> {
+    prop_oneof![5 => Just(usual), 1 => other]
+}
+
 fn some_endpoint() -> impl Strategy<Value = Endpoint> {
     let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
     let name = select(vec!["web", "dns"]).prop_map(str::to_owned);
-    let hbone = select(vec![
-        Hbone::None,
-        Hbone::BehindWaypoint,
-        Hbone::Direct,
-        Hbone::Direct,
-    ]);
+    let web = || [((Protocol::Tcp, "web".to_owned()), 8080)].into();
     (
-        select(NAMESPACES.to_vec()),
+        mostly("shop", select(NAMESPACES.to_vec())),
         some_labels(),
-        vec(select(ADDRESSES.to_vec()), 0..3),
-        btree_map((protocol, name), select(PORTS.to_vec()), 0..3),
-        proptest::collection::btree_set(select(PORTS.to_vec()), 0..3),
+        mostly(vec!["10.0.0.1"], vec(select(ADDRESSES.to_vec()), 0..3)),
+        mostly(web(), btree_map((protocol, name), select(PORTS.to_vec()), 0..3)),
+        mostly([8080].into(), btree_set(select(PORTS.to_vec()), 0..3)),
         prop::bool::weighted(0.1),
-        hbone,
+        mostly(Hbone::Direct, select(vec![Hbone::None, Hbone::BehindWaypoint])),
     )
         .prop_map(
             |(namespace, labels, addresses, named_ports, serves, apart, hbone)| Endpoint {
@@ -158,12 +161,12 @@ fn is_gap(policies: &[NetworkPolicy], direction: Direction, pair: (&Endpoint, &E
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn the_evaluator_agrees_with_the_reference(
         policies in vec(some_policy(), 0..6),
-        pods in vec(some_endpoint(), 1..8),
+        pods in vec(some_endpoint(), 1..10),
     ) {
         let compiled = NetworkPolicies::new(&policies, namespaces(), pods.clone());
         for (from, source) in pods.iter().enumerate() {
@@ -190,7 +193,7 @@ proptest! {
     #[test]
     fn the_gaps_are_those_of_the_reference(
         policies in vec(some_policy(), 0..6),
-        pods in vec(some_endpoint(), 1..8),
+        pods in vec(some_endpoint(), 1..10),
     ) {
         let compiled = NetworkPolicies::new(&policies, namespaces(), pods.clone());
         let mut found = BTreeSet::new();
