@@ -131,3 +131,44 @@ fn flags(root: &Path) -> Result<OsString> {
     remap(root, "meshmedic");
     Ok(flags)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_static_target_is_chosen_only_where_it_can_be_built() {
+        let own = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+        assert!(has_std(&own) || cfg!(target_env = "musl"));
+        assert!(!has_std("x86_64-unknown-nowhere"));
+        let choice = choose();
+        match choice.why_not_static {
+            None => assert!(has_std(&choice.target) && choice.target.ends_with("-musl")),
+            Some(why) => {
+                assert_eq!(choice.target, own);
+                assert!(
+                    why.contains("rustup target add") || why.contains("musl-tools"),
+                    "{why}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_folder_of_this_machine_keeps_its_name() {
+        let flags = flags(Path::new("/some/clone")).unwrap();
+        let flags = flags.to_string_lossy();
+        let remaps: Vec<&str> = flags
+            .split(SEPARATOR)
+            .filter_map(|flag| flag.strip_prefix("--remap-path-prefix="))
+            .collect();
+        assert!(remaps.contains(&"/some/clone=meshmedic"), "{remaps:?}");
+        // Where these tests run, crates were fetched.
+        assert!(
+            remaps
+                .iter()
+                .any(|remap| remap.contains("registry/src/") && remap.ends_with("=crates")),
+            "{remaps:?}"
+        );
+    }
+}
