@@ -45,6 +45,9 @@ fn heals(world: &World, agent: &mut Agent, lost: &[Pod], before: usize) {
             agent.metric(SUCCEEDED) >= healed
         });
     }
+    // The metric may be ahead of the log.
+    let told = 2 * (before + lost.len());
+    agent.until("the last end to be told", |agent| acts(agent).len() >= told);
     let acts = acts(agent);
     assert_eq!(
         &acts[before * 2..][..3],
