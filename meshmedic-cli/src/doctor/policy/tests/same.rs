@@ -36,13 +36,23 @@ const ADDRESSES: [&str; 8] = [
 
 fn some_labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     let key = select(vec!["app", "tier", "role"]).prop_map(str::to_owned);
-    let value = select(vec!["a", "b", "c"]).prop_map(str::to_owned);
+    let value = select(vec!["a", "b"]).prop_map(str::to_owned);
     btree_map(key, value, 0..4)
 }
 
 fn selector() -> impl Strategy<Value = Value> {
-    let key = select(vec!["app", "tier", "role", "kubernetes.io/metadata.name", "team"]);
-    let value = select(vec!["a", "b", "c", "shop", "pay", "blue"]);
+    let keys = [
+        "app",
+        "tier",
+        "role",
+        "app",
+        "tier",
+        "role",
+        "kubernetes.io/metadata.name",
+        "team",
+    ];
+    let key = select(keys.to_vec());
+    let value = select(vec!["a", "b", "a", "b", "shop", "pay", "blue"]);
     let operator = select(vec!["In", "NotIn", "Exists", "DoesNotExist"]);
     let expression = (key, operator, vec(value, 1..3)).prop_map(|(key, operator, values)| {
         if operator.ends_with("In") {
@@ -95,7 +105,7 @@ fn some_policy() -> impl Strategy<Value = NetworkPolicy> {
         Some(vec!["Egress"]),
         Some(vec!["Ingress", "Egress"]),
     ]);
-    let namespace = select(NAMESPACES.to_vec());
+    let namespace = mostly("shop", select(NAMESPACES.to_vec()));
     (
         namespace,
         option::of(selector()),
