@@ -37,4 +37,6 @@ pub(crate) fn by_code(code: &str) -> Option<&'static Check> {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 use jiff::Timestamp;
 use meshmedic_common::report::API_VERSION;
+use meshmedic_common::text::clean;
 use meshmedic_common::verdict::State;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use super::snapshot::{Custom, Snapshot};
 use super::view::{PodView, View, endpoints};
 
 const KIND: &str = "StrictReadiness";
+/// The most that is kept of one reason. What stands in objects and logs was written by others.
+const MAX_WORDS: usize = 600;
 
 /// What the checklist comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -131,7 +134,7 @@ impl Notes {
         Step {
             title,
             ready,
-            reasons,
+            reasons: reasons.iter().map(|reason| clean(reason, MAX_WORDS)).collect(),
         }
     }
 }
