@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Snapshots as files.
 
-use std::io::Write as _;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +13,8 @@ use super::{KIND, Snapshot, VERSION};
 
 /// Many times the snapshot of the largest cluster.
 const MAX_BYTES: u64 = 1 << 31;
+/// It names everything that runs in the cluster.
+const OWNER_ONLY: u32 = 0o600;
 
 /// What tells a snapshot from other files.
 #[derive(Deserialize)]
@@ -22,13 +26,13 @@ struct Head {
 /// Reads a snapshot. Fields that are not known here are passed over.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Snapshot> {
     let place = path.display();
-    let size = std::fs::metadata(path)
+    let size = fs::metadata(path)
         .with_context(|| format!("--from {place}"))?
         .len();
     if size > MAX_BYTES {
         bail!("--from {place}: {size} bytes are too many for a snapshot");
     }
-    let text = std::fs::read(path).with_context(|| format!("--from {place}"))?;
+    let text = fs::read(path).with_context(|| format!("--from {place}"))?;
     parse(&text).with_context(|| format!("--from {place}"))
 }
 
@@ -50,22 +54,26 @@ fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
     serde_json::from_slice(text).context("this snapshot is damaged")
 }
 
-/// Writes a snapshot, readable by its owner alone: it names everything that runs in the cluster.
+/// Writes a snapshot, readable by its owner alone.
 pub(crate) fn write(path: &Path, snapshot: &Snapshot) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let place = path.display();
-    let file = std::fs::OpenOptions::new()
+    let place = || format!("--save {}", path.display());
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o600)
+        .mode(OWNER_ONLY)
         .open(path)
-        .with_context(|| format!("--save {place}"))?;
-    let mut file = std::io::BufWriter::new(file);
-    serde_json::to_writer(&mut file, snapshot).with_context(|| format!("--save {place}"))?;
+        .with_context(place)?;
+    // One that was there before has whatever rights it had; a pipe has none that could be changed.
+    if file.metadata().with_context(place)?.is_file() {
+        file.set_permissions(Permissions::from_mode(OWNER_ONLY))
+            .with_context(place)?;
+    }
+    let mut file = BufWriter::new(file);
+    serde_json::to_writer(&mut file, snapshot).with_context(place)?;
     file.write_all(b"\n")
         .and_then(|()| file.flush())
-        .with_context(|| format!("--save {place}"))
+        .with_context(place)
 }
 
 #[cfg(test)]
@@ -103,5 +111,20 @@ mod tests {
         assert_eq!(parse(value.to_string().as_bytes()).unwrap(), snapshot);
         value.as_object_mut().unwrap().remove("pods");
         assert_eq!(parse(value.to_string().as_bytes()).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn a_file_that_was_there_is_for_its_owner_alone_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.json");
+        fs::write(&path, "longer than nothing").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let snapshot = Snapshot::new("2026-01-01T00:00:00Z".parse().unwrap(), Scope::default());
+        write(&path, &snapshot).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            OWNER_ONLY
+        );
+        assert_eq!(read(&path).unwrap(), snapshot);
     }
 }
