@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::time::Time;
 
-/// What is spent on records is paid for with so many times as much rest.
-const REST: u32 = 4;
+/// Of so much time one part is spent on records.
+const SHARE: u32 = 5;
 /// So much rest may be owed: a loss, and all the records of one, are taken as they come.
-const CREDIT: Duration = Duration::from_millis(40);
+const CREDIT: Duration = Duration::from_millis(200);
 
 /// Owes rest for the time that was spent.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Records were taken from then until then.
     pub(super) fn took(&mut self, began: Time, ended: Time) {
-        self.paid_at = self.paid_at.max(ended) + ended.since(began) * REST;
+        self.paid_at = self.paid_at.max(began) + ended.since(began) * SHARE;
         self.taken_at = ended;
     }
 
@@ -41,14 +41,14 @@ mod tests {
     fn a_loss_is_taken_as_it_comes_and_a_storm_a_fifth_of_the_time() {
         let mut pace = Pace::default();
         let mut now = Time::from_nanos(1_000_000_000);
-        for _ in 0..10 {
+        for _ in 0..50 {
             assert!(pace.ready_at() <= now, "a burst waits for nothing");
             pace.took(now, now + MILLISECOND);
             now = now + MILLISECOND;
         }
         let begun = now;
         let mut spent = Duration::ZERO;
-        while now.since(begun) < Duration::from_secs(1) {
+        while now.since(begun) < Duration::from_secs(10) {
             now = now.max(pace.ready_at());
             pace.took(now, now + MILLISECOND);
             now = now + MILLISECOND;

@@ -6,7 +6,7 @@ use meshmedic_agent::time::Time;
 use meshmedic_agent::watch::Watch;
 
 use super::baseline;
-use super::figures::{Column, Figure, Line, Part, Plot, Row, ms};
+use super::figures::{Column, Figure, Line, Part, Plot, Row, digits, ms};
 use super::scene::{NEVER, Scene, cpu, no_ebpf, runtime};
 
 /// What is a node like?
@@ -156,8 +156,11 @@ fn growth_row(
         let per = if linear { size.pods as f64 } else { 1.0 };
         Figure::of(costs.of(column)).median / per
     };
-    let factor = cost(by.len().saturating_sub(1)) / cost(0);
-    Row::new(what, column, "times", &[factor]).within(SLACK)
+    let (first, last) = (cost(0), cost(by.len().saturating_sub(1)));
+    Row::new(what, column, "times", &[last / first])
+        .within(SLACK)
+        .because("a walk of the kernel's hash, for whoever pays one, passes the sockets of all pods")
+        .remark(&format!("from {} to {} ms of CPU", digits(first), digits(last)))
 }
 
 /// Polling lists all processes each time, but of those that it knows it reads nothing.
