@@ -47,7 +47,7 @@ fn granted<'a>(roles: impl IntoIterator<Item = &'a Value>) -> BTreeSet<Right> {
 }
 
 /// Names to which rights are limited.
-const NAMED: [&str; 2] = ["istio-cni-config", "meshmedic-control"];
+const NAMED: [&str; 3] = ["istio", "istio-cni-config", "meshmedic-control"];
 
 /// What these requests needed.
 fn needed(requests: &[Request]) -> BTreeSet<Right> {

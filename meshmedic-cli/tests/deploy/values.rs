@@ -103,7 +103,14 @@ fn every_default_is_of_the_kind_that_the_schema_wants() {
 
 /// Flags that are not the user's to set in a cluster: the manifest sets them itself, or the paths and ports of the
 /// DaemonSet depend on them.
-const FIXED: [&str; 5] = ["hostProc", "kubeconfig", "metricsAddr", "node", "statusAddr"];
+const FIXED: [&str; 6] = [
+    "hostCniDir",
+    "hostProc",
+    "kubeconfig",
+    "metricsAddr",
+    "node",
+    "statusAddr",
+];
 
 #[test]
 fn every_flag_of_the_agent_is_a_value_and_every_value_a_flag() {

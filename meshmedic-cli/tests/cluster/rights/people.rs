@@ -133,6 +133,18 @@ fn people_who_look_are_granted_what_they_ask_for() {
     ann.runs(1, &["explain", &name]);
     ann.used(&["meshmedic-cli-explain"]);
 
+    let doctor = [
+        "meshmedic-cli-doctor",
+        "meshmedic-cli-doctor-istio",
+        "meshmedic-cli-logs",
+    ];
+    api.install_istio().unwrap();
+    api.set_log(PodRef::all_in("istio-system"), Log::text(""))
+        .unwrap();
+    ann.has(&[&[SCAN, agents][..], &doctor].concat());
+    ann.runs(1, &["doctor"]);
+    ann.used(&doctor);
+
     ann.has(&[SCAN, "meshmedic-cli-exec"]);
     ann.runs(1, &["scan", "-n", "shop", "--via", "exec"]);
     ann.used(&["meshmedic-cli-exec"]);
