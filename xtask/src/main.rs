@@ -25,7 +25,7 @@ struct Cli {
 enum Task {
     /// Watch the agent heal a pod that fell out of the mesh, on a node that is made for it
     Demo(demo::DemoArgs),
-    /// Measure how long a loss takes from the kernel's timestamp to the suspicion
+    /// Measure what a node pays for MeshMedic, and how quickly it learns, beside the algorithm of 0.0.1
     Bench(bench::BenchArgs),
     /// Build the kernel programs, or check the committed object against its sources
     Ebpf(ebpf::EbpfArgs),
