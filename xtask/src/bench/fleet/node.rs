@@ -16,6 +16,7 @@ use meshmedic_common::verdict::State;
 use super::model::{PER_HOUR, SLOTS};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const YESTERDAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// When the simulation begins, by the API server's clock.
 const EPOCH: i64 = 1_700_000_000_000;
 /// And by the machine's.
@@ -89,6 +90,11 @@ impl Node {
     pub(super) fn add(&mut self, millis: u64, number: usize, owner: usize, state: State) {
         let Some(uid) = uid(number) else { return };
         let at = moment(millis);
+        // Orphans were there before the outage, successors came because of a repair.
+        let created = match state {
+            State::Orphan => moment(0).server - YESTERDAY,
+            _ => at.server,
+        };
         let facts = PodFacts {
             namespace: "bench".to_owned(),
             name: format!("app-{owner}-{number}"),
@@ -98,9 +104,9 @@ impl Node {
                 name: format!("app-{owner}"),
                 uid: owner_uid(owner),
             }),
-            created: Some(at.server),
+            created: Some(created),
             ready: true,
-            ready_since: Some(at.server),
+            ready_since: Some(created),
             ..PodFacts::default()
         };
         let standing = Standing {
