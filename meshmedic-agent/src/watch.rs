@@ -522,7 +522,7 @@ impl Watch {
             .refresh(now)
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
         self.learn(now);
-        if self.sources.has_census() && self.knows_all(now) {
+        if self.sources.has_census() && self.knows_all() {
             self.next_refresh = now + REFRESH_AT_REST;
         }
         Ok(())

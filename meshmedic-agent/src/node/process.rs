@@ -41,7 +41,7 @@ pub struct Process {
 }
 
 /// A process that is still young may not have reached its cgroup and namespace: a container's runtime
-/// moves it there within milliseconds of its start. Until it has been known this long, it is read again.
+/// moves it there within milliseconds of its start. Until it was read when it had been known this long, it is read again.
 const SETTLING: Duration = Duration::from_secs(5);
 
 /// What a number in /proc turned out to be.
@@ -60,6 +60,8 @@ struct Known {
     /// Inode of the directory `/proc/<pid>`: it changes when the number is used again.
     directory: u64,
     first_seen: Time,
+    /// When `what` was read.
+    read_at: Time,
     what: What,
 }
 
@@ -71,9 +73,10 @@ impl Known {
         }
     }
 
-    /// Nothing new is to be learned of it. What was refused may be allowed later.
-    fn is_settled(&self, now: Time) -> bool {
-        now.since(self.first_seen) >= SETTLING && !matches!(self.what, What::Refused(..))
+    /// Nothing new is to be learned of it: it was no longer young when it was last read. What was refused may be
+    /// allowed later.
+    fn is_settled(&self) -> bool {
+        self.read_at.since(self.first_seen) >= SETTLING && !matches!(self.what, What::Refused(..))
     }
 }
 
@@ -122,13 +125,14 @@ impl ProcessTable {
                 .remove(&pid)
                 .filter(|known| known.directory == directory);
             let known = match known {
-                Some(known) if known.is_settled(now) => known,
+                Some(known) if known.is_settled() => known,
                 young => {
                     self.files_read += 1;
                     let first_seen = young.map_or(now, |known| known.first_seen);
                     Known {
                         directory,
                         first_seen,
+                        read_at: now,
                         what: read_process(&self.root, pid),
                     }
                 }
@@ -158,9 +162,9 @@ impl ProcessTable {
 
     /// Whether nothing new is to be learned of any known process of a pod.
     #[must_use]
-    pub fn is_settled(&self, now: Time) -> bool {
+    pub fn is_settled(&self) -> bool {
         let mut known = self.known.values();
-        known.all(|known| matches!(known.what, What::Nothing) || known.is_settled(now))
+        known.all(|known| matches!(known.what, What::Nothing) || known.is_settled())
     }
 
     /// Every process of a pod.

@@ -56,14 +56,14 @@ impl Watch {
 
     /// Whether no process is waited for: every pod that is judged has its namespace, every ztunnel its process, and
     /// none of them is so young that it may be on its way elsewhere.
-    pub(super) fn knows_all(&self, now: Time) -> bool {
+    pub(super) fn knows_all(&self) -> bool {
         let known = |(uid, pod): (&PodUid, &Declared)| match pod.expectation {
             _ if pod.ztunnel => self.sources.is_ztunnel_pod(uid),
             Expectation::Exempt(_) | Expectation::Pending | Expectation::Unverifiable(_) => true,
             Expectation::Expected | Expectation::Undeclared => self.index.get(uid).is_ok(),
         };
         let by_api = self.options.pods == PodSource::Api;
-        by_api && self.declared.iter().all(known) && self.table.is_settled(now)
+        by_api && self.declared.iter().all(known) && self.table.is_settled()
     }
 
     /// Concludes from the processes which pods there are, and which namespace is whose.

@@ -43,6 +43,29 @@ fn a_reused_number_is_learned_anew() {
     assert_eq!(index.get(&uid(&first)), Err(Reason::NoProcess));
 }
 
+/// Fails where a process counts as known that was looked at only while it was on its way to its cgroup.
+#[test]
+fn a_process_that_reaches_its_cgroup_unseen_is_learned() {
+    if !need::root("traps: a process that reaches its cgroup unseen") {
+        return;
+    }
+    let lab = Lab::isolated().unwrap();
+    let pod = lab.pod(spec("late")).unwrap();
+    let root = Composed::new();
+    root.show_with_own_net(pod.pid());
+    let cgroup = root.path().join(pod.pid().to_string()).join("cgroup");
+    std::fs::remove_file(&cgroup).unwrap();
+    std::fs::write(&cgroup, "0::/\n").unwrap();
+    let mut table = ProcessTable::new(root.path());
+    let now = Time::now();
+    table.refresh(now).unwrap();
+    assert!(table.get(pod.pid()).is_none());
+    let arrived = std::fs::read(format!("/proc/{}/cgroup", pod.pid())).unwrap();
+    std::fs::write(&cgroup, arrived).unwrap();
+    table.refresh(now + LATER).unwrap();
+    assert_eq!(table.get(pod.pid()).unwrap().pod, uid(&pod));
+}
+
 /// Fails where the start time is not compared after the last read: here even the namespace is the same.
 #[test]
 fn a_number_reused_between_mapping_and_reading_proves_nothing() {
