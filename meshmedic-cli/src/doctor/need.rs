@@ -134,10 +134,7 @@ impl Need {
 /// Some reports must have it; those that have not are gaps.
 fn of_agents(view: &View<'_>, missing: &str, has: impl Fn(&NodeReport) -> bool) -> Result<Vec<String>, Lack> {
     let mut gaps = Need::Agents.lack(view)?;
-    let agents = view.snapshot.agents.had().into_iter().flatten();
-    let (had, lacking): (Vec<_>, Vec<_>) = agents
-        .filter_map(|(node, report)| Some((node, report.had()?)))
-        .partition(|(_, report)| has(report));
+    let (had, lacking): (Vec<_>, Vec<_>) = view.snapshot.reports().partition(|(_, report)| has(report));
     if had.is_empty() {
         return Err(Lack::Skip(missing.to_owned(), false));
     }

@@ -153,6 +153,19 @@ impl Snapshot {
         }
     }
 
+    /// What the agents that answered report, by node.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = (&str, &NodeReport)> {
+        let agents = self.agents.had().into_iter().flatten();
+        agents.filter_map(|(node, report)| Some((node.as_str(), report.had()?)))
+    }
+
+    /// The connections of a kind that ztunnels logged.
+    pub(crate) fn links(&self, kind: LinkKind) -> impl Iterator<Item = &Link> {
+        let logs = self.ztunnels.all().iter().filter_map(|ztunnel| ztunnel.log.had());
+        logs.flat_map(|log| &log.links)
+            .filter(move |link| link.kind == kind)
+    }
+
     /// Objects of a kind that [`CUSTOM_KINDS`] names, by `plural.group`; none where they could not be had.
     pub(crate) fn custom(&self, kind: &str) -> &[Custom] {
         self.custom.get(kind).map_or(&[], |part| part.all())

@@ -14,7 +14,7 @@ use meshmedic_common::eligibility::{Enablement, Expectation, Labels};
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
 
-use super::finding::ObjectRef;
+use super::finding::{Finding, ObjectRef};
 use super::policy::{Gaps, NetworkPolicies};
 use super::snapshot::{Custom, Snapshot};
 
@@ -60,6 +60,14 @@ impl PodView<'_> {
             }
             Some(_) => Some(format!("kubectl delete pod -n {namespace} {}", self.facts.name)),
             None => None,
+        }
+    }
+
+    /// A finding that ends once the pod is made anew.
+    pub(crate) fn made_anew(&self, finding: Finding) -> Finding {
+        match self.restart() {
+            Some(command) => finding.run(command),
+            None => finding.by_hand("nothing recreates this pod: delete it and make it anew yourself"),
         }
     }
 }
@@ -344,6 +352,15 @@ impl<'s> View<'s> {
 /// Whether labels have all of these.
 pub(crate) fn has_all(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Labels as a selector is written.
+pub(crate) fn written(labels: &Labels) -> String {
+    let pairs: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(",")
 }
 
 pub(crate) fn name(metadata: &ObjectMeta) -> &str {

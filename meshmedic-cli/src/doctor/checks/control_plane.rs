@@ -7,7 +7,7 @@ mod webhooks;
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
-use crate::doctor::view::{View, name, namespace};
+use crate::doctor::view::{View, name, namespace, written};
 
 /// Where istiod hands out configuration and certificates.
 const XDS: i32 = 15012;
@@ -237,16 +237,12 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
                 .as_ref()
                 .and_then(|spec| spec.selector.clone())
                 .unwrap_or_default();
-            let selector: Vec<String> = selector
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
             let ready = view.istiods().filter(|pod| pod.facts.ready).count();
             findings.push(
                 on("it has no ready endpoint for port 15012, though istiod is Ready")
                     .because(format!(
                         "spec.selector: {}; istiods that are Ready: {ready}",
-                        selector.join(",")
+                        written(&selector)
                     ))
                     .run(format!(
                         "kubectl get endpointslices -n {of} -l {SERVICE_NAME}={called} -o wide"

@@ -118,14 +118,6 @@ const SOON: SignedDuration = SignedDuration::from_mins(1);
 /// It retries without an end, so what is pending for so long stays so.
 const LONG: SignedDuration = SignedDuration::from_mins(5);
 
-/// The step that makes a pod anew.
-fn made_anew(finding: Finding, pod: &PodView<'_>) -> Finding {
-    match pod.restart() {
-        Some(command) => finding.run(command),
-        None => finding.by_hand("nothing recreates this pod: delete it and make it anew yourself"),
-    }
-}
-
 fn not_enrolled(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for pod in view.pods() {
@@ -153,7 +145,7 @@ fn not_enrolled(view: &View<'_>) -> Vec<Finding> {
             "{MODE_LABEL}: ambient on {from}; no annotation {REDIRECTION}"
         ))
         .so("it speaks plaintext: no mTLS, no identity, and STRICT peers turn it away");
-        findings.push(made_anew(finding, pod));
+        findings.push(pod.made_anew(finding));
     }
     findings
 }
@@ -181,7 +173,7 @@ fn pending(view: &View<'_>) -> Vec<Finding> {
             )),
             None => finding,
         };
-        findings.push(made_anew(finding, pod));
+        findings.push(pod.made_anew(finding));
     }
     findings
 }
@@ -213,7 +205,7 @@ fn left_over(view: &View<'_>) -> Vec<Finding> {
             mode(pod)
         ))
         .so("istiod tells peers to speak HBONE to a pod that ztunnel may not serve: they are refused");
-        findings.push(made_anew(finding, pod));
+        findings.push(pod.made_anew(finding));
     }
     findings
 }
@@ -235,7 +227,7 @@ fn both(view: &View<'_>) -> Vec<Finding> {
             .because(format!("annotations sidecar.istio.io/status and {REDIRECTION}"))
             .so("both redirect its connections: they loop, or are refused")
             .by_hand("decide for one: take the label for injection or that for ambient mode off the pod and its namespace");
-        findings.push(made_anew(finding, pod));
+        findings.push(pod.made_anew(finding));
     }
     findings
 }

@@ -45,15 +45,9 @@ const EFFECT: &str = "pods on this node and on others do not reach each other: i
 const MAKERS: [&str; 5] = ["kube-flannel", "flannel", "calico-node", "cilium", "weave-net"];
 
 fn reports<'v>(view: &View<'v>) -> Vec<(&'v NodeReport, &'v Overlay)> {
-    let reports = view
-        .snapshot
-        .agents
-        .had()
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, report)| report.had());
+    let reports = view.snapshot.reports();
     reports
-        .filter_map(|report| Some((report, report.overlay.as_ref()?)))
+        .filter_map(|(_, report)| Some((report, report.overlay.as_ref()?)))
         .collect()
 }
 

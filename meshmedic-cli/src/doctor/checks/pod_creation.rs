@@ -119,14 +119,7 @@ fn blocked_by_ztunnel(view: &View<'_>) -> Vec<Finding> {
 
 fn conflist(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let reports = view
-        .snapshot
-        .agents
-        .had()
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, report)| report.had());
-    for report in reports {
+    for (_, report) in view.snapshot.reports() {
         let Some(folder) = &report.cni_folder else {
             continue;
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whether nodes reach each other: each agent tries the agents of a few other nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use futures_util::{StreamExt as _, stream};
@@ -51,11 +51,7 @@ pub(super) async fn ask(connection: &Connection, plan: &Plan, snapshot: &mut Sna
 /// The agents that answer, by node: whoever does not has no part in this.
 fn agents(snapshot: &Snapshot, namespace: &str) -> Vec<(PodFacts, IpAddr)> {
     let view = View::new(snapshot);
-    let reports = snapshot.agents.had().into_iter().flatten();
-    let answering: BTreeMap<&str, ()> = reports
-        .filter(|(_, report)| report.had().is_some())
-        .map(|(node, _)| (node.as_str(), ()))
-        .collect();
+    let answering: BTreeSet<&str> = snapshot.reports().map(|(node, _)| node).collect();
     let mut by_node = BTreeMap::new();
     for pod in view
         .pods_in(namespace)
@@ -70,7 +66,7 @@ fn agents(snapshot: &Snapshot, namespace: &str) -> Vec<(PodFacts, IpAddr)> {
             .facts
             .node
             .clone()
-            .filter(|node| labelled && answering.contains_key(node.as_str()));
+            .filter(|node| labelled && answering.contains(node.as_str()));
         if let (Some(node), Some(address)) = (node, pod.facts.addresses.first()) {
             by_node
                 .entry(node)

@@ -196,10 +196,7 @@ pub(super) fn serves_enrolled(view: &View<'_>) -> Vec<Finding> {
                 ztunnel.name
             ))
             .so("ztunnel holds no port in it: its connections are refused, or bypass the mesh in plaintext");
-            findings.push(match pod.restart() {
-                Some(command) => finding.run(command),
-                None => finding.by_hand("nothing recreates this pod: delete it and make it anew yourself"),
-            });
+            findings.push(pod.made_anew(finding));
         }
     }
     findings

@@ -4,7 +4,6 @@
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::verdict::State;
 
-use super::made_anew;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::PodState;
 use crate::doctor::view::View;
@@ -105,7 +104,7 @@ pub(super) fn unredirected(view: &View<'_>) -> Vec<Finding> {
             .as_deref()
             .and_then(|of| view.pod(of, &finding.object.name));
         match known {
-            Some(pod) => made_anew(finding, pod),
+            Some(pod) => pod.made_anew(finding),
             None => finding.by_hand("make the pod anew"),
         }
     });
@@ -138,7 +137,7 @@ pub(super) fn not_hbone(view: &View<'_>) -> Vec<Finding> {
                 "istioctl ztunnel-config workloads {}.{}",
                 ztunnel.name, ztunnel.namespace
             ));
-            findings.push(made_anew(finding, pod));
+            findings.push(pod.made_anew(finding));
         }
     }
     findings

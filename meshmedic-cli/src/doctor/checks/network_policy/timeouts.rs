@@ -22,15 +22,7 @@ struct Pair<'v, 's> {
 }
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
-    let logs = view
-        .snapshot
-        .ztunnels
-        .all()
-        .iter()
-        .filter_map(|ztunnel| ztunnel.log.had());
-    let links = logs
-        .flat_map(|log| &log.links)
-        .filter(|link| link.kind == LinkKind::HboneTimeout);
+    let links = view.snapshot.links(LinkKind::HboneTimeout);
     let mut explained: BTreeMap<(usize, Direction), Vec<Pair<'_, '_>>> = BTreeMap::new();
     let mut findings = Vec::new();
     for pair in links.filter_map(|link| pair(view, link)) {

@@ -66,14 +66,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 
 /// The plaintext that ztunnels logged.
 pub(crate) fn links<'v>(view: &'v View<'_>) -> impl Iterator<Item = &'v Link> {
-    let logs = view
-        .snapshot
-        .ztunnels
-        .all()
-        .iter()
-        .filter_map(|ztunnel| ztunnel.log.had());
-    logs.flat_map(|log| &log.links)
-        .filter(|link| link.kind == LinkKind::Plaintext)
+    view.snapshot.links(LinkKind::Plaintext)
 }
 
 /// How many connections without mTLS ztunnels counted since they started, by `namespace/workload` of a namespace.

@@ -10,7 +10,7 @@ use super::mtls::{reference, selected};
 use super::{AUTHORIZATION, PEER, REQUEST};
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
-use crate::doctor::view::{View, has_all, name, namespace};
+use crate::doctor::view::{View, has_all, name, namespace, written};
 
 const WORKLOAD_ENTRY: &str = "workloadentries.networking.istio.io";
 const WORKLOAD_GROUP: &str = "workloadgroups.networking.istio.io";
@@ -29,11 +29,7 @@ fn no_pod(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     if is_somewhere(view, policy, &labels) {
         return None;
     }
-    let written: Vec<String> = labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    let written = written.join(",");
+    let written = written(&labels);
     Some(
         Finding::on(
             reference(policy),

@@ -8,7 +8,7 @@ use super::routes::{LISTS, reference, service_of, split};
 use super::{DESTINATION_RULE, VIRTUAL_SERVICE};
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;
-use crate::doctor::view::{View, has_all};
+use crate::doctor::view::{View, has_all, written};
 
 /// A destination with a subset.
 struct Destination<'s> {
@@ -81,11 +81,7 @@ fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Findin
     if !to.used || all.any(|pod| has_all(&pod.facts.labels, &labels)) {
         return None;
     }
-    let written: Vec<String> = labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    let written = written.join(",");
+    let written = written(&labels);
     Some(
         Finding::on(reference(route), "it leads to a subset without pods")
             .because(format!("{} leads to {of}", to.place))
