@@ -85,6 +85,8 @@ pub struct Counters {
     pub none: u64,
     /// Readings that gave nothing.
     pub unreadable: u64,
+    /// Processes whose files were read to learn whose they are.
+    pub processes_read: u64,
 }
 
 /// Why a node cannot be watched at all.
@@ -233,7 +235,10 @@ impl Watch {
     /// How often what was done, since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            processes_read: self.table.processes_read(),
+            ..self.counters
+        }
     }
 
     /// The engine's knowledge.

@@ -217,6 +217,7 @@ fn measure_one(size: Size, rounds: usize, with_ebpf: bool) -> anyhow::Result<Cos
             true => Some(scene.watch(Column::Ebpf, NEVER).await?),
             false => None,
         };
+        come_to_know(&mut polling, size.pods).await?;
         let names = scene.names();
         let mut costs = Costs::default();
         for _ in 0..rounds {
@@ -236,6 +237,18 @@ fn measure_one(size: Size, rounds: usize, with_ebpf: bool) -> anyhow::Result<Cos
         ensure!(scene.all_captured(&polling), "a reading lost a pod");
         Ok(costs)
     })
+}
+
+/// Verifies until no process is read any more: those that were made for the scene are young at first, and are read
+/// until they are not.
+async fn come_to_know(polling: &mut Watch, pods: usize) -> anyhow::Result<()> {
+    loop {
+        let before = polling.counters().processes_read;
+        verify(polling, pods).await?;
+        if polling.counters().processes_read == before {
+            return Ok(());
+        }
+    }
 }
 
 /// Has every pod verified, which takes so many readings.
