@@ -253,14 +253,20 @@ impl Watch {
         !self.engine.undecided() && self.readers.is_idle()
     }
 
+    /// Whether the next records will be taken as they come, after as long a rest as those before them were worth.
+    #[must_use]
+    pub fn is_rested(&self) -> bool {
+        self.pace.is_paid(Time::now())
+    }
+
     /// Waits for the next thing that happens and takes it in. May be dropped while it waits.
     pub async fn step(&mut self) -> Vec<Event> {
         self.start_due_readings(Time::now());
         if self.events.is_empty() {
             let wake = self.wait().await;
-            let now = Time::now();
-            self.take(now, wake);
-            self.start_due_readings(now);
+            // What is known now is told before the readings that it asks for begin: they are the next step's, and keep
+            // a processor busy.
+            self.take(Time::now(), wake);
             self.collect();
         }
         std::mem::take(&mut self.events)
@@ -345,13 +351,18 @@ impl Watch {
                 self.engine.reported(uid, Time::from_nanos(change.at_ns));
             }
         }
-        let censused = self.run_census(now);
+        // Of a port that capture does not hang on the census has nothing to say: DNS is often the first of a loss, and
+        // the census would then be over before the others closed.
+        let matters = |change: &ListenChange| PortSet::REQUIRED.contains(change.port);
+        let censused = batch.iter().any(matters) && self.run_census(now);
+        let reads_all = !self.sources.has_census();
         for change in &batch {
             let Some(uid) = self.index.pod_of(change.netns).cloned() else {
                 continue;
             };
             // Where the census cannot vouch for the pod, the event asks for a reading.
-            if !(censused && self.sources.sockets().is_complete_in(change.netns)) {
+            let vouched = censused && self.sources.sockets().is_complete_in(change.netns);
+            if !vouched && (matters(change) || reads_all) {
                 self.engine.hint(now, &uid);
             }
             self.events.push(Event::Kernel { change: *change, uid });

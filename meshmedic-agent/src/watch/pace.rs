@@ -25,6 +25,11 @@ impl Pace {
         self.taken_at = ended;
     }
 
+    /// Whether nothing is owed: the whole credit is there.
+    pub(super) fn is_paid(&self, now: Time) -> bool {
+        self.paid_at <= now
+    }
+
     /// When the next may be taken.
     pub(super) fn ready_at(&self) -> Time {
         (self.paid_at - CREDIT).max(self.taken_at)
@@ -56,5 +61,6 @@ mod tests {
         }
         let share = spent.as_secs_f64() / now.since(begun).as_secs_f64();
         assert!((0.19..0.22).contains(&share), "{share}");
+        assert!(!pace.is_paid(now) && pace.is_paid(now + CREDIT * 2), "rest pays");
     }
 }

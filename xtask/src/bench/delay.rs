@@ -110,9 +110,9 @@ async fn delays(use_census: bool, pods: usize, losses: usize) -> anyhow::Result<
         delays.push(loss(&mut watch, &scene.ztunnel, pod, uid).await?);
         let (again, pod) = (Arc::clone(&scene.ztunnel), pod.clone());
         let enrolling = tokio::task::spawn_blocking(move || again.enrol(&pod));
-        // Until nothing is left to do: a measurement begins on an idle agent, as nearly every loss does.
+        // Until nothing is left to do or to rest from: a measurement begins on an idle agent, as nearly every loss does.
         until(&mut watch, "the pod to be captured again", |watch, _| {
-            enrolling.is_finished() && is_captured(watch, uid) && watch.decided()
+            enrolling.is_finished() && is_captured(watch, uid) && watch.decided() && watch.is_rested()
         })
         .await?;
         enrolling.await??;
