@@ -37,7 +37,7 @@ use tidy::Tidy;
 use toggles::Toggles;
 
 /// The loop turns at least this often: what only time changes is looked at then.
-const BEAT: Duration = Duration::from_secs(10);
+const BEAT: Duration = Duration::from_secs(30);
 /// The report is made anew at most this often: a storm of changes is shown as it ends.
 const PUBLISH: Duration = Duration::from_millis(200);
 /// And at least this often, since time alone changes some of it.
@@ -74,7 +74,8 @@ pub enum AgentError {
 pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
-    let status = Status::new(Metrics::new(), options.stalled_after());
+    let underneath = Underneath::new(options.proc_root.clone(), options.cni_folder.clone());
+    let status = Status::new(Metrics::new(), options.stalled_after()).over(underneath);
     let starting = status.task("start");
     let server = Server::start(options.endpoints(), status.clone())?;
     for (endpoint, address) in [
@@ -105,7 +106,6 @@ struct Agent {
     cni: CniSettings,
     toggles: Toggles,
     tidy: Tidy,
-    underneath: Underneath,
     teller: Teller,
     status: Status,
     /// What `/readyz` still waits for.
@@ -174,7 +174,6 @@ impl Agent {
             cni: CniSettings::new(client.clone()),
             tidy: Tidy::new(client.clone(), &options.namespace, &options.node),
             toggles: Toggles::new(client),
-            underneath: Underneath::new(options.proc_root, options.cni_folder),
             gates: Gates::default(),
             declared: false,
             stopping: false,
@@ -366,7 +365,6 @@ impl Agent {
             return;
         }
         (self.changed, self.published) = (false, Some(now));
-        self.underneath.look(now);
         let metrics = self.status.metrics();
         metrics.repairs_in_flight(self.planner.under_way().count());
         for resource in Resource::ALL {

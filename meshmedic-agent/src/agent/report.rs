@@ -36,8 +36,6 @@ impl Agent {
         report.budgets = Some(self.budgets(now));
         report.breakers = self.breakers(server);
         report.repairs = self.teller.last_repairs().clone();
-        report.cni_folder.clone_from(&self.underneath.cni);
-        report.overlay.clone_from(&self.underneath.overlay);
         report
     }
 

@@ -3,16 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use meshmedic_common::report::{CniFolder, Overlay};
+use meshmedic_common::report::{CniFolder, NodeReport, Overlay};
 use meshmedic_common::text::clean;
 use serde::Deserialize;
 
-use crate::time::Time;
-
-/// These things change when somebody installs something, so they are looked at no more often.
-const EVERY: Duration = Duration::from_secs(30);
 /// A CNI configuration is a page long.
 const MAX_FILE: u64 = 1024 * 1024;
 /// A folder with more files than this is no CNI folder.
@@ -35,39 +30,27 @@ const OVERLAYS: [&str; 6] = [
 /// The UDP ports of VXLAN, of flannel's, and of Geneve.
 const PORTS: [u16; 3] = [4789, 6081, 8472];
 
-/// Looks at these things now and then.
-#[derive(Debug)]
+/// Where to look at these things: when somebody asks, since until then nobody needs them.
+#[derive(Clone, Debug)]
 pub struct Underneath {
     proc_root: PathBuf,
     cni_folder: Option<PathBuf>,
-    looked: Option<Time>,
-    /// What the CNI folder says, where it is mounted and can be read.
-    pub cni: Option<CniFolder>,
-    /// What the node's network namespace shows, where it can be read.
-    pub overlay: Option<Overlay>,
 }
 
 impl Underneath {
-    /// Nothing is looked at yet.
+    /// By a /proc root, and the folder of the CNI configuration where it is mounted.
     #[must_use]
     pub const fn new(proc_root: PathBuf, cni_folder: Option<PathBuf>) -> Self {
         Self {
             proc_root,
             cni_folder,
-            looked: None,
-            cni: None,
-            overlay: None,
         }
     }
 
-    /// Looks, unless that was done a moment ago.
-    pub fn look(&mut self, now: Time) {
-        if self.looked.is_some_and(|last| now.since(last) < EVERY) {
-            return;
-        }
-        self.looked = Some(now);
-        self.cni = self.cni_folder.as_deref().and_then(read_cni);
-        self.overlay = read_overlay(&self.proc_root);
+    /// Adds to a report what can be read.
+    pub fn describe(&self, report: &mut NodeReport) {
+        report.cni_folder = self.cni_folder.as_deref().and_then(read_cni);
+        report.overlay = read_overlay(&self.proc_root);
     }
 }
 

@@ -10,6 +10,7 @@ use meshmedic_common::duration;
 use meshmedic_common::report::NodeReport;
 
 use super::metrics::Metrics;
+use crate::node::Underneath;
 use crate::time::Time;
 
 /// What is known of the agent by those outside its loop. Clones share it.
@@ -17,6 +18,7 @@ use crate::time::Time;
 pub struct Status {
     metrics: Metrics,
     stalled_after: Duration,
+    underneath: Option<Arc<Underneath>>,
     said: Arc<Mutex<Said>>,
 }
 
@@ -40,8 +42,16 @@ impl Status {
         Self {
             metrics,
             stalled_after,
+            underneath: None,
             said: Arc::new(Mutex::new(said)),
         }
+    }
+
+    /// Whoever asks for the node is also told what the mesh stands on.
+    #[must_use]
+    pub fn over(mut self, underneath: Underneath) -> Self {
+        self.underneath = Some(Arc::new(underneath));
+        self
     }
 
     /// The metrics.
@@ -60,6 +70,16 @@ impl Status {
     #[must_use]
     pub fn report(&self) -> Option<Arc<NodeReport>> {
         self.said().report.clone()
+    }
+
+    /// The same with what the mesh stands on, as it is now.
+    #[must_use]
+    pub fn whole_report(&self) -> Option<NodeReport> {
+        let mut report = Arc::unwrap_or_clone(self.report()?);
+        if let Some(underneath) = &self.underneath {
+            underneath.describe(&mut report);
+        }
+        Some(report)
     }
 
     /// The loop has gone round once more.

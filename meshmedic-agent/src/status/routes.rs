@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is answered to which request.
 
+use std::sync::Arc;
+
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
@@ -86,7 +88,11 @@ fn report(status: &Status, path: &str) -> Answer {
             .to_owned();
         return refuse(StatusCode::NOT_FOUND, message);
     }
-    let Some(report) = status.report() else {
+    let report = match pod {
+        None => status.whole_report().map(Arc::new),
+        Some(_) => status.report(),
+    };
+    let Some(report) = report else {
         let message = match status.pending().as_slice() {
             [] => "nothing is known of this node yet; ask again in a moment".to_owned(),
             pending => format!(
