@@ -10,6 +10,7 @@ pub mod ledger;
 mod limits;
 mod prover;
 mod request;
+mod sweep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::time::Time;
 use attempt::{Attempt, Ended};
 use ledger::{Entry, Record};
 use prover::Prover;
+use sweep::Sweep;
 
 pub use request::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, RepairNotice,
@@ -78,6 +80,7 @@ pub struct Planner {
     attempts: Vec<Attempt>,
     told: BTreeMap<PodUid, Told>,
     prover: Prover,
+    sweep: Sweep,
     /// Owners' records in which somebody is waiting for something, as last seen.
     owners: BTreeMap<String, Record>,
     /// This process's own acts: whatever clocks do, it never does more an hour.
@@ -110,6 +113,7 @@ impl Planner {
             attempts: Vec::new(),
             told: BTreeMap::new(),
             prover: Prover::default(),
+            sweep: Sweep::default(),
             owners: BTreeMap::new(),
             acts: VecDeque::new(),
             canary: None,
@@ -183,6 +187,7 @@ impl Planner {
         self.adopt_late(at);
         self.proceed(at, gates, patients);
         if self.may_act() && !self.stopping {
+            self.sweep.begin(at.now);
             self.prover.look(at, &self.settings.node, &self.owners, patients);
         }
         if self.stopping {
@@ -355,6 +360,9 @@ impl Planner {
             }
         }
         requests.extend(self.prover.take_requests(numbers));
+        if !self.stopping {
+            requests.extend(self.sweep.take_request(&self.settings, at, numbers));
+        }
         requests
     }
 
@@ -362,6 +370,9 @@ impl Planner {
     pub fn answer(&mut self, at: Moment, id: RequestId, answer: Answer) {
         if let Some((owner, record)) = self.prover.answer(at, id, &answer) {
             return self.owner_seen(at, &owner, Some(record));
+        }
+        if self.sweep.answer(at, id, &answer) {
+            return;
         }
         if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.asked == Some(id)) {
             attempt.answer(&self.settings, at, answer);
@@ -508,6 +519,7 @@ impl Planner {
             .chain(told)
             .chain(self.prover.next_wake(at.now))
             .chain(self.next_adoption(at))
+            .chain(self.sweep.due_at(&self.settings).filter(|_| !self.stopping))
             .min()
     }
 

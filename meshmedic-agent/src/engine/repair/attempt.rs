@@ -75,18 +75,24 @@ enum Stage {
     Over,
 }
 
-/// In this order: an hour's budget is spent only by whoever has everything else.
+/// First it is only looked whether each Lease would allow one more, then they are claimed: a slot before what
+/// everybody watches, and an hour's budget last, by whoever has everything else.
 ///
-/// First it is looked whether the cluster has room at all. In a big one it mostly has none, and whoever wrote
-/// claims into Leases that everybody watches, to take them back, would make each agent's load grow with their number.
+/// In a big cluster there mostly is no room. Whoever wrote claims into Leases that every agent follows, to take them
+/// back, would make each agent's load grow with the number of agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claim {
-    LookAtCluster,
-    LookAtSlot { tried: u32 },
+struct Claim {
+    of: Claimed,
+    /// Nothing is written yet.
+    look: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claimed {
+    Cluster,
+    Slot { tried: u32 },
     Owner,
     Node,
-    Slot { tried: u32 },
-    Cluster,
 }
 
 #[derive(Debug)]
@@ -143,7 +149,7 @@ impl Attempt {
             asked: None,
             node: settings.node.clone(),
             holder: settings.holder.clone(),
-            stage: Stage::Claiming(Claim::LookAtCluster),
+            stage: Stage::Claiming(Claim::FIRST),
             held: Vec::new(),
             slot: None,
             claimed_at: at.server,

@@ -132,6 +132,8 @@ pub struct Change {
 pub enum Step {
     /// Nothing: it only asks whether the limits would allow one more.
     Look,
+    /// It concerns no repair: what matters no more is forgotten.
+    Forget,
     /// It begins, if the limits allow it.
     Claim(Box<Entry>),
     /// This holder takes over from an agent that is gone.
@@ -241,6 +243,7 @@ impl Record {
                     .filter(stands)
                     .map_or(Applied::done(false), Applied::refused)
             }
+            Step::Forget => Applied::done(self.clear(limits, now)),
             Step::Claim(entry) => self.claim(entry, limits, now),
             Step::Adopt(holder) => {
                 let free = |entry: &Entry| entry.holder == *holder || entry.is_abandoned(now);

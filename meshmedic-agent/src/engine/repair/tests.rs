@@ -242,6 +242,39 @@ fn whoever_finds_a_claim_without_an_act_sets_everything_free() {
     assert_eq!(bench.acts.len(), 1);
 }
 
+#[test]
+fn a_slot_whose_claimant_was_killed_before_all_else_is_set_free_after_its_next_start() {
+    let mut bench = Bench::new(settings(), 1);
+    let claims_its_owner = |request: &Request| match request {
+        Request::Update { lease, change, .. } => {
+            matches!(lease, LeaseKey::Owner(_)) && matches!(change.step, Step::Claim(_))
+        }
+        _ => false,
+    };
+    bench.until(claims_its_owner).unwrap();
+    let held = |bench: &Bench| bench.leases.values().filter(|record| !record.is_idle()).count();
+    assert_eq!(held(&bench), 1, "a slot comes before what every agent follows");
+    bench.planner = Planner::new(Settings {
+        holder: "n1-2".to_owned(),
+        ..settings()
+    });
+    // Its controller was scaled down meanwhile: nobody claims a slot again.
+    bench.pods.clear();
+    bench.run();
+    let at = bench.at();
+    assert_eq!(bench.planner.next_wake(at), Some(at.now + 2 * LEASE));
+    bench.pass(2 * LEASE - SECOND);
+    bench.run();
+    assert_eq!(held(&bench), 1);
+    bench.pass(SECOND);
+    let (asked, _) = bench.requests().pop().unwrap();
+    bench.answer(asked, Answer::Updated(Err(Refusal::Failed("busy".to_owned()))));
+    bench.pass(MINUTE);
+    bench.run();
+    assert_eq!(held(&bench), 0);
+    assert_eq!(bench.planner.next_wake(bench.at()), None, "once is enough");
+}
+
 /// Whatever is at the API when the order to stop comes: nothing is begun after, and what was not done
 /// leaves nothing behind.
 #[test]

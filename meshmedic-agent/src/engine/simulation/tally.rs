@@ -56,6 +56,7 @@ impl Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Look,
+    Forget,
     ClaimOwner,
     ClaimNode,
     ClaimSlot,
@@ -71,8 +72,9 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Look,
+        Self::Forget,
         Self::ClaimOwner,
         Self::ClaimNode,
         Self::ClaimSlot,
@@ -94,6 +96,7 @@ impl Kind {
             Request::Find(_) => Self::Find,
             Request::Update { lease, change, .. } => match (&change.step, lease) {
                 (Step::Look, _) => Self::Look,
+                (Step::Forget, _) => Self::Forget,
                 (Step::Claim(_), LeaseKey::Owner(_)) => Self::ClaimOwner,
                 (Step::Claim(_), LeaseKey::Node(_)) => Self::ClaimNode,
                 (Step::Claim(_), LeaseKey::Slot(_)) => Self::ClaimSlot,
@@ -126,7 +129,7 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     pub(super) would: u64,
     pub(super) withheld: [u64; 11],
-    pub(super) met: [[u64; 12]; 13],
+    pub(super) met: [[u64; 12]; 14],
 }
 
 impl Tally {

@@ -12,35 +12,55 @@ use super::super::limits::limits;
 use super::super::{LeaseKey, Moment, PodRef, Refusal, Settings};
 use crate::engine::sabotage::{Defence, is_out};
 
-use super::{ASK_AGAIN, Attempt, Claim, DOUBT, Stage};
+use super::{ASK_AGAIN, Attempt, Claim, Claimed, DOUBT, Stage};
 
 impl Claim {
-    /// Whether nothing is claimed yet.
-    const fn is_look(self) -> bool {
-        matches!(self, Self::LookAtCluster | Self::LookAtSlot { .. })
+    pub(super) const FIRST: Self = Self::look(Claimed::Cluster);
+
+    const fn look(of: Claimed) -> Self {
+        Self { of, look: true }
+    }
+
+    const fn take(of: Claimed) -> Self {
+        Self { of, look: false }
+    }
+
+    /// What comes after this was granted.
+    const fn next(self) -> Option<Self> {
+        Some(match (self.look, self.of) {
+            (true, Claimed::Cluster) => Self::look(Claimed::Slot { tried: 0 }),
+            (true, Claimed::Slot { .. }) => Self::look(Claimed::Owner),
+            (true, Claimed::Owner) => Self::look(Claimed::Node),
+            (true, Claimed::Node) => Self::take(Claimed::Slot { tried: 0 }),
+            (false, Claimed::Slot { .. }) => Self::take(Claimed::Owner),
+            (false, Claimed::Owner) => Self::take(Claimed::Node),
+            (false, Claimed::Node) => Self::take(Claimed::Cluster),
+            (false, Claimed::Cluster) => return None,
+        })
     }
 }
 
 impl Attempt {
     /// Everything that is claimed but the slot, with the limits.
     pub(in super::super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Limits)> {
-        [Claim::Owner, Claim::Node, Claim::Cluster]
+        [Claimed::Owner, Claimed::Node, Claimed::Cluster]
             .into_iter()
-            .map(|claim| self.claim(settings, claim))
+            .map(|of| self.claim(settings, Claim::take(of)))
             .collect()
     }
 
     pub(super) fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Limits) {
-        let lease = match claim {
-            Claim::Owner => LeaseKey::Owner(self.owner.clone()),
-            Claim::Node => LeaseKey::Node(self.node.clone()),
-            Claim::Slot { tried } | Claim::LookAtSlot { tried } => {
-                LeaseKey::Slot(self.nth_slot(settings, tried))
-            }
-            Claim::Cluster | Claim::LookAtCluster => LeaseKey::Cluster,
+        let lease = match claim.of {
+            Claimed::Owner => LeaseKey::Owner(self.owner.clone()),
+            Claimed::Node => LeaseKey::Node(self.node.clone()),
+            Claimed::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
+            Claimed::Cluster => LeaseKey::Cluster,
         };
-        if claim.is_look() {
-            let limits = limits(settings, &lease);
+        let mut limits = limits(settings, &lease);
+        if self.alone && claim.of == Claimed::Node {
+            limits.in_flight = Some((1, Withheld::Canary));
+        }
+        if claim.look {
             return (lease, self.change(Step::Look), limits);
         }
         let entry = Entry {
@@ -57,10 +77,6 @@ impl Attempt {
             canary: self.trip,
             proof: None,
         };
-        let mut limits = limits(settings, &lease);
-        if self.alone && claim == Claim::Node {
-            limits.in_flight = Some((1, Withheld::Canary));
-        }
         (lease, self.change(Step::Claim(Box::new(entry))), limits)
     }
 
@@ -81,34 +97,28 @@ impl Attempt {
         result: Result<Record, Refusal>,
     ) {
         let (lease, ..) = self.claim(settings, claim);
-        let next = match (claim, result) {
-            (Claim::LookAtCluster, Ok(_)) => Some(Claim::LookAtSlot { tried: 0 }),
-            (Claim::LookAtSlot { .. }, Ok(_)) => Some(Claim::Owner),
-            (_, Ok(record)) => {
-                if let Some(entry) = record.entry(&self.id).filter(|_| claim == Claim::Owner) {
+        let next = match (claim.of, result) {
+            (_, Ok(_)) if claim.look => claim.next(),
+            (of, Ok(record)) => {
+                if let Some(entry) = record.entry(&self.id).filter(|_| of == Claimed::Owner) {
                     self.claimed_at = entry.at;
                 }
-                self.held.push(lease);
-                match claim {
-                    Claim::Owner => Some(Claim::Node),
-                    Claim::Node => Some(Claim::Slot { tried: 0 }),
-                    Claim::Slot { tried } => {
-                        self.slot = Some(self.nth_slot(settings, tried));
-                        Some(Claim::Cluster)
-                    }
-                    Claim::Cluster | Claim::LookAtCluster | Claim::LookAtSlot { .. } => None,
+                if let Claimed::Slot { tried } = of {
+                    self.slot = Some(self.nth_slot(settings, tried));
                 }
+                self.held.push(lease);
+                claim.next()
             }
-            (Claim::LookAtSlot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
-                Some(Claim::LookAtSlot { tried: tried + 1 })
-            }
-            (Claim::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
-                Some(Claim::Slot { tried: tried + 1 })
+            (Claimed::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
+                Some(Claim {
+                    of: Claimed::Slot { tried: tried + 1 },
+                    ..claim
+                })
             }
             (_, Err(Refusal::Withheld(why))) => return self.undone(at, why, None),
             (_, Err(Refusal::Failed(detail))) => {
                 // Perhaps it was written all the same.
-                self.held.extend((!claim.is_look()).then_some(lease));
+                self.held.extend((!claim.look).then_some(lease));
                 return self.undone(at, Withheld::NoLedger, Some(detail));
             }
         };

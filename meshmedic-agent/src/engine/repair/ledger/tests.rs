@@ -403,6 +403,16 @@ fn a_look_tells_what_a_claim_would_meet_and_changes_nothing() {
         "its agent is gone"
     );
     assert_eq!(record, taken);
+    assert_eq!(
+        record.apply(&change("", Step::Forget), &slot, at(10)),
+        Applied::done(false)
+    );
+    assert_eq!(record, taken, "its agent lives");
+    assert_eq!(
+        record.apply(&change("", Step::Forget), &slot, at(silent)),
+        Applied::done(true)
+    );
+    assert!(record.is_idle());
 
     let mut hour = Record::default();
     claim(&mut hour, "a", &hourly(1), 0);
