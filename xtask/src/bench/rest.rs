@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -137,13 +137,6 @@ pub(super) fn is_shipped() -> bool {
     SHIPPED.load(Ordering::Relaxed)
 }
 
-/// What makes an agent the manifest's `ServiceAccount`.
-pub(super) fn credentials(cluster: &Cluster) -> anyhow::Result<PathBuf> {
-    Ok(cluster
-        .api()
-        .kubeconfig_for_service_account("meshmedic", "meshmedic")?)
-}
-
 /// A running agent.
 pub(super) struct Agent {
     child: Child,
@@ -152,17 +145,9 @@ pub(super) struct Agent {
 
 impl Agent {
     pub(super) fn start(cluster: &Cluster, node: &str, flags: &[&str]) -> anyhow::Result<Self> {
-        let kubeconfig = credentials(cluster)?;
-        Self::start_as(cluster, node, &kubeconfig, flags)
-    }
-
-    /// The same with credentials that several share: new ones would end those that the others have.
-    pub(super) fn start_as(
-        cluster: &Cluster,
-        node: &str,
-        kubeconfig: &Path,
-        flags: &[&str],
-    ) -> anyhow::Result<Self> {
+        let kubeconfig = cluster
+            .api()
+            .kubeconfig_for_service_account("meshmedic", "meshmedic")?;
         // Free a moment ago, which is good enough for a benchmark.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = Command::new(program()?)

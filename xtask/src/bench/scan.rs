@@ -12,7 +12,7 @@ use meshmedic_lab::{Cluster, ClusterSpec, Exec, PodRef, wait};
 use serde_json::{Value, json};
 
 use super::figures::{Column, Part, Row};
-use super::rest::{Agent, MANIFESTS, credentials, program};
+use super::rest::{Agent, MANIFESTS, program};
 
 /// Pods in one scan, and in the scan by which the growth of memory is seen.
 const PODS: usize = 500;
@@ -82,15 +82,9 @@ fn by_agents(cluster: &Cluster) -> anyhow::Result<f64> {
         cluster.deployment("real", &name, each)?;
         cluster.wait_captured("real", &name, each)?;
     }
-    let kubeconfig = credentials(cluster)?;
     let mut agents = Vec::new();
     for node in cluster.nodes() {
-        let agent = Agent::start_as(
-            cluster,
-            node.name(),
-            &kubeconfig,
-            &["--auto-repair", "--repair-stuck"],
-        )?;
+        let agent = Agent::start(cluster, node.name(), &["--auto-repair", "--repair-stuck"])?;
         let query = format!("fieldSelector=spec.nodeName%3D{}", node.name());
         let mut pods = Vec::new();
         wait::until("the DaemonSet's pod", DEADLINE, || {

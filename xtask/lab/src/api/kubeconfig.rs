@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Kubeconfig files.
 
-use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde_json::json;
@@ -11,7 +11,7 @@ use crate::error::{Context as _, Result};
 /// The token of a user who may do everything.
 pub(super) const ADMIN: &str = "admin";
 
-/// Writes a kubeconfig, in JSON, which is YAML.
+/// Writes a kubeconfig, in JSON, which is YAML. Whoever reads the one that is there meanwhile finds it whole.
 pub(super) fn write(path: &Path, url: &str, token: &str) -> Result<()> {
     let mut cluster = json!({ "server": url });
     if url.starts_with("https://") {
@@ -26,5 +26,12 @@ pub(super) fn write(path: &Path, url: &str, token: &str) -> Result<()> {
         "contexts": [{ "name": "lab", "context": { "cluster": "lab", "user": "lab" } }],
         "current-context": "lab",
     });
-    fs::write(path, config.to_string()).context(|| format!("writing {}", path.display()))
+    let written = || -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(config.to_string().as_bytes())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    written().context(|| format!("writing {}", path.display()))
 }
