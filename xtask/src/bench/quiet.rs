@@ -10,7 +10,7 @@ use meshmedic_lab::{Churn, Cluster, Pod, PodSpec, wait};
 
 use super::baseline;
 use super::figures::{Column, Part, Row, ms};
-use super::rest::{Agent, NODE, USER, cluster, is_shipped, program};
+use super::rest::{Agent, COME_TO_REST, NODE, USER, cluster, is_shipped, program};
 use super::scene::{cpu, no_ebpf};
 
 const NAMESPACE: &str = "bench";
@@ -20,8 +20,6 @@ const PODS_OF_MEMORY: usize = 250;
 const PODS_EACH: usize = 50;
 const PROCESSES: usize = 3_000;
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Until what is young at the start is no longer looked at again.
-const COME_TO_REST: Duration = Duration::from_secs(65);
 /// Both the agent's default and the original's.
 const INTERVAL: u64 = 60;
 const HOUR: u64 = 3_600;

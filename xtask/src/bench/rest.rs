@@ -22,6 +22,8 @@ const DEPLOYMENTS: usize = 20;
 const PODS_EACH: usize = 10;
 /// For how long nothing happens.
 const REST: Duration = Duration::from_secs(60);
+/// Until what is young at the start is no longer looked at again.
+pub(super) const COME_TO_REST: Duration = Duration::from_secs(65);
 const DEADLINE: Duration = Duration::from_secs(120);
 pub(super) const NODE: &str = "node-a";
 /// Whom the manifest makes the agent.
@@ -41,22 +43,18 @@ pub(super) fn measure() -> anyhow::Result<Part> {
         cluster.wait_captured("bench", &name, PODS_EACH)?;
     }
     let agent = Agent::start(&cluster, NODE, &["--auto-repair", "--repair-stuck"])?;
-    let watches = || cluster.api().requests_of(USER).map(|requests| requests.len());
-    // Every watch has begun once it has listed and watches: six of them.
-    wait::until("the agent's watches to begin", DEADLINE, || {
-        watches().is_ok_and(|requests| requests >= 12)
+    let pods = DEPLOYMENTS * PODS_EACH;
+    wait::until("the agent to know all pods", DEADLINE, || {
+        agent.captured() == pods
     })?;
-    std::thread::sleep(REST / 4);
+    std::thread::sleep(COME_TO_REST);
     cluster.api().forget_requests()?;
     let before = agent.cpu()?;
     std::thread::sleep(REST);
     let spent = agent.cpu()?.saturating_sub(before);
     let requests = cluster.api().requests_of(USER)?;
     let besides = requests.iter().filter(|request| request.verb != "watch").count();
-    let what = format!(
-        "an agent with repairs on, {} pods at rest",
-        DEPLOYMENTS * PODS_EACH
-    );
+    let what = format!("an agent with repairs on, {pods} pods at rest");
     let an_hour = ms(spent) * 3_600.0 / REST.as_secs_f64();
     Ok(Part {
         rows: vec![
