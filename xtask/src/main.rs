@@ -9,6 +9,7 @@ mod ebpf;
 mod house;
 mod image;
 mod kind;
+mod manifests;
 mod test;
 
 use clap::{Parser, Subcommand};

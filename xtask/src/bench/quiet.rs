@@ -146,6 +146,13 @@ fn hours(
         Row::new(what, *column, "ms", &spent)
             .beside(&spent, &baselines)
             .within_share(if *column == Column::Polling { 4.0 } else { 200.0 })
+            .because(match column {
+                Column::Polling => "all processes are listed and every pod is read each time",
+                _ => {
+                    "the census is less than half of it; the rest are the watches' bookmarks, the report that is made \
+                     anew twice a minute, and the turns of the loop"
+                }
+            })
     });
     Ok(rows.collect())
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context as _, ensure};
-use meshmedic_lab::api::documents;
 use meshmedic_lab::{Cluster, ClusterSpec, cpu_time, wait};
 use serde_json::Value;
 
 use super::figures::{Column, Part, Row, ms};
+use crate::manifests::apply_without_agents;
 use crate::test::{cargo, workspace_root};
 
 /// As many pods as a big node has, in so many Deployments.
@@ -28,10 +28,6 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub(super) const NODE: &str = "node-a";
 /// Whom the manifest makes the agent.
 pub(super) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
-pub(super) const MANIFESTS: [&str; 2] = [
-    include_str!("../../../deploy/meshmedic-daemonset.yaml"),
-    include_str!("../../../deploy/kustomize/repair/rights.yaml"),
-];
 
 /// Runs an agent with repairs on, in a cluster at rest.
 pub(super) fn measure() -> anyhow::Result<Part> {
@@ -79,13 +75,7 @@ pub(super) fn measure() -> anyhow::Result<Part> {
 /// A cluster of one node with the rights of an agent, and nothing in it yet.
 pub(super) fn cluster() -> anyhow::Result<Cluster> {
     let cluster = Cluster::start(ClusterSpec::default())?;
-    for manifest in MANIFESTS {
-        for object in documents(manifest)? {
-            if object["kind"] != "DaemonSet" {
-                cluster.api().apply(&object)?;
-            }
-        }
-    }
+    apply_without_agents(&cluster)?;
     Ok(cluster)
 }
 

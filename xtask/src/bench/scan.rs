@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use meshmedic_lab::api::documents;
 use meshmedic_lab::{Cluster, ClusterSpec, Exec, PodRef, wait};
 use serde_json::{Value, json};
 
 use super::figures::{Column, Part, Row};
-use super::rest::{Agent, MANIFESTS, program};
+use super::rest::{Agent, program};
+use crate::manifests::apply_with_agents;
 
 /// Pods in one scan, and in the scan by which the growth of memory is seen.
 const PODS: usize = 500;
@@ -68,12 +68,7 @@ pub(super) fn measure() -> anyhow::Result<Part> {
 }
 
 fn by_agents(cluster: &Cluster) -> anyhow::Result<f64> {
-    // With the DaemonSet: its pods here stand for the agents that are started beside them.
-    for manifest in MANIFESTS {
-        for object in documents(manifest)? {
-            cluster.api().apply(&object)?;
-        }
-    }
+    apply_with_agents(cluster)?;
     cluster.namespace("real", true)?;
     let each = PODS / NODES;
     for node in cluster.nodes() {

@@ -3,18 +3,13 @@
 
 use std::path::PathBuf;
 
-use meshmedic_lab::api::documents;
 use meshmedic_lab::{Cluster, ClusterSpec, Pod};
 
 use super::interrupt::Interrupt;
+use crate::manifests::apply_without_agents;
 
 /// The node that the agent watches.
 pub(super) const NODE: &str = "node-a";
-/// What makes the agent what it is in a cluster.
-const MANIFESTS: [&str; 2] = [
-    include_str!("../../../deploy/meshmedic-daemonset.yaml"),
-    include_str!("../../../deploy/kustomize/repair/rights.yaml"),
-];
 const NAMESPACES: [&str; 2] = ["payments", "shop"];
 
 /// What keeps the pods of an application.
@@ -66,14 +61,7 @@ pub(super) struct Scenery {
 impl Scenery {
     pub(super) fn build(interrupt: &Interrupt) -> anyhow::Result<Self> {
         let cluster = Cluster::start(ClusterSpec::default())?;
-        // Everything but the DaemonSet: its pod here is the process that the demo starts.
-        for manifest in MANIFESTS {
-            for object in documents(manifest)? {
-                if object["kind"] != "DaemonSet" {
-                    cluster.api().apply(&object)?;
-                }
-            }
-        }
+        apply_without_agents(&cluster)?;
         for namespace in NAMESPACES {
             cluster.namespace(namespace, true)?;
         }
