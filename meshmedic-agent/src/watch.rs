@@ -538,6 +538,9 @@ impl Watch {
             .refresh(now)
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
         self.learn(now);
+        if self.misses_a_process() && self.table.reread_strangers(now) {
+            self.learn(now);
+        }
         if self.sources.has_census() && self.knows_all() {
             self.next_refresh = now + REFRESH_AT_REST;
         }

@@ -360,9 +360,7 @@ impl Planner {
             }
         }
         requests.extend(self.prover.take_requests(numbers));
-        if !self.stopping {
-            requests.extend(self.sweep.take_request(&self.settings, at, numbers));
-        }
+        requests.extend(self.sweep.take_request(&self.settings, at, numbers));
         requests
     }
 
@@ -450,6 +448,7 @@ impl Planner {
     /// Begins nothing more, and lets go of what has not been done yet.
     pub fn stop(&mut self, at: Moment) {
         self.stopping = true;
+        self.sweep = Sweep::default();
         for attempt in &mut self.attempts {
             attempt.stop(at);
         }
@@ -510,16 +509,12 @@ impl Planner {
     #[must_use]
     pub fn next_wake(&self, at: Moment) -> Option<Time> {
         let attempts = self.attempts.iter().filter_map(|attempt| attempt.next_wake(at));
-        let told = self
-            .told
-            .values()
-            .map(|told| told.not_before)
-            .filter(|due| *due > at.now);
+        let told = self.told.values().map(|told| told.not_before);
         attempts
-            .chain(told)
+            .chain(told.filter(|due| *due > at.now))
             .chain(self.prover.next_wake(at.now))
             .chain(self.next_adoption(at))
-            .chain(self.sweep.due_at(&self.settings).filter(|_| !self.stopping))
+            .chain(self.sweep.due_at(&self.settings))
             .min()
     }
 

@@ -154,6 +154,25 @@ impl ProcessTable {
         }
     }
 
+    /// Reads the processes of no pod once more, each when it is twice as old as when it was last read: on a node that
+    /// is busy, one may enter its pod's cgroup long after it began. True if one of them turned out to be a pod's.
+    ///
+    /// For when a pod is known to lack a process.
+    pub fn reread_strangers(&mut self, now: Time) -> bool {
+        let mut found = false;
+        for (&pid, known) in &mut self.known {
+            let age_when_read = known.read_at.since(known.first_seen);
+            if !matches!(known.what, What::Nothing) || now.since(known.first_seen) < age_when_read * 2 {
+                continue;
+            }
+            self.files_read += 1;
+            known.read_at = now;
+            known.what = read_process(&self.root, pid);
+            found |= !matches!(known.what, What::Nothing);
+        }
+        found
+    }
+
     /// The host's network namespace, once [`Self::refresh`] succeeded.
     #[must_use]
     pub fn host_netns(&self) -> Option<NetnsKey> {

@@ -66,6 +66,14 @@ impl Watch {
         by_api && self.declared.iter().all(known) && self.table.is_settled()
     }
 
+    /// Whether a pod that is judged has no process as far as is known.
+    pub(super) fn misses_a_process(&self) -> bool {
+        self.declared.iter().any(|(uid, pod)| {
+            let judged = matches!(pod.expectation, Expectation::Expected | Expectation::Undeclared);
+            judged && self.index.get(uid).err() == Some(Reason::NoProcess)
+        })
+    }
+
     /// Concludes from the processes which pods there are, and which namespace is whose.
     pub(super) fn learn(&mut self, now: Time) {
         let addresses = self

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use meshmedic_agent::node::{NetnsIndex, ProcessTable, ReadJob};
+use meshmedic_agent::engine::Expectation;
+use meshmedic_agent::node::{NetnsIndex, PodName, ProcessTable, ReadJob};
 use meshmedic_agent::time::Time;
+use meshmedic_agent::watch::{Declared, Options, PodSource, Watch};
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::{Reason, State};
 use meshmedic_lab::{Lab, Pod, ProcessNetns, ZtunnelSpec, need};
@@ -64,6 +66,57 @@ fn a_process_that_reaches_its_cgroup_unseen_is_learned() {
     std::fs::write(&cgroup, arrived).unwrap();
     table.refresh(now + LATER).unwrap();
     assert_eq!(table.get(pod.pid()).unwrap().pod, uid(&pod));
+}
+
+/// Fails where a process of no pod is taken for known for good although a pod lacks one.
+#[test]
+fn a_process_that_reaches_its_cgroup_late_is_learned_once_its_pod_misses_it() {
+    if !need::root("traps: a process that reaches its cgroup late") {
+        return;
+    }
+    let lab = Lab::isolated().unwrap();
+    let pod = lab.pod(spec("late")).unwrap();
+    let root = Composed::new();
+    root.show(1, 1);
+    root.show_with_own_net(pod.pid());
+    let cgroup = root.path().join(pod.pid().to_string()).join("cgroup");
+    std::fs::remove_file(&cgroup).unwrap();
+    std::fs::write(&cgroup, "0::/\n").unwrap();
+    let mut watch = Watch::new(
+        Options {
+            node: "lab".to_owned(),
+            proc_root: root.path().to_owned(),
+            pods: PodSource::Api,
+            confirm: LATER,
+            settle: Duration::ZERO,
+            interval: LATER,
+            use_census: false,
+        },
+        None,
+    )
+    .unwrap();
+    let now = Time::now();
+    let declared = Declared {
+        name: PodName {
+            namespace: "shop".to_owned(),
+            name: "late".to_owned(),
+        },
+        expectation: Expectation::Expected,
+        addresses: Vec::new(),
+        ztunnel: false,
+    };
+    watch.declare(now + LATER, [(uid(&pod), declared)].into());
+    let read = watch.counters().processes_read;
+    watch.sweep(now + LATER + Duration::from_secs(1));
+    assert_eq!(watch.counters().processes_read, read, "it was read a moment ago");
+    let arrived = std::fs::read(format!("/proc/{}/cgroup", pod.pid())).unwrap();
+    std::fs::write(&cgroup, arrived).unwrap();
+    assert_eq!(watch.mapping(&uid(&pod)), None);
+    watch.sweep(now + LATER * 3);
+    assert_eq!(
+        watch.mapping(&uid(&pod)).map(|mapping| mapping.pid),
+        Some(pod.pid())
+    );
 }
 
 /// Fails where the start time is not compared after the last read: here even the namespace is the same.
