@@ -68,7 +68,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
                 &[ms(percentile(&delays, 99))],
             )
             .within(most)
-            .because("others ran on the processors")
+            .because("what else ran on the processors is in it")
             .remark(&worst),
         );
     }

@@ -122,9 +122,9 @@ fn page(results: &Results) -> String {
          $ sudo -E env \"PATH=$PATH\" cargo xtask bench --write           # and put the numbers here\n\
          $ sudo -E env \"PATH=$PATH\" cargo xtask bench --quick           # does the bench work?\n\
          ```\n\n\
-         Measured on kernel {}, {} cores ({}), which others used as well. So the ratios count, of ours and the baseline \
-         in turns, and processor time rather than the clock. A row shows the median of its rounds; the spread is the \
-         distance from the best to the worst, as a share of the median.\n",
+         Measured on kernel {}, {} cores ({}). What else ran on them is in the numbers. So the ratios count, of ours and \
+         the baseline in turns, and processor time rather than the clock. A row shows the median of its rounds; the \
+         spread is the distance from the best to the worst, as a share of the median.\n",
         machine.kernel, machine.cores, machine.processor
     );
     let rows = || results.scenes.values().flat_map(|part| &part.rows);

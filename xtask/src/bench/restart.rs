@@ -39,7 +39,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
         part.rows.push(
             Row::new(back, column, "ms", &rounds_of_restart)
                 .within(restart)
-                .because("others ran on the processors"),
+                .because("what else ran on the processors is in it"),
         );
         let starts = (0..rounds)
             .map(|_| start_of(&scene, column))
@@ -47,7 +47,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
         part.rows.push(
             Row::new(begun, column, "ms", &starts)
                 .within(start)
-                .because("others ran on the processors")
+                .because("what else ran on the processors is in it")
                 .remark("the whole command, each pod read from /proc once, until its last line"),
         );
     }

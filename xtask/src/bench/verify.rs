@@ -159,7 +159,12 @@ fn growth_row(
     let (first, last) = (cost(0), cost(by.len().saturating_sub(1)));
     Row::new(what, column, "times", &[last / first])
         .within(SLACK)
-        .because("a walk of the kernel's hash, for whoever pays one, passes the sockets of all pods")
+        .because(match column {
+            Column::Polling => {
+                "a walk of the kernel's hash, for whoever pays one, passes the sockets of all pods"
+            }
+            _ => "with so few pods the row is near the resolution of what wakes a process",
+        })
         .remark(&format!("from {} to {} ms of CPU", digits(first), digits(last)))
 }
 
