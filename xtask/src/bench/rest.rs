@@ -66,7 +66,8 @@ pub(super) fn measure() -> anyhow::Result<Part> {
                 Column::Ebpf,
                 "requests",
                 &[besides as f64],
-            ),
+            )
+            .remark("once after its start it looks at each slot's Lease"),
         ],
         plots: Vec::new(),
     })
