@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Processes that end, and numbers that are used again.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use meshmedic_agent::engine::Expectation;
@@ -45,6 +46,21 @@ fn a_reused_number_is_learned_anew() {
     assert_eq!(index.get(&uid(&first)), Err(Reason::NoProcess));
 }
 
+/// Shows a pod's process as it is before the runtime has moved it; returns its file `cgroup`.
+fn show_outside_its_cgroup(root: &Composed, pod: &Pod) -> PathBuf {
+    root.show_with_own_net(pod.pid());
+    let cgroup = root.path().join(pod.pid().to_string()).join("cgroup");
+    std::fs::remove_file(&cgroup).unwrap();
+    std::fs::write(&cgroup, "0::/\n").unwrap();
+    cgroup
+}
+
+/// Has it arrived.
+fn enter(cgroup: &Path, pod: &Pod) {
+    let arrived = std::fs::read(format!("/proc/{}/cgroup", pod.pid())).unwrap();
+    std::fs::write(cgroup, arrived).unwrap();
+}
+
 /// Fails where a process counts as known that was looked at only while it was on its way to its cgroup.
 #[test]
 fn a_process_that_reaches_its_cgroup_unseen_is_learned() {
@@ -54,16 +70,12 @@ fn a_process_that_reaches_its_cgroup_unseen_is_learned() {
     let lab = Lab::isolated().unwrap();
     let pod = lab.pod(spec("late")).unwrap();
     let root = Composed::new();
-    root.show_with_own_net(pod.pid());
-    let cgroup = root.path().join(pod.pid().to_string()).join("cgroup");
-    std::fs::remove_file(&cgroup).unwrap();
-    std::fs::write(&cgroup, "0::/\n").unwrap();
+    let cgroup = show_outside_its_cgroup(&root, &pod);
     let mut table = ProcessTable::new(root.path());
     let now = Time::now();
     table.refresh(now).unwrap();
     assert!(table.get(pod.pid()).is_none());
-    let arrived = std::fs::read(format!("/proc/{}/cgroup", pod.pid())).unwrap();
-    std::fs::write(&cgroup, arrived).unwrap();
+    enter(&cgroup, &pod);
     table.refresh(now + LATER).unwrap();
     assert_eq!(table.get(pod.pid()).unwrap().pod, uid(&pod));
 }
@@ -78,10 +90,7 @@ fn a_process_that_reaches_its_cgroup_late_is_learned_once_its_pod_misses_it() {
     let pod = lab.pod(spec("late")).unwrap();
     let root = Composed::new();
     root.show(1, 1);
-    root.show_with_own_net(pod.pid());
-    let cgroup = root.path().join(pod.pid().to_string()).join("cgroup");
-    std::fs::remove_file(&cgroup).unwrap();
-    std::fs::write(&cgroup, "0::/\n").unwrap();
+    let cgroup = show_outside_its_cgroup(&root, &pod);
     let mut watch = Watch::new(
         Options {
             node: "lab".to_owned(),
@@ -109,8 +118,7 @@ fn a_process_that_reaches_its_cgroup_late_is_learned_once_its_pod_misses_it() {
     let read = watch.counters().processes_read;
     watch.sweep(now + LATER + Duration::from_secs(1));
     assert_eq!(watch.counters().processes_read, read, "it was read a moment ago");
-    let arrived = std::fs::read(format!("/proc/{}/cgroup", pod.pid())).unwrap();
-    std::fs::write(&cgroup, arrived).unwrap();
+    enter(&cgroup, &pod);
     assert_eq!(watch.mapping(&uid(&pod)), None);
     watch.sweep(now + LATER * 3);
     assert_eq!(
@@ -145,7 +153,7 @@ fn a_number_reused_between_mapping_and_reading_proves_nothing() {
 fn started_in_another_tick(pod: &Pod, start: u64) -> u32 {
     loop {
         let pid = pod.extra_process(&ProcessNetns::Own).unwrap().pid();
-        if !meshmedic_agent::node::is_running(std::path::Path::new("/proc"), pid, start) {
+        if !meshmedic_agent::node::is_running(Path::new("/proc"), pid, start) {
             return pid;
         }
     }
