@@ -162,7 +162,9 @@ impl ProcessTable {
         let mut found = false;
         for (&pid, known) in &mut self.known {
             let age_when_read = known.read_at.since(known.first_seen);
-            if !matches!(known.what, What::Nothing) || now.since(known.first_seen) < age_when_read * 2 {
+            // Of those that are young each refresh reads anyway.
+            let stranger = matches!(known.what, What::Nothing) && known.is_settled();
+            if !stranger || now.since(known.first_seen) < age_when_read * 2 {
                 continue;
             }
             self.files_read += 1;
