@@ -15,6 +15,7 @@ pub use census::Census;
 pub use error::KernelError;
 pub use object::load;
 pub use trigger::Trigger;
+pub(crate) use trigger::readable;
 
 /// Where the kernel describes its own types.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";

@@ -107,6 +107,8 @@ named! {
         NotRead = "not-read", "not read yet";
         /// Unverifiable: its processes ended while being read.
         Gone = "gone", "its processes ended while being read";
+        /// Unverifiable: the network namespace that was judged is gone, and the one in its place was not read yet.
+        Replaced = "replaced", "its network namespace is gone; the new one was not read yet";
         /// Unverifiable: no process of the pod was found.
         NoProcess = "no-process", "no process of the pod was found";
         /// Unverifiable: no netns of its processes holds an address of the pod.

@@ -14,11 +14,14 @@ use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
 use crate::kernel::{Census, Kernel, Trigger};
-use crate::node::{PodName, Process, ProcessTable, is_running, socket_inodes, uptime};
+use crate::node::{PodName, Process, ProcessTable, is_running, socket_inodes, started};
 use crate::time::Time;
 
 /// What ztunnel's process is called, and what the name of its pod begins with.
 const ZTUNNEL: &str = "ztunnel";
+/// For so long the list of all listeners of the node is good enough: to make it, the kernel walks the descriptors of
+/// all processes, of which a pod may hold as many as it likes.
+pub(super) const LISTING_LASTS: Duration = Duration::from_secs(1);
 
 /// Whether a process is ztunnel's, as far as names tell: without the API there is nothing else.
 ///
@@ -42,6 +45,8 @@ pub(super) struct Sources {
     ztunnel_pods: HashSet<PodUid>,
     sockets: ZtunnelSockets,
     rows: Vec<CensusRow>,
+    /// Every listener of the node, and when that was.
+    listing: Option<(Time, Vec<CensusRow>)>,
 }
 
 impl Sources {
@@ -55,6 +60,7 @@ impl Sources {
             ztunnel_pods: HashSet::new(),
             sockets: ZtunnelSockets::default(),
             rows: Vec::new(),
+            listing: None,
         }
     }
 
@@ -125,10 +131,9 @@ impl Sources {
         }
         self.ztunnel.sort_unstable();
         let youngest = self.ztunnel.iter().map(|&(_, start)| start).max();
-        let age = youngest.and_then(|start| Some(uptime()?.saturating_sub(start_after_boot(start))));
         Ztunnel {
             processes: self.ztunnel.clone(),
-            youngest: age.map(|age| now - age),
+            youngest: youngest.and_then(|start| started(now, start)),
         }
     }
 
@@ -144,22 +149,29 @@ impl Sources {
             .all(|&(pid, start)| is_running(root, pid, start))
     }
 
-    /// Concludes from a reading, after asking whose the listeners are.
-    pub(super) fn assess(&mut self, table: &ProcessTable, uid: &PodUid, reading: &Reading) -> Seen {
+    /// Concludes from a reading, after asking whose the listeners are. `None` while that was asked too lately to ask
+    /// again.
+    pub(super) fn assess(
+        &mut self,
+        now: Time,
+        table: &ProcessTable,
+        uid: &PodUid,
+        reading: &Reading,
+    ) -> Option<Seen> {
         if !reading.is_complete() || self.ztunnel.is_empty() {
-            return assess(reading, None, Vec::new());
+            return Some(assess(reading, None, Vec::new()));
         }
         // The last look at ztunnel's sockets may do; if it does not, they may have changed since.
         if !self.sockets.own_all_of(reading) && !self.look_at_ztunnel(table) {
-            return assess(reading, None, Vec::new());
+            return Some(assess(reading, None, Vec::new()));
         }
         let foreign = !self.sockets.own_all_of(reading);
         let holders = if foreign {
-            self.holders(table, uid, reading)
+            self.holders(now, table, uid, reading)?
         } else {
             Vec::new()
         };
-        assess(reading, Some(&self.sockets), holders)
+        Some(assess(reading, Some(&self.sockets), holders))
     }
 
     /// Looks at ztunnel's sockets, by census or by its file descriptors. False if that is refused.
@@ -183,8 +195,15 @@ impl Sources {
         }
     }
 
-    /// Who but ztunnel holds the required listeners of a reading.
-    fn holders(&mut self, table: &ProcessTable, uid: &PodUid, reading: &Reading) -> Vec<Holder> {
+    /// Who but ztunnel holds the required listeners of a reading. `None` where the list of listeners is older than the
+    /// reading, and too young to be made again.
+    fn holders(
+        &mut self,
+        now: Time,
+        table: &ProcessTable,
+        uid: &PodUid,
+        reading: &Reading,
+    ) -> Option<Vec<Holder>> {
         let wanted = |inode: u64| {
             let mut listeners = reading.listeners.iter();
             listeners
@@ -196,13 +215,9 @@ impl Sources {
             let ports = held.entry(pid).or_default();
             *ports = ports.with(port);
         };
-        self.rows.clear();
-        let listed = self
-            .census
-            .as_mut()
-            .is_some_and(|census| census.of_all(&mut self.rows).is_ok());
-        if listed {
-            for row in &self.rows {
+        let fresh = self.list_all(now);
+        if let Some((_, rows)) = &self.listing {
+            for row in rows {
                 if let Some(port) = wanted(row.inode) {
                     add(row.tgid, port);
                 }
@@ -216,23 +231,33 @@ impl Sources {
                 }
             }
         }
+        if held.is_empty() && !fresh {
+            return None;
+        }
         let is_ztunnel = |pid: u32| self.ztunnel.iter().any(|&(known, _)| known == pid);
         let others = held.into_iter().filter(|&(pid, _)| pid != 0 && !is_ztunnel(pid));
-        others
-            .map(|(pid, ports)| Holder {
-                pid,
-                name: table.name_of(pid),
-                ports,
-            })
-            .collect()
+        let others = others.map(|(pid, ports)| Holder {
+            pid,
+            name: table.name_of(pid),
+            ports,
+        });
+        Some(others.collect())
     }
-}
 
-/// Start times are counted in ticks of this many a second, whatever the kernel's own clock does.
-const TICKS_PER_SECOND: u64 = 100;
-
-fn start_after_boot(ticks: u64) -> Duration {
-    Duration::from_millis(ticks.saturating_mul(1_000 / TICKS_PER_SECOND))
+    /// Lists every listener of the node, unless that was done a moment ago. True if the list is new, or cannot be had.
+    fn list_all(&mut self, now: Time) -> bool {
+        let lasts = |(at, _): &(Time, _)| now.since(*at) < LISTING_LASTS;
+        if self.listing.as_ref().is_some_and(lasts) {
+            return false;
+        }
+        let mut rows = self.listing.take().map(|(_, rows)| rows).unwrap_or_default();
+        rows.clear();
+        let census = self.census.as_mut();
+        if census.is_some_and(|census| census.of_all(&mut rows).is_ok()) {
+            self.listing = Some((now, rows));
+        }
+        true
+    }
 }
 
 #[cfg(test)]

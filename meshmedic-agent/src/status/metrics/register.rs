@@ -87,6 +87,10 @@ impl Inner {
                 "Readings of a pod's sockets, by what they showed: complete, partial, none or unreadable",
                 Family::default(),
             ),
+            looking: c.plain(
+                "meshmedic_looking_seconds_total",
+                "Processor time spent on looking: readings, censuses, and what follows from them",
+            ),
             pods: c.add(
                 "meshmedic_pods",
                 &["state"],
