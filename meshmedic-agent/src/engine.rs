@@ -7,8 +7,6 @@
 mod assess;
 mod gate;
 mod pod;
-pub mod repair;
-mod sabotage;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -24,6 +22,7 @@ pub use pod::PodView;
 pub use turn::Urgency;
 
 use crate::time::Time;
+use meshmedic_common::repair::sabotage;
 use pod::Track;
 
 /// How patient the engine is.
