@@ -67,8 +67,10 @@ pub enum Event {
     Notice(Notice),
     /// So many records of the kernel were lost since the start: the census makes up for them.
     RecordsLost(u64),
-    /// The kernel programs failed while running; from now on a timer has to do.
+    /// The kernel's trigger failed while running; from now on a timer has to do.
     KernelFailed(String),
+    /// The census failed (`Some`, with the cause), or works again. Meanwhile each event asks for a reading.
+    Census(Option<String>),
 }
 
 /// How often what was done, since the start.
@@ -311,6 +313,10 @@ impl Watch {
         if self.must_sample() {
             soonest = soonest.min(next(Chore::Sample));
         }
+        soonest = self
+            .sources
+            .tries_again_at()
+            .map_or(soonest, |at| at.min(soonest));
         soonest = self.engine.settles_at().map_or(soonest, |at| at.min(soonest));
         if self.readers.is_full() {
             return soonest;
@@ -333,6 +339,9 @@ impl Watch {
         }
         if self.must_sample() && self.schedule.take(Chore::Sample, now, pause) {
             self.engine.sample(now);
+        }
+        if self.sources.tries_again_at().is_some_and(|at| at <= now) {
+            self.run_census(now);
         }
         let pause = self.schedule.sweep_pause(self.sources.has_census());
         if self.schedule.take(Chore::Sweep, now, pause) {
@@ -410,30 +419,34 @@ impl Watch {
 
     /// Runs the census and hands it to the engine. False where there is none.
     fn run_census(&mut self, now: Time) -> bool {
-        match self.sources.census() {
-            Ok(false) => false,
-            Ok(true) => {
-                // The census took its time, and the judgement comes after it.
-                let now = now.max(Time::now());
-                let Self {
-                    engine,
-                    index,
-                    sources,
-                    ..
-                } = self;
-                engine.census(now, |uid| {
-                    let inode = index.get(uid).ok()?.netns_inode?;
-                    Some(sources.sockets().is_complete_in(inode))
-                });
-                true
-            }
-            Err(error) => {
-                // The trigger may go on: each of its events then asks for a reading.
-                self.sources.drop_census();
-                self.kernel_failed(now, &error);
-                false
-            }
+        let worked = self.sources.has_census();
+        let answer = self.sources.census(now);
+        if let Err(error) = &answer
+            && worked
+        {
+            // The trigger goes on: each of its events then asks for a reading.
+            self.schedule.set(Chore::Sweep, now);
+            self.events.push(Event::Census(Some(error.to_string())));
         }
+        if !matches!(answer, Ok(true)) {
+            return false;
+        }
+        if !worked {
+            self.events.push(Event::Census(None));
+        }
+        // The census took its time, and the judgement comes after it.
+        let now = now.max(Time::now());
+        let Self {
+            engine,
+            index,
+            sources,
+            ..
+        } = self;
+        engine.census(now, |uid| {
+            let inode = index.get(uid).ok()?.netns_inode?;
+            Some(sources.sockets().is_complete_in(inode))
+        });
+        true
     }
 
     fn kernel_failed(&mut self, now: Time, error: &std::io::Error) {

@@ -210,6 +210,8 @@ named! {
         NodeFault = "node-fault", "this node's ztunnel or istio-cni is missing or has not settled";
         /// istiod has no ready endpoint, or the API cannot be trusted.
         MeshFault = "mesh-fault", "a new pod would get no identity, or what the API says is too old";
+        /// The kernel's list of ztunnel's listeners cannot be had for now.
+        CensusDegraded = "census-degraded", "ztunnel's listeners cannot be listed for now; each change asks for a reading";
         /// Most of the pods are orphans under a healthy ztunnel: a reboot does this.
         MassLoss = "mass-loss", "most of this node's pods fell out of the mesh under a healthy ztunnel";
         /// No pods are repaired on a node whose pods are about to leave.

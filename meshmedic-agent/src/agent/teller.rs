@@ -176,6 +176,10 @@ impl Teller {
                 Event::KernelFailed(error) => {
                     tracing::warn!(%error, "a kernel program failed; going on without it, restart to try again");
                 }
+                Event::Census(Some(error)) => {
+                    tracing::warn!(%error, "the census failed and is tried again; meanwhile each change asks for a reading");
+                }
+                Event::Census(None) => tracing::info!("the census works again"),
                 Event::Notice(Notice::Pod(transition)) => {
                     self.remember(transition, server);
                     self.transition(watch, mirror, transition);

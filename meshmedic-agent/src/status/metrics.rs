@@ -269,7 +269,10 @@ impl Metrics {
             }
             Event::Notice(Notice::Pod(transition)) => self.transition(transition),
             // The counters and the report that follow show it.
-            Event::Kernel { .. } | Event::RecordsLost(_) | Event::Notice(Notice::Node { .. }) => {}
+            Event::Kernel { .. }
+            | Event::RecordsLost(_)
+            | Event::Census(_)
+            | Event::Notice(Notice::Node { .. }) => {}
         }
     }
 

@@ -22,6 +22,8 @@ const ZTUNNEL: &str = "ztunnel";
 /// For so long the list of all listeners of the node is good enough: to make it, the kernel walks the descriptors of
 /// all processes, of which a pod may hold as many as it likes.
 pub(super) const LISTING_LASTS: Duration = Duration::from_secs(1);
+/// A census that failed is tried again after this, then after twice as long, up to the second.
+const CENSUS_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10 * 60));
 
 /// Whether a process is ztunnel's, as far as names tell: without the API there is nothing else.
 ///
@@ -36,10 +38,21 @@ pub(super) fn is_named_ztunnel(process: &str) -> bool {
     process == ZTUNNEL
 }
 
+/// A census that failed.
+#[derive(Debug)]
+struct Lapse {
+    cause: String,
+    /// How long it is left alone.
+    wait: Duration,
+    again_at: Time,
+}
+
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) trigger: Option<Trigger>,
     census: Option<Census>,
+    /// While the census fails.
+    lapse: Option<Lapse>,
     /// ztunnel's processes: number and start time, sorted.
     pub(super) ztunnel: Vec<(u32, u64)>,
     ztunnel_pods: HashSet<PodUid>,
@@ -56,6 +69,7 @@ impl Sources {
         Self {
             trigger,
             census: census.filter(|_| use_census),
+            lapse: None,
             ztunnel: Vec::new(),
             ztunnel_pods: HashSet::new(),
             sockets: ZtunnelSockets::default(),
@@ -79,19 +93,42 @@ impl Sources {
             .unwrap_or(0)
     }
 
+    /// Whether the census can be had, as far as is known.
     pub(super) fn has_census(&self) -> bool {
-        self.census.is_some()
+        self.census.is_some() && self.lapse.is_none()
     }
 
-    /// Goes on without the census.
-    pub(super) fn drop_census(&mut self) {
-        self.census = None;
+    /// Goes on without the census for a while: what made it fail may pass.
+    fn lapse(&mut self, now: Time, cause: String) {
+        let (first, most) = CENSUS_AGAIN;
+        let wait = self
+            .lapse
+            .as_ref()
+            .map_or(first, |lapse| (lapse.wait * 2).min(most));
+        let again_at = now + wait;
+        self.lapse = Some(Lapse {
+            cause,
+            wait,
+            again_at,
+        });
+    }
+
+    /// Why the census cannot be had, while that is so.
+    pub(super) fn census_failure(&self) -> Option<&str> {
+        self.lapse.as_ref().map(|lapse| lapse.cause.as_str())
+    }
+
+    /// When the census is tried again. While there is no ztunnel it has nothing to list.
+    pub(super) fn tries_again_at(&self) -> Option<Time> {
+        let lapse = self.lapse.as_ref().filter(|_| !self.ztunnel.is_empty())?;
+        Some(lapse.again_at)
     }
 
     /// Goes on without the kernel programs.
     pub(super) fn disarm(&mut self) {
         self.trigger = None;
         self.census = None;
+        self.lapse = None;
     }
 
     /// ztunnel's sockets as last looked at.
@@ -101,17 +138,24 @@ impl Sources {
 
     /// Takes a census of ztunnel's processes. False where there is no census, or no ztunnel to ask:
     /// then it says nothing of any pod.
-    pub(super) fn census(&mut self) -> io::Result<bool> {
+    pub(super) fn census(&mut self, now: Time) -> io::Result<bool> {
         let Some(census) = &mut self.census else {
             return Ok(false);
         };
+        if self.lapse.as_ref().is_some_and(|lapse| now < lapse.again_at) {
+            return Ok(false);
+        }
         if self.ztunnel.is_empty() {
             self.sockets = ZtunnelSockets::default();
             return Ok(false);
         }
         let processes: Vec<u32> = self.ztunnel.iter().map(|&(pid, _)| pid).collect();
         self.rows.clear();
-        census.of(&processes, &mut self.rows)?;
+        if let Err(error) = census.of(&processes, &mut self.rows) {
+            self.lapse(now, error.to_string());
+            return Err(error);
+        }
+        self.lapse = None;
         self.sockets = ZtunnelSockets::from_census(&self.rows);
         Ok(true)
     }
@@ -162,7 +206,7 @@ impl Sources {
             return Some(assess(reading, None, Vec::new()));
         }
         // The last look at ztunnel's sockets may do; if it does not, they may have changed since.
-        if !self.sockets.own_all_of(reading) && !self.look_at_ztunnel(table) {
+        if !self.sockets.own_all_of(reading) && !self.look_at_ztunnel(now, table) {
             return Some(assess(reading, None, Vec::new()));
         }
         let foreign = !self.sockets.own_all_of(reading);
@@ -175,8 +219,8 @@ impl Sources {
     }
 
     /// Looks at ztunnel's sockets, by census or by its file descriptors. False if that is refused.
-    fn look_at_ztunnel(&mut self, table: &ProcessTable) -> bool {
-        if matches!(self.census(), Ok(true)) {
+    fn look_at_ztunnel(&mut self, now: Time, table: &ProcessTable) -> bool {
+        if matches!(self.census(now), Ok(true)) {
             return true;
         }
         let tables = self
@@ -252,7 +296,7 @@ impl Sources {
         }
         let mut rows = self.listing.take().map(|(_, rows)| rows).unwrap_or_default();
         rows.clear();
-        let census = self.census.as_mut();
+        let census = self.census.as_mut().filter(|_| self.lapse.is_none());
         if census.is_some_and(|census| census.of_all(&mut rows).is_ok()) {
             self.listing = Some((now, rows));
         }
