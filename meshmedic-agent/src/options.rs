@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use meshmedic_common::identity::Identity;
+
 use crate::engine::repair;
 use crate::status::{Endpoints, ListenAddr};
 
@@ -44,6 +46,8 @@ pub struct AgentOptions {
     pub status_addr: Option<ListenAddr>,
     /// How to reach the API; `None` for the cluster that this runs in, then the usual places.
     pub kubeconfig: Option<PathBuf>,
+    /// Who may speak for Istio.
+    pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
     /// How careful repairs are.
