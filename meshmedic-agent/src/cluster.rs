@@ -19,9 +19,3 @@ pub use watches::{Seen, TOO_OLD, WATCHED, Watches};
 
 /// istio-cni's settings.
 pub const CNI_CONFIG: &str = "istio-cni-config";
-/// The label of istiod's endpoints.
-const ISTIOD: &str = "app=istiod";
-/// ztunnel's label.
-const ZTUNNEL: (&str, &str) = ("app", "ztunnel");
-/// istio-cni's label.
-const ISTIO_CNI: (&str, &str) = ("k8s-app", "istio-cni-node");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::status::{Endpoints, ListenAddr};
+use meshmedic_common::identity::Identity;
 use meshmedic_common::repair;
 
 /// How changes are noticed.
@@ -44,6 +45,8 @@ pub struct AgentOptions {
     pub status_addr: Option<ListenAddr>,
     /// How to reach the API; `None` for the cluster that this runs in, then the usual places.
     pub kubeconfig: Option<PathBuf>,
+    /// Who may speak for Istio.
+    pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
     /// How careful repairs are.

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells what happened: in the log, as Events, as metrics.
 
+mod strangers;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
 use meshmedic_common::report::{Action, Recent, RepairReport, TransitionReport, TriggerMode};
@@ -44,6 +47,8 @@ pub(super) struct Teller {
     /// Repairs under way, by the pod's UID.
     begun: HashMap<String, Action>,
     fault: Option<Fault>,
+    /// Who claims to be a part of Istio, as far as it was told.
+    strangers: BTreeSet<Claimant>,
 }
 
 /// What is wrong with the node.
@@ -91,6 +96,7 @@ impl Teller {
             repairs: Recent::default(),
             begun: HashMap::new(),
             fault: None,
+            strangers: BTreeSet::new(),
         }
     }
 
@@ -413,6 +419,7 @@ impl Teller {
     /// What is looked at now and then rather than at each change.
     pub(super) fn look_over(&mut self, now: Time, watch: &Watch, mirror: &Mirror) {
         self.tell_fault(now);
+        self.tell_strangers(mirror);
         self.transitions
             .retain(|uid, _| mirror.standings().contains_key(uid));
         let missing: BTreeSet<PodUid> = watch

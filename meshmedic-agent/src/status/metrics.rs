@@ -10,8 +10,9 @@ mod register;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use meshmedic_common::identity::Component;
 use meshmedic_common::policy::Withheld;
-use meshmedic_common::report::{Action, BreakerScope, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::report::{Action, BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -101,6 +102,8 @@ struct Inner {
     condition: Family<Label, Gauge>,
     unverifiable: Family<Label, Gauge>,
     unredirected: Gauge,
+    expected: Gauge,
+    identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
     withheld: Family<Labels<3>, Counter>,
     would: Counter,
@@ -234,6 +237,19 @@ impl Metrics {
         inner.unredirected.set(count(&|pod| {
             pod.state == State::Captured && pod.redirection == Redirection::Absent
         }));
+        inner.expected.set(count(&|pod| {
+            matches!(pod.expectation, Some(Expected::Yes | Expected::Unverifiable))
+        }));
+        for component in Component::ALL {
+            let strangers = report
+                .strangers
+                .iter()
+                .filter(|stranger| stranger.component == *component);
+            inner
+                .identity_conflicts
+                .get_or_create(&[("component", component.as_str())])
+                .set(i64::try_from(strangers.count()).unwrap_or(i64::MAX));
+        }
         for condition in Condition::ALL {
             let holds = report.conditions.iter().any(|c| c.condition == *condition);
             inner

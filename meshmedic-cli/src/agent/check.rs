@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespace};
 use meshmedic_common::duration::show;
+use meshmedic_common::identity::Identity;
 use meshmedic_common::policy::Permissions;
 use meshmedic_common::repair::{Limits, Settings};
 
@@ -41,6 +42,7 @@ impl Args {
                 .kubeconfig
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),
+            identity: Identity::new(detection.istio_namespace, detection.external_istiod),
             namespace: own_namespace(std::env::var("POD_NAMESPACE").ok(), Path::new(NAMESPACE_FILE)),
             repair: Settings {
                 holder: holder(&node),

@@ -209,9 +209,17 @@ impl Records {
 
     /// What carries out requests for a pod.
     pub(super) fn acts(&self, pod: &PodFacts) -> Acts {
-        let Connection { client, clock, .. } = &self.connection;
+        let Connection {
+            client, clock, istio, ..
+        } = &self.connection;
         let node = pod.node.as_deref().unwrap_or_default();
-        Acts::new(client.clone(), clock.clone(), node, &self.namespace)
+        Acts::new(
+            client.clone(),
+            clock.clone(),
+            istio.identity.clone(),
+            node,
+            &self.namespace,
+        )
     }
 
     async fn update(

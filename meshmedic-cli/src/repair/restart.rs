@@ -117,7 +117,7 @@ impl Shop<'_> {
             return Err((Withheld::Untrusted, Some("its UID is none".to_owned())));
         };
         let acts = self.records.acts(facts);
-        let enablement = self.world.enablement();
+        let enablement = self.world.enablement(facts);
         let check = match acts.perform(Request::Check(pod), facts.ready, &enablement).await {
             Answer::Checked(Ok(Some(check))) => check,
             Answer::Checked(Ok(None)) => return Err((Withheld::OtherPod, None)),
@@ -164,7 +164,7 @@ impl Shop<'_> {
             return Done::Refused(Withheld::Untrusted, "its UID is none".to_owned());
         };
         let acts = self.records.acts(facts);
-        let enablement = self.world.enablement();
+        let enablement = self.world.enablement(facts);
         let request = Request::Act {
             pod: pod.clone(),
             delete: self.risks.delete_past_disruption_budgets,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use meshmedic_common::identity::{Component, NodeFault};
 use meshmedic_common::policy::{Gates, Permissions, Standing};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
@@ -233,7 +234,11 @@ impl Sim {
             now,
             Health {
                 ztunnel_ready: node.ztunnel.map(|_| node.ztunnel_since),
-                cni_ready: node.cni_ready,
+                fault: match (node.ztunnel, node.cni_ready) {
+                    (None, _) => Some(NodeFault::NotReady(Component::Ztunnel)),
+                    (Some(_), false) => Some(NodeFault::NotReady(Component::Cni)),
+                    (Some(_), true) => None,
+                },
             },
         );
         let there = |uid: &PodUid| pod_of(uid.as_str()).is_some_and(|id| !self.world.pods[id as usize].gone);
