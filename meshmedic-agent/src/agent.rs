@@ -139,7 +139,8 @@ impl Agent {
             clock,
             watches: ages,
         } = acting;
-        let may_repair = options.repair.permissions.ready || options.repair.permissions.stuck;
+        let planner = Planner::new(options.repairer.clone(), options.prove);
+        let with_leases = planner.may_act() || options.prove;
         let watch = Watch::new(
             Options {
                 node: options.node.clone(),
@@ -154,11 +155,11 @@ impl Agent {
         )?;
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
-        let mirror = Mirror::new(may_repair);
+        let mirror = Mirror::new(with_leases);
         let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
         Ok(Self {
             pending: pending.collect(),
-            grace_period: options.repair.permissions.grace_period,
+            grace_period: options.repairer.permissions().grace_period,
             published: None,
             changed: true,
             acts: Arc::new(Acts::new(
@@ -167,9 +168,9 @@ impl Agent {
                 &options.node,
                 &options.namespace,
             )),
-            watches: Watches::start(&client, &options.node, &options.namespace, may_repair),
+            watches: Watches::start(&client, &options.node, &options.namespace, with_leases),
             mirror,
-            planner: Planner::new(options.repair),
+            planner,
             running: JoinSet::new(),
             cni: CniSettings::new(client.clone()),
             tidy: Tidy::new(client.clone(), &options.namespace, &options.node),

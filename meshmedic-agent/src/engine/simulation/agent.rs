@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meshmedic_common::policy::{Gates, Permissions, Standing};
+use meshmedic_common::policy::{Gates, Mandate, Means, Permissions, Standing};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Reason, Redirection};
@@ -14,7 +14,7 @@ use super::trace::{PodId, Shows, What};
 use super::world::{SWEEP, owner_of, owner_uid, pod_of};
 use super::{EPOCH, HOUR, Happening, MINUTE, SECOND, START, Sim, span};
 use meshmedic_common::repair::{
-    Answer, LeaseKey, Limits, Moment, Outcome, Patient, Planner, RepairNotice, RequestId, Settings,
+    Answer, Claims, LeaseKey, Limits, Moment, Outcome, Patient, Planner, RepairNotice, Repairer, RequestId,
 };
 use meshmedic_common::time::Time;
 
@@ -73,7 +73,7 @@ impl Sim {
         }
         self.world.processes += 1;
         let number = self.world.processes;
-        let settings = self.settings(a, number);
+        let repairer = self.repairer(a, number);
         let engine = Engine::new(super::super::Settings {
             confirm: span(self.plan.rules.confirm),
             settle: span(self.plan.rules.settle),
@@ -84,7 +84,7 @@ impl Sim {
         agent.process = Some(Box::new(Process {
             number,
             engine,
-            planner: Planner::new(settings),
+            planner: Planner::new(repairer, true),
             pods: BTreeMap::new(),
             gates: Gates {
                 mesh_fault: Some("nothing is known yet".to_owned()),
@@ -112,18 +112,19 @@ impl Sim {
         }
     }
 
-    fn settings(&self, a: usize, number: u32) -> Settings {
+    fn repairer(&self, a: usize, number: u32) -> Repairer {
         let rules = &self.plan.rules;
-        Settings {
+        Repairer {
             node: format!("n{a}"),
             holder: format!("n{a}-{number}"),
-            permissions: Permissions {
+            mandate: Mandate::Agent(Permissions {
                 ready: rules.ready,
                 stuck: rules.stuck,
                 grace_period: span(rules.grace),
                 jobs: rules.jobs,
-            },
-            delete: rules.delete,
+            }),
+            means: if rules.delete { Means::Delete } else { Means::Evict },
+            claims: Claims::AGENT,
             limits: Limits {
                 in_flight_node: rules.in_flight_node,
                 in_flight_owner: rules.in_flight_owner,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use meshmedic_common::policy::{Gates, Withheld};
+use meshmedic_common::policy::{Gates, Means, Withheld};
 
 use super::chaos::Cure;
 use super::tally::{Fault, Kind};
@@ -14,7 +14,7 @@ use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{
-    Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId,
+    Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId, update,
 };
 use meshmedic_common::time::Time;
 
@@ -160,8 +160,8 @@ impl Sim {
                 let pod = pod.clone();
                 self.check(&flight, &pod)
             }
-            Request::Act { pod, delete } => {
-                let (pod, delete) = (pod.clone(), *delete);
+            Request::Act { pod, means } => {
+                let (pod, delete) = (pod.clone(), *means == Means::Delete);
                 self.act(&flight, &pod, delete)
             }
             Request::Find(pod) => {
@@ -191,11 +191,7 @@ impl Sim {
             return None;
         }
         let mut record = lease.record.clone();
-        let applied = record.apply(change, allowance, now);
-        let answer = match applied.withheld {
-            Some(why) => Err(Refusal::Withheld(why)),
-            None => Ok(record.clone()),
-        };
+        let (_, answer) = update(&mut record, change, allowance, now);
         Some((lease.version, record, Answer::Updated(answer)))
     }
 
@@ -287,7 +283,16 @@ impl Sim {
         });
         let node = &self.world.nodes[flight.agent];
         let faulty = node.ztunnel.is_none() || !node.cni_ready;
+        let judged = &self.world.pods[id as usize];
+        let oldest = self.server() - span(MINUTE);
+        let siblings = self.world.pods.iter().filter(|pod| {
+            let facts = &pod.standing.facts;
+            let young = facts.created.is_some_and(|created| created >= oldest);
+            pod.owner == judged.owner && pod.uid != judged.uid && !pod.gone && young
+        });
+        let siblings = siblings.map(|pod| pod.uid.to_string()).collect();
         let check = Check {
+            siblings,
             standing: (*Arc::clone(&self.world.pods[id as usize].standing)).clone(),
             gates: Gates {
                 node_fault: faulty.then(|| "not Ready".to_owned()),

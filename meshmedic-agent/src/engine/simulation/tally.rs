@@ -63,6 +63,7 @@ pub(super) enum Kind {
     ClaimCluster,
     Adopt,
     Renew,
+    Send,
     Acted,
     Prove,
     Conclude,
@@ -72,7 +73,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Look,
         Self::Forget,
         Self::ClaimOwner,
@@ -81,6 +82,7 @@ impl Kind {
         Self::ClaimCluster,
         Self::Adopt,
         Self::Renew,
+        Self::Send,
         Self::Acted,
         Self::Prove,
         Self::Conclude,
@@ -103,7 +105,8 @@ impl Kind {
                 (Step::Claim(_), LeaseKey::Cluster) => Self::ClaimCluster,
                 (Step::Adopt(_), _) => Self::Adopt,
                 (Step::Renew, _) => Self::Renew,
-                (Step::Acted(_), _) => Self::Acted,
+                (Step::Send { .. }, _) => Self::Send,
+                (Step::Acted, _) => Self::Acted,
                 (Step::Prove(_), _) => Self::Prove,
                 (Step::Conclude(_) | Step::ConcludeCanary(_), _) => Self::Conclude,
             },
@@ -129,7 +132,7 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     pub(super) would: u64,
     pub(super) withheld: [u64; 11],
-    pub(super) met: [[u64; 12]; 14],
+    pub(super) met: [[u64; 12]; 15],
 }
 
 impl Tally {
