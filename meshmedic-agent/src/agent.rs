@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::cluster::acts::Acts;
-use crate::cluster::{Mirror, Seen, TOO_OLD, WATCHED, Watches};
+use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
 use crate::node::Underneath;
@@ -140,7 +140,11 @@ impl Agent {
             watches: ages,
         } = acting;
         let planner = Planner::new(options.repairer.clone(), options.prove);
-        let with_leases = planner.may_act() || options.prove;
+        let leases = match (planner.may_act(), options.prove) {
+            (true, _) => Leases::Needed,
+            (false, true) => Leases::IfAllowed,
+            (false, false) => Leases::Ignored,
+        };
         let watch = Watch::new(
             Options {
                 node: options.node.clone(),
@@ -155,7 +159,7 @@ impl Agent {
         )?;
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
-        let mirror = Mirror::new(with_leases);
+        let mirror = Mirror::new(leases == Leases::Needed);
         let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
         Ok(Self {
             pending: pending.collect(),
@@ -168,7 +172,7 @@ impl Agent {
                 &options.node,
                 &options.namespace,
             )),
-            watches: Watches::start(&client, &options.node, &options.namespace, with_leases),
+            watches: Watches::start(&client, &options.node, &options.namespace, leases),
             mirror,
             planner,
             running: JoinSet::new(),

@@ -46,7 +46,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror that was told nothing yet.
+    /// A mirror that was told nothing yet; with or without Leases on which something depends.
     #[must_use]
     pub fn new(with_leases: bool) -> Self {
         Self {

@@ -22,7 +22,7 @@ use crate::uid::PodUid;
 use claims::Place;
 pub use claims::{Claim, Claims};
 
-/// The reading that an agent's act hangs on must come within this time.
+/// The reading that an agent's act hangs on must come within this time, and what was fetched before is no older then.
 const LOOK: Duration = Duration::from_secs(15);
 /// A question that the API did not answer is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
@@ -84,13 +84,13 @@ enum Stage {
     Claiming(Place),
     /// Fetching everything again.
     Checking,
+    /// Writing down that the act is about to be sent.
+    Announcing,
     /// Waiting for one more reading of the pod.
     Looking {
         since: Time,
         asked_for: bool,
     },
-    /// Writing down that the act is sent now.
-    Announcing,
     /// The act is at the API.
     Acting,
     /// Taking over what another process began.
@@ -144,6 +144,7 @@ pub(super) struct Attempt {
     deadline: Timestamp,
     /// By this machine's.
     began: Time,
+    checked_at: Time,
     late_at: Time,
     /// Until then a request whose answer was lost may still have its effect.
     doubt_until: Time,
@@ -180,6 +181,7 @@ impl Attempt {
             claimed_at: at.server,
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
+            checked_at: at.now,
             late_at: at.now + patience,
             doubt_until: at.now,
             not_before: at.now,
@@ -208,26 +210,13 @@ impl Attempt {
         match self.stage {
             Stage::Looking { since, .. } => {
                 let patient = patients.get(&self.pod.cgroup_uid);
-                let look = match repairer.mandate {
-                    Mandate::Agent(_) => LOOK,
-                    Mandate::Person(_) => CLAIMS_LAST,
-                };
                 if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
                     self.undone(at, why, gate_detail(gates, why));
                 } else if patient.is_some_and(|patient| patient.read_at > since) {
-                    self.stage = Stage::Announcing;
-                } else if at.now.since(since) > look {
+                    self.stage = Stage::Acting;
+                } else if at.now.since(self.checked_at) > look_within(&repairer.mandate) {
                     let detail = "no fresh reading could be had".to_owned();
                     self.undone(at, Withheld::NotProved, Some(detail));
-                }
-            }
-            // What the fresh reading showed may have changed while it was written down that the act is sent.
-            Stage::Announcing | Stage::Acting
-                if self.asked.is_none() && repairer.means.needs_reading() && self.act == Act::Unsent =>
-            {
-                let patient = patients.get(&self.pod.cgroup_uid);
-                if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
-                    self.undone(at, why, gate_detail(gates, why));
                 }
             }
             Stage::Following { .. } if self.asked.is_none() => {
@@ -371,7 +360,15 @@ impl Attempt {
             (Stage::Claiming(place), Answer::Updated(result)) => self.claimed(repairer, at, *place, result),
             (Stage::Checking, Answer::Checked(result)) => self.checked(repairer, at, result),
             (Stage::Announcing, Answer::Updated(result)) => match result {
-                Ok(_) => self.stage = Stage::Acting,
+                Ok(_) if is_out(Defence::Look) || !repairer.means.needs_reading() => {
+                    self.stage = Stage::Acting;
+                }
+                Ok(_) => {
+                    self.stage = Stage::Looking {
+                        since: at.now,
+                        asked_for: false,
+                    }
+                }
                 // Whether it was written or not: nothing was sent, and nothing will be.
                 Err(Refusal::Withheld(why, detail)) => self.undone(at, why, detail),
                 Err(Refusal::Failed(detail)) => self.undone(at, Withheld::NoLedger, Some(detail)),
@@ -438,14 +435,8 @@ impl Attempt {
             return self.undone(at, why, gate_detail(&gates, why));
         }
         self.before = siblings;
-        self.stage = if is_out(Defence::Look) || !repairer.means.needs_reading() {
-            Stage::Announcing
-        } else {
-            Stage::Looking {
-                since: at.now,
-                asked_for: false,
-            }
-        };
+        self.checked_at = at.now;
+        self.stage = Stage::Announcing;
     }
 
     fn happened(&mut self) {
@@ -604,6 +595,14 @@ impl Attempt {
             Stage::Over(_) => None,
             _ => Some(self.not_before.max(at.now)),
         }
+    }
+}
+
+/// How old what was fetched may be at the act. A person's reading may take longer.
+const fn look_within(mandate: &Mandate) -> Duration {
+    match mandate {
+        Mandate::Agent(_) => LOOK,
+        Mandate::Person(_) => CLAIMS_LAST,
     }
 }
 

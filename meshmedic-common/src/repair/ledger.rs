@@ -63,7 +63,7 @@ pub struct Entry {
     pub renewed: Timestamp,
     /// Without a proof by then it did not take.
     pub deadline: Timestamp,
-    /// When the act was sent: a successor was created after this. Without it nothing was asked of the API.
+    /// When the act was about to be sent: a successor was created after this. Without it nothing was asked of the API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Timestamp>,
     /// The youngest pods of its controller that were there just before, by UID: none of them is a successor.
@@ -148,7 +148,7 @@ pub enum Step {
     Adopt(String),
     /// Its agent lives.
     Renew,
-    /// Its act is sent now, by this holder.
+    /// Its act is about to be sent, by this holder.
     Send {
         /// Who sends it. Nobody else may.
         holder: String,

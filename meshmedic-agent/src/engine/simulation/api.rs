@@ -12,7 +12,7 @@ use super::tally::{Fault, Kind};
 use super::trace::{Held, What};
 use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
-use meshmedic_common::repair::ledger::Record;
+use meshmedic_common::repair::ledger::{Record, Step};
 use meshmedic_common::repair::{
     Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId, update,
 };
@@ -77,6 +77,11 @@ impl Sim {
             self.tally.meet(kind, fault);
         }
         let mut latency = self.rng.between(5, 60);
+        if let Request::Check(pod) = &request
+            && let Some(pod) = pod_of(&pod.uid).filter(|_| self.rng.chance(60))
+        {
+            self.scale_up(pod);
+        }
         match fault {
             Some(Fault::KilledBefore) => return self.kill(agent, life),
             Some(Fault::Outage) => {
@@ -223,6 +228,17 @@ impl Sim {
                 Answer::Updated(Err(Refusal::Failed("conflict".to_owned()))),
             );
         }
+        let proof = match &change.step {
+            Step::Prove(proof) => Some(proof),
+            _ => None,
+        };
+        let proof = proof.and_then(|proof| {
+            let entry = record.entry(&change.id)?;
+            let counts = entry.proof.as_ref() == Some(proof);
+            let (pod, by) = (pod_of(&entry.uid)?, pod_of(&proof.uid)?);
+            let captured = proof.captured;
+            counts.then_some(What::Proved { pod, by, captured })
+        });
         let before = lease
             .record
             .entry(&change.id)
@@ -241,6 +257,9 @@ impl Sim {
             self.tell(What::Wrote { pod, held });
         } else if let Some(pod) = before.filter(|_| self.is_told_to_end(flight.agent)) {
             self.tell(What::Freed { pod, held });
+        }
+        if let Some(proof) = proof {
+            self.tell(proof);
         }
         if held == Held::Owner {
             self.outdate_all();
@@ -281,7 +300,7 @@ impl Sim {
             process: flight.process,
             pod: id,
         });
-        let node = &self.world.nodes[flight.agent];
+        let node = &self.world.nodes[self.world.pods[id as usize].node];
         let faulty = node.ztunnel.is_none() || !node.cni_ready;
         let judged = &self.world.pods[id as usize];
         let oldest = self.server() - span(MINUTE);
@@ -332,6 +351,9 @@ impl Sim {
         }
         self.tally.accepted += 1;
         self.evict(id);
+        if self.rng.chance(60) {
+            self.scale_up(id);
+        }
         Answer::Acted(Acted::Accepted)
     }
 }

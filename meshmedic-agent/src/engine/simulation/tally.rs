@@ -132,6 +132,10 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     pub(super) would: u64,
     pub(super) withheld: [u64; 11],
+    /// What people were told, by rule; how many repairs of theirs ended, and how many were proved.
+    pub(super) asked: [u64; 11],
+    pub(super) by_hand: u64,
+    pub(super) by_hand_proved: u64,
     pub(super) met: [[u64; 12]; 15],
 }
 
@@ -148,6 +152,11 @@ impl Tally {
         self.succeeded += other.succeeded;
         self.ended += other.ended;
         self.would += other.would;
+        self.by_hand += other.by_hand;
+        self.by_hand_proved += other.by_hand_proved;
+        for (sum, more) in self.asked.iter_mut().zip(other.asked) {
+            *sum += more;
+        }
         for (sum, more) in self.withheld.iter_mut().zip(other.withheld) {
             *sum += more;
         }
@@ -184,6 +193,13 @@ impl fmt::Display for Tally {
             f,
             "{} node-days, {} pods, {} events, {} evictions, {} of {} repairs proved, {} in the shadow",
             self.node_days, self.pods, self.events, self.accepted, self.succeeded, self.ended, self.would
+        )?;
+        writeln!(
+            f,
+            "by hand: {} of {} proved; withheld by rule: {:?}",
+            self.by_hand_proved,
+            self.by_hand,
+            &self.asked[1..]
         )?;
         writeln!(f, "withheld by rule: {:?}", &self.withheld[1..])?;
         writeln!(f, "{:>12} {:?}", "", Fault::ALL)?;

@@ -220,10 +220,7 @@ impl Attempt {
         let granted = next.of(&repairer.claims).is_none();
         self.stage = match granted {
             false => Stage::Claiming(next),
-            true if is_out(Defence::Check) => Stage::Looking {
-                since: at.now,
-                asked_for: false,
-            },
+            true if is_out(Defence::Check) => Stage::Announcing,
             true => Stage::Checking,
         };
     }
