@@ -23,7 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::cluster::acts::Acts;
-use crate::cluster::{Mirror, Seen, TOO_OLD, WATCHED, Watches};
+use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
 use crate::node::Underneath;
@@ -143,7 +143,12 @@ impl Agent {
             clock,
             watches: ages,
         } = acting;
-        let may_repair = options.repair.permissions.ready || options.repair.permissions.stuck;
+        let planner = Planner::new(options.repairer.clone(), options.prove);
+        let leases = match (planner.may_act(), options.prove) {
+            (true, _) => Leases::Needed,
+            (false, true) => Leases::IfAllowed,
+            (false, false) => Leases::Ignored,
+        };
         let watch = Watch::new(
             Options {
                 node: options.node.clone(),
@@ -159,11 +164,11 @@ impl Agent {
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
         let identity = options.identity.clone();
-        let mirror = Mirror::new(identity.clone(), may_repair);
+        let mirror = Mirror::new(identity.clone(), leases == Leases::Needed);
         let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
         Ok(Self {
             pending: pending.collect(),
-            grace_period: options.repair.permissions.grace_period,
+            grace_period: options.repairer.permissions().grace_period,
             published: None,
             changed: true,
             acts: Arc::new(Acts::new(
@@ -173,9 +178,9 @@ impl Agent {
                 &options.node,
                 &options.namespace,
             )),
-            watches: Watches::start(&client, &identity, &options.node, &options.namespace, may_repair),
+            watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
-            planner: Planner::new(options.repair),
+            planner,
             running: JoinSet::new(),
             cni: CniSettings::new(client.clone()),
             tracing: Tracing::new(client.clone(), identity),

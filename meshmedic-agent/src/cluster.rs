@@ -7,6 +7,7 @@
 pub mod acts;
 mod leases;
 mod mirror;
+mod rights;
 mod store;
 mod watches;
 
@@ -15,7 +16,7 @@ pub use leases::SeenLease;
 pub use meshmedic_common::kube::control::CONTROL;
 pub use mirror::Mirror;
 pub use store::Delta;
-pub use watches::{Seen, TOO_OLD, WATCHED, Watches};
+pub use watches::{Leases, Seen, TOO_OLD, WATCHED, Watches};
 
 /// istio-cni's settings.
 pub const CNI_CONFIG: &str = "istio-cni-config";

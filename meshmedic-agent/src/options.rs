@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::status::{Endpoints, ListenAddr};
 use meshmedic_common::identity::Identity;
-use meshmedic_common::repair;
+use meshmedic_common::repair::Repairer;
 
 /// How changes are noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +49,10 @@ pub struct AgentOptions {
     pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
-    /// How careful repairs are.
-    pub repair: repair::Settings,
+    /// Who repairs, and how carefully.
+    pub repairer: Repairer,
+    /// Whether successors that land here are proved, for repairs of any node.
+    pub prove: bool,
 }
 
 /// A loop that goes round at least once an interval is standing still after so many of them,

@@ -20,7 +20,7 @@ use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, name
 pub use history::{Recent, TransitionReport};
 pub use node::{CniFolder, Overlay, Reach};
 pub use read::ReadError;
-pub use repair::{Action, BreakerReport, BreakerScope, Budgets, RepairReport, RepairResult, RepairStanding};
+pub use repair::{BreakerReport, BreakerScope, Budgets, RepairReport, RepairResult, RepairStanding};
 
 /// The version of [`NodeReport`]. A reader accepts newer fields and refuses another version.
 pub const API_VERSION: &str = "meshmedic.io/v1";

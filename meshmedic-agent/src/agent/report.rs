@@ -83,32 +83,33 @@ impl Agent {
     }
 
     fn budgets(&self, now: Time) -> Budgets {
-        let settings = self.planner.settings();
+        let repairer = self.planner.repairer();
+        let permissions = repairer.permissions();
         Budgets {
-            repairs_ready: settings.permissions.ready,
-            repairs_stuck: settings.permissions.stuck,
+            repairs_ready: permissions.ready,
+            repairs_stuck: permissions.stuck,
             acts_this_hour: self.planner.acts_this_hour(now) as u64,
-            acts_an_hour: settings.limits.per_hour_node as u64,
+            acts_an_hour: repairer.limits.per_hour_node as u64,
             in_flight: self.planner.under_way().count() as u64,
-            in_flight_most: settings.limits.in_flight_node as u64,
+            in_flight_most: repairer.limits.in_flight_node as u64,
         }
     }
 
     /// The owners' breakers from their Leases; those of the node and the cluster as they were last met.
     fn breakers(&self, server: Option<Timestamp>) -> Vec<BreakerReport> {
-        let settings = self.planner.settings();
+        let limits = &self.planner.repairer().limits;
         let mut breakers = Vec::new();
         for lease in self.mirror.leases().filter(|lease| lease.owner.is_some()) {
             let Some(record) = lease
                 .record
                 .as_ref()
-                .filter(|record| record.failures >= settings.limits.breaker_failures)
+                .filter(|record| record.failures >= limits.breaker_failures)
             else {
                 continue;
             };
             let until = record
                 .last_failure
-                .and_then(|last| last.checked_add(span(settings.limits.breaker_open)).ok());
+                .and_then(|last| last.checked_add(span(limits.breaker_open)).ok());
             if until.zip(server).is_some_and(|(until, server)| until > server) {
                 breakers.push(BreakerReport {
                     scope: BreakerScope::Owner,
@@ -119,15 +120,11 @@ impl Agent {
             }
         }
         for (why, scope, failures) in [
-            (
-                Withheld::BreakerNode,
-                BreakerScope::Node,
-                settings.limits.breaker_failures,
-            ),
+            (Withheld::BreakerNode, BreakerScope::Node, limits.breaker_failures),
             (
                 Withheld::BreakerCluster,
                 BreakerScope::Cluster,
-                settings.limits.breaker_failures_cluster,
+                limits.breaker_failures_cluster,
             ),
         ] {
             if self.planner.is_withheld_by(why) {

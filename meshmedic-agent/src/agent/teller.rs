@@ -11,7 +11,8 @@ use kube::Client;
 use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
-use meshmedic_common::report::{Action, Recent, RepairReport, TransitionReport, TriggerMode};
+use meshmedic_common::policy::Means;
+use meshmedic_common::report::{Recent, RepairReport, TransitionReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Redirection, State};
 use tokio::sync::mpsc;
@@ -45,7 +46,7 @@ pub(super) struct Teller {
     transitions: HashMap<PodUid, Recent<TransitionReport>>,
     repairs: Recent<RepairReport>,
     /// Repairs under way, by the pod's UID.
-    begun: HashMap<String, Action>,
+    begun: HashMap<String, Means>,
     fault: Option<Fault>,
     /// Who claims to be a part of Istio, as far as it was told.
     strangers: BTreeSet<Claimant>,
@@ -101,7 +102,7 @@ impl Teller {
     }
 
     pub(super) fn begin(&self, options: &AgentOptions, trigger: TriggerMode) {
-        let permissions = &options.repair.permissions;
+        let permissions = options.repairer.permissions();
         let repairs = match (permissions.ready, permissions.stuck) {
             (false, false) => "off: what would be done is logged only",
             (true, false) => "of Ready orphans",
@@ -353,10 +354,9 @@ impl Teller {
                     }
                 }
                 RepairNotice::Would { pod } => audit(&self.node, pod, "would-repair", None, None, None, true),
-                RepairNotice::Started { pod, delete, .. } => {
-                    let action = if *delete { Action::Delete } else { Action::Evict };
-                    self.begun.insert(pod.uid.clone(), action);
-                    let act = action.as_str();
+                RepairNotice::Started { pod, means, .. } => {
+                    self.begun.insert(pod.uid.clone(), *means);
+                    let act = means.as_str();
                     audit(&self.node, pod, act, None, None, None, false);
                     let note = format!(
                         "asking the API to {act} it: proved to be out of the mesh; its controller will start another one"

@@ -52,7 +52,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// A mirror that was told nothing yet.
+    /// A mirror that was told nothing yet; with or without Leases on which something depends.
     #[must_use]
     pub fn new(identity: Identity, with_leases: bool) -> Self {
         let slices = watches::slices(&identity).map(|_| Store::default()).collect();

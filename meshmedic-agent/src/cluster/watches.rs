@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use super::leases::{self, SeenLease};
 use super::store::Delta;
-use super::{CONTROL, mirror};
+use super::{CONTROL, mirror, rights};
 
 /// A watch that is silent for this long, without even a bookmark, is begun anew where it was.
 const SILENCE: u32 = 180;
@@ -66,6 +66,17 @@ impl Seen {
     }
 }
 
+/// Whether the agents' records are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leases {
+    /// Nothing is repaired and nothing proved.
+    Ignored,
+    /// Successors are proved, if this agent has the rights; nothing else waits for them.
+    IfAllowed,
+    /// Repairs depend on them.
+    Needed,
+}
+
 /// The watches of one agent. They end when this is dropped.
 #[derive(Debug)]
 pub struct Watches {
@@ -74,15 +85,9 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Begins to watch what concerns `node`. Leases are followed only by an agent that may repair.
+    /// Begins to watch what concerns `node`.
     #[must_use]
-    pub fn start(
-        client: &Client,
-        identity: &Identity,
-        node: &str,
-        namespace: &str,
-        with_leases: bool,
-    ) -> Self {
+    pub fn start(client: &Client, identity: &Identity, node: &str, namespace: &str, leases: Leases) -> Self {
         let (tell, news) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
         let all = || watcher::Config::default().timeout(SILENCE);
@@ -144,15 +149,26 @@ impl Watches {
             Seen::Control,
             tell.clone(),
         ));
-        if with_leases {
+        if leases != Leases::Ignored {
             let kinds = format!("{} in ({},{})", leases::KIND, leases::OWNER, leases::NODE);
-            tasks.spawn(follow(
+            let follow = follow(
                 watch(own::<Lease>(client, namespace), all().labels(&kinds)),
                 "leases",
                 |lease: Lease| Some((key(&lease)?, leases::seen(&lease)?)),
                 Seen::Lease,
                 tell,
-            ));
+            );
+            let (client, namespace) = (client.clone(), namespace.to_owned());
+            tasks.spawn(async move {
+                if leases == Leases::Needed || rights::on_leases(&client, &namespace).await {
+                    follow.await;
+                } else {
+                    tracing::info!(
+                        namespace,
+                        "successors that land here are not proved: this ServiceAccount has no right to the Leases"
+                    );
+                }
+            });
         }
         Self { tasks, news }
     }

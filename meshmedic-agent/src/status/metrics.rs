@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use meshmedic_common::identity::Component;
-use meshmedic_common::policy::Withheld;
-use meshmedic_common::report::{Action, BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::policy::{Means, Withheld};
+use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -118,7 +118,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Memory {
     /// Repairs under way, by the pod's UID, and how they were begun.
-    begun: BTreeMap<String, Action>,
+    begun: BTreeMap<String, Means>,
     /// When each watch was last heard.
     heard: BTreeMap<Resource, Time>,
     /// What the watch had done.
@@ -328,9 +328,8 @@ impl Metrics {
             RepairNotice::Would { .. } => {
                 inner.would.inc();
             }
-            RepairNotice::Started { pod, delete, .. } => {
-                let action = if *delete { Action::Delete } else { Action::Evict };
-                inner.memory().begun.insert(pod.uid.clone(), action);
+            RepairNotice::Started { pod, means, .. } => {
+                inner.memory().begun.insert(pod.uid.clone(), *means);
             }
             RepairNotice::Ended {
                 pod, outcome, stuck, ..
@@ -339,7 +338,7 @@ impl Metrics {
                 let result = result_of(outcome);
                 let labels = [
                     // An agent that ended since began it.
-                    ("action", begun.map_or("unknown", Action::as_str)),
+                    ("action", begun.map_or("unknown", Means::as_str)),
                     ("result", result.as_str()),
                 ];
                 inner.repairs.get_or_create(&labels).inc();

@@ -109,6 +109,10 @@ pub(super) struct Repair {
           default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool,
           env = "MESHMEDIC_DELETE_INSTEAD_OF_EVICT")]
     pub(super) delete_instead_of_evict: bool,
+    /// Prove successors that land on this node, for repairs of any node; needs the right to the Leases
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_PROVE")]
+    pub(super) prove: bool,
 }
 
 const DEFAULT: repair::Limits = repair::Limits::DEFAULT;

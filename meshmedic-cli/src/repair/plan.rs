@@ -14,7 +14,8 @@ use meshmedic_common::facts::{Controller, PodFacts};
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts};
 use meshmedic_common::kube::identity;
-use meshmedic_common::policy::{Gates, Standing, Withheld, gates_forbid, pod_forbids, toggle_forbidden};
+use meshmedic_common::policy::{Gates, Means, Standing, Withheld, forbids};
+use meshmedic_common::repair::gate_detail;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::records::Records;
@@ -234,7 +235,10 @@ impl Planned {
         let standing = world.standing(&facts);
         let gates = world.gates(connection, facts.node.as_deref().unwrap_or_default());
         let labels = world.labels(&facts.namespace);
-        let mut withheld = forbids(how.strategy, risks, pod.state, &standing, &facts.uid, gates);
+        let means = means(how.strategy, risks);
+        let (mandate, state, now) = (records.mandate(), Some(pod.state), records.moment().server);
+        let why = forbids(mandate, means, state, &standing, &facts.uid, &gates, now);
+        let mut withheld = why.map(|why| (why, gate_detail(&gates, why)));
         if withheld.is_none()
             && how.strategy == Strategy::Toggle
             && !world.enablement(&facts).heeds_opt_out(&facts, &labels)
@@ -242,7 +246,7 @@ impl Planned {
             withheld = Some((Withheld::NoToggle, None));
         }
         if withheld.is_none() {
-            withheld = records.forbids(&facts).await;
+            withheld = records.forbids(&facts, means).await;
         }
         let act = match how.strategy {
             Strategy::Toggle => "its label is toggled; no container restarts".to_owned(),
@@ -267,6 +271,14 @@ impl Planned {
             act,
             left: false,
         })
+    }
+
+    /// By what means it is repaired.
+    pub(super) const fn means(&self, how: &How, risks: Risks) -> Means {
+        if self.left {
+            return Means::Restore;
+        }
+        means(how.strategy, risks)
     }
 
     /// Pods with the same are repaired one after the other.
@@ -297,41 +309,12 @@ impl Planned {
     }
 }
 
-/// Which rule forbids it, with what is known beside it; the flags that go past a rule are heeded.
-pub(super) fn forbids(
-    strategy: Strategy,
-    risks: Risks,
-    state: State,
-    standing: &Standing,
-    uid: &str,
-    mut gates: Gates,
-) -> Option<(Withheld, Option<String>)> {
-    if state == State::Imposter {
-        return Some((Withheld::Imposter, None));
+const fn means(strategy: Strategy, risks: Risks) -> Means {
+    match strategy {
+        Strategy::Toggle => Means::Toggle,
+        Strategy::Restart if risks.delete_past_disruption_budgets => Means::Delete,
+        Strategy::Restart => Means::Evict,
     }
-    let mut standing = standing.clone();
-    if risks.despite_opt_out {
-        standing.facts.repair = None;
-        standing.namespace_repair = None;
-    }
-    if risks.despite_pause {
-        gates.paused = None;
-    }
-    let of_pod = match strategy {
-        Strategy::Restart => pod_forbids(&standing, uid, risks.repair_jobs),
-        Strategy::Toggle => toggle_forbidden(&standing, uid),
-    };
-    if let Some(why) = of_pod {
-        return Some((why, None));
-    }
-    let why = gates_forbid(&gates)?;
-    let detail = match why {
-        Withheld::Paused => gates.paused,
-        Withheld::NodeFault => gates.node_fault,
-        Withheld::MeshFault => gates.mesh_fault,
-        _ => None,
-    };
-    Some((why, detail))
 }
 
 /// `ReplicaSet cart-7d4b`.

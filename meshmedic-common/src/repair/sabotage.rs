@@ -27,6 +27,12 @@ pub enum Defence {
     Spending,
     /// What a living agent holds is its own.
     Lease,
+    /// A pod that was there before proves nothing.
+    Before,
+    /// A StatefulSet's successor has its name, a `DaemonSet`'s its node.
+    Place,
+    /// One successor proves one repair.
+    Once,
 }
 
 /// Whether this one is out.
