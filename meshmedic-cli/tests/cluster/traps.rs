@@ -42,12 +42,19 @@ fn await_conflict(world: &World, agent: &mut Agent, component: Component, claima
     agent.until("the Event", |_| !conflict_events(world).is_empty());
     for event in conflict_events(world) {
         assert_eq!(event["regarding"]["name"], EVIL, "{event:#}");
-        assert!(event["note"].as_str().unwrap().contains("claims to be"), "{event:#}");
+        assert!(
+            event["note"].as_str().unwrap().contains("claims to be"),
+            "{event:#}"
+        );
     }
 }
 
 fn conflict_events(world: &World) -> Vec<Value> {
-    let mut events = world.cluster.api().list("events.events.k8s.io", "default").unwrap();
+    let mut events = world
+        .cluster
+        .api()
+        .list("events.events.k8s.io", "default")
+        .unwrap();
     events.retain(|event| event["reason"] == "MeshIdentityConflict");
     events
 }
@@ -99,10 +106,23 @@ fn the_settings_of_a_false_istio_cni_take_nobody_out_of_the_mesh() {
     assert!(after.iter().any(|pod| pod.uid() == pods[1].uid()));
 
     // The command reads the settings by itself.
+    assert!(agent.terminate().success());
     cluster.orphan(&pods[1]).unwrap();
     let (_, text) = run(
         &world,
-        &["scan", "-n", "shop", "--via", "exec", "--confirm", "200ms", "--settle", "0s", "-o", "json"],
+        &[
+            "scan",
+            "-n",
+            "shop",
+            "--via",
+            "exec",
+            "--confirm",
+            "200ms",
+            "--settle",
+            "0s",
+            "-o",
+            "json",
+        ],
     );
     let report: Value = serde_json::from_str(text.lines().collect::<String>().as_str()).unwrap();
     assert_eq!(report["states"]["exempt"], Value::Null, "{report:#}");
@@ -170,9 +190,7 @@ fn a_false_ztunnel_captures_nobody_and_hides_nobody() {
     let mut agent = world.ready_agent(&[]);
     await_conflict(&world, &mut agent, Component::Ztunnel, 1);
     let real = cluster.node("node-a").unwrap().ztunnel().unwrap();
-    agent.until("ztunnel's process", |agent| {
-        !agent.report().ztunnel.is_empty()
-    });
+    agent.until("ztunnel's process", |agent| !agent.report().ztunnel.is_empty());
     assert_eq!(agent.report().ztunnel, [real.pid()], "not {}", fake.pid());
 
     // The NotReady one does not hide the orphan of another.
@@ -211,10 +229,25 @@ fn a_false_ztunnel_does_not_stand_in_for_a_dead_one() {
     assert!(planned.is_empty(), "{planned:#?}");
     let (_, text) = run(
         &world,
-        &["scan", "-n", "shop", "--via", "exec", "--confirm", "200ms", "--settle", "0s", "-o", "json"],
+        &[
+            "scan",
+            "-n",
+            "shop",
+            "--via",
+            "exec",
+            "--confirm",
+            "200ms",
+            "--settle",
+            "0s",
+            "-o",
+            "json",
+        ],
     );
     assert!(text.contains("ztunnel is not Ready on the node"), "{text}");
-    assert!(text.contains("Pod evil/ztunnel claims to be ztunnel, and is ignored"), "{text}");
+    assert!(
+        text.contains("Pod evil/ztunnel claims to be ztunnel, and is ignored"),
+        "{text}"
+    );
     assert!(pods.iter().all(|pod| world.is_untouched(pod)));
 }
 
@@ -239,7 +272,11 @@ fn works_in(namespace: &'static str, flags: &[&str]) {
     let (code, text) = run(&world, &["status"]);
     assert_eq!(code, Some(0), "{text}");
     // Whoever says otherwise than the agents is warned.
-    let other = [&arguments[..], &["--istio-namespace", namespace, "--istio-namespace", "elsewhere"]].concat();
+    let other = [
+        &arguments[..],
+        &["--istio-namespace", namespace, "--istio-namespace", "elsewhere"],
+    ]
+    .concat();
     let (code, text) = run(&world, &other);
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(code, Some(0), "{text}");
@@ -285,8 +322,15 @@ fn without_the_flag_one_line_names_it() {
     assert!(flat.contains(hint), "{text}");
     let mut agent = world.agent("node-a", &REPAIR);
     agent.until("the line", |agent| {
-        let says = |line: &Value| line["fields"]["message"].as_str().is_some_and(|words| words.contains(hint));
+        let says = |line: &Value| {
+            line["fields"]["message"]
+                .as_str()
+                .is_some_and(|words| words.contains(hint))
+        };
         agent.find(says).is_some()
     });
-    assert!(world.is_untouched(&pods[0]), "nobody is trusted, so nothing is judged");
+    assert!(
+        world.is_untouched(&pods[0]),
+        "nobody is trusted, so nothing is judged"
+    );
 }
