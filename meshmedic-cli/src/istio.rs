@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whom a command takes for Istio: as it is told, else as the agents are configured, else as Istio's charts have it.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ArgAction;
 use meshmedic_common::identity::{FLAG, Identity, check_namespace};
+use meshmedic_common::report::NodeReport;
 
 use crate::connection::Connection;
-use crate::ways::{AgentArgs, setting};
+use crate::ways::{AgentArgs, first_report};
 
 /// Where Istio is; flattened into every command that judges pods by it.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -31,18 +33,39 @@ pub(crate) struct Istio {
     pub(crate) identity: Identity,
     /// What people should know about that.
     pub(crate) notes: Vec<String>,
+    /// The report of the agent that was asked; whoever wants it next need not ask again.
+    heard: Arc<Mutex<Option<Heard>>>,
+}
+
+/// What an agent reported.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// The UID of its pod.
+    pub(crate) agent: String,
+    pub(crate) report: NodeReport,
+}
+
+impl Istio {
+    /// The report of this agent, once, if it was heard already.
+    pub(crate) fn take_heard(&self, agent: &str) -> Option<NodeReport> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_agent = heard.take_if(|heard| heard.agent == agent);
+        of_agent.map(|heard| heard.report)
+    }
 }
 
 impl IstioArgs {
     /// Asks an agent, and has the connection go by the result.
     pub(crate) async fn settle(&self, connection: &mut Connection, agents: &AgentArgs, timeout: Duration) {
-        let asked = tokio::time::timeout(timeout, setting(connection, agents, timeout)).await;
-        let agents = asked.unwrap_or_default();
+        let asked = tokio::time::timeout(timeout, first_report(connection, agents, timeout)).await;
+        let heard = asked.unwrap_or_default();
+        let agents = heard.as_ref().and_then(|heard| heard.report.istio.clone());
         let identity = self.over(agents.clone().unwrap_or_default());
         let notes = agents.as_ref().and_then(|agents| difference(&identity, agents));
         connection.istio = Istio {
             identity,
             notes: notes.into_iter().collect(),
+            heard: Arc::new(Mutex::new(heard)),
         };
     }
 
@@ -95,7 +118,7 @@ mod tests {
     fn a_flag_goes_before_the_agents_and_these_before_the_default() {
         let agents = of(&["mesh"], true);
         let none = IstioArgs::default();
-        assert_eq!(none.identity(), Identity::default());
+        assert_eq!(none.over(Identity::default()), Identity::default());
         assert_eq!(none.over(agents.clone()), agents);
         let told = IstioArgs {
             istio_namespace: vec!["istio-b".to_owned()],

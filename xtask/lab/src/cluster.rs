@@ -212,7 +212,7 @@ impl Cluster {
         if spec.istio {
             istio::objects(spec.istio_namespace)
                 .iter()
-                .try_for_each(|object| cluster.api().create(object).map(drop))?;
+                .try_for_each(|object| cluster.api().apply(object).map(drop))?;
         }
         let start = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&cluster.shared);
