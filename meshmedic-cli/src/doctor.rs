@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod checks;
 mod collect;
+mod command;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -23,7 +24,8 @@ use crate::output;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Check, Severity};
-pub(crate) use finding::Remedy;
+pub(crate) use command::Command;
+pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};
 pub(crate) use strict_ready::{Ready, StrictReadiness, Verdict};

@@ -14,6 +14,7 @@ use meshmedic_common::eligibility::{Enablement, Expectation, Labels};
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
 
+use super::command::Command;
 use super::finding::{Finding, ObjectRef};
 use super::policy::{Gaps, NetworkPolicies};
 use super::snapshot::{Custom, Snapshot};
@@ -46,21 +47,31 @@ impl PodView<'_> {
     }
 
     /// A command that makes it anew: its workload's rollout, or its deletion; none where nothing recreates it.
-    pub(crate) fn restart(&self) -> Option<String> {
+    pub(crate) fn restart(&self) -> Option<Command> {
         let namespace = &self.facts.namespace;
         match &self.workload {
             Some(workload)
                 if matches!(workload.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet") =>
             {
-                Some(format!(
-                    "kubectl rollout restart -n {namespace} {}/{}",
-                    workload.kind.to_lowercase(),
-                    workload.name
-                ))
+                let kind = workload.kind.to_lowercase();
+                let restart = Command::new("kubectl rollout restart").namespace(namespace);
+                Some(restart.path(&kind, &workload.name))
             }
-            Some(_) => Some(format!("kubectl delete pod -n {namespace} {}", self.facts.name)),
+            Some(_) => Some(self.delete()),
             None => None,
         }
+    }
+
+    /// A command that deletes it.
+    pub(crate) fn delete(&self) -> Command {
+        let (of, called) = (&self.facts.namespace, &self.facts.name);
+        Command::new("kubectl delete pod").namespace(of).name(called)
+    }
+
+    /// A command that shows the end of its log.
+    pub(crate) fn logs(&self) -> Command {
+        let (of, called) = (&self.facts.namespace, &self.facts.name);
+        Command::new("kubectl logs --tail=200").namespace(of).name(called)
     }
 
     /// A finding that ends once the pod is made anew.

@@ -12,7 +12,9 @@ use clap::ValueEnum;
 pub(crate) use strict::strict_readiness;
 
 use super::{Colour, paint, wrap, write};
-use crate::doctor::{Check, CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};
+use crate::doctor::{
+    Check, CheckReport, DoctorReport, Ending, Group, HERE_DOCUMENT_ENDS, Remedy, Severity, fold,
+};
 
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -165,11 +167,11 @@ fn finding(out: &mut String, group: &Group<'_>) -> anyhow::Result<()> {
                 }
             }
             Remedy::Apply(yaml) => {
-                writeln!(out, "      fix: kubectl apply -f - <<'EOF'")?;
+                writeln!(out, "      fix: kubectl apply -f - <<'{HERE_DOCUMENT_ENDS}'")?;
                 for line in yaml.lines() {
                     writeln!(out, "{line}")?;
                 }
-                writeln!(out, "EOF")?;
+                writeln!(out, "{HERE_DOCUMENT_ENDS}")?;
             }
             Remedy::ByHand(what) => *out += &wrap(&format!("fix: {what}"), 6),
         }

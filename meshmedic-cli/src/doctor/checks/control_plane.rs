@@ -5,6 +5,7 @@ mod version;
 mod webhooks;
 
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
 use crate::doctor::view::{View, name, namespace, written};
@@ -106,12 +107,24 @@ fn istiod_ready(view: &View<'_>) -> Vec<Finding> {
             .because(format!("0 of {wanted} replicas are Ready"))
             .so(NO_CONFIG);
         findings.push(if wanted == 0 {
-            finding.run(format!("kubectl scale -n {of} deployment/{called} --replicas=1"))
+            finding.run(
+                Command::new("kubectl scale --replicas=1")
+                    .namespace(of)
+                    .path("deployment", called),
+            )
         } else {
             finding
-                .run(format!("kubectl describe pods -n {of} -l app=istiod"))
-                .run(format!("kubectl logs -n {of} deployment/{called} --tail=100"))
-                .run(format!("kubectl rollout restart -n {of} deployment/{called}"))
+                .run(Command::new("kubectl describe pods -l app=istiod").namespace(of))
+                .run(
+                    Command::new("kubectl logs --tail=200")
+                        .namespace(of)
+                        .path("deployment", called),
+                )
+                .run(
+                    Command::new("kubectl rollout restart")
+                        .namespace(of)
+                        .path("deployment", called),
+                )
         });
     }
     // A mesh whose istiod is elsewhere reaches it through a Service without a selector.
@@ -158,7 +171,7 @@ fn istiod_replicas(view: &View<'_>) -> Vec<Finding> {
             )
             .because(format!("{ready} of {wanted} replicas are Ready"))
             .so("the others carry the load; if one more fails, pushes get slow or stop")
-            .run(format!("kubectl describe pods -n {of} -l app=istiod"))
+            .run(Command::new("kubectl describe pods -l app=istiod").namespace(of))
         })
     });
     lacking.collect()
@@ -202,10 +215,13 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
         let Some(port) = ports.clone().find(|port| port.port == XDS) else {
             let known: Vec<String> = ports.map(|port| port.port.to_string()).collect();
             findings.push(
-                on("it has no port 15012").because(format!("spec.ports: {}", known.join(", "))).run(format!(
-                    "kubectl patch service -n {of} {called} --type=json -p \
-                     '[{{\"op\":\"add\",\"path\":\"/spec/ports/-\",\"value\":{{\"name\":\"https-dns\",\"port\":15012}}}}]'"
-                )),
+                on("it has no port 15012").because(format!("spec.ports: {}", known.join(", "))).run(
+                    Command::new("kubectl patch service")
+                        .namespace(of)
+                        .name(called)
+                        .words("--type=json")
+                        .option("-p", r#"[{"op":"add","path":"/spec/ports/-","value":{"name":"https-dns","port":15012}}]"#),
+                ),
             );
             continue;
         };
@@ -244,10 +260,13 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
                         "spec.selector: {}; istiods that are Ready: {ready}",
                         written(&selector)
                     ))
-                    .run(format!(
-                        "kubectl get endpointslices -n {of} -l {SERVICE_NAME}={called} -o wide"
-                    ))
-                    .run(format!("kubectl get pods -n {of} -l app=istiod --show-labels"))
+                    .run(
+                        Command::new("kubectl get endpointslices -o wide")
+                            .namespace(of)
+                            .words("-l")
+                            .label(SERVICE_NAME, Some(called)),
+                    )
+                    .run(Command::new("kubectl get pods -l app=istiod --show-labels").namespace(of))
                     .by_hand("make the Service's selector fit istiod's labels; its chart has both right"),
             );
         }
@@ -281,11 +300,14 @@ fn rejected_pushes(view: &View<'_>) -> Vec<Finding> {
             "proxies rejected what it pushed, or it could not make it",
         )
         .so("those proxies go on with what they had: a change that was applied has no effect on them")
-        .run("istioctl analyze -A")
-        .run("istioctl proxy-status")
-        .run(format!(
-            "kubectl logs -n {of} {called} | grep -iE 'rejected|NACK|error'"
-        ));
+        .run(Command::new("istioctl analyze -A"))
+        .run(Command::new("istioctl proxy-status"))
+        .run(
+            Command::new("kubectl logs --tail=1000")
+                .namespace(of)
+                .name(called),
+        )
+        .by_hand("Look in its log for \"rejected\", \"NACK\" and \"error\".");
         for line in rejected {
             finding = finding.because(format!("{line} since it started"));
         }
@@ -322,7 +344,7 @@ fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {
             .because(asked.clone())
             .because("no DaemonSet has pods with the label app=ztunnel")
             .so(effect)
-            .run("istioctl install --set profile=ambient"),
+            .run(Command::new("istioctl install --set profile=ambient")),
         );
     }
     if view
@@ -340,10 +362,10 @@ fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {
             .because(asked.clone())
             .because("ConfigMap istio-cni-config: AMBIENT_ENABLED=false")
             .so(effect)
-            .run(format!(
-                "helm upgrade istio-cni istio/cni -n {} --reuse-values --set ambient.enabled=true",
-                view.istio
-            )),
+            .run(
+                Command::new("helm upgrade istio-cni istio/cni --reuse-values --set ambient.enabled=true")
+                    .namespace(&view.istio),
+            ),
         );
     }
     for deployment in view.istiod_deployments() {
@@ -366,9 +388,11 @@ fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {
                 .because(asked.clone())
                 .because("PILOT_ENABLE_AMBIENT=false")
                 .so("istiod tells ztunnels of no workload: nothing gets an identity or mTLS")
-                .run(format!(
-                    "kubectl set env -n {of} deployment/{called} PILOT_ENABLE_AMBIENT=true"
-                )),
+                .run(
+                    Command::new("kubectl set env PILOT_ENABLE_AMBIENT=true")
+                        .namespace(of)
+                        .path("deployment", called),
+                ),
             );
         }
     }

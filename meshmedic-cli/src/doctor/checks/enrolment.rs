@@ -9,6 +9,7 @@ use meshmedic_common::facts::{Enrolment, REDIRECTION, TOGGLE_RESTORE};
 use meshmedic_common::verdict::Reason;
 
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
 use crate::doctor::view::{PodView, View};
@@ -167,10 +168,9 @@ fn pending(view: &View<'_>) -> Vec<Finding> {
         let node = pod.facts.node.as_deref().unwrap_or_default();
         let cni = view.cnis().find(|cni| cni.facts.node.as_deref() == Some(node));
         let finding = match cni {
-            Some(cni) => finding.run(format!(
-                "kubectl logs -n {} {} --tail=200 | grep {}",
-                cni.facts.namespace, cni.facts.name, pod.facts.name
-            )),
+            Some(cni) => finding
+                .run(cni.logs())
+                .by_hand("Look there for the lines that name this pod."),
             None => finding,
         };
         findings.push(pod.made_anew(finding));
@@ -255,9 +255,13 @@ fn asks_for_both(view: &View<'_>) -> Vec<Finding> {
                 "labels istio-injection: enabled and {MODE_LABEL}: ambient"
             ))
             .so("new pods get a sidecar and stay out of ambient mode, whatever was meant")
-            .run(format!("kubectl label namespace {name} istio-injection-"))
+            .run(
+                Command::new("kubectl label namespace")
+                    .name(name)
+                    .label("istio-injection", None),
+            )
             .by_hand(format!(
-                "or, if sidecars are meant: kubectl label namespace {name} {MODE_LABEL}-"
+                "Or, if sidecars are meant, take the label {MODE_LABEL} off instead."
             )),
         );
     }
@@ -279,7 +283,7 @@ fn toggled(view: &View<'_>) -> Vec<Finding> {
                 .of(pod.workload.clone())
                 .because(format!("label {MODE_LABEL}: {NONE}; annotation {TOGGLE_RESTORE}"))
                 .so("it speaks plaintext past the mesh until the label is back as it was")
-                .run(format!("meshmedic repair --strategy toggle --yes {of}/{called}"))
+                .run(Command::new("meshmedic repair --strategy toggle --yes").path(of, called))
                 .by_hand("an agent that may patch pods restores it by itself; if a toggle runs right now, wait a minute"),
         );
     }

@@ -174,7 +174,10 @@ fn finding(out: &mut String, group: &Group<'_>) -> fmt::Result {
     }
     for remedy in &group.remedy {
         match remedy {
-            Remedy::Commands(commands) => writeln!(out, "<pre>{}</pre>", Escaped(commands.join("\n")))?,
+            Remedy::Commands(commands) => {
+                let lines: Vec<String> = commands.iter().map(ToString::to_string).collect();
+                writeln!(out, "<pre>{}</pre>", Escaped(lines.join("\n")))?;
+            }
             Remedy::Apply(yaml) => {
                 writeln!(
                     out,

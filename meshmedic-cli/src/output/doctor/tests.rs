@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::doctor::Command;
 use crate::doctor::fixtures::ailing_report;
 use crate::output::assert_recorded;
 
@@ -41,7 +42,7 @@ fn names_of_others_are_no_markup() {
             finding.effect = hostile.to_owned();
             finding.evidence = vec![hostile.to_owned()];
             finding.remedy = vec![
-                Remedy::Commands(vec![hostile.to_owned()]),
+                Remedy::Commands(vec![Command::new("kubectl patch").option("-p", hostile)]),
                 Remedy::Apply(hostile.to_owned()),
                 Remedy::ByHand(hostile.to_owned()),
             ];

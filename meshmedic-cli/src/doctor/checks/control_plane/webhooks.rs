@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::admissionregistration::v1::WebhookClientConfig;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::view::{View, name};
 
@@ -69,7 +70,7 @@ fn one<'h>(
             return Some(
                 on("it has no CA bundle, so that the API server does not trust istiod")
                     .because(format!("webhook {hook}: clientConfig.caBundle is empty"))
-                    .run(format!("kubectl rollout restart -n {} deployment/istiod", service.namespace))
+                    .run(Command::new("kubectl rollout restart deployment/istiod").namespace(&service.namespace))
                     .by_hand(
                         "istiod writes the bundle when it starts. If a GitOps tool takes it out again, tell that tool to \
                          ignore .webhooks[].clientConfig.caBundle",
@@ -83,11 +84,11 @@ fn one<'h>(
                         "webhook {hook}: there is no Service {}/{}",
                         service.namespace, service.name
                     ))
-                    .run(format!(
-                        "kubectl delete {} {}",
-                        kind.to_lowercase(),
-                        name(metadata)
-                    ))
+                    .run(
+                        Command::new("kubectl delete")
+                            .name(&kind.to_lowercase())
+                            .name(name(metadata)),
+                    )
                     .by_hand("delete it only if that istiod was removed for good; else install it again"),
             );
         };

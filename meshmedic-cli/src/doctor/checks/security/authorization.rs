@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::AUTHORIZATION;
 use super::mtls::{reference, selected};
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{PodView, View, endpoints, has_all};
@@ -107,9 +108,8 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     for namespace in namespaces {
         let waypoint = endpoints::has_waypoint(Some(view.namespace_labels(namespace)));
         if waypoint != Some(true) {
-            finding = finding.run(format!(
-                "istioctl waypoint apply -n {namespace} --enroll-namespace --wait"
-            ));
+            finding = finding
+                .run(Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(namespace));
         }
     }
     Some(finding.by_hand(

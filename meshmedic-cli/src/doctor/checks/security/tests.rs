@@ -189,8 +189,8 @@ fn what_ztunnel_cannot_see_is_found_with_what_it_makes_of_it() {
         let snapshot = authorization("shop", spec.clone());
         let found = assert_finds("MM0602", &snapshot, "AuthorizationPolicy shop/guard");
         assert!(found.effect.contains(effect), "{spec} {found:#?}");
-        let waypoint = "istioctl waypoint apply -n shop --enroll-namespace --wait".to_owned();
-        assert_eq!(found.remedy[0], Remedy::Commands(vec![waypoint]));
+        let waypoint = "istioctl waypoint apply --enroll-namespace --wait -n shop";
+        assert_eq!(found.commands(), [waypoint]);
     }
 }
 

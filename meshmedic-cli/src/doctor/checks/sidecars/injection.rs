@@ -4,6 +4,7 @@
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use meshmedic_common::eligibility::{Labels, MODE_LABEL};
 
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::view::{PodView, View, endpoints};
 
@@ -48,7 +49,7 @@ fn finding(view: &View<'_>, pod: &PodView<'_>) -> Option<Finding> {
                 .because(format!(
                     "no MutatingWebhookConfiguration injects revision {revision}"
                 ))
-                .run("istioctl tag list")
+                .run(Command::new("istioctl tag list"))
                 .by_hand(
                     "Install that revision or let a tag of this name point to the one that is installed \
                      (`istioctl tag set`); then restart the pods.",
