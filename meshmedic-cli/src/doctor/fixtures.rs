@@ -4,6 +4,7 @@
 //! A test takes [`healthy`], hurts it in one place, and asks one check with [`findings`] or [`assert_passes`].
 
 mod healthy;
+pub(crate) mod hostile;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -89,6 +90,7 @@ pub(crate) fn assert_finds(code: &str, snapshot: &Snapshot, on: &str) -> Finding
         !finding.problem.contains(&finding.object.path()),
         "findings that name their object never fold"
     );
+    hostile::assert_unshaken(code, snapshot);
     finding
 }
 
