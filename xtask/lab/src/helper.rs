@@ -9,6 +9,7 @@ mod enter;
 mod held;
 mod janitor;
 mod leash;
+mod room;
 mod sockets;
 
 use std::ffi::CString;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Some("janitor") => janitor::run(&arguments[1..]),
         Some("enter") => enter::run(&arguments[1..]),
         Some("leash") => leash::run(&arguments[1..]),
+        Some("room") => room::run(&arguments[1..]),
         Some("apiserver") => crate::apiserver::run(arguments.get(1)),
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),
@@ -350,6 +352,11 @@ fn enter(netns: &File) -> io::Result<()> {
         netns.as_fd(),
         Some(LinkNameSpaceType::Network),
     )?)
+}
+
+/// Takes the calling thread into a network namespace.
+pub(crate) fn enter_netns(netns: &File) -> io::Result<()> {
+    enter(netns)
 }
 
 fn explain(error: io::Error, what: String) -> io::Error {
