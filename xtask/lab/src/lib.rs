@@ -41,6 +41,7 @@ mod protocol;
 mod sys;
 pub mod userns;
 pub mod wait;
+mod zds;
 mod ztunnel;
 
 pub use api::{ApiServer, Ephemeral, Exec, Fault, FaultGuard, Log, Outage, PodRef};
