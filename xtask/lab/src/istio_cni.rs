@@ -375,7 +375,7 @@ fn is_ready(netns: &Path) -> std::io::Result<bool> {
     use std::io::Read as _;
     let netns = File::open(netns)?;
     let asked = std::thread::spawn(move || {
-        crate::helper::enter_netns(&netns)?;
+        crate::helper::enter(&netns)?;
         let mut connection = TcpStream::connect(HEALTH)?;
         connection.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();

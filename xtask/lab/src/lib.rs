@@ -44,6 +44,7 @@ mod room;
 mod sys;
 pub mod userns;
 pub mod wait;
+mod zds;
 mod ztunnel;
 
 pub use api::{ApiServer, Ephemeral, Exec, Fault, FaultGuard, Log, Outage, PodRef};

@@ -54,7 +54,7 @@ impl Drop for Relay {
 fn listen(netns: &Path, address: SocketAddr) -> io::Result<TcpListener> {
     let netns = File::open(netns)?;
     let opened = thread::spawn(move || {
-        helper::enter_netns(&netns)?;
+        helper::enter(&netns)?;
         TcpListener::bind(address)
     });
     opened

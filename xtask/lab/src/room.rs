@@ -51,7 +51,7 @@ impl Room {
     pub(crate) fn enter(&self) -> io::Result<()> {
         if let Some(netns) = &self.netns {
             let netns = fs::File::open(netns).map_err(|e| explain(e, "opening", netns))?;
-            helper::enter_netns(&netns)?;
+            helper::enter(&netns)?;
         }
         sys::new_mount_namespace().map_err(|e| explain(e, "leaving the mounts of", Path::new("/")))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
