@@ -20,6 +20,14 @@ pub(crate) enum Category {
     Traffic,
     Sidecars,
     NetworkUnderneath,
+    Status,
+    Waypoints,
+    Enforcement,
+    References,
+    Certificates,
+    Platform,
+    Reboots,
+    Proxies,
 }
 
 impl Category {
@@ -35,6 +43,14 @@ impl Category {
             Self::Traffic => "Traffic",
             Self::Sidecars => "Sidecars",
             Self::NetworkUnderneath => "Network underneath",
+            Self::Status => "What istiod says",
+            Self::Waypoints => "Waypoints",
+            Self::Enforcement => "Protection that nobody enforces",
+            Self::References => "References",
+            Self::Certificates => "Certificates",
+            Self::Platform => "Platform",
+            Self::Reboots => "Will your mesh survive a reboot?",
+            Self::Proxies => "Proxies",
         }
     }
 
@@ -51,6 +67,14 @@ impl Category {
             Self::Traffic => "MM07",
             Self::Sidecars => "MM08",
             Self::NetworkUnderneath => "MM09",
+            Self::Status => "MM10",
+            Self::Waypoints => "MM11",
+            Self::Enforcement => "MM12",
+            Self::References => "MM13",
+            Self::Certificates => "MM14",
+            Self::Platform => "MM15",
+            Self::Reboots => "MM16",
+            Self::Proxies => "MM17",
         }
     }
 }

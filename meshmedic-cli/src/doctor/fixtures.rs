@@ -3,7 +3,9 @@
 //!
 //! A test takes [`healthy`], hurts it in one place, and asks one check with [`findings`] or [`assert_passes`].
 
+mod gateways;
 mod healthy;
+mod production;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -18,13 +20,14 @@ use super::snapshot::{CUSTOM_KINDS, Custom, Part, Snapshot};
 use super::view::View;
 
 pub(crate) use healthy::healthy;
+pub(crate) use production::{Layout, production};
 
 /// When the snapshot is taken.
 pub(crate) const NOW: &str = "2026-01-02T00:00:00Z";
 /// When everything was made.
 pub(crate) const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
-const VERSION: &str = "1.28.3";
+const VERSION: &str = "1.31.0";
 
 /// What some checks say of a mesh with several faults, and of which not everything may be read.
 pub(crate) fn ailing_report() -> DoctorReport {

@@ -2,6 +2,7 @@
 //! A snapshot, indexed once, so that checks are short.
 
 pub(crate) mod endpoints;
+pub(crate) mod gateways;
 
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

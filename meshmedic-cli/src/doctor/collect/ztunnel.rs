@@ -17,7 +17,7 @@ use super::{Plan, says};
 use crate::behavioral::{self, Ztunnel};
 use crate::connection::Connection;
 use crate::doctor::snapshot::{
-    Certificate, Link, LinkKind, LogFacts, Part, Sighting, Snapshot, Workload, ZtunnelDump, ZtunnelFacts,
+    Certificate, Link, LinkKind, LogFacts, Part, Root, Sighting, Snapshot, Workload, ZtunnelDump, ZtunnelFacts,
     ZtunnelMetrics,
 };
 use crate::doctor::view::View;
@@ -189,11 +189,15 @@ struct Certs {
     ca_cert: Vec<Cert>,
     #[serde(default, alias = "cert_chain")]
     cert_chain: Vec<Cert>,
+    #[serde(default, alias = "root_certs")]
+    root_certs: Vec<Cert>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cert {
+    #[serde(default, alias = "serial_number")]
+    serial_number: String,
     #[serde(default, alias = "valid_from")]
     valid_from: String,
     #[serde(default, alias = "expiration_time")]
@@ -258,6 +262,14 @@ fn certificate(certs: &Certs) -> Certificate {
         state: clean(&certs.state, MAX_WORDS),
         expires: first.map(|(expires, _)| expires),
         begins: first.and_then(|(_, begins)| begins),
+        roots: certs.root_certs.iter().map(root).collect(),
+    }
+}
+
+fn root(cert: &Cert) -> Root {
+    Root {
+        serial: clean(&cert.serial_number, MAX_WORDS),
+        expires: cert.expiration_time.parse().ok(),
     }
 }
 

@@ -3,21 +3,27 @@
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, EnvVar,
-    HTTPGetAction, Pod, PodSpec, PodStatus, PodTemplateSpec, Probe,
+    HTTPGetAction, Pod, PodSpec, PodStatus, PodTemplateSpec, Probe, Volume,
 };
 use meshmedic_common::text::clean;
 
 use super::metadata;
 
-/// Switches of Istio's own parts: only `true` and `false` are kept of them.
-const SWITCHES: [&str; 6] = [
+/// Switches of Istio's own parts and of the network's: only `true` and `false` are kept of them.
+const SWITCHES: [&str; 10] = [
+    "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY",
+    "PILOT_AUTO_ALLOW_WAYPOINT_POLICY",
     "PILOT_ENABLE_AMBIENT",
+    "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS",
     "ENABLE_NATIVE_SIDECARS",
+    "ENABLE_POD_ENI",
     "ENABLE_AMBIENT_DETECTION_RETRY",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
     "ISTIO_QUIT_API",
     "IPV6_ENABLED",
 ];
+/// How the network of AWS holds pods to their security groups: only these words are kept of it.
+const ENFORCING: (&str, [&str; 2]) = ("POD_SECURITY_GROUP_ENFORCING_MODE", ["strict", "standard"]);
 /// A job that ends its sidecar itself calls this; nothing else of a command is kept.
 const QUIT: &str = "quitquitquit";
 /// What the kubelet says of a container.
@@ -51,8 +57,18 @@ fn spec(spec: &PodSpec) -> PodSpec {
         runtime_class_name: spec.runtime_class_name.clone(),
         service_account_name: spec.service_account_name.clone(),
         priority_class_name: spec.priority_class_name.clone(),
+        volumes: spec.volumes.as_ref().map(|all| all.iter().filter_map(folder).collect()),
         ..PodSpec::default()
     }
+}
+
+/// The folders of the node that it mounts; nothing of its other volumes.
+fn folder(volume: &Volume) -> Option<Volume> {
+    Some(Volume {
+        name: volume.name.clone(),
+        host_path: Some(volume.host_path.clone()?),
+        ..Volume::default()
+    })
 }
 
 fn container(container: &Container) -> Container {
@@ -77,13 +93,14 @@ fn container(container: &Container) -> Container {
 }
 
 fn variable(variable: &EnvVar) -> EnvVar {
-    let switch = SWITCHES.contains(&variable.name.as_str());
+    let name = variable.name.as_str();
+    let harmless = |value: &String| {
+        let switch = SWITCHES.contains(&name) && matches!(value.as_str(), "true" | "false");
+        switch || (name == ENFORCING.0 && ENFORCING.1.contains(&value.as_str()))
+    };
     EnvVar {
         name: variable.name.clone(),
-        value: variable
-            .value
-            .clone()
-            .filter(|value| switch && matches!(value.as_str(), "true" | "false")),
+        value: variable.value.clone().filter(harmless),
         value_from: None,
     }
 }
