@@ -175,7 +175,10 @@ fn any_of(view: &View<'_>, kinds: &[&str]) -> Result<Vec<String>, Lack> {
     match absent {
         _ if had => Ok(Vec::new()),
         Some(why) => Err(Lack::Skip(why, false)),
-        None => Err(Lack::Skip(format!("the snapshot has no {}", kinds.join(", ")), false)),
+        None => Err(Lack::Skip(
+            format!("the snapshot has no {}", kinds.join(", ")),
+            false,
+        )),
     }
 }
 

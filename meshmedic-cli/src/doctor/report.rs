@@ -52,6 +52,19 @@ pub(crate) struct Summary {
     pub(crate) suppressed: usize,
 }
 
+impl Summary {
+    fn count(&mut self, report: &CheckReport) {
+        match (report.result, report.severity) {
+            (Ending::Passed, _) => self.passed += 1,
+            (Ending::Skipped, _) => self.skipped += 1,
+            (Ending::Failed, _) => self.failed += 1,
+            (Ending::Findings, Severity::Error) => self.errors += report.findings.len(),
+            (Ending::Findings, Severity::Warning) => self.warnings += report.findings.len(),
+            (Ending::Findings, Severity::Info) => self.infos += report.findings.len(),
+        }
+    }
+}
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -141,6 +154,35 @@ impl DoctorReport {
         }
     }
 
+    /// What is found here and was not found before.
+    pub(crate) fn without(mut self, before: &Self) -> Self {
+        let mut summary = Summary {
+            suppressed: self.summary.suppressed,
+            ..Summary::default()
+        };
+        for check in &mut self.checks {
+            let known = before.checks.iter().find(|one| one.code == check.code);
+            let known: Vec<_> = known.into_iter().flat_map(|one| &one.findings).collect();
+            let is_new = |finding: &Finding| {
+                let same = |one: &&Finding| one.object == finding.object && one.problem == finding.problem;
+                !known.iter().any(|one| same(one))
+            };
+            check.findings.retain(is_new);
+            if check.result == Ending::Findings && check.findings.is_empty() {
+                check.result = Ending::Passed;
+            }
+            summary.count(check);
+        }
+        self.summary = summary;
+        self
+    }
+
+    /// The same under another kind.
+    pub(crate) fn called(mut self, kind: &'static str) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// The exit code: 1 for a finding as bad as this, 3 where something stayed open, else 0.
     pub(crate) fn code(&self, fail_on: Severity) -> u8 {
         let bad = |check: &CheckReport| check.result == Ending::Findings && check.severity >= fail_on;
@@ -196,13 +238,6 @@ fn one(check: &Check, view: &View<'_>, suppressions: &[Suppression], summary: &m
         }
     }
     summary.suppressed += report.suppressed;
-    match (report.result, check.severity) {
-        (Ending::Passed, _) => summary.passed += 1,
-        (Ending::Skipped, _) => summary.skipped += 1,
-        (Ending::Failed, _) => summary.failed += 1,
-        (Ending::Findings, Severity::Error) => summary.errors += report.findings.len(),
-        (Ending::Findings, Severity::Warning) => summary.warnings += report.findings.len(),
-        (Ending::Findings, Severity::Info) => summary.infos += report.findings.len(),
-    }
+    summary.count(&report);
     report
 }

@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use custom::{CUSTOM_KINDS, Custom, CustomKind, Keep};
 pub(crate) use evidence::{
-    Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Reached, Root, Sighting,
-    Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
+    Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Reached, Root,
+    Sighting, Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
 };
 pub(crate) use file::{read, write};
 pub(crate) use part::{Part, Unknown};

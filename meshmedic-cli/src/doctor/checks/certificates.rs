@@ -20,8 +20,14 @@ const ROLLOUT: SignedDuration = SignedDuration::from_hours(14 * 24);
 const NOTICE: SignedDuration = SignedDuration::from_hours(60 * 24);
 /// What istiod's metrics call the ends, and what they are of.
 const ENDS: [(&str, &str); 2] = [
-    ("citadel_server_root_cert_expiry_timestamp", "the root certificate of the mesh"),
-    ("citadel_server_cert_chain_expiry_timestamp", "the certificate that istiod signs with"),
+    (
+        "citadel_server_root_cert_expiry_timestamp",
+        "the root certificate of the mesh",
+    ),
+    (
+        "citadel_server_cert_chain_expiry_timestamp",
+        "the certificate that istiod signs with",
+    ),
 ];
 
 /// The checks, by code.
@@ -60,7 +66,10 @@ fn ends(view: &View<'_>) -> BTreeMap<&'static str, (Timestamp, String)> {
             let seconds = istiod.metrics.had().and_then(|metrics| metrics.get(metric));
             // Where istiod signs nothing itself it says 0.
             let seconds = seconds.filter(|seconds| seconds.is_finite() && **seconds > 0.0);
-            #[expect(clippy::cast_possible_truncation, reason = "a number that is too big becomes the biggest, and no time")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a number that is too big becomes the biggest, and no time"
+            )]
             let end = seconds.and_then(|seconds| Timestamp::from_second(*seconds as i64).ok());
             if let Some(end) = end {
                 let said = format!("{}/{} tells {metric}", istiod.namespace, istiod.name);
@@ -85,14 +94,19 @@ fn soon(view: &View<'_>) -> Vec<Finding> {
 fn within(view: &View<'_>, after: Option<SignedDuration>, most: SignedDuration) -> Vec<Finding> {
     let found = ends(view).into_iter().filter_map(|(what, (end, said))| {
         let left = end.duration_since(view.now);
-        (left < most && after.is_none_or(|after| left >= after)).then(|| finding(view, what, end, left, &said))
+        (left < most && after.is_none_or(|after| left >= after))
+            .then(|| finding(view, what, end, left, &said))
     });
     found.collect()
 }
 
 fn finding(view: &View<'_>, what: &str, end: Timestamp, left: SignedDuration, said: &str) -> Finding {
     let days = left.as_hours() / 24;
-    let problem = if left.is_negative() { format!("{what} has ended") } else { format!("{what} ends soon") };
+    let problem = if left.is_negative() {
+        format!("{what} has ended")
+    } else {
+        format!("{what} ends soon")
+    };
     let when = if left.is_negative() {
         format!("it ended at {end}")
     } else {
@@ -131,7 +145,10 @@ fn roots(view: &View<'_>) -> Vec<Finding> {
     for root in by_ztunnel.iter().flat_map(|(_, roots)| roots) {
         *known.entry(*root).or_default() += 1;
     }
-    let Some((most, count)) = known.iter().max_by_key(|(serial, count)| (**count, std::cmp::Reverse(**serial))) else {
+    let Some((most, count)) = known
+        .iter()
+        .max_by_key(|(serial, count)| (**count, std::cmp::Reverse(**serial)))
+    else {
         return Vec::new();
     };
     let apart = by_ztunnel.iter().filter(|(_, roots)| !roots.contains(most));

@@ -4,6 +4,7 @@
 //! ztunnel judges connections, by AuthorizationPolicies without a target. What needs HTTP is enforced by sidecars and
 //! gateways, by selectors, and by waypoints, by targets.
 
+mod annotations;
 mod behind;
 mod requests;
 mod targets;
@@ -56,7 +57,13 @@ pub(crate) const CHECKS: &[Check] = &[
         category: Category::Enforcement,
         title: "settings of proxies are where a proxy reads them",
         severity: Severity::Warning,
-        needs: &[Need::Pods, Need::Namespaces, Need::Services, Need::AnyOf(UNREAD), Need::Ambient],
+        needs: &[
+            Need::Pods,
+            Need::Namespaces,
+            Need::Services,
+            Need::AnyOf(UNREAD),
+            Need::Ambient,
+        ],
         run: unread::run,
     },
     Check {
@@ -75,6 +82,14 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: BEHIND,
         run: behind::disguised,
     },
+    Check {
+        code: "MM1206",
+        category: Category::Enforcement,
+        title: "annotations for sidecars are on pods that have one",
+        severity: Severity::Info,
+        needs: &[Need::Pods, Need::Namespaces, Need::Ambient],
+        run: annotations::run,
+    },
 ];
 
 const BEHIND: &[Need] = &[
@@ -89,7 +104,9 @@ const BEHIND: &[Need] = &[
 /// The labels that an object of Istio selects, by whichever field; none if it is for all pods.
 fn selected(object: &Custom) -> Option<Labels> {
     let labels = object.spec.pointer("/workloadSelector/labels");
-    let labels = labels.or_else(|| object.spec.pointer("/selector/matchLabels"))?.as_object()?;
+    let labels = labels
+        .or_else(|| object.spec.pointer("/selector/matchLabels"))?
+        .as_object()?;
     let text = |(key, value): (&String, &serde_json::Value)| Some((key.clone(), value.as_str()?.to_owned()));
     let labels: Option<Labels> = labels.iter().map(text).collect();
     labels.filter(|labels| !labels.is_empty())

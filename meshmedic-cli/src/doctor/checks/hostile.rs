@@ -14,7 +14,7 @@ use crate::doctor::strict_ready::StrictReadiness;
 use crate::doctor::view::View;
 
 /// Words that checks look for, so that what is random is looked into.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 50] = [
     "selector",
     "matchLabels",
     "app",
@@ -51,6 +51,20 @@ const KEYS: [&str; 36] = [
     "backendRefs",
     "gateways",
     "trafficPolicy",
+    "allowedRoutes",
+    "bpfEnabled",
+    "exportTo",
+    "gatewayClassName",
+    "listeners",
+    "mirrors",
+    "namespaces",
+    "number",
+    "podSelector",
+    "port",
+    "principals",
+    "sectionName",
+    "serviceAccounts",
+    "workloadSelector",
 ];
 const TEXTS: [&str; 16] = [
     "",

@@ -14,7 +14,7 @@ use crate::doctor::fixtures::{Layout, healthy, production};
 use crate::doctor::snapshot::Snapshot;
 use crate::doctor::view::View;
 use apply::apply;
-use cases::{CASES, Case};
+use cases::Case;
 
 /// All that is found, with the check's code and severity.
 fn found(snapshot: &Snapshot) -> Vec<(&'static str, Severity, Finding)> {
@@ -22,7 +22,11 @@ fn found(snapshot: &Snapshot) -> Vec<(&'static str, Severity, Finding)> {
     let mut found = Vec::new();
     for check in all() {
         if let Outcome::Findings { findings } = check.judge(&view).outcome {
-            found.extend(findings.into_iter().map(|finding| (check.code, check.severity, finding)));
+            found.extend(
+                findings
+                    .into_iter()
+                    .map(|finding| (check.code, check.severity, finding)),
+            );
         }
     }
     found
@@ -31,13 +35,18 @@ fn found(snapshot: &Snapshot) -> Vec<(&'static str, Severity, Finding)> {
 /// The healthy mesh with a waypoint, and a gateway by which traffic comes in.
 fn base() -> Snapshot {
     let mut snapshot = healthy();
-    snapshot.add_classes().add_waypoint("shop", "wp").add_ingress("istio-system", "public");
+    snapshot
+        .add_classes()
+        .add_waypoint("shop", "wp")
+        .add_ingress("istio-system", "public");
     snapshot.label_service("shop", "catalog", "istio.io/use-waypoint", "wp");
     snapshot
 }
 
 fn of_case<'f>(found: &'f [(&'static str, Severity, Finding)], case: &Case) -> Vec<&'f Finding> {
-    let ours = found.iter().filter(|(code, _, finding)| *code == case.code && finding.object.to_string() == case.on);
+    let ours = found
+        .iter()
+        .filter(|(code, _, finding)| *code == case.code && finding.object.to_string() == case.on);
     ours.map(|(_, _, finding)| finding).collect()
 }
 
@@ -49,24 +58,36 @@ fn the_mesh_that_faults_are_planted_in_is_well() {
 
 #[test]
 fn every_new_code_has_a_planted_fault() {
-    let planted: BTreeSet<&str> = CASES.iter().map(|case| case.code).collect();
-    let new: BTreeSet<&str> = all().map(|check| check.code).filter(|code| *code >= "MM1000").collect();
+    let planted: BTreeSet<&str> = cases::all().map(|case| case.code).collect();
+    let new: BTreeSet<&str> = all()
+        .map(|check| check.code)
+        .filter(|code| *code >= "MM1000")
+        .collect();
     assert_eq!(planted, new);
 }
 
 #[test]
 fn a_planted_fault_is_found_alone() {
-    for case in CASES {
+    for case in cases::all() {
         let mut snapshot = base();
         (case.plant)(&mut snapshot);
         let found = found(&snapshot);
         let ours = of_case(&found, case);
         assert_eq!(ours.len(), 1, "{} on {}: {found:#?}", case.code, case.on);
         for finding in ours {
-            assert!(!finding.evidence.is_empty() && !finding.effect.is_empty() && !finding.remedy.is_empty(), "{finding:#?}");
-            assert!(!finding.problem.contains(&finding.object.path()), "such findings never fold: {finding:#?}");
+            assert!(
+                !finding.evidence.is_empty() && !finding.effect.is_empty() && !finding.remedy.is_empty(),
+                "{finding:#?}"
+            );
+            assert!(
+                !finding.problem.contains(&finding.object.path()),
+                "such findings never fold: {finding:#?}"
+            );
         }
-        let others: Vec<_> = found.iter().filter(|(code, _, _)| *code != case.code && !case.along.contains(code)).collect();
+        let others: Vec<_> = found
+            .iter()
+            .filter(|(code, _, _)| *code != case.code && !case.along.contains(code))
+            .collect();
         assert!(others.is_empty(), "{} is not alone: {others:#?}", case.code);
     }
 }
@@ -74,19 +95,28 @@ fn a_planted_fault_is_found_alone() {
 #[test]
 fn a_planted_fault_is_found_among_all_others() {
     let mut snapshot = base();
-    for case in CASES.iter().filter(|case| case.mixes) {
+    for case in cases::all().filter(|case| case.mixes) {
         (case.plant)(&mut snapshot);
     }
     let found = found(&snapshot);
-    for case in CASES.iter().filter(|case| case.mixes) {
-        assert_eq!(of_case(&found, case).len(), 1, "{} on {} among {found:#?}", case.code, case.on);
+    for case in cases::all().filter(|case| case.mixes) {
+        assert_eq!(
+            of_case(&found, case).len(),
+            1,
+            "{} on {} among {found:#?}",
+            case.code,
+            case.on
+        );
     }
-    assert!(CASES.iter().filter(|case| !case.mixes).count() <= 4, "nearly all have to stand beside each other");
+    assert!(
+        cases::all().filter(|case| !case.mixes).count() <= 4,
+        "nearly all have to stand beside each other"
+    );
 }
 
 #[test]
 fn what_is_printed_helps() {
-    for case in CASES {
+    for case in cases::all() {
         let mut snapshot = base();
         (case.plant)(&mut snapshot);
         for (_, _, finding) in found(&snapshot) {
@@ -96,7 +126,11 @@ fn what_is_printed_helps() {
         }
         (case.by_hand)(&mut snapshot);
         let left = found(&snapshot);
-        assert!(left.is_empty(), "{} is left after its remedy: {left:#?}", case.code);
+        assert!(
+            left.is_empty(),
+            "{} is left after its remedy: {left:#?}",
+            case.code
+        );
     }
 }
 
@@ -104,7 +138,10 @@ fn what_is_printed_helps() {
 fn clusters_as_people_run_them_are_well() {
     for layout in Layout::ALL {
         let found = found(&production(layout));
-        let bad: Vec<_> = found.iter().filter(|(_, severity, _)| *severity > Severity::Info).collect();
+        let bad: Vec<_> = found
+            .iter()
+            .filter(|(_, severity, _)| *severity > Severity::Info)
+            .collect();
         assert!(bad.is_empty(), "{layout:?}: {bad:#?}");
     }
 }

@@ -69,7 +69,10 @@ pub(crate) const CHECKS: &[Check] = &[
         category: Category::References,
         title: "objects are exported to namespaces that exist",
         severity: Severity::Warning,
-        needs: &[Need::Namespaces, Need::AnyOf(&[VIRTUAL_SERVICE, DESTINATION_RULE, SERVICE_ENTRY])],
+        needs: &[
+            Need::Namespaces,
+            Need::AnyOf(&[VIRTUAL_SERVICE, DESTINATION_RULE, SERVICE_ENTRY]),
+        ],
         run: exports::run,
     },
     Check {
@@ -85,7 +88,14 @@ pub(crate) const CHECKS: &[Check] = &[
         category: Category::References,
         title: "Services in the mesh select something",
         severity: Severity::Info,
-        needs: &[Need::Pods, Need::Namespaces, Need::Services, Need::Deployments, Need::DaemonSets, Need::Ambient],
+        needs: &[
+            Need::Pods,
+            Need::Namespaces,
+            Need::Services,
+            Need::Deployments,
+            Need::DaemonSets,
+            Need::Ambient,
+        ],
         run: selectors::run,
     },
     Check {

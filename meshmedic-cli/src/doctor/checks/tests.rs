@@ -118,14 +118,22 @@ fn every_known_fault_has_a_check_or_a_reason_why_not() {
 fn the_role_of_those_who_run_it_covers_every_kind_that_is_read() {
     let roles = include_str!("../../../../deploy/kustomize/cli/roles.yaml").split("\n---\n");
     let roles = roles.map(|role| serde_saphyr::from_str::<serde_json::Value>(role).unwrap());
-    let role = roles.filter(|role| role["metadata"]["name"] == "meshmedic-cli-doctor").last().unwrap();
+    let role = roles
+        .filter(|role| role["metadata"]["name"] == "meshmedic-cli-doctor")
+        .last()
+        .unwrap();
     let granted = |group: &str, resource: &str| {
         role["rules"].as_array().unwrap().iter().any(|rule| {
-            let has = |field: &str, value: &str| rule[field].as_array().unwrap().iter().any(|one| one == value);
+            let has =
+                |field: &str, value: &str| rule[field].as_array().unwrap().iter().any(|one| one == value);
             has("apiGroups", group) && has("resources", resource) && has("verbs", "list")
         })
     };
     for kind in crate::doctor::snapshot::CUSTOM_KINDS {
-        assert!(granted(kind.group, kind.plural), "{} may not be listed", kind.key());
+        assert!(
+            granted(kind.group, kind.plural),
+            "{} may not be listed",
+            kind.key()
+        );
     }
 }

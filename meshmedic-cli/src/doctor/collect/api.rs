@@ -176,7 +176,9 @@ impl Reading<'_> {
             .flatten()
             .collect();
         let read = CUSTOM_KINDS.iter().map(|kind| {
-            let version = versions.get(&(kind.group.to_owned(), kind.plural.to_owned())).cloned();
+            let version = versions
+                .get(&(kind.group.to_owned(), kind.plural.to_owned()))
+                .cloned();
             async move {
                 let part = match version {
                     Some(version) => self.custom_kind(kind, &version).await,
@@ -196,7 +198,10 @@ impl Reading<'_> {
         let mut found = BTreeMap::new();
         for version in preferred.chain(&group.versions) {
             let wanted = CUSTOM_KINDS.iter().filter(|kind| kind.group == group.name);
-            if wanted.clone().all(|kind| found.contains_key(&(group.name.clone(), kind.plural.to_owned()))) {
+            if wanted
+                .clone()
+                .all(|kind| found.contains_key(&(group.name.clone(), kind.plural.to_owned())))
+            {
                 break;
             }
             let what = format!("asking for the resources of {}", version.group_version);

@@ -17,8 +17,8 @@ use super::{Plan, says};
 use crate::behavioral::{self, Ztunnel};
 use crate::connection::Connection;
 use crate::doctor::snapshot::{
-    Certificate, Link, LinkKind, LogFacts, Part, Root, Sighting, Snapshot, Workload, ZtunnelDump, ZtunnelFacts,
-    ZtunnelMetrics,
+    Certificate, Link, LinkKind, LogFacts, Part, Root, Sighting, Snapshot, Workload, ZtunnelDump,
+    ZtunnelFacts, ZtunnelMetrics,
 };
 use crate::doctor::view::View;
 use crate::output::Progress;

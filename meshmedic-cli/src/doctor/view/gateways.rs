@@ -28,12 +28,18 @@ pub(crate) const OF_ISTIO: &str = "istio.io/";
 const CLASSES: [(&str, &str); 6] = [
     ("istio", "istio.io/gateway-controller"),
     ("istio-agentgateway", "istio.io/agentgateway-controller"),
-    ("istio-agentgateway-waypoint", "istio.io/agentgateway-waypoint-controller"),
+    (
+        "istio-agentgateway-waypoint",
+        "istio.io/agentgateway-waypoint-controller",
+    ),
     ("istio-east-west", "istio.io/eastwest-controller"),
     ("istio-remote", "istio.io/unmanaged-gateway"),
     ("istio-waypoint", "istio.io/mesh-controller"),
 ];
-const WAYPOINT_CONTROLLERS: [&str; 2] = ["istio.io/mesh-controller", "istio.io/agentgateway-waypoint-controller"];
+const WAYPOINT_CONTROLLERS: [&str; 2] = [
+    "istio.io/mesh-controller",
+    "istio.io/agentgateway-waypoint-controller",
+];
 /// Where waypoints listen for the mesh.
 const HBONE: (&str, i64) = ("HBONE", 15008);
 
@@ -99,7 +105,11 @@ pub(crate) fn asked(view: &View<'_>, labels: &Labels, of: &str) -> Option<Asked>
     };
     let (name, namespace, level) =
         wish(labels, Level::Own).or_else(|| wish(view.namespace_labels(of), Level::Namespace))?;
-    (name != "none").then_some(Asked { namespace, name, level })
+    (name != "none").then_some(Asked {
+        namespace,
+        name,
+        level,
+    })
 }
 
 /// The waypoint before a Service.
@@ -109,10 +119,16 @@ pub(crate) fn of_service<'s>(view: &View<'s>, service: &Service) -> Binding<'s> 
 
 /// The waypoint before an object that is sent to as a Service or as a workload.
 pub(crate) fn of_metadata<'s>(view: &View<'s>, metadata: &ObjectMeta, traffic: Traffic) -> Binding<'s> {
-    let labels = metadata.labels.as_ref().map_or(Cow::Owned(Labels::new()), Cow::Borrowed);
+    let labels = metadata
+        .labels
+        .as_ref()
+        .map_or(Cow::Owned(Labels::new()), Cow::Borrowed);
     // A waypoint and a gateway between clusters have none themselves.
     let managed = labels.get("gateway.istio.io/managed").map(String::as_str);
-    if matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+    if matches!(
+        managed,
+        Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")
+    ) {
         return Binding::None;
     }
     match asked(view, &labels, namespace(metadata)) {
@@ -149,7 +165,12 @@ pub(crate) fn controller<'v>(view: &View<'v>, gateway: &Custom) -> Option<&'v st
     let class = gateway.text("/gatewayClassName")?;
     let listed = view.custom(GATEWAY_CLASS).iter().find(|one| one.name() == class);
     let listed = listed.and_then(|class| class.text("/controllerName"));
-    let usual = || CLASSES.iter().find(|(name, _)| *name == class).map(|(_, controller)| *controller);
+    let usual = || {
+        CLASSES
+            .iter()
+            .find(|(name, _)| *name == class)
+            .map(|(_, controller)| *controller)
+    };
     listed.or_else(usual)
 }
 
@@ -166,7 +187,10 @@ pub(crate) fn is_waypoint(view: &View<'_>, gateway: &Custom) -> bool {
 /// Whether it lets traffic in from outside the mesh.
 pub(crate) fn is_ingress(view: &View<'_>, gateway: &Custom) -> bool {
     let controller = controller(view, gateway);
-    matches!(controller, Some("istio.io/gateway-controller" | "istio.io/agentgateway-controller"))
+    matches!(
+        controller,
+        Some("istio.io/gateway-controller" | "istio.io/agentgateway-controller")
+    )
 }
 
 /// The pods that istiod made for a Gateway, those that live.
@@ -175,7 +199,12 @@ pub(crate) fn pods<'a, 's>(
     gateway: &'a Custom,
 ) -> impl Iterator<Item = &'a PodView<'s>> + use<'a, 's> {
     let ours = |pod: &&PodView<'_>| {
-        pod.is_live() && pod.facts.labels.get(GATEWAY_NAME).is_some_and(|name| name == gateway.name())
+        pod.is_live()
+            && pod
+                .facts
+                .labels
+                .get(GATEWAY_NAME)
+                .is_some_and(|name| name == gateway.name())
     };
     view.pods_in(gateway.namespace()).filter(ours)
 }
@@ -184,8 +213,13 @@ pub(crate) fn pods<'a, 's>(
 pub(crate) fn serves<'v>(view: &View<'v>, gateway: &'v Custom) -> &'v str {
     let label = |object: &'v Custom| Some(object.metadata.labels.as_ref()?.get(WAYPOINT_FOR)?.as_str());
     let class = gateway.text("/gatewayClassName");
-    let class = view.custom(GATEWAY_CLASS).iter().find(|one| Some(one.name()) == class);
-    label(gateway).or_else(|| class.and_then(label)).unwrap_or("service")
+    let class = view
+        .custom(GATEWAY_CLASS)
+        .iter()
+        .find(|one| Some(one.name()) == class);
+    label(gateway)
+        .or_else(|| class.and_then(label))
+        .unwrap_or("service")
 }
 
 /// Whether a waypoint takes what is in a namespace: by its listener of HBONE, and by none only its own namespace.
@@ -196,7 +230,11 @@ fn admits(view: &View<'_>, gateway: &Custom, from: &str) -> bool {
     });
     // A waypoint of another vendor may listen otherwise, and says so by an annotation whose value is not kept.
     let bound = gateway.metadata.annotations.iter().flatten();
-    if hbone.is_none() && bound.into_iter().any(|(key, _)| key == "ambient.istio.io/waypoint-inbound-binding") {
+    if hbone.is_none()
+        && bound
+            .into_iter()
+            .any(|(key, _)| key == "ambient.istio.io/waypoint-inbound-binding")
+    {
         return true;
     }
     let allowed = hbone.and_then(|listener| listener.pointer("/allowedRoutes/namespaces"));
@@ -214,7 +252,9 @@ fn admits(view: &View<'_>, gateway: &Custom, from: &str) -> bool {
 /// Whether a selector of the API selects these labels.
 pub(crate) fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     let equal = selector.match_labels.iter().flatten();
-    let equal = equal.into_iter().all(|(key, value)| labels.get(key) == Some(value));
+    let equal = equal
+        .into_iter()
+        .all(|(key, value)| labels.get(key) == Some(value));
     let expressions = selector.match_expressions.iter().flatten();
     equal
         && expressions.into_iter().all(|wanted| {
@@ -232,18 +272,20 @@ pub(crate) fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
 
 /// Whether this looks like one cluster of several: what is not here may then be in another.
 pub(crate) fn is_of_several_clusters(view: &View<'_>) -> bool {
-    let network = view.namespace_labels(&view.istio).contains_key("topology.istio.io/network");
+    let network = view
+        .namespace_labels(&view.istio)
+        .contains_key("topology.istio.io/network");
     let between = |gateway: &Custom| {
         let class = gateway.text("/gatewayClassName");
         matches!(class, Some("istio-east-west" | "istio-remote"))
     };
     let global = |service: &Service| {
         let labels = service.metadata.labels.iter().flatten();
-        labels.into_iter().any(|(key, _)| key == "istio.io/global" || key == "topology.istio.io/network")
+        labels
+            .into_iter()
+            .any(|(key, _)| key == "istio.io/global" || key == "topology.istio.io/network")
     };
-    network
-        || view.custom(GATEWAY).iter().any(between)
-        || view.snapshot.services.all().iter().any(global)
+    network || view.custom(GATEWAY).iter().any(between) || view.snapshot.services.all().iter().any(global)
 }
 
 /// A Service, as findings name it.

@@ -104,8 +104,15 @@ impl<'a> Somebody<'a> {
         assert_none_was_refused(&requests);
         let rights = granted(&roles(self.world, names));
         let asked = needed(&requests);
-        let of_others = |right: &&Right| OF_OTHERS.iter().any(|group| right.contains(&format!(" {group}/")));
-        let unused: Vec<&Right> = rights.difference(&asked).filter(|right| !of_others(right)).collect();
+        let of_others = |right: &&Right| {
+            OF_OTHERS
+                .iter()
+                .any(|group| right.contains(&format!(" {group}/")))
+        };
+        let unused: Vec<&Right> = rights
+            .difference(&asked)
+            .filter(|right| !of_others(right))
+            .collect();
         assert!(unused.is_empty(), "granted and never asked for: {unused:?}");
     }
 }

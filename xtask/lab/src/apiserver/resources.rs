@@ -196,7 +196,14 @@ pub(crate) static RESOURCES: &[Resource] = &[
         true,
         true,
     )),
-    of_istio(resource(NETWORKING, "envoyfilters", "EnvoyFilter", "", true, true)),
+    of_istio(resource(
+        NETWORKING,
+        "envoyfilters",
+        "EnvoyFilter",
+        "",
+        true,
+        true,
+    )),
     of_istio(resource(NETWORKING, "gateways", "Gateway", "gw", true, true)),
     of_istio(resource(
         NETWORKING,

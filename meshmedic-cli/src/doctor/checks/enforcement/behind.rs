@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use meshmedic_common::eligibility::Labels;
 use serde_json::{Value, json};
 
 use super::AUTHORIZATION;
@@ -36,26 +37,38 @@ impl Identity {
 
 fn domain<'v>(view: &'v View<'_>) -> &'v str {
     let config = view.snapshot.mesh_config.had();
-    config.and_then(|config| config.trust_domain.as_deref()).unwrap_or("cluster.local")
+    config
+        .and_then(|config| config.trust_domain.as_deref())
+        .unwrap_or("cluster.local")
 }
 
 /// The captured pods behind waypoints, by their places, and the identities of these.
 fn behind(view: &View<'_>) -> BTreeMap<usize, BTreeSet<Identity>> {
+    let mut known: BTreeMap<(&str, &str), BTreeSet<Identity>> = BTreeMap::new();
     let mut all: BTreeMap<usize, BTreeSet<Identity>> = BTreeMap::new();
-    let mut add = |pod: &PodView<'_>, waypoint: &Custom| {
-        if pod.is_live() && endpoints::is_captured(pod) && !endpoints::is_waypoint(&pod.facts.labels) {
-            let place = view.place(pod);
-            all.entry(place.unwrap_or_default()).or_default().extend(identities(view, waypoint));
-        }
-    };
-    for service in view.snapshot.services.all() {
-        if let Binding::Bound(_, waypoint) = of_service(view, service) {
-            view.pods_of(service).for_each(|pod| add(pod, waypoint));
-        }
-    }
-    for pod in view.pods() {
-        if let Binding::Bound(_, waypoint) = of_metadata(view, &pod.pod.metadata, Traffic::Workload) {
-            add(pod, waypoint);
+    let services = view.snapshot.services.all().iter();
+    let by_service = services.filter_map(|service| match of_service(view, service) {
+        Binding::Bound(_, waypoint) => Some((view.pods_of(service).collect(), waypoint)),
+        _ => None,
+    });
+    let pods = view.pods().iter();
+    let by_pod = pods.filter_map(
+        |pod| match of_metadata(view, &pod.pod.metadata, Traffic::Workload) {
+            Binding::Bound(_, waypoint) => Some((vec![pod], waypoint)),
+            _ => None,
+        },
+    );
+    let bound: Vec<(Vec<&PodView<'_>>, &Custom)> = by_service.chain(by_pod).collect();
+    for (pods, waypoint) in bound {
+        // A waypoint of many Services is asked once.
+        let identities = known
+            .entry((waypoint.namespace(), waypoint.name()))
+            .or_insert_with(|| identities(view, waypoint));
+        let captured = pods.into_iter().filter(|pod| {
+            pod.is_live() && endpoints::is_captured(pod) && !endpoints::is_waypoint(&pod.facts.labels)
+        });
+        for place in captured.filter_map(|pod| view.place(pod)) {
+            all.entry(place).or_default().extend(identities.iter().cloned());
         }
     }
     all
@@ -68,13 +81,18 @@ fn identities(view: &View<'_>, waypoint: &Custom) -> BTreeSet<Identity> {
         account: account.to_owned(),
         waypoint: waypoint.name().to_owned(),
     };
-    let accounts = pods(view, waypoint).filter_map(|pod| pod.pod.spec.as_ref()?.service_account_name.as_deref());
+    let accounts =
+        pods(view, waypoint).filter_map(|pod| pod.pod.spec.as_ref()?.service_account_name.as_deref());
     let found: BTreeSet<Identity> = accounts.map(identity).collect();
-    if found.is_empty() { BTreeSet::from([identity(waypoint.name())]) } else { found }
+    if found.is_empty() {
+        BTreeSet::from([identity(waypoint.name())])
+    } else {
+        found
+    }
 }
 
 /// The policies that ztunnel judges by, with the labels that they select.
-fn judged_by_ztunnel<'s>(view: &View<'s>, action: &str) -> Vec<(&'s Custom, Option<meshmedic_common::eligibility::Labels>)> {
+fn judged_by_ztunnel<'s>(view: &View<'s>, action: &str) -> Vec<(&'s Custom, Option<Labels>)> {
     let trial = |policy: &Custom| {
         let annotations = policy.metadata.annotations.iter().flatten();
         annotations.into_iter().any(|(key, _)| key == "istio.io/dry-run")
@@ -96,23 +114,41 @@ pub(super) fn shut_out(view: &View<'_>) -> Vec<Finding> {
     if policies.is_empty() {
         return Vec::new();
     }
+    let mut by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, (policy, _)) in policies.iter().enumerate() {
+        by_namespace.entry(policy.namespace()).or_default().push(at);
+    }
     let mut by_policy: BTreeMap<usize, (usize, BTreeSet<Identity>)> = BTreeMap::new();
     for (place, identities) in behind(view) {
         let Some(pod) = view.pods().get(place) else {
             continue;
         };
-        let over: Vec<usize> = (0..policies.len())
-            .filter(|at| policies.get(*at).is_some_and(|(policy, labels)| is_over(view, policy, labels.as_ref(), pod)))
+        let near = [view.root.as_str(), pod.facts.namespace.as_str()];
+        let near = near
+            .iter()
+            .filter_map(|of| by_namespace.get(of))
+            .flatten()
+            .copied();
+        let over: BTreeSet<usize> = near
+            .filter(|at| {
+                policies
+                    .get(*at)
+                    .is_some_and(|(policy, labels)| is_over(view, policy, labels.as_ref(), pod))
+            })
             .collect();
         let refused = identities.into_iter().filter(|identity| {
             let admits = |at: &usize| {
-                policies.get(*at).is_some_and(|(policy, _)| admits(policy, identity, domain(view)))
+                policies
+                    .get(*at)
+                    .is_some_and(|(policy, _)| admits(policy, identity, domain(view)))
             };
             !over.is_empty() && !over.iter().any(admits)
         });
         let refused: BTreeSet<Identity> = refused.collect();
         // Whoever says most about callers is the one to look at.
-        let blamed = over.iter().find(|at| policies.get(**at).is_some_and(|(policy, _)| by_identity(policy)));
+        let blamed = over
+            .iter()
+            .find(|at| policies.get(**at).is_some_and(|(policy, _)| by_identity(policy)));
         if let Some(at) = blamed.or(over.first())
             && !refused.is_empty()
         {
@@ -135,7 +171,8 @@ fn lets_waypoints_in(view: &View<'_>) -> bool {
     let mut istiods = view.istiods().peekable();
     istiods.peek().is_some()
         && istiods.all(|pod| {
-            let variables = endpoints::containers(pod.pod).flat_map(|container| container.env.iter().flatten());
+            let variables =
+                endpoints::containers(pod.pod).flat_map(|container| container.env.iter().flatten());
             let mut variables = variables.filter(|variable| variable.name == AUTO_ALLOW);
             variables.any(|variable| variable.value.as_deref() == Some("true"))
         })
@@ -144,18 +181,27 @@ fn lets_waypoints_in(view: &View<'_>) -> bool {
 fn refusing(
     view: &View<'_>,
     policy: &Custom,
-    labels: Option<&meshmedic_common::eligibility::Labels>,
+    labels: Option<&Labels>,
     count: usize,
     identities: &BTreeSet<Identity>,
 ) -> Finding {
     let principals: BTreeSet<String> = identities.iter().map(|one| one.principal(domain(view))).collect();
-    let mut finding = Finding::on(reference(policy), "it does not let the waypoint before its pods in")
-        .because(format!("{count} captured pods under it are behind a waypoint, so ztunnel sees the waypoint call them"));
+    let mut finding = Finding::on(
+        reference(policy),
+        "it does not let the waypoint before its pods in",
+    )
+    .because(format!(
+        "{count} captured pods under it are behind a waypoint, so ztunnel sees the waypoint call them"
+    ));
     for principal in principals.iter().take(NAMED) {
-        finding = finding.because(format!("no ALLOW policy over these pods has a rule for {principal}"));
+        finding = finding.because(format!(
+            "no ALLOW policy over these pods has a rule for {principal}"
+        ));
     }
     let principals: Vec<&String> = principals.iter().collect();
-    let waypoint = identities.first().map_or("waypoint", |identity| identity.waypoint.as_str());
+    let waypoint = identities
+        .first()
+        .map_or("waypoint", |identity| identity.waypoint.as_str());
     let mut allow = json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
         "metadata": { "name": format!("allow-{waypoint}"), "namespace": policy.namespace() },
@@ -164,7 +210,9 @@ fn refusing(
     if let (Some(labels), Some(spec)) = (labels, allow.pointer_mut("/spec").and_then(Value::as_object_mut)) {
         spec.insert("selector".to_owned(), json!({ "matchLabels": labels }));
     }
-    let finding = finding.so("Whatever comes through the waypoint is rejected: everybody who calls these pods by their Service.");
+    let finding = finding.so(
+        "Whatever comes through the waypoint is rejected: everybody who calls these pods by their Service.",
+    );
     match serde_saphyr::to_string(&allow) {
         Ok(yaml) => finding.apply(&yaml),
         Err(_) => finding,
@@ -178,7 +226,10 @@ fn refusing(
 /// Policies that deny by whom they take for the caller, where all that comes has the waypoint's identity.
 pub(super) fn disguised(view: &View<'_>) -> Vec<Finding> {
     let policies = judged_by_ztunnel(view, "DENY");
-    let policies: Vec<_> = policies.into_iter().filter(|(policy, _)| by_identity(policy)).collect();
+    let policies: Vec<_> = policies
+        .into_iter()
+        .filter(|(policy, _)| by_identity(policy))
+        .collect();
     if policies.is_empty() {
         return Vec::new();
     }
@@ -214,7 +265,10 @@ pub(super) fn disguised(view: &View<'_>) -> Vec<Finding> {
 /// Whether another policy of the same namespace denies at a waypoint: then both ways are guarded.
 fn is_at_waypoint_too(view: &View<'_>, finding: &Finding) -> bool {
     let of = finding.object.namespace.as_deref().unwrap_or_default();
-    let mut policies = view.custom(AUTHORIZATION).iter().filter(|policy| policy.namespace() == of);
+    let mut policies = view
+        .custom(AUTHORIZATION)
+        .iter()
+        .filter(|policy| policy.namespace() == of);
     policies.any(|policy| has_target(policy) && policy.text("/action") == Some("DENY") && by_identity(policy))
 }
 
@@ -223,7 +277,12 @@ fn by_identity(policy: &Custom) -> bool {
     let asks = |rule: &Value| {
         let named = sources(rule).any(|source| {
             let fields = ["principals", "namespaces", "serviceAccounts"];
-            fields.iter().any(|field| source.get(*field).and_then(Value::as_array).is_some_and(|all| !all.is_empty()))
+            fields.iter().any(|field| {
+                source
+                    .get(*field)
+                    .and_then(Value::as_array)
+                    .is_some_and(|all| !all.is_empty())
+            })
         });
         named
             || conditions(rule).any(|(key, values)| {
@@ -241,7 +300,10 @@ fn sources(rule: &Value) -> impl Iterator<Item = &Value> {
 fn conditions(rule: &Value) -> impl Iterator<Item = (&str, &[Value])> {
     let when = rule.get("when").and_then(Value::as_array).into_iter().flatten();
     when.filter_map(|one| {
-        let values = one.get("values").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let values = one
+            .get("values")
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
         Some((one.get("key")?.as_str()?, values))
     })
 }
@@ -258,20 +320,35 @@ fn admits(policy: &Custom, identity: &Identity, domain: &str) -> bool {
                     "source.namespace" => identity.namespace.clone(),
                     _ => return true,
                 };
-                values.is_empty() || values.iter().filter_map(Value::as_str).any(|one| matches(one, &wanted))
+                values.is_empty()
+                    || values
+                        .iter()
+                        .filter_map(Value::as_str)
+                        .any(|one| matches(one, &wanted))
             })
     })
 }
 
 fn is_source(source: &Value, policy: &Custom, identity: &Identity, domain: &str) -> bool {
     let principal = identity.principal(domain);
-    let list = |field: &str| source.get(field).and_then(Value::as_array).filter(|all| !all.is_empty());
-    let any = |all: &[Value], wanted: &str| all.iter().filter_map(Value::as_str).any(|one| matches(one, wanted));
+    let list = |field: &str| {
+        source
+            .get(field)
+            .and_then(Value::as_array)
+            .filter(|all| !all.is_empty())
+    };
+    let any = |all: &[Value], wanted: &str| {
+        all.iter()
+            .filter_map(Value::as_str)
+            .any(|one| matches(one, wanted))
+    };
     let accounts = |all: &[Value]| {
-        all.iter().filter_map(Value::as_str).any(|one| match one.split_once('/') {
-            Some((namespace, account)) => namespace == identity.namespace && account == identity.account,
-            None => policy.namespace() == identity.namespace && one == identity.account,
-        })
+        all.iter()
+            .filter_map(Value::as_str)
+            .any(|one| match one.split_once('/') {
+                Some((namespace, account)) => namespace == identity.namespace && account == identity.account,
+                None => policy.namespace() == identity.namespace && one == identity.account,
+            })
     };
     list("principals").is_none_or(|all| any(all, &principal))
         && list("namespaces").is_none_or(|all| any(all, &identity.namespace))

@@ -15,7 +15,9 @@ use crate::doctor::view::gateways::{Binding, Traffic, of_metadata, of_service, r
 const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
-    let policies = [AUTHORIZATION, REQUEST, WASM_PLUGIN].into_iter().flat_map(|kind| view.custom(kind));
+    let policies = [AUTHORIZATION, REQUEST, WASM_PLUGIN]
+        .into_iter()
+        .flat_map(|kind| view.custom(kind));
     policies
         // istiod's own word on it has a check of its own.
         .filter(|policy| !status::is_unbound(policy))
@@ -24,7 +26,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 }
 
 fn targets(policy: &Custom) -> impl Iterator<Item = &Value> {
-    policy.spec.get("targetRef").into_iter().chain(policy.list("/targetRefs"))
+    policy
+        .spec
+        .get("targetRef")
+        .into_iter()
+        .chain(policy.list("/targetRefs"))
 }
 
 fn finding(view: &View<'_>, policy: &Custom, target: &Value) -> Option<Finding> {
@@ -62,9 +68,20 @@ fn finding(view: &View<'_>, policy: &Custom, target: &Value) -> Option<Finding> 
         };
         Finding::on(reference(policy), "it targets what has no waypoint")
             .because(format!("spec.targetRefs names {kind} {of}/{called}"))
-            .because(format!("neither that {kind} nor namespace {of} has the label {USE_WAYPOINT}"))
+            .because(format!(
+                "neither that {kind} nor namespace {of} has the label {USE_WAYPOINT}"
+            ))
             .so(effect)
-            .run(Command::new("istioctl waypoint apply --wait --name").name(&waypoint).namespace(of))
-            .run(label.namespace(of).name(called).label(USE_WAYPOINT, Some(&waypoint)))
+            .run(
+                Command::new("istioctl waypoint apply --wait --name")
+                    .name(&waypoint)
+                    .namespace(of),
+            )
+            .run(
+                label
+                    .namespace(of)
+                    .name(called)
+                    .label(USE_WAYPOINT, Some(&waypoint)),
+            )
     })
 }

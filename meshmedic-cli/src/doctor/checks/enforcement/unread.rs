@@ -23,7 +23,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     }
     let callers = view.pods().iter().any(reads);
     if !callers {
-        findings.extend(view.custom(DESTINATION_RULE).iter().filter_map(|rule| of_callers(view, rule)));
+        findings.extend(
+            view.custom(DESTINATION_RULE)
+                .iter()
+                .filter_map(|rule| of_callers(view, rule)),
+        );
     }
     findings
 }
@@ -46,7 +50,9 @@ fn of_proxies(object: &Custom, captured: usize) -> Finding {
         ),
     };
     Finding::on(reference(object), "no proxy reads it")
-        .because(format!("{captured} pods that ztunnel captures are under it, and no sidecar or gateway"))
+        .because(format!(
+            "{captured} pods that ztunnel captures are under it, and no sidecar or gateway"
+        ))
         .so(effect)
         .by_hand(help)
 }
@@ -54,14 +60,19 @@ fn of_proxies(object: &Custom, captured: usize) -> Finding {
 /// A DestinationRule is read by those who call: sidecars and gateways, or the waypoint before its host.
 fn of_callers(view: &View<'_>, rule: &Custom) -> Option<Finding> {
     let service = service_of(view, rule.text("/host")?, rule.namespace())?;
-    let captured = view.pods_of(service).filter(|pod| pod.is_live() && endpoints::is_captured(pod)).count();
+    let captured = view
+        .pods_of(service)
+        .filter(|pod| pod.is_live() && endpoints::is_captured(pod))
+        .count();
     if captured == 0 || of_service(view, service) != Binding::None {
         return None;
     }
     let of = service.metadata.namespace.as_deref().unwrap_or_default();
     Some(
         Finding::on(reference(rule), "no proxy reads it")
-            .because(format!("its host has {captured} pods that ztunnel captures, and no waypoint"))
+            .because(format!(
+                "its host has {captured} pods that ztunnel captures, and no waypoint"
+            ))
             .because("no pod of the cluster has a sidecar or is a gateway that would read it as a caller")
             .so("Its limits, its subsets and its load balancing are in force for nobody.")
             .run(Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(of))

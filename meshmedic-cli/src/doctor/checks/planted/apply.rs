@@ -19,7 +19,13 @@ pub(super) fn apply(snapshot: &mut Snapshot, remedy: &Remedy) {
 
 fn run(snapshot: &mut Snapshot, argv: &[String]) {
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let after = |option: &str| words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1)).copied();
+    let after = |option: &str| {
+        words
+            .iter()
+            .position(|word| *word == option)
+            .and_then(|at| words.get(at + 1))
+            .copied()
+    };
     // Names are what is neither a command, nor an option or its value, nor a label.
     let of = after("-n").unwrap_or_default();
     match words.as_slice() {
@@ -31,7 +37,12 @@ fn run(snapshot: &mut Snapshot, argv: &[String]) {
             let name = words.last().unwrap();
             snapshot.add_gateway_pod(of, name, "istio.io-mesh-controller");
         }
-        ["kubectl", "patch", "felixconfigurations.crd.projectcalico.org", ..] => {
+        [
+            "kubectl",
+            "patch",
+            "felixconfigurations.crd.projectcalico.org",
+            ..,
+        ] => {
             let patch: Value = serde_json::from_str(after("-p").unwrap()).unwrap();
             let name = words.iter().find(|word| **word == "default").unwrap();
             let config = find(snapshot, "felixconfigurations.crd.projectcalico.org", "", name);
@@ -52,7 +63,10 @@ fn run(snapshot: &mut Snapshot, argv: &[String]) {
             // istiod binds what asked for it.
             for service in had(&mut snapshot.services) {
                 let labels = service.metadata.labels.iter().flatten();
-                if labels.into_iter().any(|(key, value)| key == "istio.io/use-waypoint" && value == name) {
+                if labels
+                    .into_iter()
+                    .any(|(key, value)| key == "istio.io/use-waypoint" && value == name)
+                {
                     service.status = None;
                 }
             }
@@ -64,7 +78,12 @@ fn run(snapshot: &mut Snapshot, argv: &[String]) {
 fn label(snapshot: &mut Snapshot, kind: &str, of: &str, rest: &[&str]) {
     let pair = rest.iter().find(|word| word.contains('=')).unwrap();
     let (key, value) = pair.split_once('=').unwrap();
-    let name = rest.iter().rev().find(|word| !word.contains('=') && **word != of).copied().unwrap_or(of);
+    let name = rest
+        .iter()
+        .rev()
+        .find(|word| !word.contains('=') && **word != of)
+        .copied()
+        .unwrap_or(of);
     match kind {
         "service" => {
             snapshot.label_service(of, name, key, value);
@@ -72,7 +91,11 @@ fn label(snapshot: &mut Snapshot, kind: &str, of: &str, rest: &[&str]) {
         "namespace" => set(snapshot, name, key, value),
         GATEWAY => {
             let gateway = find(snapshot, GATEWAY, of, name);
-            gateway.metadata.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+            gateway
+                .metadata
+                .labels
+                .get_or_insert_default()
+                .insert(key.to_owned(), value.to_owned());
         }
         other => panic!("nobody knows how to label a {other}"),
     }
@@ -80,7 +103,11 @@ fn label(snapshot: &mut Snapshot, kind: &str, of: &str, rest: &[&str]) {
 
 fn set(snapshot: &mut Snapshot, of: &str, key: &str, value: &str) {
     snapshot.with_namespace(of, |namespace| {
-        namespace.metadata.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+        namespace
+            .metadata
+            .labels
+            .get_or_insert_default()
+            .insert(key.to_owned(), value.to_owned());
     });
 }
 
@@ -88,7 +115,9 @@ fn find<'s>(snapshot: &'s mut Snapshot, key: &str, of: &str, name: &str) -> &'s 
     let Some(Part::Had(all)) = snapshot.custom.get_mut(key) else {
         panic!("{key} is not installed")
     };
-    all.iter_mut().find(|one| one.namespace() == of && one.name() == name).unwrap()
+    all.iter_mut()
+        .find(|one| one.namespace() == of && one.name() == name)
+        .unwrap()
 }
 
 fn make(snapshot: &mut Snapshot, value: &Value) {
@@ -97,7 +126,9 @@ fn make(snapshot: &mut Snapshot, value: &Value) {
         had(&mut snapshot.resource_quotas).push(object(value.clone()));
         return;
     }
-    let known = CUSTOM_KINDS.iter().find(|one| one.kind == kind && value["apiVersion"].as_str().unwrap().starts_with(one.group));
+    let known = CUSTOM_KINDS
+        .iter()
+        .find(|one| one.kind == kind && value["apiVersion"].as_str().unwrap().starts_with(one.group));
     let text = |at: &str| value.pointer(at).and_then(Value::as_str).unwrap().to_owned();
     let (of, name) = (text("/metadata/namespace"), text("/metadata/name"));
     snapshot.add_custom(&known.unwrap().key(), &of, &name, value["spec"].clone());

@@ -58,21 +58,32 @@ fn is_k3s(node: &Node) -> bool {
 }
 
 fn has_label(node: &Node, key: &str) -> bool {
-    node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(key))
+    node.metadata
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.contains_key(key))
 }
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     // What agents see in the folders that the runtime reads goes before what a platform usually is.
-    let mut folders = view.snapshot.reports().filter_map(|(_, report)| report.cni_folder.as_ref()).peekable();
+    let mut folders = view
+        .snapshot
+        .reports()
+        .filter_map(|(_, report)| report.cni_folder.as_ref())
+        .peekable();
     if folders.peek().is_some() && folders.all(|folder| folder.calls_istio_cni) {
         return Vec::new();
     }
     let nodes = view.snapshot.nodes.all();
-    let platform = PLATFORMS.iter().find_map(|platform| Some((platform, nodes.iter().find(|node| (platform.is_it)(node))?)));
+    let platform = PLATFORMS
+        .iter()
+        .find_map(|platform| Some((platform, nodes.iter().find(|node| (platform.is_it)(node))?)));
     let Some((platform, node)) = platform else {
         return Vec::new();
     };
-    view.cni_sets().filter_map(|set| finding(set, platform, node)).collect()
+    view.cni_sets()
+        .filter_map(|set| finding(set, platform, node))
+        .collect()
 }
 
 fn finding(set: &DaemonSet, platform: &Platform, node: &Node) -> Option<Finding> {
@@ -88,16 +99,25 @@ fn finding(set: &DaemonSet, platform: &Platform, node: &Node) -> Option<Finding>
         wrong.push(format!("cniConfDir is {is}, and the runtime reads {wanted}"));
     }
     if let Some(is) = folder("cni-bin-dir")
-        && !platform.programs.iter().any(|wanted| is.starts_with(wanted.trim_end_matches('/')))
+        && !platform
+            .programs
+            .iter()
+            .any(|wanted| is.starts_with(wanted.trim_end_matches('/')))
     {
-        wrong.push(format!("cniBinDir is {is}, and the runtime runs what is below {}", platform.programs.join(" or ")));
+        wrong.push(format!(
+            "cniBinDir is {is}, and the runtime runs what is below {}",
+            platform.programs.join(" or ")
+        ));
     }
     if wrong.is_empty() {
         return None;
     }
     let object = ObjectRef::new("DaemonSet", namespace(&set.metadata), name(&set.metadata));
-    let mut finding = Finding::on(object, "it writes into folders that nobody reads here")
-        .because(format!("node {} is one of {}", name(&node.metadata), platform.name));
+    let mut finding = Finding::on(object, "it writes into folders that nobody reads here").because(format!(
+        "node {} is one of {}",
+        name(&node.metadata),
+        platform.name
+    ));
     for one in wrong {
         finding = finding.because(one);
     }

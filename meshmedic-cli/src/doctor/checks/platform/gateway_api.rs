@@ -8,9 +8,21 @@ use crate::doctor::view::{View, name, namespace};
 
 /// From which release of a kind's CRD on an istiod from some release on reads it; older ones it passes over silently.
 const WANTED: [(&str, Release, Release); 3] = [
-    ("grpcroutes.gateway.networking.k8s.io", Release(1, 29, 0), Release(1, 1, 0)),
-    ("tcproutes.gateway.networking.k8s.io", Release(1, 31, 0), Release(1, 6, 0)),
-    ("tlsroutes.gateway.networking.k8s.io", Release(1, 30, 0), Release(1, 5, 0)),
+    (
+        "grpcroutes.gateway.networking.k8s.io",
+        Release(1, 22, 0),
+        Release(1, 1, 0),
+    ),
+    (
+        "tcproutes.gateway.networking.k8s.io",
+        Release(1, 31, 0),
+        Release(1, 6, 0),
+    ),
+    (
+        "tlsroutes.gateway.networking.k8s.io",
+        Release(1, 30, 0),
+        Release(1, 5, 0),
+    ),
 ];
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
@@ -20,7 +32,10 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     if !installed.contains_key(GATEWAY) {
         return missing(view).into_iter().collect();
     }
-    let istiod = view.istiods().filter_map(|pod| Release::of_pod(pod, "/pilot")).max();
+    let istiod = view
+        .istiods()
+        .filter_map(|pod| Release::of_pod(pod, "/pilot"))
+        .max();
     let found = WANTED.iter().filter_map(|(kind, since, wanted)| {
         let istiod = istiod.filter(|istiod| istiod >= since)?;
         let is = Release::of_text(installed.get(*kind)?)?;
@@ -43,16 +58,30 @@ fn missing(view: &View<'_>) -> Option<Finding> {
     let own = |labels: Option<&std::collections::BTreeMap<String, String>>, of: &str| {
         labels.is_some_and(|labels| asked(view, labels, of).is_some())
     };
-    let of_namespace = view.namespaces().find(|(called, of)| own(of.metadata.labels.as_ref(), called));
-    let asker = of_namespace.map(|(called, _)| format!("namespace {called}")).or_else(|| {
-        let mut services = view.snapshot.services.all().iter();
-        let service = services.find(|service| own(service.metadata.labels.as_ref(), namespace(&service.metadata)))?;
-        Some(format!("Service {}/{}", namespace(&service.metadata), name(&service.metadata)))
-    })?;
+    let of_namespace = view
+        .namespaces()
+        .find(|(called, of)| own(of.metadata.labels.as_ref(), called));
+    let asker = of_namespace
+        .map(|(called, _)| format!("namespace {called}"))
+        .or_else(|| {
+            let mut services = view.snapshot.services.all().iter();
+            let service = services
+                .find(|service| own(service.metadata.labels.as_ref(), namespace(&service.metadata)))?;
+            Some(format!(
+                "Service {}/{}",
+                namespace(&service.metadata),
+                name(&service.metadata)
+            ))
+        })?;
     Some(
-        Finding::on(ObjectRef::cluster("CustomResourceDefinition", GATEWAY), "the Gateway API is not installed")
-            .because(format!("{asker} asks for a waypoint, and a waypoint is a Gateway"))
-            .so("There is no waypoint: no route, no policy and no check of HTTP is in force in ambient mode.")
-            .by_hand("Install the CRDs of the Gateway API, of the standard channel, and then the waypoint."),
+        Finding::on(
+            ObjectRef::cluster("CustomResourceDefinition", GATEWAY),
+            "the Gateway API is not installed",
+        )
+        .because(format!(
+            "{asker} asks for a waypoint, and a waypoint is a Gateway"
+        ))
+        .so("There is no waypoint: no route, no policy and no check of HTTP is in force in ambient mode.")
+        .by_hand("Install the CRDs of the Gateway API, of the standard channel, and then the waypoint."),
     )
 }

@@ -15,7 +15,10 @@ fn cilium<'v>(view: &'v View<'_>, key: &str) -> Option<&'v str> {
 }
 
 fn on_cilium(problem: &str) -> Finding {
-    Finding::on(ObjectRef::new("ConfigMap", "kube-system", "cilium-config"), problem)
+    Finding::on(
+        ObjectRef::new("ConfigMap", "kube-system", "cilium-config"),
+        problem,
+    )
 }
 
 /// Cilium's chart is where its settings are kept; its ConfigMap follows.
@@ -57,7 +60,8 @@ pub(super) fn masquerade(view: &View<'_>) -> Vec<Finding> {
 
 /// With its own replacement of kube-proxy it picks a pod at the socket, before ztunnel sees which Service was meant.
 pub(super) fn sockets(view: &View<'_>) -> Vec<Finding> {
-    let replaces = cilium(view, "kube-proxy-replacement").is_some_and(|value| matches!(value, "true" | "strict"));
+    let replaces =
+        cilium(view, "kube-proxy-replacement").is_some_and(|value| matches!(value, "true" | "strict"));
     if !replaces || cilium(view, "bpf-lb-sock-hostns-only") == Some("true") {
         return Vec::new();
     }
@@ -75,14 +79,18 @@ pub(super) fn sockets(view: &View<'_>) -> Vec<Finding> {
 
 fn variable<'s>(set: &'s DaemonSet, key: &str) -> Option<&'s str> {
     let spec = set.spec.as_ref()?.template.spec.as_ref()?;
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let all = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     let mut variables = all.flat_map(|container| container.env.iter().flatten());
     variables.find(|variable| variable.name == key)?.value.as_deref()
 }
 
 pub(super) fn security_groups(view: &View<'_>) -> Vec<Finding> {
     let sets = view.snapshot.daemon_sets.all().iter();
-    let mut nodes = sets.filter(|set| namespace(&set.metadata) == "kube-system" && name(&set.metadata) == "aws-node");
+    let mut nodes =
+        sets.filter(|set| namespace(&set.metadata) == "kube-system" && name(&set.metadata) == "aws-node");
     let Some(node) = nodes.find(|set| variable(set, "ENABLE_POD_ENI") == Some("true")) else {
         return Vec::new();
     };
@@ -93,8 +101,12 @@ pub(super) fn security_groups(view: &View<'_>) -> Vec<Finding> {
     }
     let under = view.custom(SECURITY_GROUPS).iter().find_map(|policy| {
         let selector = policy.spec.get("podSelector").cloned();
-        let selector = selector.and_then(|one| serde_json::from_value::<LabelSelector>(one).ok()).unwrap_or_default();
-        let mut pods = view.pods_in(policy.namespace()).filter(|pod| pod.is_live() && endpoints::is_captured(pod));
+        let selector = selector
+            .and_then(|one| serde_json::from_value::<LabelSelector>(one).ok())
+            .unwrap_or_default();
+        let mut pods = view
+            .pods_in(policy.namespace())
+            .filter(|pod| pod.is_live() && endpoints::is_captured(pod));
         let pod = pods.find(|pod| selects(&selector, &pod.facts.labels))?;
         Some((policy, pod))
     });
@@ -123,7 +135,9 @@ pub(super) fn security_groups(view: &View<'_>) -> Vec<Finding> {
 }
 
 pub(super) fn connect_time(view: &View<'_>) -> Vec<Finding> {
-    let flag = |config: &crate::doctor::snapshot::Custom, key: &str| config.spec.get(key).and_then(serde_json::Value::as_bool);
+    let flag = |config: &crate::doctor::snapshot::Custom, key: &str| {
+        config.spec.get(key).and_then(serde_json::Value::as_bool)
+    };
     let configs = view.custom(FELIX).iter();
     let on = configs.filter(|config| flag(config, "bpfEnabled") == Some(true));
     let on = on.filter(|config| {

@@ -29,8 +29,11 @@ fn short<'s>(view: &View<'s>) -> Vec<(&'s DaemonSet, i32)> {
 }
 
 fn on(set: &DaemonSet, problem: &str, missing: i32) -> Finding {
-    Finding::on(ObjectRef::new("DaemonSet", namespace(&set.metadata), name(&set.metadata)), problem)
-        .because(format!("{missing} of its pods are not made"))
+    Finding::on(
+        ObjectRef::new("DaemonSet", namespace(&set.metadata), name(&set.metadata)),
+        problem,
+    )
+    .because(format!("{missing} of its pods are not made"))
 }
 
 /// Whether a quota is for pods of this class; one without a scope is for all.
@@ -38,13 +41,18 @@ fn is_for(quota: &ResourceQuota, class: &str) -> bool {
     let Some(spec) = &quota.spec else {
         return false;
     };
-    let scopes = spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
+    let scopes = spec
+        .scope_selector
+        .iter()
+        .flat_map(|selector| selector.match_expressions.iter().flatten());
     let mut scopes = scopes.filter(|scope| scope.scope_name == "PriorityClass");
-    let limits = |scope: &k8s_openapi::api::core::v1::ScopedResourceSelectorRequirement| match scope.operator.as_str() {
-        "In" => scope.values.iter().flatten().any(|value| value == class),
-        "NotIn" => !scope.values.iter().flatten().any(|value| value == class),
-        _ => scope.operator == "Exists",
-    };
+    let limits =
+        |scope: &k8s_openapi::api::core::v1::ScopedResourceSelectorRequirement| match scope.operator.as_str()
+        {
+            "In" => scope.values.iter().flatten().any(|value| value == class),
+            "NotIn" => !scope.values.iter().flatten().any(|value| value == class),
+            _ => scope.operator == "Exists",
+        };
     let unscoped = spec.scope_selector.is_none() && spec.scopes.as_ref().is_none_or(Vec::is_empty);
     unscoped || scopes.any(limits)
 }
@@ -55,7 +63,8 @@ fn used_up(quota: &ResourceQuota) -> Option<String> {
     let hard = status.hard.iter().flatten();
     hard.into_iter().find_map(|(what, hard)| {
         let used = status.used.as_ref()?.get(what)?;
-        (used.0 == hard.0 && what.contains("pods")).then(|| format!("{what}: {} of {} are used", used.0, hard.0))
+        (used.0 == hard.0 && what.contains("pods"))
+            .then(|| format!("{what}: {} of {} are used", used.0, hard.0))
     })
 }
 
@@ -130,7 +139,9 @@ pub(super) fn pod_security(view: &View<'_>) -> Vec<Finding> {
                 .because(evidence)
                 .so("On nodes without them no pod of the mesh starts, or none is captured.")
                 .run(
-                    Command::new("kubectl label namespace --overwrite").name(of).label(ENFORCE, Some("privileged")),
+                    Command::new("kubectl label namespace --overwrite")
+                        .name(of)
+                        .label(ENFORCE, Some("privileged")),
                 ),
         )
     });

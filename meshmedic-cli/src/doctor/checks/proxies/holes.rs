@@ -17,7 +17,11 @@ const CLOSED: [(Release, &str); 6] = [
     (Release(1, 30, 4), "ISTIO-SECURITY-2026-006"),
 ];
 /// The parts that take what others send, by their images, and what people call them.
-const PARTS: [(&str, &str); 3] = [("/pilot", "istiod"), ("/proxyv2", "a proxy"), ("/ztunnel", "ztunnel")];
+const PARTS: [(&str, &str); 3] = [
+    ("/pilot", "istiod"),
+    ("/proxyv2", "a proxy"),
+    ("/ztunnel", "ztunnel"),
+];
 
 /// One finding for each workload and release, not for each pod.
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
@@ -27,7 +31,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             let Some(release) = Release::of_pod(pod, image) else {
                 continue;
             };
-            let newer = CLOSED.iter().find(|(closed, _)| (closed.0, closed.1) == (release.0, release.1));
+            let newer = CLOSED
+                .iter()
+                .find(|(closed, _)| (closed.0, closed.1) == (release.0, release.1));
             let Some((closed, bulletin)) = newer.filter(|(closed, _)| release < *closed) else {
                 continue;
             };
@@ -35,10 +41,13 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             findings.entry((key, release)).or_insert_with(|| {
                 let finding = Finding::on(pod.object(), format!("{part} of a release with known holes"))
                     .of(pod.workload.clone())
-                    .because(format!("its image is of {release}; {bulletin} is closed in {closed}"))
+                    .because(format!(
+                        "its image is of {release}; {bulletin} is closed in {closed}"
+                    ))
                     .so("What the bulletin tells can be done to it: see istio.io/latest/news/security.");
                 if image == "/proxyv2" && pod.facts.sidecar {
-                    let finding = finding.by_hand(format!("Bring Istio to {closed} or later, and then its proxies:"));
+                    let finding =
+                        finding.by_hand(format!("Bring Istio to {closed} or later, and then its proxies:"));
                     pod.made_anew(finding)
                 } else {
                     finding.by_hand(format!("Bring Istio to {closed} or a later minor release."))

@@ -55,7 +55,8 @@ fn injectors<'s>(view: &View<'s>) -> impl Iterator<Item = &'s MutatingWebhookCon
     let ours = |one: &&MutatingWebhookConfiguration| {
         let label = one.metadata.labels.as_ref().and_then(|labels| labels.get("app"));
         let hooks = one.webhooks.iter().flatten();
-        label.is_some_and(|label| label == "sidecar-injector") && hooks.into_iter().any(|hook| hook.name.ends_with(INJECTOR))
+        label.is_some_and(|label| label == "sidecar-injector")
+            && hooks.into_iter().any(|hook| hook.name.ends_with(INJECTOR))
     };
     view.snapshot.mutating_webhooks.all().iter().filter(ours)
 }
@@ -70,15 +71,26 @@ pub(super) fn by_two(view: &View<'_>) -> Vec<Finding> {
         let of_namespace = of.metadata.labels.clone().unwrap_or_default();
         // Pods with the same labels that hooks ask for are the same here.
         let mut seen: BTreeSet<Vec<(&String, &String)>> = BTreeSet::new();
-        for pod in view.pods_in(called).filter(|pod| pod.is_live() && !pod.facts.host_network) {
+        for pod in view
+            .pods_in(called)
+            .filter(|pod| pod.is_live() && !pod.facts.host_network)
+        {
             let labels = &pod.facts.labels;
-            let asked = labels.iter().filter(|(key, _)| key.contains("istio.io/")).collect();
+            let asked = labels
+                .iter()
+                .filter(|(key, _)| key.contains("istio.io/"))
+                .collect();
             if !seen.insert(asked) {
                 continue;
             }
             let hit: Vec<&str> = injectors
                 .iter()
-                .filter(|one| one.webhooks.iter().flatten().any(|hook| takes(hook, &of_namespace, labels)))
+                .filter(|one| {
+                    one.webhooks
+                        .iter()
+                        .flatten()
+                        .any(|hook| takes(hook, &of_namespace, labels))
+                })
                 .map(|one| name(&one.metadata))
                 .collect();
             if hit.len() > 1 {
@@ -91,9 +103,8 @@ pub(super) fn by_two(view: &View<'_>) -> Vec<Finding> {
 }
 
 fn takes(hook: &MutatingWebhook, of_namespace: &Labels, of_pod: &Labels) -> bool {
-    let fits = |selector: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>, labels: &Labels| {
-        selector.is_none_or(|selector| selects(selector, labels))
-    };
+    let fits = |selector: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector>,
+                labels: &Labels| { selector.is_none_or(|selector| selects(selector, labels)) };
     fits(hook.namespace_selector.as_ref(), of_namespace) && fits(hook.object_selector.as_ref(), of_pod)
 }
 
@@ -106,5 +117,7 @@ fn finding(namespace: &str, hit: &[&str], pod: &str) -> Finding {
             "Keep one label of the namespace, istio-injection or istio.io/rev, and one tag or revision for it. An injector that \
              was left behind by a revision that is gone has to be deleted:",
         );
-    finding.run(Command::new("kubectl get mutatingwebhookconfigurations -l app=sidecar-injector"))
+    finding.run(Command::new(
+        "kubectl get mutatingwebhookconfigurations -l app=sidecar-injector",
+    ))
 }

@@ -39,7 +39,9 @@ const UNTAINT_SINCE: Release = Release(1, 22, 0);
 impl Setting {
     fn is_on(&self, view: &View<'_>) -> bool {
         let config = view.snapshot.cni_config.had();
-        config.and_then(|config| config.get(self.key)).is_some_and(|value| value == "true")
+        config
+            .and_then(|config| config.get(self.key))
+            .is_some_and(|value| value == "true")
     }
 
     /// On istio-cni, where it is off: what it is, where it stands, and how it is turned on, or that it needs an upgrade.
@@ -48,14 +50,21 @@ impl Setting {
             return None;
         }
         let set = view.cni_sets().next();
-        let of = set.and_then(|set| set.metadata.namespace.as_deref()).unwrap_or(&view.istio);
-        let said = view.snapshot.cni_config.had().and_then(|config| config.get(self.key));
+        let of = set
+            .and_then(|set| set.metadata.namespace.as_deref())
+            .unwrap_or(&view.istio);
+        let said = view
+            .snapshot
+            .cni_config
+            .had()
+            .and_then(|config| config.get(self.key));
         let said = match said {
             Some(value) => format!("{} is {value} in ConfigMap {of}/istio-cni-config", self.key),
             None => format!("ConfigMap {of}/istio-cni-config has no {}", self.key),
         };
         let release = view.cnis().find_map(|pod| Release::of_pod(pod, "/install-cni"));
-        let mut finding = Finding::on(ObjectRef::new("DaemonSet", of, "istio-cni-node"), problem).because(said);
+        let mut finding =
+            Finding::on(ObjectRef::new("DaemonSet", of, "istio-cni-node"), problem).because(said);
         if let Some(release) = release {
             finding = finding.because(format!("istio-cni is {release}, and has it since {}", self.since));
         }
@@ -104,7 +113,10 @@ pub(super) fn owned(view: &View<'_>) -> Vec<Finding> {
 }
 
 pub(super) fn retry(view: &View<'_>) -> Vec<Finding> {
-    let off = RETRY.off(view, "a pod for which the API server does not answer starts outside the mesh");
+    let off = RETRY.off(
+        view,
+        "a pod for which the API server does not answer starts outside the mesh",
+    );
     let found = off.map(|(finding, release)| {
         let finding = finding.so(
             "When the API server is slow, as when many nodes start at once, the plugin takes such a pod for one that is not \

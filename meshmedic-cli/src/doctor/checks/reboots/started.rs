@@ -31,7 +31,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         }
     }
     let mut by_node: BTreeMap<&str, Vec<&PodView<'_>>> = BTreeMap::new();
-    for pod in view.pods().iter().filter(|pod| pod.is_live() && pod.facts.ready && endpoints::is_captured(pod)) {
+    for pod in view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && pod.facts.ready && endpoints::is_captured(pod))
+    {
         let facts = &pod.facts;
         let known = seen.contains(&(facts.namespace.as_str(), facts.name.as_str()));
         let node = facts.node.as_deref().unwrap_or_default();
@@ -94,7 +98,10 @@ fn restarted_before(pod: &PodView<'_>, cni: Timestamp) -> bool {
 
 /// How the runtime tells that a container was gone when its node came back.
 fn ended_with_node(status: &ContainerStatus) -> bool {
-    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
     last.is_some_and(|ended| ended.exit_code == 255 && ended.reason.as_deref() == Some("Unknown"))
 }
 
@@ -104,5 +111,7 @@ fn started(status: &ContainerStatus) -> Option<Timestamp> {
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.as_ref();
-    status.into_iter().flat_map(|status| status.container_statuses.iter().flatten())
+    status
+        .into_iter()
+        .flat_map(|status| status.container_statuses.iter().flatten())
 }

@@ -15,7 +15,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let routes = ROUTES.iter().flat_map(|kind| view.custom(kind));
     routes
         .filter(|route| is_ours(view, route) && !route_is_denied(route))
-        .flat_map(|route| backends(route).filter_map(move |(place, backend)| finding(view, route, &place, backend)))
+        .flat_map(|route| {
+            backends(route).filter_map(move |(place, backend)| finding(view, route, &place, backend))
+        })
         .collect()
 }
 
@@ -37,7 +39,12 @@ fn is_ours(view: &View<'_>, route: &Custom) -> bool {
 
 fn backends(route: &Custom) -> impl Iterator<Item = (String, &Value)> {
     route.list("/rules").iter().enumerate().flat_map(|(at, rule)| {
-        let all = rule.get("backendRefs").and_then(Value::as_array).into_iter().flatten().enumerate();
+        let all = rule
+            .get("backendRefs")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .enumerate();
         all.map(move |(number, backend)| (format!("spec.rules[{at}].backendRefs[{number}]"), backend))
     })
 }
@@ -68,10 +75,16 @@ fn finding(view: &View<'_>, route: &Custom, place: &str, backend: &Value) -> Opt
     {
         let known: Vec<String> = ports.iter().map(i64::to_string).collect();
         return Some(
-            Finding::on(reference(route), "it leads to a port that its Service does not have")
-                .because(format!("{place} names port {port} of Service {of}/{called}, which has {}", known.join(", ")))
-                .so(effect)
-                .by_hand("Write a port of the Service there, and not the targetPort of its pods."),
+            Finding::on(
+                reference(route),
+                "it leads to a port that its Service does not have",
+            )
+            .because(format!(
+                "{place} names port {port} of Service {of}/{called}, which has {}",
+                known.join(", ")
+            ))
+            .so(effect)
+            .by_hand("Write a port of the Service there, and not the targetPort of its pods."),
         );
     }
     if of == route.namespace() || is_granted(view, route, of, called) {
@@ -85,14 +98,17 @@ fn finding(view: &View<'_>, route: &Custom, place: &str, backend: &Value) -> Opt
             "to": [{ "group": "", "kind": "Service", "name": called }],
         },
     });
-    let finding = Finding::on(reference(route), "it leads to a Service of another namespace that does not allow it")
-        .because(format!("{place} names Service {of}/{called}"))
-        .because(format!(
-            "no ReferenceGrant in namespace {of} allows a {} of namespace {} to use it",
-            route.kind,
-            route.namespace()
-        ))
-        .so(effect);
+    let finding = Finding::on(
+        reference(route),
+        "it leads to a Service of another namespace that does not allow it",
+    )
+    .because(format!("{place} names Service {of}/{called}"))
+    .because(format!(
+        "no ReferenceGrant in namespace {of} allows a {} of namespace {} to use it",
+        route.kind,
+        route.namespace()
+    ))
+    .so(effect);
     Some(match serde_saphyr::to_string(&grant) {
         Ok(yaml) => finding.apply(&yaml),
         Err(_) => finding,
@@ -100,7 +116,10 @@ fn finding(view: &View<'_>, route: &Custom, place: &str, backend: &Value) -> Opt
 }
 
 fn is_granted(view: &View<'_>, route: &Custom, of: &str, called: &str) -> bool {
-    let grants = view.custom(REFERENCE_GRANT).iter().filter(|grant| grant.namespace() == of);
+    let grants = view
+        .custom(REFERENCE_GRANT)
+        .iter()
+        .filter(|grant| grant.namespace() == of);
     grants.into_iter().any(|grant| {
         let from = grant.list("/from").iter().any(|from| {
             let text = |field: &str| from.get(field).and_then(Value::as_str);
@@ -108,7 +127,8 @@ fn is_granted(view: &View<'_>, route: &Custom, of: &str, called: &str) -> bool {
         });
         let to = grant.list("/to").iter().any(|to| {
             let text = |field: &str| to.get(field).and_then(Value::as_str);
-            text("kind") == Some("Service") && text("name").is_none_or(|name| name.is_empty() || name == called)
+            text("kind") == Some("Service")
+                && text("name").is_none_or(|name| name.is_empty() || name == called)
         });
         from && to
     })

@@ -28,17 +28,23 @@ fn destinations(route: &Custom) -> Vec<Destination<'_>> {
             let shares = array(rule, "route").enumerate();
             let shares = shares.map(|(number, share)| (format!("route[{number}]"), share.get("destination")));
             let mirrors = array(rule, "mirrors").enumerate();
-            let mirrors = mirrors.map(|(number, mirror)| (format!("mirrors[{number}]"), mirror.get("destination")));
+            let mirrors =
+                mirrors.map(|(number, mirror)| (format!("mirrors[{number}]"), mirror.get("destination")));
             let mirror = std::iter::once(("mirror".to_owned(), rule.get("mirror")));
-            found.extend(shares.chain(mirrors).chain(mirror).filter_map(|(place, destination)| {
-                let subset = destination?.get("subset").and_then(Value::as_str);
-                Some(Destination {
-                    place: format!("spec.{list}[{at}].{place}"),
-                    host: destination?.get("host")?.as_str()?,
-                    has_subset: subset.is_some_and(|subset| !subset.is_empty()),
-                    port: destination?.pointer("/port/number").and_then(Value::as_i64),
-                })
-            }));
+            found.extend(
+                shares
+                    .chain(mirrors)
+                    .chain(mirror)
+                    .filter_map(|(place, destination)| {
+                        let subset = destination?.get("subset").and_then(Value::as_str);
+                        Some(Destination {
+                            place: format!("spec.{list}[{at}].{place}"),
+                            host: destination?.get("host")?.as_str()?,
+                            has_subset: subset.is_some_and(|subset| !subset.is_empty()),
+                            port: destination?.pointer("/port/number").and_then(Value::as_i64),
+                        })
+                    }),
+            );
         }
     }
     found
@@ -73,7 +79,10 @@ pub(super) fn hosts(view: &View<'_>) -> Vec<Finding> {
         let mut seen = BTreeSet::new();
         for to in destinations(route) {
             // With a subset it is the business of the check of subsets, which says so too.
-            if to.has_subset || to.host.contains('*') || exists(view, to.host, route.namespace()) || !seen.insert(to.host)
+            if to.has_subset
+                || to.host.contains('*')
+                || exists(view, to.host, route.namespace())
+                || !seen.insert(to.host)
             {
                 continue;
             }
@@ -126,9 +135,15 @@ fn ports_of(view: &View<'_>, host: &str, from: &str) -> Option<(String, BTreeSet
     if let Some(service) = service_of(view, host, from) {
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let ports = ports.map(|port| i64::from(port.port)).collect();
-        return Some((crate::doctor::view::gateways::service_ref(service).to_string(), ports));
+        return Some((
+            crate::doctor::view::gateways::service_ref(service).to_string(),
+            ports,
+        ));
     }
     let entry = entry_of(view, host)?;
-    let ports = entry.list("/ports").iter().filter_map(|port| port.get("number")?.as_i64());
+    let ports = entry
+        .list("/ports")
+        .iter()
+        .filter_map(|port| port.get("number")?.as_i64());
     Some((reference(entry).to_string(), ports.collect()))
 }

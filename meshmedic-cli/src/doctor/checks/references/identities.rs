@@ -44,7 +44,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         elsewhere: is_of_several_clusters(view),
     };
     let policies = view.custom(AUTHORIZATION).iter();
-    policies.filter_map(|policy| finding(view, policy, &known)).collect()
+    policies
+        .filter_map(|policy| finding(view, policy, &known))
+        .collect()
 }
 
 fn finding(view: &View<'_>, policy: &Custom, known: &Known<'_>) -> Option<Finding> {
@@ -71,9 +73,10 @@ fn finding(view: &View<'_>, policy: &Custom, known: &Known<'_>) -> Option<Findin
     for fault in faults.into_iter().take(SHOWN) {
         finding = finding.because(fault);
     }
-    Some(finding.so(effect).by_hand(
-        format!("Write a principal as {}/ns/NAMESPACE/sa/SERVICE-ACCOUNT, and take out what is gone.", known.domain),
-    ))
+    Some(finding.so(effect).by_hand(format!(
+        "Write a principal as {}/ns/NAMESPACE/sa/SERVICE-ACCOUNT, and take out what is gone.",
+        known.domain
+    )))
 }
 
 /// What its rules name as callers, and where.
@@ -85,7 +88,11 @@ fn named(policy: &Custom) -> Vec<(String, &'static str, &str)> {
             for field in ["principals", "namespaces", "serviceAccounts"] {
                 let values = source.get(field).and_then(Value::as_array).into_iter().flatten();
                 let place = format!("spec.rules[{at}].from.{field}");
-                all.extend(values.filter_map(Value::as_str).map(|value| (place.clone(), field, value)));
+                all.extend(
+                    values
+                        .filter_map(Value::as_str)
+                        .map(|value| (place.clone(), field, value)),
+                );
             }
         }
     }
@@ -109,25 +116,40 @@ fn fault(field: &str, value: &str, of: &str, known: &Known<'_>, literally: bool)
         }
     };
     match field {
-        "namespaces" => (!known.elsewhere && !known.namespaces.contains(value)).then(|| format!("there is no namespace {value}")),
+        "namespaces" => (!known.elsewhere && !known.namespaces.contains(value))
+            .then(|| format!("there is no namespace {value}")),
         "serviceAccounts" => match value.split_once('/') {
             Some((namespace, name)) => account(namespace, name),
             None => account(of, value),
         },
         _ => {
             let mut parts = value.split('/');
-            match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+            match (
+                parts.next(),
+                parts.next(),
+                parts.next(),
+                parts.next(),
+                parts.next(),
+                parts.next(),
+            ) {
                 (Some(domain), Some("ns"), Some(namespace), Some("sa"), Some(name), None) => {
                     let alias = known.aliases.contains(domain);
                     if domain == known.domain || (alias && !literally) {
                         account(namespace, name)
                     } else if alias {
-                        Some(format!("ztunnel knows no aliases, and the mesh's trust domain is {}", known.domain))
+                        Some(format!(
+                            "ztunnel knows no aliases, and the mesh's trust domain is {}",
+                            known.domain
+                        ))
                     } else {
-                        Some(format!("{domain} is not the mesh's trust domain, nor one of its aliases"))
+                        Some(format!(
+                            "{domain} is not the mesh's trust domain, nor one of its aliases"
+                        ))
                     }
                 }
-                _ if value.starts_with("spiffe://") => Some("a principal is written without spiffe://".to_owned()),
+                _ if value.starts_with("spiffe://") => {
+                    Some("a principal is written without spiffe://".to_owned())
+                }
                 _ => Some("no identity of Istio has this form".to_owned()),
             }
         }

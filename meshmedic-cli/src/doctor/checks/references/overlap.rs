@@ -15,7 +15,11 @@ use crate::doctor::view::gateways::reference;
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let mut by_host: BTreeMap<String, Vec<&Custom>> = BTreeMap::new();
-    for route in view.custom(VIRTUAL_SERVICE).iter().filter(|route| is_for_mesh(route)) {
+    for route in view
+        .custom(VIRTUAL_SERVICE)
+        .iter()
+        .filter(|route| is_for_mesh(route))
+    {
         for host in route.list("/hosts").iter().filter_map(Value::as_str) {
             let full = match split(host, route.namespace()) {
                 Some((name, of)) => format!("{name}.{of}"),
@@ -27,10 +31,18 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (host, mut routes) in by_host {
         routes.sort_by_key(|route| {
-            (route.metadata.creation_timestamp.as_ref().map(|time| time.0), route.namespace(), route.name())
+            (
+                route.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                route.namespace(),
+                route.name(),
+            )
         });
         for (at, later) in routes.iter().enumerate() {
-            let Some(first) = routes.iter().take(at).find(|first| !std::ptr::eq(**first, *later) && meet(first, later)) else {
+            let Some(first) = routes
+                .iter()
+                .take(at)
+                .find(|first| !std::ptr::eq(**first, *later) && meet(first, later))
+            else {
                 continue;
             };
             findings.push(
@@ -52,10 +64,15 @@ fn is_for_mesh(route: &Custom) -> bool {
 /// Whether any namespace sees both.
 fn meet(one: &Custom, other: &Custom) -> bool {
     let seen = |route: &Custom| {
-        let all: Vec<String> = route.list("/exportTo").iter().filter_map(Value::as_str).map(|to| match to {
-            "." => route.namespace().to_owned(),
-            to => to.to_owned(),
-        }).collect();
+        let all: Vec<String> = route
+            .list("/exportTo")
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|to| match to {
+                "." => route.namespace().to_owned(),
+                to => to.to_owned(),
+            })
+            .collect();
         if all.is_empty() { vec!["*".to_owned()] } else { all }
     };
     let (one, other) = (seen(one), seen(other));

@@ -125,7 +125,12 @@ pub(in crate::doctor::checks) fn has_target(policy: &Custom) -> bool {
 }
 
 /// Whether a policy without a target, with this selector, is for a pod.
-pub(in crate::doctor::checks) fn is_over(view: &View<'_>, policy: &Custom, labels: Option<&Labels>, pod: &PodView<'_>) -> bool {
+pub(in crate::doctor::checks) fn is_over(
+    view: &View<'_>,
+    policy: &Custom,
+    labels: Option<&Labels>,
+    pod: &PodView<'_>,
+) -> bool {
     let there = policy.namespace() == view.root || pod.facts.namespace == policy.namespace();
     there && pod.is_live() && labels.is_none_or(|labels| has_all(&pod.facts.labels, labels))
 }

@@ -10,9 +10,7 @@ use crate::doctor::checks::waypoints::remedy;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::{Condition, Custom};
 use crate::doctor::view::View;
-use crate::doctor::view::gateways::{
-    Level, Traffic, asked, of_metadata, reference, service_ref,
-};
+use crate::doctor::view::gateways::{Level, Traffic, asked, of_metadata, reference, service_ref};
 
 /// Whether the waypoint that something asks for is in force for it.
 const BOUND: &str = "istio.io/WaypointBound";
@@ -27,15 +25,30 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         if let Some(condition) = of_service(service)
             && is_of_interest(view, &service.metadata, &condition)
         {
-            findings.push(unbound(view, service_ref(service), &service.metadata, Traffic::Service, &condition));
+            findings.push(unbound(
+                view,
+                service_ref(service),
+                &service.metadata,
+                Traffic::Service,
+                &condition,
+            ));
         }
     }
-    for (kind, traffic) in [(SERVICE_ENTRY, Traffic::Service), (WORKLOAD_ENTRY, Traffic::Workload)] {
+    for (kind, traffic) in [
+        (SERVICE_ENTRY, Traffic::Service),
+        (WORKLOAD_ENTRY, Traffic::Workload),
+    ] {
         for entry in view.custom(kind) {
             if let Some(condition) = of_custom(entry)
                 && is_of_interest(view, &entry.metadata, condition)
             {
-                findings.push(unbound(view, reference(entry), &entry.metadata, traffic, condition));
+                findings.push(unbound(
+                    view,
+                    reference(entry),
+                    &entry.metadata,
+                    traffic,
+                    condition,
+                ));
             } else if let Some(condition) = without(entry) {
                 findings.push(missing(entry, condition));
             }
@@ -51,7 +64,9 @@ pub(in crate::doctor::checks) fn is_denied(view: &View<'_>, service: &Service) -
 
 fn of_service(service: &Service) -> Option<Condition> {
     let conditions = service.status.as_ref()?.conditions.as_ref()?;
-    let found = conditions.iter().find(|one| one.type_ == BOUND && one.status == "False")?;
+    let found = conditions
+        .iter()
+        .find(|one| one.type_ == BOUND && one.status == "False")?;
     Some(Condition {
         kind: found.type_.clone(),
         status: found.status.clone(),
@@ -97,7 +112,13 @@ fn unbound(
     let finding = Finding::on(object, problem)
         .because(condition.words())
         .so("What is sent to it goes past the waypoint: no route, no policy and no check of HTTP is in force for it.");
-    remedy(view, finding, of_metadata(view, metadata, traffic), metadata, traffic)
+    remedy(
+        view,
+        finding,
+        of_metadata(view, metadata, traffic),
+        metadata,
+        traffic,
+    )
 }
 
 fn missing(entry: &Custom, condition: &Condition) -> Finding {
@@ -108,4 +129,3 @@ fn missing(entry: &Custom, condition: &Condition) -> Finding {
             "Label it, or its namespace, with istio.io/use-waypoint and the name of a waypoint that is Ready.",
         )
 }
-

@@ -21,7 +21,10 @@ fn settled<'v, 's>(view: &'v View<'s>) -> impl Iterator<Item = &'s Custom> + use
         let made = gateway.metadata.creation_timestamp.as_ref().map(|time| time.0);
         made.is_none_or(|made| view.now.duration_since(made) > SETTLING)
     };
-    view.custom(GATEWAY).iter().filter(|gateway| is_of_istio(view, gateway)).filter(settled)
+    view.custom(GATEWAY)
+        .iter()
+        .filter(|gateway| is_of_istio(view, gateway))
+        .filter(settled)
 }
 
 pub(super) fn programmed(view: &View<'_>) -> Vec<Finding> {
@@ -46,7 +49,9 @@ fn is_of_address(condition: &Condition) -> bool {
 
 fn not_programmed(gateway: &Custom) -> Option<Finding> {
     let generation = gateway.metadata.generation;
-    let own = denied(gateway).filter(|one| !is_of_address(one)).map(Condition::words);
+    let own = denied(gateway)
+        .filter(|one| !is_of_address(one))
+        .map(Condition::words);
     let listeners = gateway.status.parts.iter().flat_map(|listener| {
         let bad = listener.conditions.iter().filter(move |one| {
             let conflicted = one.kind == "Conflicted" && one.status == "True" && one.is_current(generation);
@@ -63,7 +68,8 @@ fn not_programmed(gateway: &Custom) -> Option<Finding> {
     for word in words {
         finding = finding.because(word);
     }
-    let show = Command::new("kubectl describe gateways.gateway.networking.k8s.io").namespace(gateway.namespace());
+    let show =
+        Command::new("kubectl describe gateways.gateway.networking.k8s.io").namespace(gateway.namespace());
     Some(
         finding
             .so(

@@ -14,7 +14,9 @@ const PARTIAL: &str = "PartiallyInvalid";
 
 pub(super) fn waypoints(view: &View<'_>) -> Vec<Finding> {
     let policies = view.custom(AUTHORIZATION).iter();
-    policies.filter_map(|policy| Some(unbound(policy, denied(policy)?))).collect()
+    policies
+        .filter_map(|policy| Some(unbound(policy, denied(policy)?)))
+        .collect()
 }
 
 /// Whether istiod says that it does not bind a policy to what it targets.
@@ -51,7 +53,9 @@ fn unbound(policy: &Custom, condition: &Condition) -> Finding {
         ),
     };
     let (of, called) = (policy.namespace(), policy.name());
-    let show = Command::new("kubectl get authorizationpolicy -o yaml").namespace(of).name(called);
+    let show = Command::new("kubectl get authorizationpolicy -o yaml")
+        .namespace(of)
+        .name(called);
     Finding::on(reference(policy), problem)
         .because(condition.words())
         .so("What it should check gets through unchecked at each target that istiod does not bind it to.")
@@ -62,7 +66,9 @@ fn unbound(policy: &Custom, condition: &Condition) -> Finding {
 /// istiod converts every policy for ztunnel, whether a pod of ztunnel's is under it or not: only those that are count.
 pub(super) fn ztunnels(view: &View<'_>) -> Vec<Finding> {
     let policies = view.custom(AUTHORIZATION).iter();
-    policies.filter_map(|policy| not_as_it_stands(view, policy)).collect()
+    policies
+        .filter_map(|policy| not_as_it_stands(view, policy))
+        .collect()
 }
 
 fn not_as_it_stands(view: &View<'_>, policy: &Custom) -> Option<Finding> {
@@ -79,7 +85,12 @@ fn not_as_it_stands(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     if captured == 0 || authorization::finding(view, policy).is_some() {
         return None;
     }
-    let trial = policy.metadata.annotations.iter().flatten().any(|(key, _)| key == "istio.io/dry-run");
+    let trial = policy
+        .metadata
+        .annotations
+        .iter()
+        .flatten()
+        .any(|(key, _)| key == "istio.io/dry-run");
     let finding = Finding::on(reference(policy), "ztunnel does not get it as it stands")
         .because(condition.words())
         .because(format!("{captured} pods that ztunnel captures are under it"));

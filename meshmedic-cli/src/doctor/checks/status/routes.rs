@@ -24,11 +24,16 @@ pub(in crate::doctor::checks) fn is_denied(route: &Custom) -> bool {
 fn denied(route: &Custom) -> impl Iterator<Item = (&StatusPart, &Condition)> {
     let generation = route.metadata.generation;
     // What other controllers say of their own parents is not about the mesh.
-    let ours = route.status.parts.iter().filter(|parent| parent.controller.starts_with(OF_ISTIO));
+    let ours = route
+        .status
+        .parts
+        .iter()
+        .filter(|parent| parent.controller.starts_with(OF_ISTIO));
     ours.flat_map(move |parent| {
         let bad = parent.conditions.iter();
         let bad = bad.filter(move |one| ["Accepted", "ResolvedRefs"].contains(&one.kind.as_str()));
-        bad.filter(move |one| one.is_false(generation)).map(move |one| (parent, one))
+        bad.filter(move |one| one.is_false(generation))
+            .map(move |one| (parent, one))
     })
 }
 
@@ -79,7 +84,9 @@ fn help(reason: &str) -> &'static str {
             "Let the Gateway's listener take routes of this namespace and this kind: allowedRoutes.namespaces and \
              allowedRoutes.kinds."
         }
-        "NoMatchingListenerHostname" => "Let spec.hostnames and the hostname of the listener have one in common.",
+        "NoMatchingListenerHostname" => {
+            "Let spec.hostnames and the hostname of the listener have one in common."
+        }
         "NoMatchingParent" => "Name in parentRefs a listener and a port that the Gateway has.",
         _ => "Correct what the message names.",
     }

@@ -86,7 +86,11 @@ pub(in crate::doctor::checks) fn split<'h>(host: &'h str, namespace: &'h str) ->
 }
 
 /// The Service that a host means, seen from a namespace.
-pub(in crate::doctor::checks) fn service_of<'s>(view: &View<'s>, host: &str, namespace: &str) -> Option<&'s Service> {
+pub(in crate::doctor::checks) fn service_of<'s>(
+    view: &View<'s>,
+    host: &str,
+    namespace: &str,
+) -> Option<&'s Service> {
     let (name, of) = split(host, namespace)?;
     view.service(of, name)
 }

@@ -47,22 +47,51 @@ pub(super) fn askers<'s>(view: &View<'s>) -> Vec<Asker<'s>> {
         let metadata = &service.metadata;
         if has_own(metadata) && !status::binding_is_denied(view, service) {
             let binding = of_metadata(view, metadata, Traffic::Service);
-            all.push(Asker { object: service_ref(service), workload: None, metadata, traffic: Traffic::Service, binding });
+            all.push(Asker {
+                object: service_ref(service),
+                workload: None,
+                metadata,
+                traffic: Traffic::Service,
+                binding,
+            });
         }
     }
-    for (kind, traffic) in [(SERVICE_ENTRY, Traffic::Service), (WORKLOAD_ENTRY, Traffic::Workload)] {
-        for entry in view.custom(kind).iter().filter(|entry| has_own(&entry.metadata) && !is_denied(entry)) {
+    for (kind, traffic) in [
+        (SERVICE_ENTRY, Traffic::Service),
+        (WORKLOAD_ENTRY, Traffic::Workload),
+    ] {
+        for entry in view
+            .custom(kind)
+            .iter()
+            .filter(|entry| has_own(&entry.metadata) && !is_denied(entry))
+        {
             let metadata = &entry.metadata;
             let binding = of_metadata(view, metadata, traffic);
-            all.push(Asker { object: reference(entry), workload: None, metadata, traffic, binding });
+            all.push(Asker {
+                object: reference(entry),
+                workload: None,
+                metadata,
+                traffic,
+                binding,
+            });
         }
     }
-    for pod in view.pods().iter().filter(|pod| pod.is_live() && endpoints::is_captured(pod)) {
+    for pod in view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && endpoints::is_captured(pod))
+    {
         let metadata = &pod.pod.metadata;
         if has_own(metadata) {
             let binding = of_metadata(view, metadata, Traffic::Workload);
             let workload = pod.workload.clone();
-            all.push(Asker { object: pod.object(), workload, metadata, traffic: Traffic::Workload, binding });
+            all.push(Asker {
+                object: pod.object(),
+                workload,
+                metadata,
+                traffic: Traffic::Workload,
+                binding,
+            });
         }
     }
     all
@@ -70,7 +99,9 @@ pub(super) fn askers<'s>(view: &View<'s>) -> Vec<Asker<'s>> {
 
 fn has_own(metadata: &ObjectMeta) -> bool {
     let labels = metadata.labels.iter().flatten();
-    labels.into_iter().any(|(key, value)| key == endpoints::USE_WAYPOINT && value != "none")
+    labels
+        .into_iter()
+        .any(|(key, value)| key == endpoints::USE_WAYPOINT && value != "none")
 }
 
 fn is_denied(entry: &Custom) -> bool {
@@ -95,7 +126,11 @@ pub(super) fn missing(view: &View<'_>) -> Vec<Finding> {
     found(view, |asker| match &asker.binding {
         Binding::Missing(wish) => Some((
             "it asks for a waypoint that does not exist",
-            format!("{} names Gateway {}, which is not there", endpoints::USE_WAYPOINT, wish.path()),
+            format!(
+                "{} names Gateway {}, which is not there",
+                endpoints::USE_WAYPOINT,
+                wish.path()
+            ),
         )),
         _ => None,
     })
@@ -142,9 +177,15 @@ fn found(view: &View<'_>, judge: impl Fn(&Asker<'_>) -> Option<(&'static str, St
             .of(asker.workload.clone())
             .because(evidence)
             .so("What is sent to it goes past any waypoint: no route, no policy and no check of HTTP is in force for it.");
-        findings
-            .entry(key)
-            .or_insert_with(|| remedy(view, finding, asker.binding.clone(), asker.metadata, asker.traffic));
+        findings.entry(key).or_insert_with(|| {
+            remedy(
+                view,
+                finding,
+                asker.binding.clone(),
+                asker.metadata,
+                asker.traffic,
+            )
+        });
     }
     findings.into_values().collect()
 }
@@ -218,10 +259,13 @@ pub(super) fn is_asked_for(view: &View<'_>, askers: &[Asker<'_>], gateway: &Cust
             let labels = of.metadata.labels.clone().unwrap_or_default();
             let wish = asked(view, &labels, called);
             wish.is_some_and(|wish| {
-                wish.level == Level::Own && wish.name == gateway.name() && wish.namespace == gateway.namespace()
+                wish.level == Level::Own
+                    && wish.name == gateway.name()
+                    && wish.namespace == gateway.namespace()
             })
         })
     };
-    let bound = |asker: &Asker<'_>| matches!(&asker.binding, Binding::Bound(_, to) if std::ptr::eq(*to, gateway));
+    let bound =
+        |asker: &Asker<'_>| matches!(&asker.binding, Binding::Bound(_, to) if std::ptr::eq(*to, gateway));
     askers.iter().any(bound) || inherited()
 }

@@ -10,7 +10,10 @@ use crate::doctor::view::gateways::{GATEWAY, is_waypoint, pods, reference};
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let askers = askers(view);
-    let waypoints = view.custom(GATEWAY).iter().filter(|gateway| is_waypoint(view, gateway));
+    let waypoints = view
+        .custom(GATEWAY)
+        .iter()
+        .filter(|gateway| is_waypoint(view, gateway));
     waypoints
         // With an address of its own it is run by somebody else, and its pods may be anywhere.
         .filter(|gateway| gateway.list("/addresses").is_empty())
@@ -25,10 +28,16 @@ fn finding(view: &View<'_>, gateway: &Custom) -> Option<Finding> {
         return None;
     }
     let (problem, evidence) = if all.is_empty() {
-        ("this waypoint has no pod", "no pod has the label gateway.networking.k8s.io/gateway-name with its name".to_owned())
+        (
+            "this waypoint has no pod",
+            "no pod has the label gateway.networking.k8s.io/gateway-name with its name".to_owned(),
+        )
     } else {
         let named: Vec<&str> = all.iter().take(3).map(|pod| pod.facts.name.as_str()).collect();
-        ("none of this waypoint's pods is Ready", format!("not Ready: {}", named.join(", ")))
+        (
+            "none of this waypoint's pods is Ready",
+            format!("not Ready: {}", named.join(", ")),
+        )
     };
     let finding = Finding::on(reference(gateway), problem).because(evidence);
     let finding = match gateway.status.addresses.first() {
@@ -51,11 +60,10 @@ fn finding(view: &View<'_>, gateway: &Custom) -> Option<Finding> {
             .run(Command::new("kubectl scale deployment --replicas=1").namespace(of).name(gateway.name()))
     } else {
         finding
-            .run(
-                Command::new("kubectl describe pods")
-                    .namespace(of)
-                    .option("-l", &format!("gateway.networking.k8s.io/gateway-name={}", gateway.name())),
-            )
+            .run(Command::new("kubectl describe pods").namespace(of).option(
+                "-l",
+                &format!("gateway.networking.k8s.io/gateway-name={}", gateway.name()),
+            ))
             .by_hand("Its events and its log say what it lacks: istiod, an image, memory, a node.")
     };
     Some(finding)

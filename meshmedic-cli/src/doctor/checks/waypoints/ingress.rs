@@ -51,7 +51,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 fn goes_through(view: &View<'_>, service: &Service) -> bool {
     let labels = service.metadata.labels.as_ref();
     let own = labels.and_then(|labels| labels.get(INGRESS_USE_WAYPOINT));
-    let of = view.namespace_labels(namespace(&service.metadata)).get(INGRESS_USE_WAYPOINT);
+    let of = view
+        .namespace_labels(namespace(&service.metadata))
+        .get(INGRESS_USE_WAYPOINT);
     own.or(of).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
@@ -63,11 +65,15 @@ fn from_outside<'s>(view: &View<'s>) -> Vec<(&'s Custom, &'s Service)> {
             let text = |field: &str| parent.get(field).and_then(Value::as_str);
             let of = text("namespace").unwrap_or_else(|| route.namespace());
             text("kind").is_none_or(|kind| kind == "Gateway")
-                && text("name").and_then(|name| find(view, of, name)).is_some_and(|gateway| is_ingress(view, gateway))
+                && text("name")
+                    .and_then(|name| find(view, of, name))
+                    .is_some_and(|gateway| is_ingress(view, gateway))
         });
         if of_gateway {
             let backends = route.list("/rules").iter();
-            let backends = backends.filter_map(|rule| rule.get("backendRefs")?.as_array()).flatten();
+            let backends = backends
+                .filter_map(|rule| rule.get("backendRefs")?.as_array())
+                .flatten();
             all.extend(backends.filter_map(|backend| {
                 let text = |field: &str| backend.get(field).and_then(Value::as_str);
                 let of = text("namespace").unwrap_or_else(|| route.namespace());
@@ -100,7 +106,8 @@ fn guarding<'s>(view: &View<'s>, service: &Service, waypoint: &Custom) -> Option
             let text = |field: &str| target.get(field).and_then(Value::as_str);
             match text("kind") {
                 Some("Service") => {
-                    policy.namespace() == namespace(&service.metadata) && text("name") == Some(name(&service.metadata))
+                    policy.namespace() == namespace(&service.metadata)
+                        && text("name") == Some(name(&service.metadata))
                 }
                 Some("Gateway") => {
                     policy.namespace() == waypoint.namespace() && text("name") == Some(waypoint.name())

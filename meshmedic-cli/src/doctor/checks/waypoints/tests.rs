@@ -15,7 +15,10 @@ fn with_waypoint() -> Snapshot {
 fn label_pod(snapshot: &mut Snapshot, key: &str, value: &str) {
     for letter in ["a", "b", "c"] {
         snapshot.with_pod("shop", &format!("cart-7d4b-{letter}"), |pod| {
-            pod.metadata.labels.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+            pod.metadata
+                .labels
+                .get_or_insert_default()
+                .insert(key.to_owned(), value.to_owned());
         });
     }
 }
@@ -43,21 +46,31 @@ fn a_waypoint_that_nobody_asks_for_may_be_down() {
     let found = assert_finds("MM1101", &snapshot, "Gateway shop/wp");
     assert_eq!(found.problem, "none of this waypoint's pods is Ready");
     assert!(found.effect.contains("fails"), "its address stays: {found:#?}");
-    had(snapshot.custom.get_mut(GATEWAY).unwrap())[0].status.addresses.clear();
+    had(snapshot.custom.get_mut(GATEWAY).unwrap())[0]
+        .status
+        .addresses
+        .clear();
     let found = assert_finds("MM1101", &snapshot, "Gateway shop/wp");
-    assert!(found.effect.contains("goes past it"), "istiod has not taken it into use: {found:#?}");
+    assert!(
+        found.effect.contains("goes past it"),
+        "istiod has not taken it into use: {found:#?}"
+    );
 }
 
 #[test]
 fn a_namespace_that_asks_is_enough_and_what_others_run_is_theirs() {
     let mut snapshot = with_waypoint();
     snapshot.with_namespace("shop", |of| {
-        of.metadata.labels.get_or_insert_default().insert("istio.io/use-waypoint".to_owned(), "wp".to_owned());
+        of.metadata
+            .labels
+            .get_or_insert_default()
+            .insert("istio.io/use-waypoint".to_owned(), "wp".to_owned());
     });
     assert_passes("MM1101", &snapshot);
     snapshot.drop_pods(|pod| pod.metadata.name.as_deref() == Some("wp-6c9f-a"));
     assert_finds("MM1101", &snapshot, "Gateway shop/wp");
-    had(snapshot.custom.get_mut(GATEWAY).unwrap())[0].spec["addresses"] = json!([{ "value": "wp.elsewhere.example" }]);
+    had(snapshot.custom.get_mut(GATEWAY).unwrap())[0].spec["addresses"] =
+        json!([{ "value": "wp.elsewhere.example" }]);
     assert_passes("MM1101", &snapshot);
 }
 
@@ -74,7 +87,10 @@ fn a_waypoint_that_is_not_there_is_found_once_for_each_who_asks() {
     assert_finds("MM1102", &pods, "Pod shop/cart-7d4b-a");
     let mut of = healthy();
     of.with_namespace("shop", |of| {
-        of.metadata.labels.get_or_insert_default().insert("istio.io/use-waypoint".to_owned(), "gone".to_owned());
+        of.metadata
+            .labels
+            .get_or_insert_default()
+            .insert("istio.io/use-waypoint".to_owned(), "gone".to_owned());
     });
     // Its Services only inherit it.
     assert_finds("MM1102", &of, "Namespace shop");
@@ -82,7 +98,12 @@ fn a_waypoint_that_is_not_there_is_found_once_for_each_who_asks() {
 
 #[test]
 fn traffic_that_a_waypoint_is_not_for_is_found() {
-    for (traffic, service, pod) in [("service", true, false), ("workload", false, true), ("all", true, true), ("none", false, false)] {
+    for (traffic, service, pod) in [
+        ("service", true, false),
+        ("workload", false, true),
+        ("all", true, true),
+        ("none", false, false),
+    ] {
         let mut snapshot = with_waypoint();
         for_traffic(&mut snapshot, traffic);
         snapshot.label_service("shop", "cart", "istio.io/use-waypoint", "wp");
@@ -105,7 +126,10 @@ fn traffic_that_a_waypoint_is_not_for_is_found() {
         let mut snapshot = with_waypoint();
         for_traffic(&mut snapshot, traffic);
         snapshot.with_namespace("shop", |of| {
-            of.metadata.labels.get_or_insert_default().insert("istio.io/use-waypoint".to_owned(), "wp".to_owned());
+            of.metadata
+                .labels
+                .get_or_insert_default()
+                .insert("istio.io/use-waypoint".to_owned(), "wp".to_owned());
         });
         assert_passes("MM1103", &snapshot);
     }
@@ -120,9 +144,11 @@ fn a_waypoint_of_another_namespace_has_to_take_it() {
         snapshot
     };
     assert_finds("MM1104", &far(), "Service till/pay");
-    let selector = |name: &str| json!({ "namespaces": {
+    let selector = |name: &str| {
+        json!({ "namespaces": {
         "from": "Selector", "selector": { "matchLabels": { "kubernetes.io/metadata.name": name } },
-    } });
+    } })
+    };
     let mut refused = far();
     listener(&mut refused, selector("plain"));
     assert_finds("MM1104", &refused, "Service till/pay");
@@ -136,11 +162,21 @@ fn a_waypoint_of_another_namespace_has_to_take_it() {
 /// A route from outside to the catalog, which has a waypoint, with or without a policy there.
 fn from_outside(policy: bool) -> Snapshot {
     let mut snapshot = with_waypoint();
-    snapshot.add_ingress("istio-system", "public").label_service("shop", "catalog", "istio.io/use-waypoint", "wp");
-    snapshot.add_custom("httproutes.gateway.networking.k8s.io", "shop", "in", json!({
-        "parentRefs": [{ "name": "public", "namespace": "istio-system" }],
-        "rules": [{ "backendRefs": [{ "name": "catalog", "port": 80 }] }],
-    }));
+    snapshot.add_ingress("istio-system", "public").label_service(
+        "shop",
+        "catalog",
+        "istio.io/use-waypoint",
+        "wp",
+    );
+    snapshot.add_custom(
+        "httproutes.gateway.networking.k8s.io",
+        "shop",
+        "in",
+        json!({
+            "parentRefs": [{ "name": "public", "namespace": "istio-system" }],
+            "rules": [{ "backendRefs": [{ "name": "catalog", "port": 80 }] }],
+        }),
+    );
     if policy {
         let targets = json!([{ "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "wp" }]);
         snapshot.add_custom(AUTHORIZATION, "shop", "read", json!({ "targetRefs": targets }));
@@ -154,19 +190,30 @@ fn a_way_past_a_waypoint_matters_where_the_waypoint_guards() {
     assert_passes("MM1105", &from_outside(false));
     let mut labelled = from_outside(true);
     labelled.with_namespace("shop", |of| {
-        of.metadata.labels.get_or_insert_default().insert("istio.io/ingress-use-waypoint".to_owned(), "true".to_owned());
+        of.metadata
+            .labels
+            .get_or_insert_default()
+            .insert("istio.io/ingress-use-waypoint".to_owned(), "true".to_owned());
     });
     assert_passes("MM1105", &labelled);
     // The Service's own word goes before its namespace's.
     labelled.label_service("shop", "catalog", "istio.io/ingress-use-waypoint", "false");
     assert_finds("MM1105", &labelled, "Service shop/catalog");
     let mut older = from_outside(true);
-    older.custom.insert("httproutes.gateway.networking.k8s.io".to_owned(), crate::doctor::snapshot::Part::Had(Vec::new()));
+    older.custom.insert(
+        "httproutes.gateway.networking.k8s.io".to_owned(),
+        crate::doctor::snapshot::Part::Had(Vec::new()),
+    );
     assert_passes("MM1105", &older);
-    older.add_custom("virtualservices.networking.istio.io", "shop", "in", json!({
-        "hosts": ["shop.example.com"], "gateways": ["istio-system/edge"],
-        "http": [{ "route": [{ "destination": { "host": "catalog" } }] }],
-    }));
+    older.add_custom(
+        "virtualservices.networking.istio.io",
+        "shop",
+        "in",
+        json!({
+            "hosts": ["shop.example.com"], "gateways": ["istio-system/edge"],
+            "http": [{ "route": [{ "destination": { "host": "catalog" } }] }],
+        }),
+    );
     assert_finds("MM1105", &older, "Service shop/catalog");
 }
 
@@ -177,9 +224,14 @@ fn a_waypoint_of_another_vendor_says_itself_how_it_listens() {
     snapshot.label_service("till", "pay", "istio.io/use-waypoint-namespace", "shop");
     let gateway = &mut had(snapshot.custom.get_mut(GATEWAY).unwrap())[0];
     gateway.spec["listeners"] = json!([{ "name": "proxy", "port": 15088, "protocol": "istio.io/PROXY" }]);
-    let annotations = [("ambient.istio.io/waypoint-inbound-binding".to_owned(), String::new())];
+    let annotations = [(
+        "ambient.istio.io/waypoint-inbound-binding".to_owned(),
+        String::new(),
+    )];
     gateway.metadata.annotations = Some(annotations.into());
     assert_passes("MM1104", &snapshot);
-    snapshot.with_pod("shop", "cart-7d4b-a", |pod| annotate(pod, "istio.io/use-waypoint", "gone"));
+    snapshot.with_pod("shop", "cart-7d4b-a", |pod| {
+        annotate(pod, "istio.io/use-waypoint", "gone")
+    });
     assert_passes("MM1102", &snapshot);
 }

@@ -68,7 +68,9 @@ fn reduce(status: &Value) -> Status {
     });
     Status {
         conditions: conditions(status),
-        addresses: list(status, "addresses").map(|address| text(address, "value")).collect(),
+        addresses: list(status, "addresses")
+            .map(|address| text(address, "value"))
+            .collect(),
         parts: listeners.chain(parents).take(MOST).collect(),
     }
 }
@@ -97,7 +99,11 @@ fn path(reference: &Value) -> String {
         section if section.is_empty() => String::new(),
         section => format!(", listener {section}"),
     };
-    format!("{} {of}{}{section}", or("kind", "Gateway"), text(reference, "name"))
+    format!(
+        "{} {of}{}{section}",
+        or("kind", "Gateway"),
+        text(reference, "name")
+    )
 }
 
 fn conditions(of: &Value) -> Vec<Condition> {

@@ -57,7 +57,10 @@ fn spec(spec: &PodSpec) -> PodSpec {
         runtime_class_name: spec.runtime_class_name.clone(),
         service_account_name: spec.service_account_name.clone(),
         priority_class_name: spec.priority_class_name.clone(),
-        volumes: spec.volumes.as_ref().map(|all| all.iter().filter_map(folder).collect()),
+        volumes: spec
+            .volumes
+            .as_ref()
+            .map(|all| all.iter().filter_map(folder).collect()),
         ..PodSpec::default()
     }
 }
