@@ -285,7 +285,16 @@ pub(crate) fn is_of_several_clusters(view: &View<'_>) -> bool {
             .into_iter()
             .any(|(key, _)| key == "istio.io/global" || key == "topology.istio.io/network")
     };
-    network || view.custom(GATEWAY).iter().any(between) || view.snapshot.services.all().iter().any(global)
+    // A cluster that is one of several has a name of its own. That it is another is all that is kept of it.
+    let named = view.istiods().any(|pod| {
+        let variables = endpoints::containers(pod.pod).flat_map(|container| container.env.iter().flatten());
+        let mut ids = variables.filter(|variable| variable.name == "CLUSTER_ID");
+        ids.any(|id| id.value.as_deref() != Some("Kubernetes"))
+    });
+    network
+        || named
+        || view.custom(GATEWAY).iter().any(between)
+        || view.snapshot.services.all().iter().any(global)
 }
 
 /// A Service, as findings name it.

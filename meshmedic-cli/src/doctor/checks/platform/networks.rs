@@ -30,23 +30,22 @@ fn set(finding: Finding, value: &str) -> Finding {
         .run(Command::new("kubectl rollout restart -n kube-system daemonset/cilium"))
 }
 
-/// It is exclusive unless it is told otherwise.
+/// Its chart always says whether it is. Where a cloud gives it a configuration of its own, it writes none at all.
 pub(super) fn exclusive(view: &View<'_>) -> Vec<Finding> {
-    let said = cilium(view, "cni-exclusive");
-    if said == Some("false") {
+    let custom = cilium(view, "custom-cni-conf") == Some("true");
+    if custom || cilium(view, "cni-exclusive") != Some("true") {
         return Vec::new();
     }
     let finding = on_cilium("Cilium takes other plugins' configuration away")
-        .because(match said {
-            Some(value) => format!("cni-exclusive is {value}"),
-            None => "cni-exclusive is not set, and without it Cilium is exclusive".to_owned(),
-        })
+        .because("cni-exclusive is true")
         .so("istio-cni's configuration does not last: pods that start while it is gone are not in the mesh.");
     vec![set(finding, "cni.exclusive: false")]
 }
 
+/// Where nothing is masqueraded at all, it does not matter how.
 pub(super) fn masquerade(view: &View<'_>) -> Vec<Finding> {
-    if cilium(view, "enable-bpf-masquerade") != Some("true") {
+    let at_all = cilium(view, "enable-ipv4-masquerade") != Some("false");
+    if !at_all || cilium(view, "enable-bpf-masquerade") != Some("true") {
         return Vec::new();
     }
     let finding = on_cilium("Cilium masquerades in BPF")

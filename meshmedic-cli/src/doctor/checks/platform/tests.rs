@@ -15,13 +15,22 @@ fn cilium(settings: &[(&str, &str)]) -> Snapshot {
 }
 
 #[test]
-fn cilium_is_exclusive_unless_it_is_told_otherwise() {
+fn settings_of_cilium_that_ambient_mode_does_not_live_with_are_found() {
     let on = "ConfigMap kube-system/cilium-config";
-    assert_finds("MM1501", &cilium(&[]), on);
+    assert_passes("MM1501", &cilium(&[]));
+    assert_passes(
+        "MM1501",
+        &cilium(&[("cni-exclusive", "true"), ("custom-cni-conf", "true")]),
+    );
     assert_finds("MM1501", &cilium(&[("cni-exclusive", "true")]), on);
     assert_passes("MM1501", &cilium(&[("cni-exclusive", "false")]));
     assert_finds("MM1502", &cilium(&[("enable-bpf-masquerade", "true")]), on);
     assert_passes("MM1502", &cilium(&[]));
+    let none = [
+        ("enable-bpf-masquerade", "true"),
+        ("enable-ipv4-masquerade", "false"),
+    ];
+    assert_passes("MM1502", &cilium(&none));
     for (replaces, only, found) in [
         ("true", "false", true),
         ("true", "true", false),

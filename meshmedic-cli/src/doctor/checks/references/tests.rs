@@ -79,6 +79,21 @@ fn of_one_cluster_among_several_nothing_is_said() {
 }
 
 #[test]
+fn a_cluster_with_a_name_of_its_own_is_one_of_several() {
+    let named = |id: Option<&str>| {
+        let mut snapshot = add(VIRTUAL_SERVICE, "legacy", to("ordrs", None));
+        snapshot.with_pod("istio-system", "istiod-5f6c-a", |pod| {
+            let env = pod.spec.as_mut().unwrap().containers[0].env.as_mut().unwrap();
+            env.push(object(json!({ "name": "CLUSTER_ID", "value": id })));
+        });
+        snapshot
+    };
+    assert_finds("MM1301", &named(Some("Kubernetes")), "VirtualService legacy/one");
+    // Another name is not kept.
+    assert_passes("MM1301", &named(None));
+}
+
+#[test]
 fn ports_are_those_of_the_host() {
     let found = assert_finds(
         "MM1302",

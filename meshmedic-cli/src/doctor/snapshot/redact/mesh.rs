@@ -35,10 +35,12 @@ const CNI_KEYS: [&str; 11] = [
 ];
 
 /// What is kept of Cilium's settings.
-const CILIUM_KEYS: [&str; 4] = [
+const CILIUM_KEYS: [&str; 6] = [
     "bpf-lb-sock-hostns-only",
     "cni-exclusive",
+    "custom-cni-conf",
     "enable-bpf-masquerade",
+    "enable-ipv4-masquerade",
     "kube-proxy-replacement",
 ];
 

@@ -22,8 +22,12 @@ const SWITCHES: [&str; 10] = [
     "ISTIO_QUIT_API",
     "IPV6_ENABLED",
 ];
-/// How the network of AWS holds pods to their security groups: only these words are kept of it.
-const ENFORCING: (&str, [&str; 2]) = ("POD_SECURITY_GROUP_ENFORCING_MODE", ["strict", "standard"]);
+/// Variables of which these words alone are kept: how the network of AWS holds pods to their security groups, and
+/// whether istiod's cluster has the name that it has where it is the only one.
+const WORDS: [(&str, &[&str]); 2] = [
+    ("CLUSTER_ID", &["Kubernetes"]),
+    ("POD_SECURITY_GROUP_ENFORCING_MODE", &["strict", "standard"]),
+];
 /// A job that ends its sidecar itself calls this; nothing else of a command is kept.
 const QUIT: &str = "quitquitquit";
 /// What the kubelet says of a container.
@@ -99,7 +103,8 @@ fn variable(variable: &EnvVar) -> EnvVar {
     let name = variable.name.as_str();
     let harmless = |value: &String| {
         let switch = SWITCHES.contains(&name) && matches!(value.as_str(), "true" | "false");
-        switch || (name == ENFORCING.0 && ENFORCING.1.contains(&value.as_str()))
+        let mut words = WORDS.iter().filter(|(of, _)| *of == name);
+        switch || words.any(|(_, words)| words.contains(&value.as_str()))
     };
     EnvVar {
         name: variable.name.clone(),
