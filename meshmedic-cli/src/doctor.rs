@@ -8,6 +8,7 @@ mod check;
 mod checks;
 mod collect;
 mod command;
+mod compare;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -24,14 +25,15 @@ use crate::connection;
 use crate::output;
 
 pub(crate) use args::Args;
-pub(crate) use check::{Check, Severity};
+pub(crate) use check::{Category, Check, Severity};
 pub(crate) use command::Command;
+pub(crate) use compare::Comparison;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};
 pub(crate) use strict_ready::{Ready, StrictReadiness, Verdict};
 
-use collect::{Plan, collect};
+use collect::{Budget, Plan, collect};
 use snapshot::Snapshot;
 
 /// Looks, judges and tells; gives the exit code.
@@ -62,6 +64,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         return Ok(report.code(args.fail_on));
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
+    if let Some(path) = &args.against {
+        let earlier = DoctorReport::judge(&snapshot::read(path)?, args.chosen()?, &suppressions);
+        let compared = Comparison::of(report, &earlier);
+        output::comparison(&compared, args.output, args.verbose)?;
+        return Ok(compared.new.code(args.fail_on));
+    }
     output::doctor(&report, args.output, args.verbose)?;
     Ok(report.code(args.fail_on))
 }
@@ -75,6 +83,7 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
             selection,
             ways: args.ways(),
             since: args.since,
+            budget: Budget::default(),
         };
         tokio::select! {
             snapshot = collect(&connection, &plan) => Ok(snapshot),

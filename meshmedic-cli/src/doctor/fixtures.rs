@@ -5,6 +5,7 @@
 
 mod gateways;
 mod healthy;
+pub(crate) mod hostile;
 mod production;
 
 use jiff::Timestamp;
@@ -93,6 +94,7 @@ pub(crate) fn assert_finds(code: &str, snapshot: &Snapshot, on: &str) -> Finding
         !finding.problem.contains(&finding.object.path()),
         "findings that name their object never fold"
     );
+    hostile::assert_unshaken(code, snapshot);
     finding
 }
 

@@ -93,7 +93,7 @@ impl StrictReadiness {
                 .then(|| strict(&view, namespace))
                 .flatten(),
             watch: vec![
-                Command::new("kubectl logs -l app=ztunnel --since=5m").namespace(&view.istio),
+                Command::new("kubectl logs -l app=ztunnel --since 5m").namespace(&view.istio),
                 Command::new("meshmedic doctor --category security").namespace(namespace),
             ],
             steps,

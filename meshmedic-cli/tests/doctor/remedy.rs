@@ -54,7 +54,8 @@ fn run(world: &World, argv: &[&str]) {
             "-n",
             namespace,
             name,
-            "--type=json",
+            "--type",
+            "json",
             "-p",
             patch,
         ] => {

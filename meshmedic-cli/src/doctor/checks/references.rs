@@ -94,6 +94,8 @@ pub(crate) const CHECKS: &[Check] = &[
             Need::Services,
             Need::Deployments,
             Need::DaemonSets,
+            Need::StatefulSets,
+            Need::CronJobs,
             Need::Ambient,
         ],
         run: selectors::run,

@@ -44,7 +44,7 @@ const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
 const MAX_WORDS: usize = 64;
 
 /// How many kinds Kubernetes itself has that are read.
-const OWN_KINDS: usize = 15;
+const OWN_KINDS: usize = 17;
 
 /// Reads all of it.
 pub(super) async fn read(connection: &Connection) -> Snapshot {
@@ -73,6 +73,7 @@ pub(super) async fn read(connection: &Connection) -> Snapshot {
             snapshot.validating_webhooks,
             snapshot.network_policies,
         ),
+        (snapshot.stateful_sets, snapshot.cron_jobs),
         (
             snapshot.events,
             snapshot.custom,
@@ -104,6 +105,12 @@ pub(super) async fn read(connection: &Connection) -> Snapshot {
                 reading.kind("mutatingwebhookconfigurations", redact::mutating_webhook),
                 reading.kind("validatingwebhookconfigurations", redact::validating_webhook),
                 reading.kind("networkpolicies", redact::network_policy),
+            )
+        },
+        async {
+            tokio::join!(
+                reading.kind("statefulsets", redact::stateful_set),
+                reading.kind("cronjobs", redact::cron_job),
             )
         },
         async {

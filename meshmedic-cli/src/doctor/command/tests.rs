@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::process;
-
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
 use crate::doctor::finding::{Finding, ObjectRef, Remedy};
+use crate::doctor::fixtures::hostile::as_a_shell_sees;
 
 /// What people who mean ill write into names.
 const HOSTILE: [&str; 22] = [
@@ -33,29 +32,6 @@ const HOSTILE: [&str; 22] = [
     "\0",
     "",
 ];
-
-/// Has a shell parse lines, and gives the words of each as that shell sees them.
-pub(crate) fn parsed(lines: &[String]) -> Vec<Vec<String>> {
-    let mut script = String::from("p() { printf '%s\\0' \"$#\" \"$@\"; }\n");
-    for line in lines {
-        script.push_str("p ");
-        script.push_str(line);
-        script.push('\n');
-    }
-    let out = process::Command::new("sh")
-        .args(["-eu", "-c", &script])
-        .env_clear()
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let text = String::from_utf8(out.stdout).unwrap();
-    let mut words = text.split('\0').map(str::to_owned);
-    let mut all = Vec::new();
-    while let Some(count) = words.next().filter(|count| !count.is_empty()) {
-        all.push(words.by_ref().take(count.parse().unwrap()).collect());
-    }
-    all
-}
 
 fn word() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -105,7 +81,7 @@ proptest! {
         for line in &lines {
             prop_assert!(!line.contains(char::is_control), "{line:?}");
         }
-        let seen = parsed(&lines);
+        let seen = as_a_shell_sees(&lines);
         prop_assert_eq!(seen.len(), offered.len());
         for (command, seen) in offered.iter().zip(seen) {
             prop_assert_eq!(command.argv(), seen);

@@ -60,3 +60,16 @@ fn the_page_asks_for_nothing_from_elsewhere() {
         assert!(!page.contains(word), "{word}");
     }
 }
+
+#[test]
+fn two_snapshots_read_as_what_is_new_and_what_is_gone() {
+    let earlier = ailing_report();
+    let later = ailing_report().only(|check, _| check.code != "MM0201");
+    let compared = Comparison::of(later, &earlier);
+    let text = differences(&compared, false).unwrap();
+    assert_eq!(
+        text,
+        "Since 2026-01-02 00:00 UTC: 0 new, 1 gone, 4 as before.\n\nGone\n----\n\
+         √ MM0201 Node node-b: ztunnel is not Ready here\n"
+    );
+}

@@ -185,7 +185,7 @@ pub(super) fn restarts(view: &View<'_>) -> Vec<Finding> {
                     ))
                     .so("each time the connections of the mesh on its node break, and pods may come back uncaptured")
                     .run(
-                        Command::new("kubectl logs --previous --tail=200")
+                        Command::new("kubectl logs --previous --tail 200")
                             .namespace(of)
                             .name(called)
                             .words("-c")

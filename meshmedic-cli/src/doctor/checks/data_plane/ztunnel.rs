@@ -24,7 +24,7 @@ fn object(ztunnel: &ZtunnelFacts) -> ObjectRef {
 
 /// A command that shows the end of its log.
 fn logs(ztunnel: &ZtunnelFacts) -> Command {
-    Command::new("kubectl logs --tail=200")
+    Command::new("kubectl logs --tail 200")
         .namespace(&ztunnel.namespace)
         .name(&ztunnel.name)
 }
@@ -117,7 +117,7 @@ fn bad(view: &View<'_>, ztunnel: &ZtunnelFacts, problem: &str, seen: &str) -> Fi
         .because(seen)
         .so("its workloads have no valid identity: peers refuse their connections, at once or when it ends")
         .run(logs(ztunnel))
-        .run(Command::new("kubectl logs -l app=istiod --tail=200").namespace(&view.istio))
+        .run(Command::new("kubectl logs -l app=istiod --tail 200").namespace(&view.istio))
         .by_hand(
             "Look in ztunnel's log for \"certificate\", and in istiod's for \"CSR\", \"sign\" and \"CA\".",
         )

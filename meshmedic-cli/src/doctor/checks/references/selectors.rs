@@ -70,11 +70,18 @@ fn is_made(view: &View<'_>, of: &str, selector: &Labels) -> bool {
     let snapshot = view.snapshot;
     let mut deployments = snapshot.deployments.all().iter();
     let mut daemons = snapshot.daemon_sets.all().iter();
+    let mut stateful = snapshot.stateful_sets.all().iter();
     let mut jobs = snapshot.jobs.all().iter();
+    let mut cron_jobs = snapshot.cron_jobs.all().iter();
     let mut entries = view.custom("workloadentries.networking.istio.io").iter();
     deployments.any(|set| makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template)))
         || daemons.any(|set| makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template)))
+        || stateful.any(|set| makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template)))
         || jobs.any(|job| makes(&job.metadata, job.spec.as_ref().map(|spec| &spec.template)))
+        || cron_jobs.any(|job| {
+            let made = job.spec.job_template.spec.as_ref();
+            makes(&job.metadata, made.map(|spec| &spec.template))
+        })
         || entries.any(|entry| {
             let label = |key: &str| {
                 entry

@@ -37,13 +37,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 /// What the check finds on one policy.
 pub(in crate::doctor::checks) fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     // With a target it is a waypoint's, and on trial it does nothing.
-    let trial = policy
-        .metadata
-        .annotations
-        .iter()
-        .flatten()
-        .any(|(key, _)| key == "istio.io/dry-run");
-    if has_target(policy) || trial {
+    if has_target(policy) || is_on_trial(policy) {
         return None;
     }
     let labels = selected(policy);
@@ -109,8 +103,9 @@ pub(in crate::doctor::checks) fn finding(view: &View<'_>, policy: &Custom) -> Op
     for namespace in namespaces {
         let waypoint = endpoints::has_waypoint(Some(view.namespace_labels(namespace)));
         if waypoint != Some(true) {
-            finding = finding
-                .run(Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(namespace));
+            let apply =
+                Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(namespace);
+            finding = finding.run(view.with_revision(apply, namespace));
         }
     }
     Some(finding.by_hand(
@@ -118,6 +113,12 @@ pub(in crate::doctor::checks) fn finding(view: &View<'_>, policy: &Custom) -> Op
          (kind: Service) that these rules protect, in the place of spec.selector. What ztunnel shall judge, write \
          with principals, namespaces, IP blocks and ports alone.",
     ))
+}
+
+/// Whether it is only tried out.
+pub(super) fn is_on_trial(policy: &Custom) -> bool {
+    let mut annotations = policy.metadata.annotations.iter().flatten();
+    annotations.any(|(key, _)| key == "istio.io/dry-run")
 }
 
 pub(in crate::doctor::checks) fn has_target(policy: &Custom) -> bool {

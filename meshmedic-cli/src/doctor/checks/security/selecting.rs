@@ -66,6 +66,13 @@ fn is_somewhere(view: &View<'_>, policy: &Custom, labels: &Labels) -> bool {
     let daemons = |set: &k8s_openapi::api::apps::v1::DaemonSet| {
         makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template))
     };
+    let stateful = |set: &k8s_openapi::api::apps::v1::StatefulSet| {
+        makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template))
+    };
+    let cron = |job: &k8s_openapi::api::batch::v1::CronJob| {
+        let of_jobs = job.spec.job_template.spec.as_ref();
+        makes(&job.metadata, of_jobs.map(|spec| &spec.template))
+    };
     let jobs = |job: &k8s_openapi::api::batch::v1::Job| {
         makes(&job.metadata, job.spec.as_ref().map(|spec| &spec.template))
     };
@@ -86,7 +93,9 @@ fn is_somewhere(view: &View<'_>, policy: &Custom, labels: &Labels) -> bool {
     };
     snapshot.deployments.all().iter().any(template)
         || snapshot.daemon_sets.all().iter().any(daemons)
+        || snapshot.stateful_sets.all().iter().any(stateful)
         || snapshot.jobs.all().iter().any(jobs)
+        || snapshot.cron_jobs.all().iter().any(cron)
         || snapshot.services.all().iter().any(services)
 }
 

@@ -364,3 +364,73 @@ fn peer_authentications_without_effect_are_found() {
     let found = assert_finds("MM0605", &disabled, "PeerAuthentication till/default");
     assert!(found.evidence[0].contains("3 captured pods stand under it"));
 }
+
+#[test]
+fn what_makes_pods_later_is_selected_today() {
+    let by_app = || {
+        authorization(
+            "shop",
+            json!({ "selector": { "matchLabels": { "app": "nightly" } } }),
+        )
+    };
+    assert_finds("MM0603", &by_app(), "AuthorizationPolicy shop/guard");
+    let template = json!({ "metadata": { "labels": { "app": "nightly" } }, "spec": { "containers": [] } });
+    let metadata = json!({ "namespace": "shop", "name": "nightly" });
+    let mut stateful = by_app();
+    had(&mut stateful.stateful_sets).push(object(json!({
+        "metadata": metadata,
+        "spec": { "replicas": 0, "selector": {}, "serviceName": "nightly", "template": template },
+    })));
+    let mut cron = by_app();
+    had(&mut cron.cron_jobs).push(object(json!({
+        "metadata": metadata,
+        "spec": { "schedule": "@daily", "jobTemplate": { "spec": { "template": template } } },
+    })));
+    let mut scaled = by_app();
+    had(&mut scaled.deployments).push(object(json!({
+        "metadata": metadata, "spec": { "replicas": 0, "selector": {}, "template": template },
+    })));
+    for snapshot in [stateful, cron, scaled] {
+        assert_passes("MM0603", &snapshot);
+    }
+}
+
+fn denying(rule: &Value) -> Snapshot {
+    probed(json!({ "action": "DENY", "rules": [rule] }))
+}
+
+#[test]
+fn a_deny_of_all_but_some_turns_the_kubelet_away() {
+    let source = |source: Value| json!({ "from": [{ "source": source }] });
+    for denied in [
+        source(json!({ "notPrincipals": ["cluster.local/ns/till/sa/pay"] })),
+        source(json!({ "notNamespaces": ["till"] })),
+        rule(json!({ "notPaths": ["/api/*"] })),
+        rule(json!({ "notMethods": ["POST"], "ports": ["8080"] })),
+        json!({ "when": [{ "key": "source.namespace", "notValues": ["till"] }] }),
+        json!({}),
+    ] {
+        let found = assert_finds("MM0604", &denying(&denied), "Pod legacy/orders-7d4b-a");
+        assert!(found.problem.contains("DENY"), "{denied} {found:#?}");
+    }
+    for not_denied in [
+        source(json!({ "principals": ["*"] })),
+        source(json!({ "notPrincipals": ["a"], "namespaces": ["till"] })),
+        // Who knows from which address the kubelet comes.
+        source(json!({ "notIpBlocks": ["10.0.0.0/8"] })),
+        rule(json!({ "notPaths": ["/ready"] })),
+        rule(json!({ "notPaths": ["/api"], "notPorts": ["8080"] })),
+        rule(json!({ "paths": ["/admin"] })),
+        rule(json!({ "notHosts": ["shop.example.com"] })),
+        json!({ "from": [{ "source": { "notNamespaces": ["till"] } }], "when": [{ "key": "request.headers[x]", "values": ["y"] }] }),
+    ] {
+        assert_passes("MM0604", &denying(&not_denied));
+    }
+    let mut trial = denying(&json!({}));
+    let part = trial.custom.get_mut(AUTHORIZATION).unwrap();
+    had(part)[0].metadata.annotations = Some([("istio.io/dry-run".to_owned(), "true".to_owned())].into());
+    assert_passes("MM0604", &trial);
+    // What an ALLOW leaves out by a negation, it does not let in.
+    let allow = json!({ "rules": [rule(json!({ "notPaths": ["/rea*"] }))] });
+    assert_finds("MM0604", &probed(allow), "Pod legacy/orders-7d4b-a");
+}

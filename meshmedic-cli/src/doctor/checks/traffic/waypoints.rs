@@ -41,7 +41,10 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             "ztunnel does not look into HTTP, and nobody else is on the way: the route changes nothing."
         });
         finding = finding
-            .run(Command::new("istioctl waypoint apply --name waypoint --wait").namespace(of))
+            .run(view.with_revision(
+                Command::new("istioctl waypoint apply --name waypoint --wait").namespace(of),
+                of,
+            ))
             .run(
                 Command::new("kubectl label service --overwrite")
                     .namespace(of)

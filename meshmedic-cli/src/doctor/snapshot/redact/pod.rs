@@ -10,11 +10,12 @@ use meshmedic_common::text::clean;
 use super::metadata;
 
 /// Switches of Istio's own parts and of the network's: only `true` and `false` are kept of them.
-const SWITCHES: [&str; 10] = [
+const SWITCHES: [&str; 11] = [
     "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY",
     "PILOT_AUTO_ALLOW_WAYPOINT_POLICY",
     "PILOT_ENABLE_AMBIENT",
     "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS",
+    "PILOT_ENABLE_SENDING_HBONE",
     "ENABLE_NATIVE_SIDECARS",
     "ENABLE_POD_ENI",
     "ENABLE_AMBIENT_DETECTION_RETRY",
