@@ -6,6 +6,7 @@
 mod addresses;
 mod cgroup;
 mod index;
+mod lives;
 mod names;
 mod process;
 mod reading;
@@ -15,8 +16,9 @@ mod underneath;
 pub use addresses::NetAddresses;
 pub use cgroup::{CgroupPod, parse_cgroup};
 pub use index::{Mapping, NetnsIndex};
+pub use lives::Lives;
 pub use names::{PodName, PodNames};
-pub use process::{NetnsKey, Process, ProcessTable, is_running, uptime};
+pub use process::{NetnsKey, Process, ProcessTable, is_running, started, uptime};
 pub use reading::{Evidence, ReadJob, Unreadable};
 pub use sockets::socket_inodes;
 pub use underneath::Underneath;

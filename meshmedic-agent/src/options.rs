@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::engine::repair;
 use crate::status::{Endpoints, ListenAddr};
+use meshmedic_common::identity::Identity;
+use meshmedic_common::repair::Repairer;
 
 /// How changes are noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,10 +45,14 @@ pub struct AgentOptions {
     pub status_addr: Option<ListenAddr>,
     /// How to reach the API; `None` for the cluster that this runs in, then the usual places.
     pub kubeconfig: Option<PathBuf>,
+    /// Who may speak for Istio.
+    pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
-    /// How careful repairs are.
-    pub repair: repair::Settings,
+    /// Who repairs, and how carefully.
+    pub repairer: Repairer,
+    /// Whether successors that land here are proved, for repairs of any node.
+    pub prove: bool,
 }
 
 /// A loop that goes round at least once an interval is standing still after so many of them,

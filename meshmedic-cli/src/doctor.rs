@@ -26,6 +26,7 @@ use crate::output;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
+#[cfg(test)]
 pub(crate) use command::Command;
 pub(crate) use compare::Comparison;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 fn take(args: &Args) -> anyhow::Result<Snapshot> {
     args.selection().check("default")?;
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
         let selection = args.selection().check(&connection.namespace)?;
         let plan = Plan {
             selection,
@@ -85,6 +86,9 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
             since: args.since,
             budget: Budget::default(),
         };
+        args.istio
+            .settle(&mut connection, plan.ways.agents(), plan.ways.timeout())
+            .await;
         tokio::select! {
             snapshot = collect(&connection, &plan) => Ok(snapshot),
             interrupt = tokio::signal::ctrl_c() => {

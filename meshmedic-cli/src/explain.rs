@@ -8,9 +8,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::policy::SETTLE;
 use meshmedic_common::report::NodeReport;
 
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::istio::IstioArgs;
 use crate::output;
 use crate::repair;
 use crate::scan::{self, sweep};
@@ -34,10 +36,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
     #[command(flatten)]
     ways: WayArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -54,7 +58,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.ways.check()?;
     selection::one(&args.pod, args.namespace.as_deref(), "default")?;
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, args.ways.agents(), args.ways.timeout())
+            .await;
         let (selection, key) = selection::one(&args.pod, args.namespace.as_deref(), &connection.namespace)?;
         let known = tokio::select! {
             known = look(args, &connection, &selection, &key) => known?,
@@ -117,8 +124,8 @@ async fn look(
     let events = events::of(connection, &target.facts, &mut notes).await;
     Ok(Known {
         expectation: mesh.expectation(&target.facts),
-        certain: mesh.enablement().certain,
-        health: mesh.health(&node, args.settle, connection.clock.now()),
+        certain: mesh.enablement(&target.facts).certain,
+        fault: mesh.node_fault(&node, args.settle, connection.clock.now()),
         now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
         facts: target.facts,
         pod,

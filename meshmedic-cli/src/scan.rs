@@ -8,9 +8,11 @@ mod sweep;
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::policy::SETTLE;
 use meshmedic_common::verdict::exit_code;
 
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::istio::IstioArgs;
 use crate::output::{self, ScanFormat};
 use crate::selection::{Selection, SelectionArgs};
 use crate::ways::WayArgs;
@@ -36,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
     /// Read the ztunnels' logs first, and look only at the pods that they accuse
     #[arg(long, conflicts_with = "watch")]
@@ -51,6 +53,8 @@ pub(crate) struct Args {
     selection: SelectionArgs,
     #[command(flatten)]
     ways: WayArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -106,7 +110,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         args.ways.clone()
     };
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, ways.agents(), ways.timeout())
+            .await;
         let selection = args.selection.check(&connection.namespace)?;
         if args.watch {
             follow(args, &ways, &connection, &selection).await

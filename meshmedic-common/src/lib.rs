@@ -12,6 +12,8 @@ pub mod duration;
 pub mod eligibility;
 #[cfg(feature = "std")]
 pub mod facts;
+#[cfg(feature = "std")]
+pub mod identity;
 #[cfg(feature = "kube")]
 pub mod kube;
 #[cfg(feature = "std")]
@@ -19,11 +21,15 @@ pub mod policy;
 #[cfg(feature = "std")]
 pub mod ports;
 #[cfg(feature = "std")]
+pub mod repair;
+#[cfg(feature = "std")]
 pub mod report;
 #[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]
 pub mod text;
+#[cfg(feature = "std")]
+pub mod time;
 #[cfg(feature = "std")]
 pub mod uid;
 #[cfg(feature = "std")]

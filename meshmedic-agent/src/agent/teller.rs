@@ -1,27 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells what happened: in the log, as Events, as metrics.
 
+mod strangers;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
-use meshmedic_common::report::{Action, Recent, RepairReport, TransitionReport, TriggerMode};
+use meshmedic_common::policy::Means;
+use meshmedic_common::report::{Recent, RepairReport, TransitionReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Redirection, State};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Mirror, Seen};
-use crate::engine::repair::{Outcome, PodRef, RepairNotice};
 use crate::engine::{Notice, Transition};
 use crate::options::AgentOptions;
 use crate::status::Metrics;
 use crate::status::metrics::result_of;
-use crate::time::Time;
 use crate::watch::{Event, Watch};
+use meshmedic_common::repair::{Outcome, PodRef, RepairNotice};
+use meshmedic_common::time::Time;
 
 /// What the Events name as their source.
 const CONTROLLER: &str = "meshmedic.io/agent";
@@ -42,8 +46,10 @@ pub(super) struct Teller {
     transitions: HashMap<PodUid, Recent<TransitionReport>>,
     repairs: Recent<RepairReport>,
     /// Repairs under way, by the pod's UID.
-    begun: HashMap<String, Action>,
+    begun: HashMap<String, Means>,
     fault: Option<Fault>,
+    /// Who claims to be a part of Istio, as far as it was told.
+    strangers: BTreeSet<Claimant>,
 }
 
 /// What is wrong with the node.
@@ -91,11 +97,12 @@ impl Teller {
             repairs: Recent::default(),
             begun: HashMap::new(),
             fault: None,
+            strangers: BTreeSet::new(),
         }
     }
 
     pub(super) fn begin(&self, options: &AgentOptions, trigger: TriggerMode) {
-        let permissions = &options.repair.permissions;
+        let permissions = options.repairer.permissions();
         let repairs = match (permissions.ready, permissions.stuck) {
             (false, false) => "off: what would be done is logged only",
             (true, false) => "of Ready orphans",
@@ -176,6 +183,10 @@ impl Teller {
                 Event::KernelFailed(error) => {
                     tracing::warn!(%error, "a kernel program failed; going on without it, restart to try again");
                 }
+                Event::Census(Some(error)) => {
+                    tracing::warn!(%error, "the census failed and is tried again; meanwhile each change asks for a reading");
+                }
+                Event::Census(None) => tracing::info!("the census works again"),
                 Event::Notice(Notice::Pod(transition)) => {
                     self.remember(transition, server);
                     self.transition(watch, mirror, transition);
@@ -343,10 +354,9 @@ impl Teller {
                     }
                 }
                 RepairNotice::Would { pod } => audit(&self.node, pod, "would-repair", None, None, None, true),
-                RepairNotice::Started { pod, delete, .. } => {
-                    let action = if *delete { Action::Delete } else { Action::Evict };
-                    self.begun.insert(pod.uid.clone(), action);
-                    let act = action.as_str();
+                RepairNotice::Started { pod, means, .. } => {
+                    self.begun.insert(pod.uid.clone(), *means);
+                    let act = means.as_str();
                     audit(&self.node, pod, act, None, None, None, false);
                     let note = format!(
                         "asking the API to {act} it: proved to be out of the mesh; its controller will start another one"
@@ -409,6 +419,7 @@ impl Teller {
     /// What is looked at now and then rather than at each change.
     pub(super) fn look_over(&mut self, now: Time, watch: &Watch, mirror: &Mirror) {
         self.tell_fault(now);
+        self.tell_strangers(mirror);
         self.transitions
             .retain(|uid, _| mirror.standings().contains_key(uid));
         let missing: BTreeSet<PodUid> = watch

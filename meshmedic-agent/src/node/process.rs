@@ -14,7 +14,7 @@ use meshmedic_common::verdict::Reason;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::cgroup::parse_cgroup;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// A network namespace, told apart from the others by the inode of its `net/tcp`.
 ///
@@ -299,6 +299,16 @@ fn parse_stat(text: &str) -> Option<Stat> {
 pub fn is_running(root: &Path, pid: u32, start: u64) -> bool {
     let stat = open_process(root, pid).and_then(read_stat);
     stat.is_ok_and(|stat| stat.alive && stat.start == start)
+}
+
+/// Start times are counted in ticks of this many a second, whatever the kernel's own clock does.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// When a process began that has this start time.
+#[must_use]
+pub fn started(now: Time, start: u64) -> Option<Time> {
+    let after_boot = Duration::from_millis(start.saturating_mul(1_000 / TICKS_PER_SECOND));
+    Some(now - uptime()?.saturating_sub(after_boot))
 }
 
 /// For how long the machine has been up, the time it slept included, as start times count it.

@@ -10,8 +10,9 @@ mod register;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meshmedic_common::policy::Withheld;
-use meshmedic_common::report::{Action, BreakerScope, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::identity::Component;
+use meshmedic_common::policy::{Means, Withheld};
+use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,12 +20,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::exposition;
-use crate::engine::repair::{Outcome, RepairNotice};
 use crate::engine::{Notice, Transition};
-use crate::time::Time;
 use crate::watch::{Counters, Event};
 use catalogue::Catalogue;
 pub use catalogue::{Described, Kind};
+use meshmedic_common::repair::{Outcome, RepairNotice};
+use meshmedic_common::time::Time;
 
 /// One label, and the name that a closed set gives its value.
 type Label = [(&'static str, &'static str); 1];
@@ -93,6 +94,7 @@ struct Inner {
     events_lost: Counter,
     kernel_failures: Counter,
     readings: Family<Label, Counter>,
+    looking: Counter<f64, std::sync::atomic::AtomicU64>,
     pods: Family<Label, Gauge>,
     suspects: Gauge,
     flaps: Counter,
@@ -100,6 +102,8 @@ struct Inner {
     condition: Family<Label, Gauge>,
     unverifiable: Family<Label, Gauge>,
     unredirected: Gauge,
+    expected: Gauge,
+    identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
     withheld: Family<Labels<3>, Counter>,
     would: Counter,
@@ -114,7 +118,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Memory {
     /// Repairs under way, by the pod's UID, and how they were begun.
-    begun: BTreeMap<String, Action>,
+    begun: BTreeMap<String, Means>,
     /// When each watch was last heard.
     heard: BTreeMap<Resource, Time>,
     /// What the watch had done.
@@ -183,6 +187,9 @@ impl Metrics {
         inner
             .events_lost
             .inc_by(now.records_lost.saturating_sub(before.records_lost));
+        inner
+            .looking
+            .inc_by(now.looking.saturating_sub(before.looking).as_secs_f64());
         for (result, read, before) in [
             ("complete", now.complete, before.complete),
             ("partial", now.partial, before.partial),
@@ -230,6 +237,19 @@ impl Metrics {
         inner.unredirected.set(count(&|pod| {
             pod.state == State::Captured && pod.redirection == Redirection::Absent
         }));
+        inner.expected.set(count(&|pod| {
+            matches!(pod.expectation, Some(Expected::Yes | Expected::Unverifiable))
+        }));
+        for component in Component::ALL {
+            let strangers = report
+                .strangers
+                .iter()
+                .filter(|stranger| stranger.component == *component);
+            inner
+                .identity_conflicts
+                .get_or_create(&[("component", component.as_str())])
+                .set(i64::try_from(strangers.count()).unwrap_or(i64::MAX));
+        }
         for condition in Condition::ALL {
             let holds = report.conditions.iter().any(|c| c.condition == *condition);
             inner
@@ -265,7 +285,10 @@ impl Metrics {
             }
             Event::Notice(Notice::Pod(transition)) => self.transition(transition),
             // The counters and the report that follow show it.
-            Event::Kernel { .. } | Event::RecordsLost(_) | Event::Notice(Notice::Node { .. }) => {}
+            Event::Kernel { .. }
+            | Event::RecordsLost(_)
+            | Event::Census(_)
+            | Event::Notice(Notice::Node { .. }) => {}
         }
     }
 
@@ -305,9 +328,8 @@ impl Metrics {
             RepairNotice::Would { .. } => {
                 inner.would.inc();
             }
-            RepairNotice::Started { pod, delete, .. } => {
-                let action = if *delete { Action::Delete } else { Action::Evict };
-                inner.memory().begun.insert(pod.uid.clone(), action);
+            RepairNotice::Started { pod, means, .. } => {
+                inner.memory().begun.insert(pod.uid.clone(), *means);
             }
             RepairNotice::Ended {
                 pod, outcome, stuck, ..
@@ -316,7 +338,7 @@ impl Metrics {
                 let result = result_of(outcome);
                 let labels = [
                     // An agent that ended since began it.
-                    ("action", begun.map_or("unknown", Action::as_str)),
+                    ("action", begun.map_or("unknown", Means::as_str)),
                     ("result", result.as_str()),
                 ];
                 inner.repairs.get_or_create(&labels).inc();

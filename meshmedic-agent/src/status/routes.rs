@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::board::Status;
 use super::metrics::Metrics;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// One of the listeners, each with its own paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,16 @@ fn metrics(status: &Status, path: &str) -> Answer {
             refuse(Endpoint::Metrics, StatusCode::NOT_FOUND, message)
         }
     }
+}
+
+/// The report is for people on loopback, under no other name.
+pub(super) fn misdirected() -> Answer {
+    let message = "the report is served to localhost only: ask for it through kubectl port-forward, as                    http://localhost:<port>";
+    refuse(
+        Endpoint::Status,
+        StatusCode::MISDIRECTED_REQUEST,
+        message.to_owned(),
+    )
 }
 
 /// What came of an attempt to reach another agent.

@@ -10,6 +10,7 @@ use super::report::Suppression;
 use super::snapshot::Scope;
 use crate::Usage;
 use crate::connection::ConnectionArgs;
+use crate::istio::IstioArgs;
 use crate::output::DoctorFormat;
 use crate::selection::SelectionArgs;
 use crate::ways::{AgentArgs, WayArgs};
@@ -89,6 +90,8 @@ pub(crate) struct Args {
     timeout: Duration,
     #[command(flatten, next_help_heading = "Reading")]
     agents: AgentArgs,
+    #[command(flatten)]
+    pub(super) istio: IstioArgs,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 }

@@ -20,6 +20,7 @@
 //! Its parts have users of their own (`kubelet`, `kube-scheduler`, `kube-controller-manager`, `istio-cni`), by
 //! which the log of requests can be told apart and which a fault can spare.
 
+mod cni;
 mod controllers;
 mod faults;
 mod istio;
@@ -27,7 +28,7 @@ mod kubelet;
 mod node;
 mod scheduler;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -71,6 +72,8 @@ pub struct ClusterSpec {
     pub nodes: usize,
     /// Whether Istio is installed: istiod, and ztunnel and istio-cni on every node.
     pub istio: bool,
+    /// The namespace in which it is.
+    pub istio_namespace: &'static str,
     /// Whether its API server is the real one, which can neither fail on demand nor tell of its requests.
     pub real_api: bool,
 }
@@ -80,6 +83,7 @@ impl Default for ClusterSpec {
         Self {
             nodes: 1,
             istio: true,
+            istio_namespace: "istio-system",
             real_api: false,
         }
     }
@@ -95,6 +99,9 @@ pub struct Cluster {
 struct Shared {
     api: ApiServer,
     nodes: Vec<Node>,
+    istio_namespace: &'static str,
+    /// The labels of each namespace, as istio-cni's informer has them.
+    namespaces: Mutex<BTreeMap<String, BTreeMap<String, Value>>>,
     controls: Mutex<Controls>,
     /// Whether there is something to do.
     work: Mutex<bool>,
@@ -158,10 +165,9 @@ impl Shared {
         while !self.is_stopping() {
             let done = controllers::control(self)
                 .and_then(|()| scheduler::schedule(self))
-                .and_then(|()| kubelet::keep(self))
-                .and_then(|settled| istio::enrol(self).map(|enrolled| settled && enrolled));
+                .and_then(|()| kubelet::keep(self));
             let work = lock(&self.work);
-            let mut work = if matches!(done, Ok(true)) {
+            let mut work = if done.is_ok() {
                 let waited = self.wake.wait_while(work, |work| !*work && !self.is_stopping());
                 waited.unwrap_or_else(std::sync::PoisonError::into_inner)
             } else {
@@ -191,6 +197,8 @@ impl Cluster {
         let shared = Arc::new(Shared {
             api,
             nodes,
+            istio_namespace: spec.istio_namespace,
+            namespaces: Mutex::default(),
             controls: Mutex::default(),
             work: Mutex::new(true),
             wake: Condvar::new(),
@@ -205,9 +213,9 @@ impl Cluster {
             cluster.api().update_status(&node.object())?;
         }
         if spec.istio {
-            istio::objects()
+            istio::objects(spec.istio_namespace)
                 .iter()
-                .try_for_each(|object| cluster.api().create(object).map(drop))?;
+                .try_for_each(|object| cluster.api().apply(object).map(drop))?;
         }
         let start = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&cluster.shared);
@@ -222,11 +230,27 @@ impl Cluster {
                 Box::new(|shared: &Shared| shared.watch(resource)),
             )?);
         }
+        if spec.istio {
+            for resource in ["pods", "namespaces"] {
+                let inform = move |shared: &Shared| cni::inform(shared, resource);
+                threads.push(start("istio-cni informer", Box::new(inform))?);
+            }
+            for number in 0..cluster.shared.nodes.len() {
+                let serve = move |shared: &Shared| shared.nodes[number].cni().serve(shared);
+                let work =
+                    move |shared: &Shared| shared.nodes[number].cni().work(shared, &shared.nodes[number]);
+                threads.push(start("istio-cni server", Box::new(serve))?);
+                threads.push(start("istio-cni", Box::new(work))?);
+            }
+        }
         cluster.threads = threads;
         if spec.istio {
+            cluster.wait("istiod", || {
+                istio::start_istiod(&cluster.shared).is_ok_and(|started| started)
+            })?;
             for node in &cluster.shared.nodes {
                 cluster.wait(&format!("ztunnel on {}", node.name()), || {
-                    node.ztunnel().is_ok() && node.cni_ready()
+                    node.ztunnel().is_ok() && node.cni_ready() && node.cni().snapshots() > 0
                 })?;
             }
         }
@@ -397,6 +421,7 @@ impl Drop for Cluster {
         self.shared.stopping.store(true, Ordering::Release);
         // Whoever waits for the server notices that it is gone.
         self.shared.api.end();
+        self.shared.nodes.iter().for_each(|node| node.cni().close());
         self.shared.wake();
         for thread in self.threads.drain(..) {
             let _ = thread.join();

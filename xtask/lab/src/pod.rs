@@ -80,6 +80,8 @@ pub struct PodSpec {
     pub listeners: Vec<SocketAddr>,
     /// Whether Istio's route and rule are in its network namespace.
     pub redirected: bool,
+    /// What its processes call themselves.
+    pub process_name: String,
 }
 
 impl PodSpec {
@@ -99,6 +101,7 @@ impl PodSpec {
             host_network: false,
             listeners: Vec::new(),
             redirected: true,
+            process_name: "app".to_owned(),
         }
     }
 }
@@ -326,8 +329,19 @@ impl Pod {
     /// Ends all its processes and starts the first one anew, in a new network namespace: the same pod,
     /// cgroup and addresses, as after a restart of its sandbox.
     pub fn replace_netns(&self) -> Result<()> {
+        let redirected = lock(&self.0.processes).redirected;
+        self.start_anew(redirected)
+    }
+
+    /// The same with nothing of Istio in the new network namespace.
+    pub fn renew_sandbox(&self) -> Result<()> {
+        self.start_anew(false)
+    }
+
+    fn start_anew(&self, redirected: bool) -> Result<()> {
         let mut processes = lock(&self.0.processes);
         processes.kill();
+        processes.redirected = redirected;
         let main = start(&self.0.shared, &self.0.spec, &self.0.cgroup, processes.redirected)?;
         processes.main = main;
         processes.main.ready()
@@ -363,7 +377,7 @@ fn start(shared: &Arc<Shared>, spec: &PodSpec, cgroup: &str, redirected: bool) -
         reuse_port: false,
     });
     let setup = Setup {
-        comm: "app".to_owned(),
+        comm: spec.process_name.clone(),
         cgroup: shared.enterable(cgroup)?,
         netns,
         listeners: listeners.collect(),

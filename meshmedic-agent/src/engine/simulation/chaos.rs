@@ -6,9 +6,9 @@ use std::sync::Arc;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::verdict::Reason;
 
-use super::super::repair::LeaseKey;
 use super::trace::{PodId, Shows, What};
 use super::{HOUR, Happening, MINUTE, SECOND, Sim, span};
+use meshmedic_common::repair::LeaseKey;
 
 /// The end of something that went wrong.
 #[derive(Clone, Debug)]
@@ -306,7 +306,7 @@ impl Sim {
 
     /// A rolling restart of all agents.
     fn roll(&mut self) {
-        for agent in 0..self.agents.len() {
+        for agent in 0..self.world.nodes.len() {
             let wait = self.rng.between(10, MINUTE);
             let life = self.agents[agent].life;
             self.after(wait, Happening::Stop(agent, life));

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What really happened, in order: all that the judge ever sees.
 
-use crate::time::Time;
+use std::time::Duration;
+
+use meshmedic_common::policy::{CONFIRM, GRACE_PERIOD, SETTLE};
+use meshmedic_common::repair::Limits;
+use meshmedic_common::time::Time;
 
 /// Tells pods apart, like a UID.
 pub(super) type PodId = u32;
@@ -11,6 +15,8 @@ pub(super) type PodId = u32;
 pub(super) struct Truth {
     pub(super) node: usize,
     pub(super) owner: Option<usize>,
+    /// Whether its successor has its name, and which.
+    pub(super) name: Option<u32>,
     pub(super) recreated: Recreated,
     /// It belongs to the mesh, and nobody has to guess so.
     pub(super) expected: bool,
@@ -72,6 +78,11 @@ pub(super) enum What {
         node: usize,
         process: u32,
     },
+    /// A person's command began to look at a node.
+    Sat {
+        node: usize,
+        process: u32,
+    },
     /// It ended, however.
     Ended {
         node: usize,
@@ -92,6 +103,12 @@ pub(super) enum What {
     Wrote {
         pod: PodId,
         held: Held,
+    },
+    /// What became of a repair was proved by what somebody saw of this pod.
+    Proved {
+        pod: PodId,
+        by: PodId,
+        captured: bool,
     },
     /// An agent that was told to end took the repair of this pod out of a Lease, as it must with its slot.
     Freed {
@@ -144,27 +161,53 @@ pub(super) struct Rules {
     pub(super) deadline: u64,
 }
 
+/// A person believes a loss after this.
+pub(super) const PERSON_CONFIRM: u64 = 2_000;
+
 impl Rules {
+    /// The same as agents and people are told it.
+    pub(super) fn limits(&self) -> Limits {
+        let spans = |milliseconds| Duration::from_millis(milliseconds);
+        let count = |number| u32::try_from(number).unwrap_or(1);
+        Limits {
+            in_flight_node: self.in_flight_node,
+            in_flight_owner: self.in_flight_owner,
+            slots: count(self.slots),
+            per_hour_node: self.per_hour_node,
+            per_hour_cluster: self.per_hour_cluster,
+            cooldown: (spans(self.cooldown), Limits::DEFAULT.cooldown.1),
+            breaker_failures: count(self.breaker_failures),
+            breaker_failures_cluster: count(self.breaker_failures_cluster),
+            breaker_open: spans(self.breaker_open),
+            successor_deadline: spans(self.deadline),
+        }
+    }
+
     /// The defaults of the command line, with repairs switched on.
     pub(super) const fn usual() -> Self {
+        let limits = Limits::DEFAULT;
         Self {
             ready: true,
             stuck: true,
             jobs: false,
             delete: false,
-            grace: 300_000,
-            confirm: 10_000,
-            settle: 30_000,
-            in_flight_node: 1,
-            in_flight_owner: 1,
-            slots: 3,
-            per_hour_node: 20,
-            per_hour_cluster: 60,
-            cooldown: 300_000,
-            breaker_failures: 2,
-            breaker_failures_cluster: 5,
-            breaker_open: 3_600_000,
-            deadline: 300_000,
+            grace: millis(GRACE_PERIOD),
+            confirm: millis(CONFIRM),
+            settle: millis(SETTLE),
+            in_flight_node: limits.in_flight_node,
+            in_flight_owner: limits.in_flight_owner,
+            slots: limits.slots as usize,
+            per_hour_node: limits.per_hour_node,
+            per_hour_cluster: limits.per_hour_cluster,
+            cooldown: millis(limits.cooldown.0),
+            breaker_failures: limits.breaker_failures as usize,
+            breaker_failures_cluster: limits.breaker_failures_cluster as usize,
+            breaker_open: millis(limits.breaker_open),
+            deadline: millis(limits.successor_deadline),
         }
     }
+}
+
+const fn millis(span: Duration) -> u64 {
+    span.as_secs() * 1000 + span.subsec_millis() as u64
 }

@@ -6,8 +6,8 @@ use meshmedic_common::report::{BreakerReport, BreakerScope, NodeReport};
 use meshmedic_common::uid::PodUid;
 
 use super::*;
-use crate::engine::repair::PodRef;
-use crate::engine::repair::ledger::Proof;
+use meshmedic_common::repair::PodRef;
+use meshmedic_common::repair::ledger::Proof;
 
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
     let text = metrics.text_at(Time::from_nanos(60_000_000_000));
@@ -261,6 +261,18 @@ fn readings_are_told_apart() {
     }
 }
 
+#[test]
+fn the_time_spent_on_looking_is_counted_in_seconds() {
+    let metrics = Metrics::new();
+    for looking in [500, 1_500] {
+        metrics.counters(&Counters {
+            looking: Duration::from_millis(looking),
+            ..Counters::default()
+        });
+    }
+    assert_value(&metrics, "meshmedic_looking_seconds_total", 1.5);
+}
+
 fn ended(outcome: Outcome, stuck: bool) -> RepairNotice {
     RepairNotice::Ended {
         pod: pod(),
@@ -279,10 +291,10 @@ fn withheld(why: Withheld, shadow: bool) -> RepairNotice {
     }
 }
 
-fn started(delete: bool) -> RepairNotice {
+fn started(means: Means) -> RepairNotice {
     RepairNotice::Started {
         pod: pod(),
-        delete,
+        means,
         stuck: false,
     }
 }
@@ -297,14 +309,14 @@ fn repairs_are_counted_by_what_was_done_and_what_came_of_it() {
         captured: true,
         at: jiff::Timestamp::UNIX_EPOCH,
     };
-    metrics.repair(&started(false));
+    metrics.repair(&started(Means::Evict));
     metrics.repair(&ended(Outcome::Succeeded(proof), false));
-    metrics.repair(&started(true));
+    metrics.repair(&started(Means::Delete));
     metrics.repair(&ended(Outcome::InDoubt(String::new()), true));
     // Begun by an agent that ended since.
     metrics.repair(&ended(Outcome::Unproven, true));
     // The API refused what had been begun, and later it is another agent's turn.
-    metrics.repair(&started(true));
+    metrics.repair(&started(Means::Delete));
     metrics.repair(&withheld(Withheld::DisruptionBudget, false));
     metrics.repair(&ended(Outcome::Unproven, true));
     metrics.repair(&withheld(Withheld::DetectOnly, true));

@@ -1,25 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Istio: its objects, and what istio-cni does on each node.
+//! Istio: its objects, and what can be seen of it.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
 use super::controllers::workload;
-use super::node::{Node, What};
-use super::{CNI, Shared, tolerate};
-use crate::api::Client;
-use crate::apiserver::object::{is_deleted, meta, text};
+use super::{KUBELET, Shared};
+use crate::apiserver::object::{meta, text};
 use crate::error::Result;
-use crate::pod::Pod;
-use crate::process::lock;
 
 /// The label that puts a namespace or a pod into the mesh.
 pub(super) const MODE: &str = "istio.io/dataplane-mode";
 /// Says that a pod is captured, or shall be.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
-/// Says that a pod has a sidecar.
-const SIDECAR: &str = "sidecar.istio.io/status";
+/// What istiod, its Service and its label are called.
+const ISTIOD: &str = "istiod";
 /// The endpoints of istiod.
 pub(super) const ISTIOD_SLICE: &str = "istiod-x7k2p";
 /// Ztunnel's ports in a pod, as the kernel's tables write them: 15008, 15006, 15001.
@@ -27,10 +23,10 @@ const PORTS: [&str; 3] = [":3AA0", ":3A9E", ":3A99"];
 /// LISTEN, in the kernel's tables.
 const LISTEN: &str = "0A";
 
-/// What an installation of Istio leaves in the API.
-pub(super) fn objects() -> Vec<Value> {
+/// What an installation of Istio leaves in the API, before its control plane runs.
+pub(super) fn objects(namespace: &str) -> Vec<Value> {
     let set = |name: &str, key: &str| {
-        let mut set = workload("DaemonSet", "istio-system", name);
+        let mut set = workload("DaemonSet", namespace, name);
         let labels = json!({ key: name });
         set["metadata"]["labels"] = labels.clone();
         set["spec"]["selector"]["matchLabels"] = labels.clone();
@@ -39,43 +35,73 @@ pub(super) fn objects() -> Vec<Value> {
     };
     let mut cni = set("istio-cni-node", "k8s-app");
     cni["spec"]["template"]["spec"]["hostNetwork"] = false.into();
-    let meta =
-        |name: &str| json!({ "namespace": "istio-system", "name": name, "labels": { "app": "istiod" } });
-    let mut slice = meta(ISTIOD_SLICE);
-    slice["labels"]["kubernetes.io/service-name"] = "istiod".into();
+    let mut istiod = workload("Deployment", namespace, ISTIOD);
+    // None of the lab's nodes: nothing runs for it.
+    istiod["spec"]["template"]["spec"]["nodeName"] = "control-plane".into();
     vec![
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "istio-system" } }),
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }),
+        istiod,
         set("ztunnel", "app"),
         cni,
         json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": { "namespace": "istio-system", "name": "istio-cni-config" },
+            "metadata": { "namespace": namespace, "name": "istio-cni-config" },
             "data": { "AMBIENT_ENABLED": "true", "AMBIENT_DNS_CAPTURE": "true", "AMBIENT_IPV6": "true" },
         }),
         json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": meta("istiod"),
+            "metadata": labelled(namespace, ISTIOD),
             "spec": { "selector": { "app": "istiod" }, "ports": [{ "name": "https-dns", "port": 15012 }] },
-        }),
-        json!({
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": slice,
-            "addressType": "IPv4",
-            "ports": [{ "name": "https-dns", "port": 15012, "protocol": "TCP" }],
-            "endpoints": endpoints(true),
         }),
     ]
 }
 
-/// The endpoints of istiod.
-pub(super) fn endpoints(ready: bool) -> Value {
-    json!([{
-        "addresses": ["10.244.0.250"],
-        "conditions": { "ready": ready, "serving": ready, "terminating": false },
-    }])
+fn labelled(namespace: &str, name: &str) -> Value {
+    json!({ "namespace": namespace, "name": name, "labels": { "app": ISTIOD } })
+}
+
+/// Lets istiod's pod be Ready, and its Service lead to it; false as long as there is no pod.
+pub(super) fn start_istiod(shared: &Shared) -> Result<bool> {
+    let client = shared.client(KUBELET);
+    let Some(endpoints) = endpoints(shared, true)? else {
+        return Ok(false);
+    };
+    let status =
+        json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
+    let name = text(&endpoints, "/0/targetRef/name");
+    client.patch("pods/status", shared.istio_namespace, name, &status)?;
+    let mut metadata = labelled(shared.istio_namespace, ISTIOD_SLICE);
+    metadata["labels"]["kubernetes.io/service-name"] = ISTIOD.into();
+    client.create(&json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": metadata,
+        "addressType": "IPv4",
+        "ports": [{ "name": "https-dns", "port": 15012, "protocol": "TCP" }],
+        "endpoints": endpoints,
+    }))?;
+    Ok(true)
+}
+
+/// The endpoints of istiod; none as long as it has no pod.
+pub(super) fn endpoints(shared: &Shared, ready: bool) -> Result<Option<Value>> {
+    let client = shared.client(KUBELET);
+    let query = format!("labelSelector=app%3D{ISTIOD}");
+    let pods = client.list_where("pods", shared.istio_namespace, &query)?;
+    Ok(pods.first().map(|pod| {
+        json!([{
+            "addresses": ["10.244.0.250"],
+            "conditions": { "ready": ready, "serving": ready, "terminating": false },
+            "targetRef": {
+                "kind": "Pod",
+                "namespace": shared.istio_namespace,
+                "name": meta(pod, "name"),
+                "uid": meta(pod, "uid"),
+            },
+        }])
+    }))
 }
 
 /// Whether istio-cni says that a pod is captured.
@@ -83,93 +109,9 @@ pub(super) fn is_annotated(pod: &Value) -> bool {
     pod["metadata"]["annotations"][REDIRECTION] == "enabled"
 }
 
-/// Whether a pod belongs into the mesh.
-fn is_eligible(pod: &Value, namespace: Option<&Value>) -> bool {
-    let own = pod["metadata"]["labels"][MODE].as_str();
-    let mode = own.or_else(|| namespace?["metadata"]["labels"][MODE].as_str());
-    mode == Some("ambient")
-        && pod["spec"]["hostNetwork"] != true
-        && pod["metadata"]["annotations"][SIDECAR].is_null()
-}
-
-/// One round of istio-cni on every node; whether nothing is left to be done.
-pub(super) fn enrol(shared: &Shared) -> Result<bool> {
-    if lock(&shared.controls).cni_off {
-        return Ok(true);
-    }
-    let client = shared.client(CNI);
-    let (pods, namespaces) = (client.list("pods", "")?, client.list("namespaces", "")?);
-    let mut settled = true;
-    for node in &shared.nodes {
-        if !node.cni_ready() {
-            continue;
-        }
-        let here = pods
-            .iter()
-            .filter(|pod| text(pod, "/spec/nodeName") == node.name() && !is_deleted(pod));
-        for pod in here.filter(|pod| text(pod, "/status/phase") == "Running") {
-            let mut namespaces = namespaces.iter();
-            let namespace = namespaces.find(|namespace| meta(namespace, "name") == meta(pod, "namespace"));
-            settled &= settle(shared, node, &client, pod, is_eligible(pod, namespace))?;
-        }
-    }
-    Ok(settled)
-}
-
-/// Brings one pod to where it belongs; whether it is there.
-fn settle(shared: &Shared, node: &Node, client: &Client, object: &Value, eligible: bool) -> Result<bool> {
-    let uid = meta(object, "uid");
-    let (pod, enrolled): (Pod, _) = match node.local().get(uid) {
-        Some(local) => match &local.what {
-            What::Pod(pod) => (pod.clone(), local.enrolled.clone()),
-            _ => return Ok(true),
-        },
-        None => return Ok(true),
-    };
-    let ztunnel = node.ztunnel();
-    if !eligible {
-        if enrolled.is_some() || is_annotated(object) {
-            if let Ok(ztunnel) = &ztunnel {
-                // Fails where ztunnel is dead, and then nothing is bound any more.
-                let _ = ztunnel.unenrol(&pod);
-            }
-            pod.set_redirected(false)?;
-            annotate(client, object, Value::Null)?;
-            remember(node, uid, None);
-        }
-        return Ok(true);
-    }
-    let Ok(ztunnel) = ztunnel else { return Ok(false) };
-    if enrolled.as_deref() != Some(ztunnel.uid()) {
-        let lost = {
-            let mut controls = lock(&shared.controls);
-            let lost = controls.lost_enrolments > 0;
-            controls.lost_enrolments = controls.lost_enrolments.saturating_sub(1);
-            lost
-        };
-        // The rules come first; without ztunnel they lead nowhere.
-        pod.set_redirected(true)?;
-        if !lost && ztunnel.enrol(&pod).is_err() {
-            // It is dead, or somebody holds a port: istio-cni tries again, too.
-            return Ok(false);
-        }
-        remember(node, uid, Some(ztunnel.uid().to_owned()));
-    }
-    if !is_annotated(object) {
-        annotate(client, object, "enabled".into())?;
-    }
-    Ok(true)
-}
-
-fn remember(node: &Node, uid: &str, ztunnel: Option<String>) {
-    if let Some(local) = node.local().get_mut(uid) {
-        local.enrolled = ztunnel;
-    }
-}
-
-fn annotate(client: &Client, pod: &Value, value: Value) -> Result<()> {
-    let patch = json!({ "metadata": { "annotations": { REDIRECTION: value } } });
-    tolerate(client.patch("pods/status", meta(pod, "namespace"), meta(pod, "name"), &patch))
+/// Whether istio-cni is still trying, or somebody asked it to try.
+pub(super) fn is_pending(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][REDIRECTION] == "pending"
 }
 
 /// Whether all of ztunnel's ports are open in the network namespace of a process.

@@ -6,19 +6,15 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use meshmedic_agent::engine::repair::ledger::Record;
-use meshmedic_agent::engine::repair::{
-    Acted, Answer, Check, LeaseKey, Outcome, PodRef, Presence, Refusal, RepairNotice, Request, RequestId,
-};
 use meshmedic_common::policy::Gates;
+use meshmedic_common::repair::ledger::Record;
+use meshmedic_common::repair::{
+    Acted, Answer, Check, LeaseKey, Outcome, PodRef, Presence, RepairNotice, Request, RequestId, update,
+};
 use meshmedic_common::verdict::State;
 
 use super::PODS_EACH;
 use super::node::{Node, moment, owner_uid, uid};
-
-/// The defaults of the flags.
-pub(super) const SLOTS: u32 = 3;
-pub(super) const PER_HOUR: usize = 60;
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -39,8 +35,8 @@ const PATIENCE: u64 = 400 * HOUR;
 const LEASE: usize = 900;
 const EVENT: f64 = 1_100.0;
 const SMALL: f64 = 600.0;
-/// What is fetched before an act: seven requests, none of them for more than one node's pods.
-const CHECK_REQUESTS: f64 = 7.0;
+/// What is fetched before an act: eight requests, none of them for more than the pods of one node or owner.
+const CHECK_REQUESTS: f64 = 8.0;
 const CHECK: f64 = 40_000.0;
 
 /// What the API server had to do.
@@ -265,19 +261,16 @@ impl Fleet {
             Request::Update {
                 lease,
                 change,
-                limits,
+                allowance,
             } => {
                 let record = self.leases.entry(lease.clone()).or_default();
-                let applied = record.apply(&change, &limits, moment(self.now).server);
+                let (changed, answer) = update(record, &change, &allowance, moment(self.now).server);
                 let record = record.clone();
                 self.fetched(&record);
-                if applied.changed {
+                if changed {
                     self.written(&lease, &record);
                 }
-                Answer::Updated(match applied.withheld {
-                    Some(why) => Err(Refusal::Withheld(why)),
-                    None => Ok(record),
-                })
+                Answer::Updated(answer)
             }
             Request::Check(pod) => {
                 self.count(|load| {
@@ -289,6 +282,7 @@ impl Fleet {
                     Box::new(Check {
                         standing,
                         gates: Gates::default(),
+                        siblings: Vec::new(),
                     })
                 })))
             }

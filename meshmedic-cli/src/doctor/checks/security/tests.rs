@@ -366,6 +366,60 @@ fn peer_authentications_without_effect_are_found() {
 }
 
 #[test]
+fn whoever_claims_to_be_istio_is_named() {
+    assert_passes("MM0607", &healthy());
+    let mut snapshot = healthy();
+    let labels = json!({ "app": "ztunnel" });
+    let fake = pod(
+        "shop",
+        "fake-a",
+        "node-a",
+        "10.244.0.90",
+        labels,
+        ("DaemonSet", "fake"),
+    );
+    had(&mut snapshot.pods).push(fake);
+    let finding = assert_finds("MM0607", &snapshot, "DaemonSet shop/fake");
+    assert_eq!(finding.problem, "it claims to be ztunnel, and is ignored");
+    assert!(matches!(&finding.remedy[0], Remedy::ByHand(what) if what.contains("--istio-namespace shop")));
+    // It is Istio, as soon as somebody says so; then the nodes have two.
+    snapshot.istio.namespaces.push("shop".to_owned());
+    assert_passes("MM0607", &snapshot);
+
+    let mut snapshot = healthy();
+    let slice = object(json!({
+        "metadata": {
+            "namespace": "shop", "name": "istiod-x",
+            "labels": { "app": "istiod", "kubernetes.io/service-name": "istiod" },
+        },
+        "addressType": "IPv4", "endpoints": [],
+    }));
+    had(&mut snapshot.endpoint_slices).push(slice);
+    assert_finds("MM0607", &snapshot, "Service shop/istiod");
+}
+
+#[test]
+fn an_agent_that_takes_others_for_istio_is_named() {
+    let mut snapshot = healthy();
+    let reports = had(&mut snapshot.agents);
+    let Some(Part::Had(report)) = reports.get_mut("node-a") else {
+        panic!("no report of node-a")
+    };
+    report.istio = Some(meshmedic_common::identity::Identity::new(
+        vec!["mesh".to_owned()],
+        false,
+    ));
+    let finding = assert_finds("MM0607", &snapshot, "Node node-a");
+    assert!(
+        finding
+            .evidence
+            .iter()
+            .any(|line| line.contains("the agents look for Istio in mesh")),
+        "{finding:#?}"
+    );
+}
+
+#[test]
 fn what_makes_pods_later_is_selected_today() {
     let by_app = || {
         authorization(

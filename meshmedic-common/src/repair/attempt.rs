@@ -1,0 +1,615 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One repair, from its claims to the proof of its successor. Agents and people go through it alike; what differs
+//! between them is data: what is claimed, what they may go past, and by what means they repair.
+
+mod claims;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::ledger::{Change, Conclusion, LEASE, Proof, Record, Step, signed};
+use super::sabotage::{Defence, is_out, stands};
+use super::{
+    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
+    RequestId, gate_detail,
+};
+use crate::facts::PodFacts;
+use crate::policy::{Gates, Mandate, Withheld, forbids};
+use crate::time::Time;
+use crate::uid::PodUid;
+use claims::Place;
+pub use claims::{Claim, Claims};
+
+/// The reading that an agent's act hangs on must come within this time, and what was fetched before is no older then.
+const LOOK: Duration = Duration::from_secs(15);
+/// A question that the API did not answer is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// An eviction whose answer was lost may still be on its way for so long; until then what was claimed for it
+/// is kept.
+const DOUBT: Duration = Duration::from_secs(20);
+/// What is held is renewed this often: three tries before it is lost.
+const RENEW: Duration = Duration::from_secs(LEASE.as_secs() / 4);
+/// Claims older than this are not acted on: others may already take them for abandoned.
+const CLAIMS_LAST: Duration = Duration::from_secs(LEASE.as_secs() / 2);
+
+/// What a repair came to is written down even after a long outage: the breakers live on it. What was not
+/// done is not worth that, since what it holds runs out by itself.
+const OUTCOME: Duration = Duration::from_secs(60 * 60);
+
+/// How a repair ended, as far as others are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing was done, and why.
+    Withheld(Withheld, Option<String>),
+    /// Something was done, or may have been.
+    Done(Outcome),
+}
+
+/// Who began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This process; `stuck` if the pod was not Ready for the grace period.
+    Begun { stuck: bool },
+    /// A process that is gone, and this one took it over.
+    Adopted,
+}
+
+/// Whether it is the one that others wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Canary {
+    /// Another was proved lately.
+    No,
+    /// None was: it must be alone on its node, whoever began the others.
+    Alone,
+    /// The same after a mass loss: its failure opens the node's breaker, whatever the count.
+    MustSucceed,
+}
+
+/// How far the act has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// Nothing was asked of the API.
+    Unsent,
+    /// It was asked for, or may have been.
+    Sent,
+    /// It happened.
+    Happened,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Taking one Lease after the other.
+    Claiming(Place),
+    /// Fetching everything again.
+    Checking,
+    /// Writing down that the act is about to be sent.
+    Announcing,
+    /// Waiting for one more reading of the pod.
+    Looking {
+        since: Time,
+        asked_for: bool,
+    },
+    /// The act is at the API.
+    Acting,
+    /// Taking over what another process began.
+    Adopting,
+    /// The answer was lost, or the agent: did it happen?
+    Resolving,
+    /// Writing down that it happened.
+    Recording,
+    /// Waiting for the successor.
+    Following {
+        renewed: Time,
+        next: usize,
+    },
+    /// Writing down how it ended.
+    Ending {
+        conclusion: Conclusion,
+        until: Time,
+        left: Left,
+    },
+    Over(Left),
+}
+
+/// Whether the records say how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// They do.
+    Nothing,
+    /// Its owner's could not be set right: it is to be taken up again.
+    Unfinished,
+}
+
+/// One repair of one pod.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) id: String,
+    pub(super) pod: PodRef,
+    /// The controller's UID.
+    pub(super) owner: String,
+    pub(super) origin: Origin,
+    /// The request under way.
+    pub(super) asked: Option<RequestId>,
+    node: String,
+    holder: String,
+    stage: Stage,
+    held: Vec<LeaseKey>,
+    slot: Option<u32>,
+    /// The pods of its controller that were there before, by UID: none of them is a successor.
+    before: Vec<String>,
+    /// By the API server's clock.
+    claimed_at: Timestamp,
+    deadline: Timestamp,
+    /// By this machine's.
+    began: Time,
+    checked_at: Time,
+    late_at: Time,
+    /// Until then a request whose answer was lost may still have its effect.
+    doubt_until: Time,
+    not_before: Time,
+    act: Act,
+    canary: Canary,
+    stopping: bool,
+    ended: Option<Ended>,
+}
+
+impl Attempt {
+    pub(super) fn new(
+        repairer: &Repairer,
+        at: Moment,
+        id: String,
+        pod: PodRef,
+        owner: String,
+        stuck: bool,
+    ) -> Self {
+        let patience = repairer.limits.successor_deadline;
+        let deadline = at.server.checked_add(signed(patience));
+        Self {
+            id,
+            pod,
+            owner,
+            origin: Origin::Begun { stuck },
+            asked: None,
+            node: repairer.node.clone(),
+            holder: repairer.holder.clone(),
+            stage: Stage::Claiming(Place::FIRST),
+            held: Vec::new(),
+            slot: None,
+            before: Vec::new(),
+            claimed_at: at.server,
+            deadline: deadline.unwrap_or(Timestamp::MAX),
+            began: at.now,
+            checked_at: at.now,
+            late_at: at.now + patience,
+            doubt_until: at.now,
+            not_before: at.now,
+            act: Act::Unsent,
+            canary: Canary::No,
+            stopping: false,
+            ended: None,
+        }
+    }
+
+    /// The same as a canary, or not as one.
+    pub(super) fn as_canary(mut self, canary: Canary) -> Self {
+        self.canary = canary;
+        self
+    }
+
+    /// Goes on where the world, not an answer, decides.
+    pub(super) fn proceed(
+        &mut self,
+        repairer: &Repairer,
+        at: Moment,
+        gates: &Gates,
+        patients: &BTreeMap<PodUid, Patient<'_>>,
+        record: Option<&Record>,
+    ) {
+        match self.stage {
+            Stage::Looking { since, .. } => {
+                let patient = patients.get(&self.pod.cgroup_uid);
+                if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
+                    self.undone(at, why, gate_detail(gates, why));
+                } else if patient.is_some_and(|patient| patient.read_at > since) {
+                    self.stage = Stage::Acting;
+                } else if at.now.since(self.checked_at) > look_within(&repairer.mandate) {
+                    let detail = "no fresh reading could be had".to_owned();
+                    self.undone(at, Withheld::NotProved, Some(detail));
+                }
+            }
+            Stage::Following { .. } if self.asked.is_none() => {
+                let proof = record.and_then(|record| record.entry(&self.id)?.proof.clone());
+                match proof {
+                    Some(proof) => self.proved(at, proof),
+                    None if self.is_late(at) => {
+                        self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                    }
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn proved(&mut self, at: Moment, proof: Proof) {
+        if proof.captured {
+            let conclusion = Conclusion::Succeeded(proof.clone());
+            self.done(at, conclusion, Outcome::Succeeded(proof));
+        } else {
+            self.done(at, Conclusion::Failed, Outcome::Failed(proof));
+        }
+    }
+
+    /// What is known without asking the API that forbids the act, at the last moment.
+    fn forbidden(
+        &self,
+        repairer: &Repairer,
+        at: Moment,
+        gates: &Gates,
+        patient: Option<&Patient<'_>>,
+    ) -> Option<Withheld> {
+        let Some(patient) = patient else {
+            return Some(Withheld::OtherPod);
+        };
+        let stale = at.server.duration_since(self.claimed_at) > signed(CLAIMS_LAST)
+            || at.now.since(self.began) > CLAIMS_LAST;
+        let (mandate, means, uid) = (&repairer.mandate, repairer.means, self.pod.uid.as_str());
+        let state = Some(patient.state);
+        forbids(mandate, means, state, patient.standing, uid, gates, at.server)
+            .or(stale.then_some(Withheld::NoLedger))
+    }
+
+    /// By this machine's clock: what the server's does meanwhile makes nobody wait less.
+    fn is_late(&self, at: Moment) -> bool {
+        at.now > self.late_at
+    }
+
+    /// A reading to be had now.
+    pub(super) fn take_look(&mut self) -> Option<PodUid> {
+        let Stage::Looking { asked_for, .. } = &mut self.stage else {
+            return None;
+        };
+        (!std::mem::replace(asked_for, true)).then(|| self.pod.cgroup_uid.clone())
+    }
+
+    pub(super) fn take_request(
+        &mut self,
+        repairer: &Repairer,
+        at: Moment,
+        numbers: &mut u64,
+    ) -> Option<(RequestId, Request)> {
+        if self.asked.is_some() || at.now < self.not_before {
+            return None;
+        }
+        let request = self.request(repairer, at)?;
+        if matches!(request, Request::Act { .. }) {
+            self.act = Act::Sent;
+        }
+        *numbers += 1;
+        self.asked = Some(*numbers);
+        Some((*numbers, request))
+    }
+
+    fn request(&mut self, repairer: &Repairer, at: Moment) -> Option<Request> {
+        let update = |lease: &LeaseKey, step| {
+            Some(Request::Update {
+                lease: lease.clone(),
+                change: self.change(step),
+                allowance: repairer.limits.allowance(lease),
+            })
+        };
+        match &self.stage {
+            Stage::Claiming(place) => {
+                let (lease, change, allowance) = self.claim(repairer, *place)?;
+                Some(Request::Update {
+                    lease,
+                    change,
+                    allowance,
+                })
+            }
+            Stage::Checking => Some(Request::Check(self.pod.clone())),
+            Stage::Announcing => update(
+                &self.owner_key(),
+                Step::Send {
+                    holder: self.holder.clone(),
+                    slot: self.slot,
+                    before: self.before.clone(),
+                },
+            ),
+            Stage::Acting => Some(Request::Act {
+                pod: self.pod.clone(),
+                means: repairer.means,
+            }),
+            Stage::Adopting => update(&self.owner_key(), Step::Adopt(self.holder.clone())),
+            Stage::Resolving => Some(Request::Find(self.pod.clone())),
+            Stage::Recording => update(&self.owner_key(), Step::Acted),
+            Stage::Following { renewed, next } if at.now.since(*renewed) >= RENEW => {
+                update(self.held.get(*next)?, Step::Renew)
+            }
+            Stage::Ending { conclusion, .. } => {
+                let conclusion = conclusion.clone();
+                let lease = self.held.last()?;
+                let trips = self.canary == Canary::MustSucceed && matches!(lease, LeaseKey::Node(_));
+                update(
+                    lease,
+                    if trips {
+                        Step::ConcludeCanary(conclusion)
+                    } else {
+                        Step::Conclude(conclusion)
+                    },
+                )
+            }
+            Stage::Looking { .. } | Stage::Following { .. } | Stage::Over(_) => None,
+        }
+    }
+
+    fn change(&self, step: Step) -> Box<Change> {
+        let id = self.id.clone();
+        Box::new(Change { id, step })
+    }
+
+    pub(super) fn owner_key(&self) -> LeaseKey {
+        LeaseKey::Owner(self.owner.clone())
+    }
+
+    pub(super) fn answer(&mut self, repairer: &Repairer, at: Moment, answer: Answer) {
+        self.asked = None;
+        match (&self.stage, answer) {
+            (Stage::Claiming(place), Answer::Updated(result)) => self.claimed(repairer, at, *place, result),
+            (Stage::Checking, Answer::Checked(result)) => self.checked(repairer, at, result),
+            (Stage::Announcing, Answer::Updated(result)) => match result {
+                Ok(_) if is_out(Defence::Look) || !repairer.means.needs_reading() => {
+                    self.stage = Stage::Acting;
+                }
+                Ok(_) => {
+                    self.stage = Stage::Looking {
+                        since: at.now,
+                        asked_for: false,
+                    }
+                }
+                // Whether it was written or not: nothing was sent, and nothing will be.
+                Err(Refusal::Withheld(why, detail)) => self.undone(at, why, detail),
+                Err(Refusal::Failed(detail)) => self.undone(at, Withheld::NoLedger, Some(detail)),
+            },
+            (Stage::Acting, Answer::Acted(acted)) => match acted {
+                Acted::Accepted => self.happened(),
+                Acted::Gone => self.undone(at, Withheld::OtherPod, None),
+                Acted::Refused(..) if is_out(Defence::Refusal) => self.not_before = at.now + ASK_AGAIN,
+                Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
+                Acted::InDoubt(_) => {
+                    self.doubt_until = at.now + DOUBT;
+                    self.stage = Stage::Resolving;
+                }
+            },
+            (Stage::Adopting, Answer::Updated(result)) => self.adopted(repairer, at, &result),
+            (Stage::Resolving, Answer::Found(found)) => match found {
+                Ok(Presence::Leaving) => self.happened(),
+                Ok(Presence::There) if self.act == Act::Happened => self.follow(at),
+                Ok(Presence::There) if at.now < self.doubt_until && !is_out(Defence::Doubt) => {
+                    self.not_before = at.now + ASK_AGAIN;
+                }
+                Ok(Presence::There) => {
+                    let why = "the API's answer was lost, and the pod is still there".to_owned();
+                    self.done(at, Conclusion::InDoubt, Outcome::InDoubt(why));
+                }
+                Err(_) if self.is_late(at) => {
+                    self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                }
+                Err(_) => self.not_before = at.now + ASK_AGAIN,
+            },
+            (Stage::Recording, Answer::Updated(result)) => match result {
+                Ok(_) => self.follow(at),
+                Err(Refusal::Failed(_)) if !self.is_late(at) => {
+                    self.not_before = at.now + ASK_AGAIN;
+                }
+                Err(_) => self.done(at, Conclusion::Unproven, Outcome::Unproven),
+            },
+            (Stage::Following { .. }, Answer::Updated(result)) => self.renewed(at, &result),
+            (Stage::Ending { .. }, Answer::Updated(result)) => self.concluded(at, &result),
+            // An answer to a question that nobody asked.
+            _ => {}
+        }
+        if self.stopping {
+            self.stop(at);
+        }
+    }
+
+    fn checked(&mut self, repairer: &Repairer, at: Moment, result: Result<Option<Box<Check>>, String>) {
+        let check = match result {
+            Ok(Some(check)) => check,
+            Ok(None) => return self.undone(at, Withheld::OtherPod, None),
+            Err(detail) => return self.undone(at, Withheld::NotFetched, Some(detail)),
+        };
+        let Check {
+            standing,
+            gates,
+            siblings,
+        } = *check;
+        let owned = self.owner == owner_of(&standing.facts);
+        let (mandate, uid) = (&repairer.mandate, self.pod.uid.as_str());
+        let forbidden = forbids(mandate, repairer.means, None, &standing, uid, &gates, at.server)
+            .or((!owned).then_some(Withheld::OtherPod));
+        if let Some(why) = forbidden.filter(stands) {
+            return self.undone(at, why, gate_detail(&gates, why));
+        }
+        self.before = siblings;
+        self.checked_at = at.now;
+        self.stage = Stage::Announcing;
+    }
+
+    fn happened(&mut self) {
+        self.act = Act::Happened;
+        self.stage = Stage::Recording;
+    }
+
+    fn follow(&mut self, at: Moment) {
+        // Of the cluster only the hour's budget is taken; nothing there is held.
+        self.held.retain(|lease| *lease != LeaseKey::Cluster);
+        self.stage = Stage::Following {
+            renewed: at.now,
+            next: 0,
+        };
+    }
+
+    fn renewed(&mut self, at: Moment, result: &Result<Record, Refusal>) {
+        let Stage::Following { renewed, next } = &mut self.stage else {
+            return;
+        };
+        match result {
+            Ok(_) => *next += 1,
+            Err(Refusal::Failed(_)) => self.not_before = at.now + ASK_AGAIN,
+            // It was silent for too long, and somebody else has it now.
+            Err(Refusal::Withheld(..)) => {
+                let lost = self.held.remove(*next);
+                if matches!(lost, LeaseKey::Owner(_)) {
+                    // No proof can come any more.
+                    return self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                }
+            }
+        }
+        if *next >= self.held.len() {
+            (*renewed, *next) = (at.now, 0);
+        }
+    }
+
+    fn concluded(&mut self, at: Moment, result: &Result<Record, Refusal>) {
+        let Stage::Ending { until, left, .. } = &mut self.stage else {
+            return;
+        };
+        let failed = matches!(result, Err(Refusal::Failed(_)));
+        if failed && at.now < *until {
+            // One that cannot be written must not keep the others.
+            self.held.rotate_right(1);
+            self.not_before = at.now + ASK_AGAIN;
+            return;
+        }
+        if failed && matches!(self.held.last(), Some(LeaseKey::Owner(_))) {
+            *left = Left::Unfinished;
+        }
+        let left = *left;
+        self.held.pop();
+        if self.held.is_empty() {
+            self.stage = Stage::Over(left);
+        }
+    }
+
+    /// Ends with nothing done, for certain.
+    fn undone(&mut self, at: Moment, why: Withheld, detail: Option<String>) {
+        self.end(at, Conclusion::NotDone, Some(Ended::Withheld(why, detail)));
+    }
+
+    fn done(&mut self, at: Moment, conclusion: Conclusion, outcome: Outcome) {
+        self.end(at, conclusion, Some(Ended::Done(outcome)));
+    }
+
+    fn end(&mut self, at: Moment, conclusion: Conclusion, ended: Option<Ended>) {
+        self.ended = ended;
+        let counts = matches!(
+            conclusion,
+            Conclusion::Succeeded(_) | Conclusion::Failed | Conclusion::Unproven
+        );
+        if counts && !self.held.contains(&LeaseKey::Cluster) {
+            self.held.push(LeaseKey::Cluster);
+        }
+        self.not_before = at.now;
+        self.stage = if self.held.is_empty() {
+            Stage::Over(Left::Nothing)
+        } else {
+            Stage::Ending {
+                conclusion,
+                until: at.now + if counts { OUTCOME } else { LEASE },
+                left: Left::Nothing,
+            }
+        };
+    }
+
+    /// Ends as soon as nothing is at the API any more.
+    pub(super) fn stop(&mut self, at: Moment) {
+        self.stopping = true;
+        if self.asked.is_some() {
+            return;
+        }
+        let conclusion = match self.stage {
+            Stage::Claiming(_) | Stage::Checking | Stage::Looking { .. } | Stage::Announcing => {
+                Conclusion::NotDone
+            }
+            Stage::Acting if self.act == Act::Unsent => Conclusion::NotDone,
+            // First it is written down that it happened.
+            Stage::Recording | Stage::Ending { .. } | Stage::Over(_) => return,
+            Stage::Adopting => {
+                self.stage = Stage::Over(Left::Nothing);
+                return;
+            }
+            Stage::Acting | Stage::Resolving | Stage::Following { .. } => Conclusion::Released,
+        };
+        self.end(at, conclusion, None);
+    }
+
+    pub(super) fn take_ended(&mut self) -> Option<Ended> {
+        self.ended.take()
+    }
+
+    /// What the records lack, once it is over.
+    pub(super) const fn over(&self) -> Option<Left> {
+        match self.stage {
+            Stage::Over(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    /// Whether the act happened.
+    pub(super) fn acted(&self) -> bool {
+        self.act == Act::Happened
+    }
+
+    /// Whether it waits for the proof.
+    pub(super) const fn is_following(&self) -> bool {
+        matches!(self.stage, Stage::Following { .. })
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        self.origin == Origin::Begun { stuck: true }
+    }
+
+    /// Whether it held its claims for long, so that others may have been withheld because of it.
+    pub(super) fn kept_others_waiting(&self) -> bool {
+        self.acted() || self.origin == Origin::Adopted
+    }
+
+    pub(super) fn took(&self, at: Moment) -> Duration {
+        at.now.since(self.began)
+    }
+
+    pub(super) fn next_wake(&self, at: Moment) -> Option<Time> {
+        if self.asked.is_some() {
+            return None;
+        }
+        match self.stage {
+            Stage::Looking { since, .. } => Some(since + LOOK + Duration::from_millis(1)),
+            Stage::Following { renewed, .. } => {
+                let late = self.late_at + Duration::from_millis(1);
+                Some((renewed + RENEW).max(self.not_before).min(late).max(at.now))
+            }
+            Stage::Over(_) => None,
+            _ => Some(self.not_before.max(at.now)),
+        }
+    }
+}
+
+/// How old what was fetched may be at the act. A person's reading may take longer.
+const fn look_within(mandate: &Mandate) -> Duration {
+    match mandate {
+        Mandate::Agent(_) => LOOK,
+        Mandate::Person(_) => CLAIMS_LAST,
+    }
+}
+
+/// Whose Lease guards a pod: its controller's; of a pod that nobody controls, its own.
+pub(super) fn owner_of(facts: &PodFacts) -> &str {
+    facts
+        .controller
+        .as_ref()
+        .map_or(facts.uid.as_str(), |controller| controller.uid.as_str())
+}
