@@ -13,6 +13,7 @@ mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod fold;
+mod migrate;
 mod need;
 mod policy;
 mod report;
@@ -57,6 +58,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         let readiness = StrictReadiness::judge(&snapshot, &namespace);
         output::strict_readiness(&readiness, args.output)?;
         return Ok(readiness.code());
+    }
+    if let Some(namespace) = &args.migrate {
+        let report = migrate::judge(&snapshot, namespace, chosen.into_iter(), &suppressions);
+        output::migration(&report, namespace, args.output, args.verbose)?;
+        return Ok(report.code(args.fail_on));
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
     if let Some(path) = &args.against {

@@ -2,6 +2,7 @@
 //! A snapshot, indexed once, so that checks are short.
 
 pub(crate) mod endpoints;
+pub(crate) mod gateways;
 pub(crate) mod keeper;
 pub(crate) mod revisions;
 
