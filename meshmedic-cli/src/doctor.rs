@@ -25,6 +25,7 @@ use crate::output;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
+#[cfg(test)]
 pub(crate) use command::Command;
 pub(crate) use compare::Comparison;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
