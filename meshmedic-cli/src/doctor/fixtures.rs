@@ -196,6 +196,14 @@ pub(crate) fn sidecar_pod(namespace: &str, app: &str, node: &str, address: &str)
     pod
 }
 
+/// A pod of namespace `plain` that is an Envoy of Istio alone.
+pub(crate) fn gateway_pod(labels: Value) -> Pod {
+    let owner = ("ReplicaSet", "gw-1");
+    let mut pod = pod("plain", "gw-0", "node-a", "10.244.0.90", labels, owner);
+    pod.spec.as_mut().unwrap().containers[0].name = "istio-proxy".to_owned();
+    pod
+}
+
 pub(crate) fn annotate(pod: &mut Pod, key: &str, value: &str) {
     pod.metadata
         .annotations
