@@ -128,7 +128,12 @@ impl World {
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "namespace": "istio-system", "name": "istiod" },
             "spec": {
                 "replicas": 1, "selector": { "matchLabels": { "app": "istiod" } },
-                "template": template(&json!({ "app": "istiod" })),
+                "template": {
+                    "metadata": { "labels": { "app": "istiod" } },
+                    "spec": { "containers": [{ "name": "discovery", "image": "pilot:1", "env": [
+                        { "name": "PILOT_ENABLE_AMBIENT", "value": "true" },
+                    ] }] },
+                },
             },
         }));
         self.make(&json!({
@@ -167,18 +172,27 @@ impl World {
                 "ENABLE_AMBIENT_DETECTION_RETRY": "true", "ISTIO_OWNED_CNI_CONFIG": "true",
             },
         }));
-        for (kind, name, path) in [
+        for (kind, name, app, hook, path) in [
             (
                 "MutatingWebhookConfiguration",
                 "istio-sidecar-injector",
+                "sidecar-injector",
+                "namespace.sidecar-injector.istio.io",
                 "/inject",
             ),
-            ("ValidatingWebhookConfiguration", "istio-validator", "/validate"),
+            (
+                "ValidatingWebhookConfiguration",
+                "istio-validator",
+                "istiod",
+                "rev.validation.istio.io",
+                "/validate",
+            ),
         ] {
             self.make(&json!({
-                "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": { "name": name },
+                "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
+                "metadata": { "name": name, "labels": { "app": app, "istio.io/rev": "default" } },
                 "webhooks": [{
-                    "name": "x.istio.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                    "name": hook, "admissionReviewVersions": ["v1"], "sideEffects": "None",
                     "clientConfig": {
                         "caBundle": "bm90IGVtcHR5",
                         "service": { "namespace": "istio-system", "name": "istiod", "path": path, "port": 443 },

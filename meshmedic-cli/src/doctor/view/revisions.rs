@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::core::{Selector, SelectorExt as _};
 use meshmedic_common::eligibility::Labels;
 
-use super::{PodView, View, namespace};
+use super::{PodView, View, has_all, namespace};
 use crate::doctor::command::Command;
 
 /// The label of a namespace, a pod or a part of Istio that names a revision or a tag.
@@ -55,12 +55,22 @@ impl<'s> View<'s> {
         &'v self,
         deployment: &'v Deployment,
     ) -> impl Iterator<Item = &'v PodView<'s>> {
+        let selector = deployment
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.match_labels.as_ref());
         self.istiods().filter(move |pod| {
-            pod.workload.as_ref().is_some_and(|workload| {
-                workload.kind == "Deployment"
-                    && Some(&workload.name) == deployment.metadata.name.as_ref()
-                    && pod.facts.namespace == namespace(&deployment.metadata)
-            })
+            let there = pod.facts.namespace == namespace(&deployment.metadata);
+            let made = pod
+                .workload
+                .as_ref()
+                .filter(|workload| workload.kind == "Deployment");
+            // Where what made its ReplicaSet is not known, the selector tells.
+            there
+                && match made {
+                    Some(workload) => Some(&workload.name) == deployment.metadata.name.as_ref(),
+                    None => selector.is_some_and(|selector| has_all(&pod.facts.labels, selector)),
+                }
         })
     }
 
