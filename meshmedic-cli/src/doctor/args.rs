@@ -112,7 +112,7 @@ Examples:
   meshmedic doctor                        what is wrong with the mesh?
   meshmedic doctor -n shop -o short       only what concerns this namespace
   meshmedic doctor -o html >report.html   a page for a ticket
-  meshmedic doctor --migrate shop         may it move from sidecars to ambient mode?
+  meshmedic doctor --migrate shop         may it move to ambient mode?
   meshmedic doctor --save mesh.json       keep it; judge it with --from
   meshmedic doctor --against mesh.json    what is new, and gone, since then
   meshmedic doctor --suppress 'MM0405=shop/*'";
