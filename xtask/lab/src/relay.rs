@@ -73,3 +73,53 @@ fn join(here: TcpStream, there: TcpStream) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{need, net, sys};
+
+    #[test]
+    fn what_listens_here_is_reached_from_there_until_the_relay_goes() {
+        if !need::root("what_listens_here_is_reached_from_there_until_the_relay_goes") {
+            return;
+        }
+        let (tell, told) = mpsc::channel();
+        let (order, orders) = mpsc::channel::<SocketAddr>();
+        let (answer, answers) = mpsc::channel();
+        thread::spawn(move || {
+            sys::new_netns().unwrap();
+            net::Netlink::open().unwrap().loopback_up().unwrap();
+            let thread = rustix::thread::gettid().as_raw_nonzero();
+            tell.send(format!("/proc/self/task/{thread}/ns/net")).unwrap();
+            for address in orders {
+                answer.send(TcpStream::connect(address)).unwrap();
+            }
+        });
+        let netns = told.recv().unwrap();
+        let connect = |address| {
+            order.send(address).unwrap();
+            answers.recv().unwrap()
+        };
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        assert!(connect(address).is_err(), "it is another loopback");
+        let relay = Relay::start(Path::new(&netns), address).unwrap();
+        let mut there = connect(address).unwrap();
+        let (mut here, _) = server.accept().unwrap();
+        there.write_all(b"question").unwrap();
+        there.shutdown(Shutdown::Write).unwrap();
+        let mut asked = String::new();
+        here.read_to_string(&mut asked).unwrap();
+        here.write_all(b"answer").unwrap();
+        drop(here);
+        let mut answered = String::new();
+        there.read_to_string(&mut answered).unwrap();
+        assert_eq!((asked.as_str(), answered.as_str()), ("question", "answer"));
+        drop(relay);
+        assert!(connect(address).is_err());
+    }
+}

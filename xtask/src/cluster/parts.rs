@@ -201,7 +201,7 @@ mod tests {
             let programs = parts.programs.iter().map(|program| program.name.clone());
             programs.chain(debian).collect()
         };
-        assert_eq!(names(&["helm", "etcd"]), ["helm", "etcd-server"]);
+        assert_eq!(names(&["helm", "promtool"]), ["helm", "prometheus"]);
         assert!(names(&["tests"]).contains(&"install-cni".to_owned()));
         assert!(!names(&["tests"]).contains(&"kubelet".to_owned()));
         assert_eq!(names(&[]).len(), names(&["tests"]).len() + names(&["node"]).len());

@@ -19,8 +19,6 @@ use crate::wait;
 
 /// How long each of them may take to come up.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// By default it asks etcd for the sizes of objects, which etcd knows from 3.5 on.
-const WITH_OLD_ETCD: &str = "--feature-gates=SizeBasedListCostEstimate=false";
 /// The token of the one user that is there from the beginning.
 const TOKENS: &str = "admin,kubernetes-admin,kubernetes-admin,system:masters\n";
 
@@ -82,24 +80,25 @@ impl Real {
         fs::write(&tokens, TOKENS).context(|| format!("writing {}", tokens.display()))?;
         make_key(&key)?;
         let key = key.display();
-        let old = is_old(&assets.join("etcd"))?;
-        let mut arguments: Vec<String> = old.then(|| WITH_OLD_ETCD.to_owned()).into_iter().collect();
-        arguments.extend([
-            format!("--etcd-servers={etcd}"),
-            format!("--cert-dir={}", path.join("certificates").display()),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--advertise-address=127.0.0.1".to_owned(),
-            format!("--secure-port={port}"),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-            "--authorization-mode=RBAC".to_owned(),
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-            format!("--token-auth-file={}", tokens.display()),
-            format!("--service-account-issuer={url}"),
-            format!("--service-account-signing-key-file={key}"),
-            format!("--service-account-key-file={key}"),
-            "--allow-privileged=true".to_owned(),
-        ]);
-        real.run(&assets.join("kube-apiserver"), &arguments, port)?;
+        real.run(
+            &assets.join("kube-apiserver"),
+            &[
+                format!("--etcd-servers={etcd}"),
+                format!("--cert-dir={}", path.join("certificates").display()),
+                "--bind-address=127.0.0.1".to_owned(),
+                "--advertise-address=127.0.0.1".to_owned(),
+                format!("--secure-port={port}"),
+                "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+                "--authorization-mode=RBAC".to_owned(),
+                "--disable-admission-plugins=ServiceAccount".to_owned(),
+                format!("--token-auth-file={}", tokens.display()),
+                format!("--service-account-issuer={url}"),
+                format!("--service-account-signing-key-file={key}"),
+                format!("--service-account-key-file={key}"),
+                "--allow-privileged=true".to_owned(),
+            ],
+            port,
+        )?;
         let config = path.join("admin.kubeconfig");
         kubeconfig::write(&config, &url, kubeconfig::ADMIN)?;
         real.run(
@@ -163,13 +162,6 @@ impl Real {
         };
         Ok(wait::until("the real API server to be ready", PATIENCE, ready)?)
     }
-}
-
-/// Whether an etcd is older than what the API server takes for granted, as Debian's of 2023 is.
-fn is_old(etcd: &Path) -> Result<bool> {
-    let output = Command::new(etcd).arg("--version").output();
-    let output = output.context(|| format!("running {}", etcd.display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains("etcd Version: 3.4."))
 }
 
 /// The key that signs the tokens of ServiceAccounts; the server makes none itself.

@@ -6,4 +6,5 @@ mod cleanup;
 mod common;
 mod node;
 mod ordinary;
+mod room;
 mod ztunnel;
