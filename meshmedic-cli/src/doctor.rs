@@ -87,7 +87,7 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
             budget: Budget::default(),
         };
         args.istio
-            .settle(&mut connection, plan.ways.agents(), plan.ways.timeout())
+            .settle(&mut connection, Some(plan.ways.agents()), plan.ways.timeout())
             .await;
         tokio::select! {
             snapshot = collect(&connection, &plan) => Ok(snapshot),

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
         let mut connection = args.connection.connect().await?;
         args.istio
-            .settle(&mut connection, args.ways.agents(), args.ways.timeout())
+            .settle(&mut connection, Some(args.ways.agents()), args.ways.timeout())
             .await;
         let (selection, key) = selection::one(&args.pod, args.namespace.as_deref(), &connection.namespace)?;
         let known = tokio::select! {

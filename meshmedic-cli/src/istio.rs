@@ -55,10 +55,20 @@ impl Istio {
 }
 
 impl IstioArgs {
-    /// Asks an agent, and has the connection go by the result.
-    pub(crate) async fn settle(&self, connection: &mut Connection, agents: &AgentArgs, timeout: Duration) {
-        let asked = tokio::time::timeout(timeout, first_report(connection, agents, timeout)).await;
-        let heard = asked.unwrap_or_default();
+    /// Asks an agent, where agents are asked at all, and has the connection go by the result.
+    pub(crate) async fn settle(
+        &self,
+        connection: &mut Connection,
+        agents: Option<&AgentArgs>,
+        timeout: Duration,
+    ) {
+        let heard = match agents {
+            Some(agents) => {
+                let asked = first_report(connection, agents, timeout);
+                tokio::time::timeout(timeout, asked).await.unwrap_or_default()
+            }
+            None => None,
+        };
         let agents = heard.as_ref().and_then(|heard| heard.report.istio.clone());
         let identity = self.over(agents.clone().unwrap_or_default());
         let notes = agents.as_ref().and_then(|agents| difference(&identity, agents));

@@ -284,7 +284,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
         let mut connection = args.connection.connect().await?;
         args.istio
-            .settle(&mut connection, args.ways.agents(), args.ways.timeout())
+            .settle(&mut connection, args.ways.asked_agents(), args.ways.timeout())
             .await;
         let selection = args.selection.check(&connection.namespace)?;
         repair(args, &connection, &selection).await

@@ -112,7 +112,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
         let mut connection = args.connection.connect().await?;
         args.istio
-            .settle(&mut connection, ways.agents(), ways.timeout())
+            .settle(&mut connection, ways.asked_agents(), ways.timeout())
             .await;
         let selection = args.selection.check(&connection.namespace)?;
         if args.watch {

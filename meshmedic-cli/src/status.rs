@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
         let mut connection = args.connection.connect().await?;
         args.istio
-            .settle(&mut connection, &args.agents, args.timeout)
+            .settle(&mut connection, Some(&args.agents), args.timeout)
             .await;
         let status = ask(args, &connection).await?;
         output::status(&status, args.output)?;

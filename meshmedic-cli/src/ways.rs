@@ -188,6 +188,11 @@ impl WayArgs {
         &self.agents
     }
 
+    /// The same, where this way asks them: somebody who reads by exec or by probes need have no right to.
+    pub(crate) fn asked_agents(&self) -> Option<&AgentArgs> {
+        matches!(self.via, Via::Auto | Via::Agent).then_some(&self.agents)
+    }
+
     /// How long one reading may take.
     pub(crate) const fn timeout(&self) -> Duration {
         self.timeout

@@ -139,8 +139,7 @@ pub(crate) fn pod(
             "namespace": namespace, "name": name, "uid": uid(namespace, name), "labels": labels,
             "creationTimestamp": LONG_AGO,
             "ownerReferences": [{
-                "apiVersion": if owner.0 == "Job" { "batch/v1" } else { "apps/v1" },
-                "kind": owner.0, "name": owner.1, "uid": uid(namespace, owner.1),
+                "apiVersion": "apps/v1", "kind": owner.0, "name": owner.1, "uid": uid(namespace, owner.1),
                 "controller": true,
             }],
         },

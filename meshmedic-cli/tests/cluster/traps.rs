@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a tenant may try who may do everything in his own namespace and nothing elsewhere: he labels his pods as
-//! Istio's. Agent and command run as processes; nobody else's pod may fare better or worse for it.
+//! What a tenant may try who owns one namespace and nothing elsewhere: to label pods and Services there as Istio's.
+//! Agent and command run as processes. No pod of another tenant may fare better or worse for it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -99,9 +99,9 @@ fn the_settings_of_a_false_istio_cni_take_nobody_out_of_the_mesh() {
     }
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&REPAIR);
-    await_conflict(&world, &mut agent, Component::Cni, FALSE_CNIS);
     cluster.orphan(&pods[0]).unwrap();
     await_repair(&mut agent);
+    await_conflict(&world, &mut agent, Component::Cni, FALSE_CNIS);
     let after = cluster.wait_captured("shop", "cart", 2).unwrap();
     assert!(after.iter().any(|pod| pod.uid() == pods[1].uid()));
 
@@ -155,8 +155,6 @@ fn the_endpoints_of_a_false_istiod_let_nothing_be_repaired() {
     cluster.set_istiod_ready(false).unwrap();
     let pods = world.deployment("cart", 1);
     let mut agent = world.ready_agent(&REPAIR);
-    // The pod of his Deployment claims it as well.
-    await_conflict(&world, &mut agent, Component::Istiod, 2);
     cluster.orphan(&pods[0]).unwrap();
     agent.until("it to be withheld", |agent| {
         let audit = agent.audit(pods[0].name());
@@ -170,6 +168,8 @@ fn the_endpoints_of_a_false_istiod_let_nothing_be_repaired() {
     );
     assert!(world.is_untouched(&pods[0]));
     assert_eq!(world.evictions(), 0);
+    // The pod of the tenant's Deployment claims it as well.
+    await_conflict(&world, &mut agent, Component::Istiod, 2);
     cluster.set_istiod_ready(true).unwrap();
     await_repair(&mut agent);
 }
@@ -188,7 +188,6 @@ fn a_false_ztunnel_captures_nobody_and_hides_nobody() {
     cluster.set_ready(&fake, false).unwrap();
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&[]);
-    await_conflict(&world, &mut agent, Component::Ztunnel, 1);
     let real = cluster.node("node-a").unwrap().ztunnel().unwrap();
     agent.until("ztunnel's process", |agent| !agent.report().ztunnel.is_empty());
     assert_eq!(agent.report().ztunnel, [real.pid()], "not {}", fake.pid());
@@ -198,6 +197,7 @@ fn a_false_ztunnel_captures_nobody_and_hides_nobody() {
     agent.until("the orphan", |agent| {
         state_of(&agent.report(), &pods[0]) == Some(State::Orphan)
     });
+    await_conflict(&world, &mut agent, Component::Ztunnel, 1);
     // Nor are listeners that it opens, Ready again, those of ztunnel.
     cluster.set_ready(&fake, true).unwrap();
     cluster.orphan(&fake).unwrap();

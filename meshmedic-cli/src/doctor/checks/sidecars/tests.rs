@@ -262,6 +262,7 @@ fn an_app_that_waited_or_failed_later_is_fine() {
 fn job(state: Value) -> Snapshot {
     classic(|pod| {
         let owner = &mut pod.metadata.owner_references.as_mut().unwrap()[0];
+        owner.api_version = "batch/v1".to_owned();
         (owner.kind, owner.name) = ("Job".to_owned(), "nightly".to_owned());
         pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = Some(object(state));
     })
@@ -276,7 +277,8 @@ fn a_job_that_is_done_but_for_its_sidecar_is_found() {
     // A native sidecar ends by itself, and no Job is to end but a Job.
     let mut native = healthy();
     native.with_pod("legacy", ORDERS, |pod| {
-        pod.metadata.owner_references.as_mut().unwrap()[0].kind = "Job".to_owned();
+        let owner = &mut pod.metadata.owner_references.as_mut().unwrap()[0];
+        (owner.api_version, owner.kind) = ("batch/v1".to_owned(), "Job".to_owned());
         let statuses = pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap();
         statuses[0].state = Some(object(ended()));
     });
