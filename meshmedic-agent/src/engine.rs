@@ -7,8 +7,6 @@
 mod assess;
 mod gate;
 mod pod;
-pub mod repair;
-mod sabotage;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +20,7 @@ pub use meshmedic_common::eligibility::Expectation;
 pub use pod::PodView;
 
 use crate::time::Time;
+use meshmedic_common::repair::sabotage;
 use pod::Track;
 
 /// How patient the engine is.

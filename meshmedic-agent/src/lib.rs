@@ -8,5 +8,6 @@ pub mod kernel;
 pub mod node;
 pub mod options;
 pub mod status;
-pub mod time;
 pub mod watch;
+
+pub use meshmedic_common::time;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::policy::SETTLE;
 use meshmedic_common::report::NodeReport;
 
 use crate::connection::{self, Connection, ConnectionArgs};
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
     #[command(flatten)]
     ways: WayArgs,

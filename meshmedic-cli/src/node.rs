@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use meshmedic_agent::kernel::{self, Kernel};
 use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
 use meshmedic_common::duration;
+use meshmedic_common::policy::SETTLE;
 use meshmedic_common::verdict::exit_code;
 
 use crate::capabilities;
@@ -31,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have run before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
     /// With --watch: how often all pods are looked at
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = interval, env = "MESHMEDIC_INTERVAL")]

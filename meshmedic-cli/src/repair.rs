@@ -18,7 +18,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use futures_util::{StreamExt as _, stream};
 use meshmedic_common::duration;
-use meshmedic_common::policy::Withheld;
+use meshmedic_common::policy::{SETTLE, Withheld};
+use meshmedic_common::repair::Limits;
 use meshmedic_common::verdict::State;
 use serde::Serialize;
 
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
     /// Read the ztunnels' logs first, and repair only pods that they accuse
     #[arg(long)]
@@ -112,12 +113,9 @@ pub(crate) struct How {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     max_failures: u32,
     /// How long a repair may take until its pod or the successor is captured
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::node::interval)]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(Limits::DEFAULT.successor_deadline), value_parser = crate::node::interval)]
     deadline: Duration,
 }
-
-/// How long a repair may take.
-const DEADLINE: Duration = Duration::from_secs(300);
 
 impl Default for How {
     fn default() -> Self {
@@ -125,7 +123,7 @@ impl Default for How {
             strategy: Strategy::default(),
             max_in_flight: 1,
             max_failures: 1,
-            deadline: DEADLINE,
+            deadline: Limits::DEFAULT.successor_deadline,
         }
     }
 }

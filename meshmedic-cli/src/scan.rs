@@ -8,6 +8,7 @@ mod sweep;
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::policy::SETTLE;
 use meshmedic_common::verdict::exit_code;
 
 use crate::connection::{self, Connection, ConnectionArgs};
@@ -36,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     settle: Duration,
     /// Read the ztunnels' logs first, and look only at the pods that they accuse
     #[arg(long, conflicts_with = "watch")]

@@ -19,11 +19,15 @@ pub mod policy;
 #[cfg(feature = "std")]
 pub mod ports;
 #[cfg(feature = "std")]
+pub mod repair;
+#[cfg(feature = "std")]
 pub mod report;
 #[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]
 pub mod text;
+#[cfg(feature = "std")]
+pub mod time;
 #[cfg(feature = "std")]
 pub mod uid;
 #[cfg(feature = "std")]

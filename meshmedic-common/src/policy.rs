@@ -128,6 +128,13 @@ impl Withheld {
     }
 }
 
+/// For how long every reading must agree, where nobody chose otherwise, before an agent believes a loss.
+pub const CONFIRM: Duration = Duration::from_secs(10);
+/// How long ztunnel must have been Ready, where nobody chose otherwise, before its absence in a pod means anything.
+pub const SETTLE: Duration = Duration::from_secs(30);
+/// How long an orphan must not have been Ready, where nobody chose otherwise, to be a stuck one.
+pub const GRACE_PERIOD: Duration = Duration::from_secs(300);
+
 /// What was switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permissions {

@@ -11,7 +11,7 @@ use meshmedic_common::report::{
 use meshmedic_common::verdict::Condition;
 
 use super::Agent;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 impl Agent {
     /// Everything that is known of this node now.
@@ -69,9 +69,9 @@ impl Agent {
             repairs_ready: settings.permissions.ready,
             repairs_stuck: settings.permissions.stuck,
             acts_this_hour: self.planner.acts_this_hour(now) as u64,
-            acts_an_hour: settings.per_hour_node as u64,
+            acts_an_hour: settings.limits.per_hour_node as u64,
             in_flight: self.planner.under_way().count() as u64,
-            in_flight_most: settings.in_flight_node as u64,
+            in_flight_most: settings.limits.in_flight_node as u64,
         }
     }
 
@@ -83,13 +83,13 @@ impl Agent {
             let Some(record) = lease
                 .record
                 .as_ref()
-                .filter(|record| record.failures >= settings.breaker_failures)
+                .filter(|record| record.failures >= settings.limits.breaker_failures)
             else {
                 continue;
             };
             let until = record
                 .last_failure
-                .and_then(|last| last.checked_add(span(settings.breaker_open)).ok());
+                .and_then(|last| last.checked_add(span(settings.limits.breaker_open)).ok());
             if until.zip(server).is_some_and(|(until, server)| until > server) {
                 breakers.push(BreakerReport {
                     scope: BreakerScope::Owner,
@@ -103,12 +103,12 @@ impl Agent {
             (
                 Withheld::BreakerNode,
                 BreakerScope::Node,
-                settings.breaker_failures,
+                settings.limits.breaker_failures,
             ),
             (
                 Withheld::BreakerCluster,
                 BreakerScope::Cluster,
-                settings.breaker_failures_cluster,
+                settings.limits.breaker_failures_cluster,
             ),
         ] {
             if self.planner.is_withheld_by(why) {

@@ -15,13 +15,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Mirror, Seen};
-use crate::engine::repair::{Outcome, PodRef, RepairNotice};
 use crate::engine::{Notice, Transition};
 use crate::options::AgentOptions;
 use crate::status::Metrics;
 use crate::status::metrics::result_of;
-use crate::time::Time;
 use crate::watch::{Event, Watch};
+use meshmedic_common::repair::{Outcome, PodRef, RepairNotice};
+use meshmedic_common::time::Time;
 
 /// What the Events name as their source.
 const CONTROLLER: &str = "meshmedic.io/agent";

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use tokio::task::JoinSet;
 
 use crate::cluster::SeenLease;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// A Lease that nobody wrote for so long is idle; every limit has run out long before.
 const IDLE: SignedDuration = SignedDuration::from_hours(24);

@@ -11,7 +11,7 @@ use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 use tokio::task::JoinSet;
 
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// A toggle takes seconds. One that has not ended by then has been left.
 const LEFT: Duration = Duration::from_secs(120);

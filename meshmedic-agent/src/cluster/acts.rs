@@ -17,8 +17,8 @@ use meshmedic_common::kube::facts::{is_cordoned, namespace_facts, pod_facts};
 use meshmedic_common::policy::{Gates, Standing, Withheld};
 
 use super::{CONTROL, ISTIO_CNI, ISTIOD, ZTUNNEL, leases, mirror};
-use crate::engine::repair::ledger::{Change, Limits, Record};
-use crate::engine::repair::{Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
+use meshmedic_common::repair::ledger::{Allowance, Change, Record};
+use meshmedic_common::repair::{Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -63,9 +63,9 @@ impl Acts {
             Request::Update {
                 lease,
                 change,
-                limits,
+                allowance,
             } => Answer::Updated(
-                self.within(self.update(&lease, &change, &limits))
+                self.within(self.update(&lease, &change, &allowance))
                     .await
                     .unwrap_or_else(|late| Err(Refusal::Failed(late))),
             ),
@@ -88,7 +88,12 @@ impl Acts {
             .map_err(|_| format!("the API did not answer within {}s", TIME_LIMIT.as_secs()))
     }
 
-    async fn update(&self, key: &LeaseKey, change: &Change, limits: &Limits) -> Result<Record, Refusal> {
+    async fn update(
+        &self,
+        key: &LeaseKey,
+        change: &Change,
+        allowance: &Allowance,
+    ) -> Result<Record, Refusal> {
         let failed = |what: String| Refusal::Failed(what);
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let name = leases::name(key);
@@ -103,7 +108,7 @@ impl Acts {
             };
             let now = self.clock.now();
             let now = now.ok_or_else(|| failed("the API server has not told its time yet".to_owned()))?;
-            let applied = record.apply(change, limits, now);
+            let applied = record.apply(change, allowance, now);
             if applied.changed {
                 let exists = read.is_some();
                 let lease = leases::with_record(read, key, &record, now)

@@ -8,8 +8,8 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use sha2::{Digest as _, Sha256};
 
-use crate::engine::repair::LeaseKey;
-use crate::engine::repair::ledger::{LEASE, Record};
+use meshmedic_common::repair::LeaseKey;
+use meshmedic_common::repair::ledger::{LEASE, Record};
 
 /// The label that says what a Lease is of.
 pub(super) const KIND: &str = "meshmedic.io/lease";
@@ -136,7 +136,7 @@ pub(super) fn with_record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::repair::ledger::Act;
+    use meshmedic_common::repair::ledger::Act;
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {

@@ -19,8 +19,8 @@ use super::watches::Seen;
 use super::{ISTIO_CNI, SeenLease, ZTUNNEL};
 use crate::engine::Health;
 use crate::node::PodName;
-use crate::time::Time;
 use crate::watch::Declared;
+use meshmedic_common::time::Time;
 
 /// What changed by some news.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

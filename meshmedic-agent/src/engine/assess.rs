@@ -7,7 +7,7 @@ use meshmedic_common::report::Holder;
 use meshmedic_common::sockets::{AddressKind, Reading};
 use meshmedic_common::verdict::{Reason, Redirection};
 
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// The sockets in the file tables of ztunnel's processes. Sorted, since they are made anew by each census and then
 /// looked up once for each pod.

@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::repair::{Answer, RequestId};
-use crate::time::Time;
 use agent::Agent;
 use api::{Api, Flight};
 use chaos::Cure;
+use meshmedic_common::repair::{Answer, RequestId};
+use meshmedic_common::time::Time;
 use rng::Rng;
 use tally::Tally;
 use trace::{Event, PodId, Rules, Shows, What};

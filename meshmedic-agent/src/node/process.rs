@@ -14,7 +14,7 @@ use meshmedic_common::verdict::Reason;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::cgroup::parse_cgroup;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// A network namespace, told apart from the others by the inode of its `net/tcp`.
 ///

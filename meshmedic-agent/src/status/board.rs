@@ -11,7 +11,7 @@ use meshmedic_common::report::NodeReport;
 
 use super::metrics::Metrics;
 use crate::node::Underneath;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// What is known of the agent by those outside its loop. Clones share it.
 #[derive(Clone, Debug)]

@@ -19,12 +19,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::exposition;
-use crate::engine::repair::{Outcome, RepairNotice};
 use crate::engine::{Notice, Transition};
-use crate::time::Time;
 use crate::watch::{Counters, Event};
 use catalogue::Catalogue;
 pub use catalogue::{Described, Kind};
+use meshmedic_common::repair::{Outcome, RepairNotice};
+use meshmedic_common::time::Time;
 
 /// One label, and the name that a closed set gives its value.
 type Label = [(&'static str, &'static str); 1];

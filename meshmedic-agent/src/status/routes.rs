@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::board::Status;
 use super::metrics::Metrics;
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// One of the listeners, each with its own paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use meshmedic_agent::status::ListenAddr;
-use meshmedic_common::duration;
+use meshmedic_common::duration::{self, show};
+use meshmedic_common::policy::{CONFIRM, GRACE_PERIOD, SETTLE};
+use meshmedic_common::repair;
 
 use crate::node::{Trigger, at_least, confirm, interval};
 
@@ -66,13 +68,13 @@ pub(super) struct Detection {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = interval, env = "MESHMEDIC_INTERVAL")]
     pub(super) interval: Duration,
     /// For how long every reading must agree before a loss is believed
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = confirm, env = "MESHMEDIC_CONFIRM")]
+    #[arg(long, value_name = "DURATION", default_value = show(CONFIRM), value_parser = confirm, env = "MESHMEDIC_CONFIRM")]
     pub(super) confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
+    #[arg(long, value_name = "DURATION", default_value = show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     pub(super) settle: Duration,
     /// An orphan that has not been Ready for longer than this is stuck
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse, env = "MESHMEDIC_GRACE_PERIOD")]
+    #[arg(long, value_name = "DURATION", default_value = show(GRACE_PERIOD), value_parser = duration::parse, env = "MESHMEDIC_GRACE_PERIOD")]
     pub(super) grace_period: Duration,
 }
 
@@ -99,6 +101,8 @@ pub(super) struct Repair {
     pub(super) delete_instead_of_evict: bool,
 }
 
+const DEFAULT: repair::Limits = repair::Limits::DEFAULT;
+
 /// How much, how often, and when to stop.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Limits of repairs")]
@@ -107,52 +111,52 @@ pub(super) struct Limits {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 1,
+        default_value_t = DEFAULT.in_flight_node,
         env = "MESHMEDIC_MAX_IN_FLIGHT_NODE"
     )]
-    pub(super) max_in_flight_node: u32,
+    pub(super) max_in_flight_node: usize,
     /// Repairs under way of one owner's pods at once, on any node
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 1,
+        default_value_t = DEFAULT.in_flight_owner,
         env = "MESHMEDIC_MAX_IN_FLIGHT_OWNER"
     )]
-    pub(super) max_in_flight_owner: u32,
+    pub(super) max_in_flight_owner: usize,
     /// Repairs under way in the cluster at once; the same for every agent
-    #[arg(long, value_name = "N", default_value_t = 3, env = "MESHMEDIC_CLUSTER_SLOTS")]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT.slots, env = "MESHMEDIC_CLUSTER_SLOTS")]
     pub(super) cluster_slots: u32,
     /// Repairs an hour on this node
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 20,
+        default_value_t = DEFAULT.per_hour_node,
         env = "MESHMEDIC_MAX_REPAIRS_PER_HOUR"
     )]
-    pub(super) max_repairs_per_hour: u32,
+    pub(super) max_repairs_per_hour: usize,
     /// Repairs an hour in the cluster; the same for every agent
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 60,
+        default_value_t = DEFAULT.per_hour_cluster,
         env = "MESHMEDIC_MAX_REPAIRS_PER_HOUR_CLUSTER"
     )]
-    pub(super) max_repairs_per_hour_cluster: u32,
+    pub(super) max_repairs_per_hour_cluster: usize,
     /// How long an owner's pods are left alone after a repair that did not take, doubling
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = cooldown, env = "MESHMEDIC_COOLDOWN")]
+    #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.cooldown.0), value_parser = cooldown, env = "MESHMEDIC_COOLDOWN")]
     pub(super) cooldown: Duration,
     /// The longest that it gets
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = cooldown, env = "MESHMEDIC_COOLDOWN_MAX")]
+    #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.cooldown.1), value_parser = cooldown, env = "MESHMEDIC_COOLDOWN_MAX")]
     pub(super) cooldown_max: Duration,
     /// Repairs in a row that did not take, of an owner or on a node, after which none is begun
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..),
+    #[arg(long, value_name = "N", default_value_t = DEFAULT.breaker_failures, value_parser = clap::value_parser!(u32).range(1..),
           env = "MESHMEDIC_BREAKER_FAILURES")]
     pub(super) breaker_failures: u32,
     /// For how long none is begun then
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = breaker_open, env = "MESHMEDIC_BREAKER_OPEN")]
+    #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.breaker_open), value_parser = breaker_open, env = "MESHMEDIC_BREAKER_OPEN")]
     pub(super) breaker_open: Duration,
     /// By when the successor must be seen captured, or the repair did not take
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse, env = "MESHMEDIC_SUCCESSOR_DEADLINE")]
+    #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.successor_deadline), value_parser = duration::parse, env = "MESHMEDIC_SUCCESSOR_DEADLINE")]
     pub(super) successor_deadline: Duration,
 }
 

@@ -4,16 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meshmedic_agent::engine::repair::Settings;
 use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespace};
 use meshmedic_common::duration::show;
 use meshmedic_common::policy::Permissions;
+use meshmedic_common::repair::{Limits, Settings};
 
 use super::args::Args;
 use crate::Usage;
 
-/// Repairs in a row that did not take, anywhere, after which none is begun in the cluster.
-const CLUSTER_BREAKER_FAILURES: u32 = 5;
 /// A ztunnel that is Ready for a shorter time may not have enrolled its pods yet.
 const SHORTEST_SETTLE: Duration = Duration::from_secs(1);
 
@@ -54,16 +52,18 @@ impl Args {
                     jobs: repair.repair_jobs,
                 },
                 delete: repair.delete_instead_of_evict,
-                in_flight_node: count(limits.max_in_flight_node),
-                in_flight_owner: count(limits.max_in_flight_owner),
-                slots: limits.cluster_slots,
-                per_hour_node: count(limits.max_repairs_per_hour),
-                per_hour_cluster: count(limits.max_repairs_per_hour_cluster),
-                cooldown: (limits.cooldown, limits.cooldown_max),
-                breaker_failures: limits.breaker_failures,
-                breaker_failures_cluster: CLUSTER_BREAKER_FAILURES,
-                breaker_open: limits.breaker_open,
-                successor_deadline: limits.successor_deadline,
+                limits: Limits {
+                    in_flight_node: limits.max_in_flight_node,
+                    in_flight_owner: limits.max_in_flight_owner,
+                    slots: limits.cluster_slots,
+                    per_hour_node: limits.max_repairs_per_hour,
+                    per_hour_cluster: limits.max_repairs_per_hour_cluster,
+                    cooldown: (limits.cooldown, limits.cooldown_max),
+                    breaker_failures: limits.breaker_failures,
+                    breaker_open: limits.breaker_open,
+                    successor_deadline: limits.successor_deadline,
+                    ..Limits::DEFAULT
+                },
             },
             node,
         })
@@ -139,16 +139,16 @@ impl Args {
             detection, limits, ..
         } = self;
         let counts = [
-            ("--max-in-flight-node", limits.max_in_flight_node),
-            ("--max-in-flight-owner", limits.max_in_flight_owner),
-            ("--cluster-slots", limits.cluster_slots),
-            ("--max-repairs-per-hour", limits.max_repairs_per_hour),
+            ("--max-in-flight-node", limits.max_in_flight_node == 0),
+            ("--max-in-flight-owner", limits.max_in_flight_owner == 0),
+            ("--cluster-slots", limits.cluster_slots == 0),
+            ("--max-repairs-per-hour", limits.max_repairs_per_hour == 0),
             (
                 "--max-repairs-per-hour-cluster",
-                limits.max_repairs_per_hour_cluster,
+                limits.max_repairs_per_hour_cluster == 0,
             ),
         ];
-        if let Some((flag, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+        if let Some((flag, _)) = counts.into_iter().find(|(_, none)| *none) {
             return refuse(format!(
                 "{flag} 0 allows no repair at all: leave out --auto-repair and --repair-stuck to detect only, or pause \
                  repairs with `meshmedic pause`"
@@ -221,8 +221,4 @@ impl Args {
 
 fn refuse(why: impl Into<String>) -> Result<(), Usage> {
     Err(Usage(why.into()))
-}
-
-fn count(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

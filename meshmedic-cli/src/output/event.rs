@@ -4,11 +4,11 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use meshmedic_agent::engine::{Notice, Transition};
-use meshmedic_agent::time::Time;
 use meshmedic_agent::watch::{Event, Watch};
 use meshmedic_common::abi::CHANGE_OPENED;
 use meshmedic_common::duration;
 use meshmedic_common::ports::PortSet;
+use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Traffic;
 use serde_json::json;

@@ -10,14 +10,12 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use meshmedic_agent::cluster::acts::Acts;
-use meshmedic_agent::engine::repair::ledger::{
-    Change, Conclusion, Entry, LEASE, Limits, Proof, Record, Step,
-};
-use meshmedic_agent::engine::repair::{Answer, LeaseKey, Refusal, Request};
 use meshmedic_agent::options::holder;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::policy::Withheld;
+use meshmedic_common::repair::ledger::{Allowance, Change, Conclusion, Entry, LEASE, Proof, Record, Step};
+use meshmedic_common::repair::{Answer, LeaseKey, Limits, Refusal, Request};
 use meshmedic_common::verdict::State;
 
 use super::Risks;
@@ -29,12 +27,6 @@ const RENEW: Duration = Duration::from_secs(LEASE.as_secs() / 4);
 /// How often an outcome is tried to be written down, and how long after each other.
 const OUTCOME_TRIES: u32 = 5;
 const OUTCOME_PAUSE: Duration = Duration::from_secs(1);
-/// The agents' defaults: failures in a row that open a breaker, of the cluster, and for how long.
-const BREAKER: u32 = 2;
-const BREAKER_CLUSTER: u32 = 5;
-const BREAKER_OPEN: Duration = Duration::from_secs(3600);
-/// The agents' defaults: the wait after a failure, doubling up to the second.
-const COOLDOWN: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 
 /// Reads and writes records.
 pub(super) struct Records {
@@ -116,8 +108,8 @@ impl Records {
             id: String::new(),
             step: Step::Claim(Box::new(entry)),
         };
-        let applied = record.apply(&change, &self.limits(&key, true), now);
-        let until = record.resting_until(&self.limits(&key, true));
+        let applied = record.apply(&change, &self.allowance(&key, true), now);
+        let until = record.resting_until(&self.allowance(&key, true));
         let until = until.map(|until| format!("until {until:.0} (--despite-failures)"));
         applied.withheld.map(|why| (why, by.or(until)))
     }
@@ -135,9 +127,9 @@ impl Records {
         let node = pod.node.clone().unwrap_or_default();
         for key in [owner_key(pod), LeaseKey::Node(node), LeaseKey::Cluster] {
             let entry = self.entry(pod, held.id.clone());
-            let limits = self.limits(&key, true);
+            let allowance = self.allowance(&key, true);
             let step = Step::Claim(Box::new(entry));
-            match self.update(pod, &held.id, key.clone(), step, limits).await {
+            match self.update(pod, &held.id, key.clone(), step, allowance).await {
                 Ok(_) => held.leases.push(key),
                 Err(refusal) => {
                     let why = match refusal {
@@ -161,8 +153,10 @@ impl Records {
     pub(super) async fn acted(&self, pod: &PodFacts, held: &Held) {
         let key = owner_key(pod);
         if held.leases.contains(&key) {
-            let limits = self.limits(&key, false);
-            let told = self.update(pod, &held.id, key, Step::Acted(None), limits).await;
+            let allowance = self.allowance(&key, false);
+            let told = self
+                .update(pod, &held.id, key, Step::Acted(None), allowance)
+                .await;
             warn(pod, told);
         }
     }
@@ -174,10 +168,11 @@ impl Records {
         }
         held.renewed = tokio::time::Instant::now();
         for key in held.leases.iter().filter(|key| **key != LeaseKey::Cluster) {
-            let limits = self.limits(key, false);
+            let allowance = self.allowance(key, false);
             warn(
                 pod,
-                self.update(pod, &held.id, key.clone(), Step::Renew, limits).await,
+                self.update(pod, &held.id, key.clone(), Step::Renew, allowance)
+                    .await,
             );
         }
     }
@@ -187,8 +182,8 @@ impl Records {
         for key in held.leases.iter().rev() {
             for attempt in 1..=OUTCOME_TRIES {
                 let step = Step::Conclude(conclusion.clone());
-                let limits = self.limits(key, false);
-                match self.update(pod, &held.id, key.clone(), step, limits).await {
+                let allowance = self.allowance(key, false);
+                match self.update(pod, &held.id, key.clone(), step, allowance).await {
                     Err(Refusal::Failed(_)) if attempt < OUTCOME_TRIES => {
                         tokio::time::sleep(OUTCOME_PAUSE).await;
                     }
@@ -225,7 +220,7 @@ impl Records {
         id: &str,
         lease: LeaseKey,
         step: Step,
-        limits: Limits,
+        allowance: Allowance,
     ) -> Result<Record, Refusal> {
         let change = Box::new(Change {
             id: id.to_owned(),
@@ -234,7 +229,7 @@ impl Records {
         let request = Request::Update {
             lease,
             change,
-            limits,
+            allowance,
         };
         match self
             .acts(pod)
@@ -270,31 +265,19 @@ impl Records {
         self.connection.clock.now().unwrap_or_else(Timestamp::now)
     }
 
-    fn limits(&self, key: &LeaseKey, begins: bool) -> Limits {
-        // Acts are counted, and never refused for their number.
-        let counted = |why| Some((usize::MAX, why));
-        let heeds = !(begins && self.risks.despite_failures);
-        let breaker = |most, why| heeds.then_some((most, BREAKER_OPEN, why));
-        match key {
-            LeaseKey::Owner(_) => Limits {
-                in_flight: Some((1, Withheld::InFlightOwner)),
-                breaker: breaker(BREAKER, Withheld::BreakerOwner),
-                cooldown: heeds.then_some(COOLDOWN),
-                keeps_outcomes: true,
-                ..Limits::default()
-            },
-            LeaseKey::Node(_) => Limits {
-                in_flight: Some((self.in_flight, Withheld::InFlightNode)),
-                per_hour: counted(Withheld::BudgetNode),
-                breaker: breaker(BREAKER, Withheld::BreakerNode),
-                ..Limits::default()
-            },
-            LeaseKey::Slot(_) | LeaseKey::Cluster => Limits {
-                per_hour: counted(Withheld::BudgetCluster),
-                breaker: breaker(BREAKER_CLUSTER, Withheld::BreakerCluster),
-                ..Limits::default()
-            },
+    /// What a record allows. Acts done by hand are counted, and never refused for their number.
+    fn allowance(&self, key: &LeaseKey, begins: bool) -> Allowance {
+        let limits = Limits {
+            in_flight_node: self.in_flight,
+            per_hour_node: usize::MAX,
+            per_hour_cluster: usize::MAX,
+            ..Limits::DEFAULT
+        };
+        let mut allowance = limits.allowance(key);
+        if begins && self.risks.despite_failures {
+            (allowance.breaker, allowance.cooldown) = (None, None);
         }
+        allowance
     }
 }
 

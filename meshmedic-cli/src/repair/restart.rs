@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The usual repair: the pod is evicted, and the pod that takes its place is followed until it is captured.
 
-use meshmedic_agent::engine::repair::ledger::Conclusion;
-use meshmedic_agent::engine::repair::{Acted, Answer, PodRef, Presence, Request};
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::policy::Withheld;
+use meshmedic_common::repair::ledger::Conclusion;
+use meshmedic_common::repair::{Acted, Answer, PodRef, Presence, Request};
 use meshmedic_common::verdict::State;
 
 use super::follow::Followed;

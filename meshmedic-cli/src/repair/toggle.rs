@@ -8,13 +8,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::wait::await_condition;
-use meshmedic_agent::engine::repair::ledger::Conclusion;
 use meshmedic_common::eligibility::MODE_LABEL;
 use meshmedic_common::facts::{PodFacts, TOGGLE_RESTORE};
 use meshmedic_common::kube::acted::{Acted, Target};
 use meshmedic_common::kube::facts::{pod_facts, resource_version};
 use meshmedic_common::kube::toggle::{self, RestoreError, Restored};
 use meshmedic_common::policy::Withheld;
+use meshmedic_common::repair::ledger::Conclusion;
 
 use super::follow::Followed;
 use super::records::Held;

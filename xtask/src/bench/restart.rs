@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use meshmedic_agent::engine::Notice;
-use meshmedic_agent::time::Time;
 use meshmedic_agent::watch::Event;
+use meshmedic_common::time::Time;
 use meshmedic_common::verdict::State;
 use serde_json::Value;
 

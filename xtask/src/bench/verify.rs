@@ -2,8 +2,8 @@
 //! What it costs to verify that every pod is captured, and how that grows.
 
 use anyhow::ensure;
-use meshmedic_agent::time::Time;
 use meshmedic_agent::watch::Watch;
+use meshmedic_common::time::Time;
 
 use super::baseline;
 use super::figures::{Column, Figure, Line, Part, Plot, Row, digits, ms};

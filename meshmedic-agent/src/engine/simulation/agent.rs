@@ -9,14 +9,14 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Reason, Redirection};
 
-use super::super::repair::{
-    Answer, LeaseKey, Moment, Outcome, Patient, Planner, RepairNotice, RequestId, Settings,
-};
 use super::super::{Engine, Health, Look, Seen, Ztunnel};
 use super::trace::{PodId, Shows, What};
 use super::world::{SWEEP, owner_of, owner_uid, pod_of};
 use super::{EPOCH, HOUR, Happening, MINUTE, SECOND, START, Sim, span};
-use crate::time::Time;
+use meshmedic_common::repair::{
+    Answer, LeaseKey, Limits, Moment, Outcome, Patient, Planner, RepairNotice, RequestId, Settings,
+};
+use meshmedic_common::time::Time;
 
 /// A reading that the planner asked for comes after so long.
 const LOOK: u64 = 2;
@@ -124,16 +124,18 @@ impl Sim {
                 jobs: rules.jobs,
             },
             delete: rules.delete,
-            in_flight_node: rules.in_flight_node,
-            in_flight_owner: rules.in_flight_owner,
-            slots: u32::try_from(rules.slots).unwrap_or(1),
-            per_hour_node: rules.per_hour_node,
-            per_hour_cluster: rules.per_hour_cluster,
-            cooldown: (span(rules.cooldown), span(HOUR)),
-            breaker_failures: u32::try_from(rules.breaker_failures).unwrap_or(1),
-            breaker_failures_cluster: u32::try_from(rules.breaker_failures_cluster).unwrap_or(1),
-            breaker_open: span(rules.breaker_open),
-            successor_deadline: span(rules.deadline),
+            limits: Limits {
+                in_flight_node: rules.in_flight_node,
+                in_flight_owner: rules.in_flight_owner,
+                slots: u32::try_from(rules.slots).unwrap_or(1),
+                per_hour_node: rules.per_hour_node,
+                per_hour_cluster: rules.per_hour_cluster,
+                cooldown: (span(rules.cooldown), Limits::DEFAULT.cooldown.1),
+                breaker_failures: u32::try_from(rules.breaker_failures).unwrap_or(1),
+                breaker_failures_cluster: u32::try_from(rules.breaker_failures_cluster).unwrap_or(1),
+                breaker_open: span(rules.breaker_open),
+                successor_deadline: span(rules.deadline),
+            },
         }
     }
 

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use meshmedic_common::policy::{Gates, Withheld};
 
-use super::super::repair::ledger::Record;
-use super::super::repair::{Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId};
 use super::chaos::Cure;
 use super::tally::{Fault, Kind};
 use super::trace::{Held, What};
 use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
-use crate::time::Time;
+use meshmedic_common::repair::ledger::Record;
+use meshmedic_common::repair::{
+    Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId,
+};
+use meshmedic_common::time::Time;
 
 /// After so many conflicts whoever carries out a change gives up.
 const TRIES: u32 = 3;
@@ -178,7 +180,7 @@ impl Sim {
         let Request::Update {
             lease,
             change,
-            limits,
+            allowance,
         } = request
         else {
             return None;
@@ -189,7 +191,7 @@ impl Sim {
             return None;
         }
         let mut record = lease.record.clone();
-        let applied = record.apply(change, limits, now);
+        let applied = record.apply(change, allowance, now);
         let answer = match applied.withheld {
             Some(why) => Err(Refusal::Withheld(why)),
             None => Ok(record.clone()),

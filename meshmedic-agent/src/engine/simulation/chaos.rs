@@ -6,9 +6,9 @@ use std::sync::Arc;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::verdict::Reason;
 
-use super::super::repair::LeaseKey;
 use super::trace::{PodId, Shows, What};
 use super::{HOUR, Happening, MINUTE, SECOND, Sim, span};
+use meshmedic_common::repair::LeaseKey;
 
 /// The end of something that went wrong.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::fmt;
 use super::trace::{Event, PodId, Recreated, Rules, Shows, Truth, What};
 use super::world::within;
 use super::{MINUTE, SECOND, START, span};
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// Between the look at what an act depends on and its arrival lie a reading and two journeys.
 const CHECK_LASTS: u64 = 15 * SECOND + 12 * SECOND;

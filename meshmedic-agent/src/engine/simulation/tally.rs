@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::super::repair::ledger::Step;
-use super::super::repair::{LeaseKey, Request};
+use meshmedic_common::repair::ledger::Step;
+use meshmedic_common::repair::{LeaseKey, Request};
 
 /// What may befall a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::judge::{Breach, judge};
 use super::tally::Tally;
 use super::trace::{Event, What};
 use super::{Plan, START, Sim};
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// How much is simulated on an ordinary run.
 const NODE_DAYS: u64 = 10_000;

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What really happened, in order: all that the judge ever sees.
 
-use crate::time::Time;
+use std::time::Duration;
+
+use meshmedic_common::policy::{CONFIRM, GRACE_PERIOD, SETTLE};
+use meshmedic_common::repair::Limits;
+use meshmedic_common::time::Time;
 
 /// Tells pods apart, like a UID.
 pub(super) type PodId = u32;
@@ -147,24 +151,29 @@ pub(super) struct Rules {
 impl Rules {
     /// The defaults of the command line, with repairs switched on.
     pub(super) const fn usual() -> Self {
+        let limits = Limits::DEFAULT;
         Self {
             ready: true,
             stuck: true,
             jobs: false,
             delete: false,
-            grace: 300_000,
-            confirm: 10_000,
-            settle: 30_000,
-            in_flight_node: 1,
-            in_flight_owner: 1,
-            slots: 3,
-            per_hour_node: 20,
-            per_hour_cluster: 60,
-            cooldown: 300_000,
-            breaker_failures: 2,
-            breaker_failures_cluster: 5,
-            breaker_open: 3_600_000,
-            deadline: 300_000,
+            grace: millis(GRACE_PERIOD),
+            confirm: millis(CONFIRM),
+            settle: millis(SETTLE),
+            in_flight_node: limits.in_flight_node,
+            in_flight_owner: limits.in_flight_owner,
+            slots: limits.slots as usize,
+            per_hour_node: limits.per_hour_node,
+            per_hour_cluster: limits.per_hour_cluster,
+            cooldown: millis(limits.cooldown.0),
+            breaker_failures: limits.breaker_failures as usize,
+            breaker_failures_cluster: limits.breaker_failures_cluster as usize,
+            breaker_open: millis(limits.breaker_open),
+            deadline: millis(limits.successor_deadline),
         }
     }
+}
+
+const fn millis(span: Duration) -> u64 {
+    span.as_secs() * 1000 + span.subsec_millis() as u64
 }

@@ -12,7 +12,7 @@ use meshmedic_common::verdict::Reason;
 use super::agent::Agent;
 use super::trace::{PodId, Recreated, Shows, Truth, What};
 use super::{HOUR, Happening, SECOND, START, Sim, span};
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 pub(super) struct Pod {
     pub(super) uid: PodUid,

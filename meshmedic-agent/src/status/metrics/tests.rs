@@ -6,8 +6,8 @@ use meshmedic_common::report::{BreakerReport, BreakerScope, NodeReport};
 use meshmedic_common::uid::PodUid;
 
 use super::*;
-use crate::engine::repair::PodRef;
-use crate::engine::repair::ledger::Proof;
+use meshmedic_common::repair::PodRef;
+use meshmedic_common::repair::ledger::Proof;
 
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
     let text = metrics.text_at(Time::from_nanos(60_000_000_000));

@@ -97,7 +97,7 @@ fn metrics_health_and_readiness_are_served() {
 
     assert_eq!(ask(address, "GET", "/healthz").body, "ok\n");
     let stalled = Status::new(Metrics::new(), Duration::ZERO);
-    stalled.beat(crate::time::Time::from_nanos(0));
+    stalled.beat(meshmedic_common::time::Time::from_nanos(0));
     let other = Server::start(endpoints(), stalled).unwrap();
     let reply = ask(other.metrics_addr().unwrap(), "GET", "/healthz");
     assert_eq!(reply.code, 503);

@@ -6,19 +6,15 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use meshmedic_agent::engine::repair::ledger::Record;
-use meshmedic_agent::engine::repair::{
+use meshmedic_common::policy::Gates;
+use meshmedic_common::repair::ledger::Record;
+use meshmedic_common::repair::{
     Acted, Answer, Check, LeaseKey, Outcome, PodRef, Presence, Refusal, RepairNotice, Request, RequestId,
 };
-use meshmedic_common::policy::Gates;
 use meshmedic_common::verdict::State;
 
 use super::PODS_EACH;
 use super::node::{Node, moment, owner_uid, uid};
-
-/// The defaults of the flags.
-pub(super) const SLOTS: u32 = 3;
-pub(super) const PER_HOUR: usize = 60;
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -265,10 +261,10 @@ impl Fleet {
             Request::Update {
                 lease,
                 change,
-                limits,
+                allowance,
             } => {
                 let record = self.leases.entry(lease.clone()).or_default();
-                let applied = record.apply(&change, &limits, moment(self.now).server);
+                let applied = record.apply(&change, &allowance, moment(self.now).server);
                 let record = record.clone();
                 self.fetched(&record);
                 if applied.changed {

@@ -5,17 +5,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meshmedic_agent::engine::repair::{Moment, Patient, Planner, Settings};
-use meshmedic_agent::time::Time;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::{Controller, PodFacts};
-use meshmedic_common::policy::{Permissions, Standing};
+use meshmedic_common::policy::{GRACE_PERIOD, Permissions, Standing};
+use meshmedic_common::repair::{Limits, Moment, Patient, Planner, Settings};
+use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
 
-use super::model::{PER_HOUR, SLOTS};
-
-const MINUTE: Duration = Duration::from_secs(60);
 const YESTERDAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// When the simulation begins, by the API server's clock.
 const EPOCH: i64 = 1_700_000_000_000;
@@ -64,20 +61,11 @@ impl Node {
             permissions: Permissions {
                 ready: true,
                 stuck: true,
-                grace_period: 5 * MINUTE,
+                grace_period: GRACE_PERIOD,
                 jobs: false,
             },
             delete: false,
-            in_flight_node: 1,
-            in_flight_owner: 1,
-            slots: SLOTS,
-            per_hour_node: 20,
-            per_hour_cluster: PER_HOUR,
-            cooldown: (5 * MINUTE, 60 * MINUTE),
-            breaker_failures: 2,
-            breaker_failures_cluster: 5,
-            breaker_open: 60 * MINUTE,
-            successor_deadline: 5 * MINUTE,
+            limits: Limits::DEFAULT,
         };
         Self {
             planner: Planner::new(settings),

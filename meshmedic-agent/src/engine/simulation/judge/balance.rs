@@ -5,7 +5,7 @@ use super::super::trace::{Held, PodId, Truth};
 use super::super::world::within;
 use super::super::{HOUR, MINUTE, SECOND, span};
 use super::{Act, CLAIM_LASTS, Judge};
-use crate::time::Time;
+use meshmedic_common::time::Time;
 
 /// How long a holder that is not heard of keeps what it holds, less what lies between write and answer.
 const LEASE: u64 = 60 * SECOND - 5 * SECOND;

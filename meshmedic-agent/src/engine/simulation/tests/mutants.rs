@@ -5,10 +5,10 @@ use std::io::Write;
 
 use meshmedic_common::policy::Withheld;
 
-use super::super::super::sabotage::{Defence, OUT};
 use super::super::judge::judge;
 use super::super::trace::Rules;
 use super::super::{HOUR, MINUTE, Plan, Run, Sim};
+use meshmedic_common::repair::sabotage::{Defence, OUT};
 
 /// So many runs are tried at most before a defence counts as one that nobody would miss.
 const RUNS: u64 = 300;

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use super::ledger::{Change, LEASE, Step};
-use super::limits::limits;
 use super::{Answer, LeaseKey, Moment, Refusal, Request, RequestId, Settings};
 use crate::time::Time;
 
@@ -45,7 +44,7 @@ impl Sweep {
         *numbers += 1;
         self.asked = Some(*numbers);
         let request = Request::Update {
-            limits: limits(settings, &lease),
+            allowance: settings.limits.allowance(&lease),
             lease,
             change: Box::new(change),
         };
@@ -68,6 +67,6 @@ impl Sweep {
     /// When the next slot is looked at, if one is left.
     pub(super) fn due_at(&self, settings: &Settings) -> Option<Time> {
         self.due
-            .filter(|_| self.asked.is_none() && self.next < settings.slots)
+            .filter(|_| self.asked.is_none() && self.next < settings.limits.slots)
     }
 }

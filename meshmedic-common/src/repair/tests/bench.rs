@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A planner, the pods of its node and an API server that does as it is told.
 
-use meshmedic_common::eligibility::Expectation;
-use meshmedic_common::facts::Controller;
-use meshmedic_common::policy::Standing;
+use crate::eligibility::Expectation;
+use crate::facts::Controller;
+use crate::policy::Standing;
 
 use super::super::ledger::Proof;
 use super::super::*;
@@ -24,16 +24,7 @@ pub(super) fn settings() -> Settings {
             jobs: false,
         },
         delete: false,
-        in_flight_node: 1,
-        in_flight_owner: 1,
-        slots: 3,
-        per_hour_node: 20,
-        per_hour_cluster: 60,
-        cooldown: (5 * MINUTE, 60 * MINUTE),
-        breaker_failures: 2,
-        breaker_failures_cluster: 5,
-        breaker_open: 60 * MINUTE,
-        successor_deadline: 5 * MINUTE,
+        limits: Limits::DEFAULT,
     }
 }
 
@@ -159,11 +150,11 @@ impl Bench {
             Request::Update {
                 lease,
                 change,
-                limits,
+                allowance,
             } => {
                 let server = self.at().server;
                 let record = self.leases.entry(lease.clone()).or_default();
-                let applied = record.apply(change, limits, server);
+                let applied = record.apply(change, allowance, server);
                 Answer::Updated(match applied.withheld {
                     Some(why) => Err(Refusal::Withheld(why)),
                     None => Ok(record.clone()),

@@ -10,30 +10,32 @@ pub mod ledger;
 mod limits;
 mod prover;
 mod request;
+pub mod sabotage;
 mod sweep;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crate::facts::{Controller, PodFacts};
+use crate::policy::{Gates, Permissions, Withheld, gates_forbid, permissions_forbid, pod_forbids};
+use crate::uid::PodUid;
+use crate::verdict::State;
 use jiff::Timestamp;
-use meshmedic_common::facts::{Controller, PodFacts};
-use meshmedic_common::policy::{Gates, Permissions, Withheld, gates_forbid, permissions_forbid, pod_forbids};
-use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::State;
 
-use super::sabotage::stands;
 use crate::time::Time;
 use attempt::{Attempt, Ended};
 use ledger::{Entry, Record};
 use prover::Prover;
+use sabotage::stands;
 use sweep::Sweep;
 
+pub use limits::Limits;
 pub use request::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, RepairNotice,
     Request, RequestId,
 };
 
-/// How careful repairs are.
+/// Who repairs, and how carefully.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// This node.
@@ -44,26 +46,8 @@ pub struct Settings {
     pub permissions: Permissions,
     /// Delete instead of evict.
     pub delete: bool,
-    /// Repairs under way on this node.
-    pub in_flight_node: usize,
-    /// Repairs under way of one owner's pods, on any node.
-    pub in_flight_owner: usize,
-    /// Repairs under way in the cluster.
-    pub slots: u32,
-    /// Acts an hour on this node.
-    pub per_hour_node: usize,
-    /// Acts an hour in the cluster.
-    pub per_hour_cluster: usize,
-    /// The wait after a failure, doubling up to the second.
-    pub cooldown: (Duration, Duration),
-    /// Failures in a row that open the breaker of an owner or a node.
-    pub breaker_failures: u32,
-    /// Failures in a row that open the cluster's.
-    pub breaker_failures_cluster: u32,
-    /// For how long.
-    pub breaker_open: Duration,
-    /// By when the successor must be proved.
-    pub successor_deadline: Duration,
+    /// How much, how often, and when to stop.
+    pub limits: Limits,
 }
 
 /// How long a pod whose repair was withheld by a record or the API is left alone, doubling up to the second.
@@ -286,11 +270,11 @@ impl Planner {
         if under_way > 0 && !self.proved(at, mass_loss) {
             return Some(Withheld::Canary);
         }
-        if under_way >= self.settings.in_flight_node {
+        if under_way >= self.settings.limits.in_flight_node {
             return Some(Withheld::InFlightNode);
         }
         self.forget_acts(at.now);
-        (self.acts.len() + under_way >= self.settings.per_hour_node).then_some(Withheld::BudgetNode)
+        (self.acts.len() + under_way >= self.settings.limits.per_hour_node).then_some(Withheld::BudgetNode)
     }
 
     fn forget_acts(&mut self, now: Time) {
@@ -306,10 +290,10 @@ impl Planner {
         let attempt = Attempt::new(&self.settings, at, id, pod.clone(), controller.clone(), false);
         let alone = self.shadow.values().all(|record| record.acts.is_empty());
         let mut refused = (mass_loss && !alone).then_some(Withheld::Canary);
-        for (lease, change, limits) in attempt.claims(&self.settings) {
+        for (lease, change, allowance) in attempt.claims(&self.settings) {
             if refused.is_none() {
                 let record = self.shadow.entry(lease).or_default();
-                refused = record.apply(&change, &limits, at.server).withheld;
+                refused = record.apply(&change, &allowance, at.server).withheld;
             }
         }
         // Nothing is under way in the shadow: what would have been done counts as done.

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use meshmedic_common::facts::Controller;
-use meshmedic_common::policy::Withheld;
-use meshmedic_common::uid::PodUid;
+use crate::facts::Controller;
+use crate::policy::Withheld;
+use crate::uid::PodUid;
 
-use super::super::ledger::{Change, Entry, LEASE, Limits, Record, Step};
-use super::super::limits::limits;
+use super::super::ledger::{Allowance, Change, Entry, LEASE, Record, Step};
 use super::super::{LeaseKey, Moment, PodRef, Refusal, Settings};
-use crate::engine::sabotage::{Defence, is_out};
+use crate::repair::sabotage::{Defence, is_out};
 
 use super::{ASK_AGAIN, Attempt, Claim, Claimed, DOUBT, Stage};
 
@@ -42,26 +41,26 @@ impl Claim {
 
 impl Attempt {
     /// Everything that is claimed but the slot, with the limits.
-    pub(in super::super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Limits)> {
+    pub(in super::super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Allowance)> {
         [Claimed::Owner, Claimed::Node, Claimed::Cluster]
             .into_iter()
             .map(|of| self.claim(settings, Claim::take(of)))
             .collect()
     }
 
-    pub(super) fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Limits) {
+    pub(super) fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Allowance) {
         let lease = match claim.of {
             Claimed::Owner => LeaseKey::Owner(self.owner.clone()),
             Claimed::Node => LeaseKey::Node(self.node.clone()),
             Claimed::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
             Claimed::Cluster => LeaseKey::Cluster,
         };
-        let mut limits = limits(settings, &lease);
+        let mut allowance = settings.limits.allowance(&lease);
         if self.alone && claim.of == Claimed::Node {
-            limits.in_flight = Some((1, Withheld::Canary));
+            allowance.in_flight = Some((1, Withheld::Canary));
         }
         if claim.look {
-            return (lease, self.change(Step::Look), limits);
+            return (lease, self.change(Step::Look), allowance);
         }
         let entry = Entry {
             id: self.id.clone(),
@@ -77,7 +76,7 @@ impl Attempt {
             canary: self.trip,
             proof: None,
         };
-        (lease, self.change(Step::Claim(Box::new(entry))), limits)
+        (lease, self.change(Step::Claim(Box::new(entry))), allowance)
     }
 
     /// Agents begin at different slots, so that they rarely meet.
@@ -86,7 +85,7 @@ impl Attempt {
             .id
             .bytes()
             .fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        first.wrapping_add(tried) % settings.slots.max(1)
+        first.wrapping_add(tried) % settings.limits.slots.max(1)
     }
 
     pub(super) fn claimed(
@@ -109,7 +108,7 @@ impl Attempt {
                 self.held.push(lease);
                 claim.next()
             }
-            (Claimed::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.slots => {
+            (Claimed::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.limits.slots => {
                 Some(Claim {
                     of: Claimed::Slot { tried: tried + 1 },
                     ..claim
@@ -155,7 +154,7 @@ impl Attempt {
             slot: entry.slot,
             claimed_at: entry.at,
             deadline: entry.deadline,
-            late_at: at.now + left.min(settings.successor_deadline),
+            late_at: at.now + left.min(settings.limits.successor_deadline),
             acted: entry.acted,
             adopted: true,
             doubt_until: at.now + DOUBT,
@@ -170,7 +169,7 @@ impl Attempt {
             Ok(_) => {
                 self.held = vec![self.owner_key(), LeaseKey::Node(self.node.clone())];
                 // The slot is written down with the act. Before it, whichever was claimed is not known.
-                let slots = self.slot.map_or(0..settings.slots, |slot| slot..slot + 1);
+                let slots = self.slot.map_or(0..settings.limits.slots, |slot| slot..slot + 1);
                 self.held.extend(slots.map(LeaseKey::Slot));
                 self.stage = Stage::Resolving;
             }

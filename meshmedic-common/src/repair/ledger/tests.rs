@@ -8,8 +8,8 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
 }
 
-fn limits() -> Limits {
-    Limits {
+fn allowance() -> Allowance {
+    Allowance {
         in_flight: Some((1, Withheld::InFlightOwner)),
         per_hour: None,
         breaker: Some((3, OPEN, Withheld::BreakerOwner)),
@@ -19,11 +19,11 @@ fn limits() -> Limits {
     }
 }
 
-fn hourly(most: usize) -> Limits {
-    Limits {
+fn hourly(most: usize) -> Allowance {
+    Allowance {
         per_hour: Some((most, Withheld::BudgetCluster)),
         breaker: Some((2, OPEN, Withheld::BreakerCluster)),
-        ..Limits::default()
+        ..Allowance::default()
     }
 }
 
@@ -61,13 +61,13 @@ fn change(id: &str, step: Step) -> Change {
     }
 }
 
-fn claim(record: &mut Record, id: &str, limits: &Limits, second: i64) -> Applied {
+fn claim(record: &mut Record, id: &str, allowance: &Allowance, second: i64) -> Applied {
     let claim = change(id, Step::Claim(Box::new(entry(id, second))));
-    record.apply(&claim, limits, at(second))
+    record.apply(&claim, allowance, at(second))
 }
 
-fn conclude(record: &mut Record, id: &str, how: Conclusion, limits: &Limits, second: i64) {
-    record.apply(&change(id, Step::Conclude(how)), limits, at(second));
+fn conclude(record: &mut Record, id: &str, how: Conclusion, allowance: &Allowance, second: i64) {
+    record.apply(&change(id, Step::Conclude(how)), allowance, at(second));
 }
 
 /// A record with a failed repair at each of these seconds.
@@ -75,12 +75,12 @@ fn failed(seconds: &[i64]) -> Record {
     let mut record = Record::default();
     for &second in seconds {
         let id = second.to_string();
-        let free = Limits {
-            in_flight: limits().in_flight,
-            ..Limits::default()
+        let free = Allowance {
+            in_flight: allowance().in_flight,
+            ..Allowance::default()
         };
         assert_eq!(claim(&mut record, &id, &free, second).withheld, None);
-        conclude(&mut record, &id, Conclusion::Unproven, &limits(), second);
+        conclude(&mut record, &id, Conclusion::Unproven, &allowance(), second);
     }
     record
 }
@@ -88,12 +88,12 @@ fn failed(seconds: &[i64]) -> Record {
 #[test]
 fn only_so_many_are_under_way() {
     let mut record = Record::default();
-    assert_eq!(claim(&mut record, "a", &limits(), 0), Applied::done(true));
-    let refused = claim(&mut record, "b", &limits(), 1);
+    assert_eq!(claim(&mut record, "a", &allowance(), 0), Applied::done(true));
+    let refused = claim(&mut record, "b", &allowance(), 1);
     assert_eq!(refused.withheld, Some(Withheld::InFlightOwner));
-    conclude(&mut record, "a", Conclusion::NotDone, &limits(), 2);
+    conclude(&mut record, "a", Conclusion::NotDone, &allowance(), 2);
     assert_eq!(record, Record::default());
-    assert_eq!(claim(&mut record, "b", &limits(), 3).withheld, None);
+    assert_eq!(claim(&mut record, "b", &allowance(), 3).withheld, None);
 }
 
 #[test]
@@ -111,14 +111,14 @@ fn the_cooldown_doubles_and_ends_with_a_success() {
         let seconds: Vec<i64> = (0..failures).collect();
         let mut record = failed(&seconds);
         let last = failures - 1;
-        let refused = claim(&mut record, "x", &limits(), last + rest - 1);
+        let refused = claim(&mut record, "x", &allowance(), last + rest - 1);
         assert_eq!(refused.withheld, Some(Withheld::Cooldown));
-        assert_eq!(claim(&mut record, "x", &limits(), last + rest).withheld, None);
+        assert_eq!(claim(&mut record, "x", &allowance(), last + rest).withheld, None);
         conclude(
             &mut record,
             "x",
             Conclusion::Succeeded(proof(true)),
-            &limits(),
+            &allowance(),
             last + rest,
         );
         assert_eq!((record.failures, record.last_failure), (0, None));
@@ -128,9 +128,9 @@ fn the_cooldown_doubles_and_ends_with_a_success() {
 #[test]
 fn the_cooldown_has_an_end() {
     let mut record = failed(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let without_breaker = Limits {
+    let without_breaker = Allowance {
         breaker: None,
-        ..limits()
+        ..allowance()
     };
     assert_eq!(
         claim(&mut record, "x", &without_breaker, 3599).withheld,
@@ -142,23 +142,23 @@ fn the_cooldown_has_an_end() {
 #[test]
 fn the_breaker_opens_and_lets_one_try_after_its_time() {
     let mut record = failed(&[0, 1, 2]);
-    let refused = claim(&mut record, "x", &limits(), 2 + 3599);
+    let refused = claim(&mut record, "x", &allowance(), 2 + 3599);
     assert_eq!(refused.withheld, Some(Withheld::BreakerOwner));
-    assert_eq!(claim(&mut record, "x", &limits(), 2 + 3600).withheld, None);
+    assert_eq!(claim(&mut record, "x", &allowance(), 2 + 3600).withheld, None);
     // Still half open: a single failure opens it again.
-    conclude(&mut record, "x", Conclusion::Failed, &limits(), 4000);
-    let refused = claim(&mut record, "y", &limits(), 4001);
+    conclude(&mut record, "x", Conclusion::Failed, &allowance(), 4000);
+    let refused = claim(&mut record, "y", &allowance(), 4001);
     assert_eq!(refused.withheld, Some(Withheld::BreakerOwner));
 }
 
 #[test]
 fn a_failed_canary_opens_the_breaker_at_once() {
     let mut record = Record::default();
-    claim(&mut record, "a", &limits(), 0);
+    claim(&mut record, "a", &allowance(), 0);
     let end = Step::ConcludeCanary(Conclusion::Unproven);
-    record.apply(&change("a", end), &limits(), at(1));
+    record.apply(&change("a", end), &allowance(), at(1));
     assert_eq!(
-        claim(&mut record, "b", &limits(), 3000).withheld,
+        claim(&mut record, "b", &allowance(), 3000).withheld,
         Some(Withheld::BreakerOwner)
     );
 }
@@ -192,18 +192,18 @@ fn an_outcome_is_counted_once_however_often_it_is_told() {
     }
     assert_eq!(record.failures, 1);
     let mut owner = Record::default();
-    claim(&mut owner, "a", &limits(), 0);
+    claim(&mut owner, "a", &allowance(), 0);
     for _ in 0..3 {
-        conclude(&mut owner, "a", Conclusion::Unproven, &limits(), 1);
+        conclude(&mut owner, "a", Conclusion::Unproven, &allowance(), 1);
     }
     assert_eq!(owner.failures, 1);
 }
 
 #[test]
 fn what_a_silent_agent_holds_is_free_after_a_while() {
-    let held = Limits {
+    let held = Allowance {
         in_flight: Some((1, Withheld::NoSlot)),
-        ..Limits::default()
+        ..Allowance::default()
     };
     let mut slot = Record::default();
     claim(&mut slot, "a", &held, 0);
@@ -218,12 +218,12 @@ fn what_a_silent_agent_holds_is_free_after_a_while() {
 #[test]
 fn an_owner_waits_for_the_outcome_of_a_silent_agent_and_takes_silence_for_a_failure() {
     let mut record = Record::default();
-    claim(&mut record, "a", &limits(), 0);
+    claim(&mut record, "a", &allowance(), 0);
     assert_eq!(
-        claim(&mut record, "b", &limits(), 200).withheld,
+        claim(&mut record, "b", &allowance(), 200).withheld,
         Some(Withheld::InFlightOwner)
     );
-    let late = claim(&mut record, "b", &limits(), 301);
+    let late = claim(&mut record, "b", &allowance(), 301);
     assert_eq!(late.withheld, Some(Withheld::Cooldown));
     assert!(late.changed, "that it failed must be written even so");
     assert_eq!((record.failures, record.repairs.len()), (1, 0));
@@ -232,17 +232,17 @@ fn an_owner_waits_for_the_outcome_of_a_silent_agent_and_takes_silence_for_a_fail
 #[test]
 fn a_silent_agents_proved_repair_is_no_failure() {
     let mut record = Record::default();
-    claim(&mut record, "a", &limits(), 0);
-    record.apply(&change("a", Step::Prove(proof(true))), &limits(), at(20));
-    assert_eq!(claim(&mut record, "b", &limits(), 301).withheld, None);
+    claim(&mut record, "a", &allowance(), 0);
+    record.apply(&change("a", Step::Prove(proof(true))), &allowance(), at(20));
+    assert_eq!(claim(&mut record, "b", &allowance(), 301).withheld, None);
     assert_eq!(record.failures, 0);
 }
 
 #[test]
 fn a_failure_that_is_not_counted_yet_stops_what_would_run_beside_it() {
-    let two = Limits {
+    let two = Allowance {
         in_flight: Some((2, Withheld::InFlightOwner)),
-        ..limits()
+        ..allowance()
     };
     let mut record = Record::default();
     claim(&mut record, "a", &two, 0);
@@ -256,9 +256,9 @@ fn a_failure_that_is_not_counted_yet_stops_what_would_run_beside_it() {
 #[test]
 fn the_first_proof_counts() {
     let mut record = Record::default();
-    claim(&mut record, "a", &limits(), 0);
+    claim(&mut record, "a", &allowance(), 0);
     for captured in [true, false] {
-        record.apply(&change("a", Step::Prove(proof(captured))), &limits(), at(20));
+        record.apply(&change("a", Step::Prove(proof(captured))), &allowance(), at(20));
     }
     assert_eq!(record.entry("a").unwrap().proof, Some(proof(true)));
 }
@@ -266,21 +266,21 @@ fn the_first_proof_counts() {
 #[test]
 fn a_successor_that_falls_out_again_is_a_failure() {
     let mut record = Record::default();
-    claim(&mut record, "a", &limits(), 0);
+    claim(&mut record, "a", &allowance(), 0);
     conclude(
         &mut record,
         "a",
         Conclusion::Succeeded(proof(true)),
-        &limits(),
+        &allowance(),
         20,
     );
     let mut back = entry("b", 100);
     back.uid = "successor".to_owned();
     let claim = change("b", Step::Claim(Box::new(back)));
-    let applied = record.apply(&claim, &limits(), at(100));
+    let applied = record.apply(&claim, &allowance(), at(100));
     assert_eq!(applied.withheld, Some(Withheld::Cooldown));
     assert!(applied.changed);
-    assert_eq!(record.apply(&claim, &limits(), at(100 + 300)).withheld, None);
+    assert_eq!(record.apply(&claim, &allowance(), at(100 + 300)).withheld, None);
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn a_success_that_was_proved_before_the_last_failure_does_not_make_up_for_it() {
 fn a_clock_that_goes_back_sets_nothing_free() {
     let mut record = failed(&[0]);
     assert_eq!(
-        claim(&mut record, "x", &limits(), -100).withheld,
+        claim(&mut record, "x", &allowance(), -100).withheld,
         Some(Withheld::Cooldown)
     );
     let mut cluster = Record::default();
@@ -321,36 +321,36 @@ fn a_clock_that_goes_back_sets_nothing_free() {
         Some(Withheld::BudgetCluster)
     );
     let mut owner = Record::default();
-    claim(&mut owner, "a", &limits(), 0);
+    claim(&mut owner, "a", &allowance(), 0);
     assert!(!owner.entry("a").unwrap().is_abandoned(at(-7000)));
 }
 
 #[test]
 fn only_what_was_left_is_taken_over() {
     let mut record = Record::default();
-    claim(&mut record, "a", &limits(), 0);
+    claim(&mut record, "a", &allowance(), 0);
     let adopt = |holder: &str| change("a", Step::Adopt(holder.to_owned()));
     assert_eq!(
-        record.apply(&adopt("n1-2"), &limits(), at(60)).withheld,
+        record.apply(&adopt("n1-2"), &allowance(), at(60)).withheld,
         Some(Withheld::NoLedger)
     );
-    assert_eq!(record.apply(&adopt("n1-2"), &limits(), at(61)).withheld, None);
+    assert_eq!(record.apply(&adopt("n1-2"), &allowance(), at(61)).withheld, None);
     // Its answer was lost.
-    assert_eq!(record.apply(&adopt("n1-2"), &limits(), at(62)).withheld, None);
+    assert_eq!(record.apply(&adopt("n1-2"), &allowance(), at(62)).withheld, None);
     assert_eq!(
-        record.apply(&adopt("n1-3"), &limits(), at(62)).withheld,
+        record.apply(&adopt("n1-3"), &allowance(), at(62)).withheld,
         Some(Withheld::NoLedger)
     );
-    conclude(&mut record, "a", Conclusion::Released, &limits(), 63);
-    assert_eq!(record.apply(&adopt("n1-3"), &limits(), at(64)).withheld, None);
+    conclude(&mut record, "a", Conclusion::Released, &allowance(), 63);
+    assert_eq!(record.apply(&adopt("n1-3"), &allowance(), at(64)).withheld, None);
     assert_eq!(record.entry("a").unwrap().holder, "n1-3");
 }
 
 #[test]
 fn what_an_agent_leaves_behind_blocks_the_node_until_it_is_taken_over_or_runs_out() {
-    let node = Limits {
+    let node = Allowance {
         in_flight: Some((1, Withheld::InFlightNode)),
-        ..Limits::default()
+        ..Allowance::default()
     };
     let mut record = Record::default();
     claim(&mut record, "a", &node, 0);
@@ -366,16 +366,16 @@ fn what_an_agent_leaves_behind_blocks_the_node_until_it_is_taken_over_or_runs_ou
 fn a_record_survives_its_journey_through_a_lease() {
     let mut record = failed(&[0]);
     claim(&mut record, "a", &hourly(3), 4000);
-    claim(&mut record, "b", &limits(), 8000);
-    record.apply(&change("b", Step::Prove(proof(true))), &limits(), at(8001));
+    claim(&mut record, "b", &allowance(), 8000);
+    record.apply(&change("b", Step::Prove(proof(true))), &allowance(), at(8001));
     conclude(
         &mut record,
         "b",
         Conclusion::Succeeded(proof(true)),
-        &limits(),
+        &allowance(),
         8002,
     );
-    claim(&mut record, "c", &limits(), 8003);
+    claim(&mut record, "c", &allowance(), 8003);
     let text = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
     assert_eq!(serde_json::from_str::<Record>("{}").unwrap(), Record::default());
@@ -383,13 +383,13 @@ fn a_record_survives_its_journey_through_a_lease() {
 
 #[test]
 fn a_look_tells_what_a_claim_would_meet_and_changes_nothing() {
-    let slot = Limits {
+    let slot = Allowance {
         in_flight: Some((1, Withheld::NoSlot)),
         frees_at_once: true,
-        ..Limits::default()
+        ..Allowance::default()
     };
-    let look = |record: &mut Record, limits: &Limits, second| {
-        record.apply(&change("b", Step::Look), limits, at(second))
+    let look = |record: &mut Record, allowance: &Allowance, second| {
+        record.apply(&change("b", Step::Look), allowance, at(second))
     };
     let mut record = Record::default();
     assert_eq!(look(&mut record, &slot, 0), Applied::done(false));

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes one defence out, in tests only: the simulation must notice. Elsewhere all stand, always.
+//! Takes one defence out, under the feature `simulation` only, which the simulation has and no build that ships:
+//! it must notice. Elsewhere all stand, always.
 
-use meshmedic_common::policy::Withheld;
+use crate::policy::Withheld;
 
 /// Something that keeps repairs from doing harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Defence {
+pub enum Defence {
     /// This reason to withhold a repair.
     Reason(Withheld),
     /// A loss is believed only after its confirmation.
@@ -29,24 +30,24 @@ pub(super) enum Defence {
 }
 
 /// Whether this one is out.
-#[cfg(not(test))]
-pub(super) const fn is_out(_: Defence) -> bool {
+#[cfg(not(any(test, feature = "simulation")))]
+pub const fn is_out(_: Defence) -> bool {
     false
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 thread_local! {
     /// The one that is out on this thread.
-    pub(super) static OUT: std::cell::Cell<Option<Defence>> = const { std::cell::Cell::new(None) };
+    pub static OUT: std::cell::Cell<Option<Defence>> = const { std::cell::Cell::new(None) };
 }
 
 /// Whether this one is out.
-#[cfg(test)]
-pub(super) fn is_out(defence: Defence) -> bool {
+#[cfg(any(test, feature = "simulation"))]
+pub fn is_out(defence: Defence) -> bool {
     OUT.get() == Some(defence)
 }
 
 /// Whether this reason to withhold a repair holds.
-pub(super) fn stands(why: &Withheld) -> bool {
+pub fn stands(why: &Withheld) -> bool {
     !is_out(Defence::Reason(*why))
 }

@@ -2,16 +2,16 @@
 //! What survives a crash: the records that are written before an act and read before the next.
 //!
 //! One record lies in each Lease: of an owner, of a node, of a slot, of the cluster. They are all alike
-//! and differ in their limits. Every change is a pure function of the record that was just read, so that
+//! and differ in their allowance. Every change is a pure function of the record that was just read, so that
 //! two agents that want the same at once cannot both have it.
 
 use std::time::Duration;
 
+use crate::policy::Withheld;
 use jiff::{SignedDuration, Timestamp};
-use meshmedic_common::policy::Withheld;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::sabotage::{Defence, is_out, stands};
+use crate::repair::sabotage::{Defence, is_out, stands};
 
 /// How long a holder that is not heard of keeps what it holds.
 pub const LEASE: Duration = Duration::from_secs(60);
@@ -130,11 +130,11 @@ pub struct Change {
 /// A step of a repair that is written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: it only asks whether the limits would allow one more.
+    /// Nothing: it only asks whether the allowance would allow one more.
     Look,
     /// It concerns no repair: what matters no more is forgotten.
     Forget,
-    /// It begins, if the limits allow it.
+    /// It begins, if the allowance allow it.
     Claim(Box<Entry>),
     /// This holder takes over from an agent that is gone.
     Adopt(String),
@@ -152,7 +152,7 @@ pub enum Step {
 
 /// What a record allows, and what is said where it does not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct Allowance {
     /// Repairs under way.
     pub in_flight: Option<(usize, Withheld)>,
     /// Acts an hour.
@@ -225,26 +225,26 @@ impl Record {
 
     /// Until when nothing is begun, because the last repairs did not take.
     #[must_use]
-    pub fn resting_until(&self, limits: &Limits) -> Option<Timestamp> {
+    pub fn resting_until(&self, allowance: &Allowance) -> Option<Timestamp> {
         let last = self.last_failure?;
-        let rest = self.rest(limits)?.0;
+        let rest = self.rest(allowance)?.0;
         last.checked_add(signed(rest)).ok()
     }
 
     /// Changes the record, or says why not. A refusal may leave something to be written, too.
-    pub fn apply(&mut self, change: &Change, limits: &Limits, now: Timestamp) -> Applied {
+    pub fn apply(&mut self, change: &Change, allowance: &Allowance, now: Timestamp) -> Applied {
         let id = &change.id;
         match &change.step {
             Step::Look => {
                 let mut cleared = self.clone();
-                cleared.clear(limits, now);
+                cleared.clear(allowance, now);
                 cleared
-                    .refuses(limits, now)
+                    .refuses(allowance, now)
                     .filter(stands)
                     .map_or(Applied::done(false), Applied::refused)
             }
-            Step::Forget => Applied::done(self.clear(limits, now)),
-            Step::Claim(entry) => self.claim(entry, limits, now),
+            Step::Forget => Applied::done(self.clear(allowance, now)),
+            Step::Claim(entry) => self.claim(entry, allowance, now),
             Step::Adopt(holder) => {
                 let free = |entry: &Entry| entry.holder == *holder || entry.is_abandoned(now);
                 if !self.entry(id).is_some_and(free) {
@@ -269,9 +269,9 @@ impl Record {
                 }
                 _ => Applied::done(false),
             },
-            Step::Conclude(conclusion) => Applied::done(self.conclude(id, conclusion, false, limits, now)),
+            Step::Conclude(conclusion) => Applied::done(self.conclude(id, conclusion, false, allowance, now)),
             Step::ConcludeCanary(conclusion) => {
-                Applied::done(self.conclude(id, conclusion, true, limits, now))
+                Applied::done(self.conclude(id, conclusion, true, allowance, now))
             }
         }
     }
@@ -287,27 +287,27 @@ impl Record {
         }
     }
 
-    fn claim(&mut self, entry: &Entry, limits: &Limits, now: Timestamp) -> Applied {
+    fn claim(&mut self, entry: &Entry, allowance: &Allowance, now: Timestamp) -> Applied {
         if self.entry(&entry.id).is_some() || self.acts.iter().any(|act| act.id == entry.id) {
             // The answer to an earlier try was lost.
             return Applied::done(false);
         }
-        let mut changed = self.clear(limits, now);
+        let mut changed = self.clear(allowance, now);
         changed |= self.notice_return(&entry.uid, now);
-        if let Some(withheld) = self.refuses(limits, now).filter(stands) {
+        if let Some(withheld) = self.refuses(allowance, now).filter(stands) {
             return Applied {
                 changed,
                 withheld: Some(withheld),
             };
         }
-        if limits.per_hour.is_some() && !is_out(Defence::Spending) {
+        if allowance.per_hour.is_some() && !is_out(Defence::Spending) {
             self.acts.push(Act {
                 id: entry.id.clone(),
                 at: now,
                 counted: false,
             });
         }
-        if limits.in_flight.is_some() {
+        if allowance.in_flight.is_some() {
             // Whoever claims may have an old idea of the server's clock; how long it has is what it means.
             let patience = entry.deadline.duration_since(entry.at);
             self.repairs.push(Entry {
@@ -321,14 +321,14 @@ impl Record {
     }
 
     /// Forgets what matters no more. True if a repair was among it.
-    fn clear(&mut self, limits: &Limits, now: Timestamp) -> bool {
-        let buried = self.bury(limits, now);
+    fn clear(&mut self, allowance: &Allowance, now: Timestamp) -> bool {
+        let buried = self.bury(allowance, now);
         self.acts.retain(|act| since(now, act.at) < HOUR);
         buried
     }
 
-    fn refuses(&self, limits: &Limits, now: Timestamp) -> Option<Withheld> {
-        if let Some((most, withheld)) = limits.in_flight
+    fn refuses(&self, allowance: &Allowance, now: Timestamp) -> Option<Withheld> {
+        if let Some((most, withheld)) = allowance.in_flight
             && self.repairs.len() >= most
         {
             return Some(withheld);
@@ -338,25 +338,25 @@ impl Record {
             Some(proof) => !proof.captured,
             None => now > entry.deadline,
         };
-        if limits.keeps_outcomes && self.repairs.iter().any(failing) {
+        if allowance.keeps_outcomes && self.repairs.iter().any(failing) {
             return Some(Withheld::Cooldown);
         }
-        if let (Some(last), Some((rest, withheld))) = (self.last_failure, self.rest(limits))
+        if let (Some(last), Some((rest, withheld))) = (self.last_failure, self.rest(allowance))
             && since(now, last) < signed(rest)
         {
             return Some(withheld);
         }
-        let (most, withheld) = limits.per_hour?;
+        let (most, withheld) = allowance.per_hour?;
         (self.acts.len() >= most).then_some(withheld)
     }
 
     /// For how long after the last failure nothing is begun, and what is said then.
-    fn rest(&self, limits: &Limits) -> Option<(Duration, Withheld)> {
-        let open = limits
+    fn rest(&self, allowance: &Allowance) -> Option<(Duration, Withheld)> {
+        let open = allowance
             .breaker
             .filter(|&(most, ..)| self.failures >= most)
             .map(|(_, open, withheld)| (open, withheld));
-        let cooldown = limits
+        let cooldown = allowance
             .cooldown
             .filter(|_| self.failures > 0)
             .map(|(first, most)| {
@@ -367,15 +367,15 @@ impl Record {
     }
 
     /// Forgets the repairs of agents that are not heard of any more. True if there were any.
-    fn bury(&mut self, limits: &Limits, now: Timestamp) -> bool {
+    fn bury(&mut self, allowance: &Allowance, now: Timestamp) -> bool {
         let over =
-            |entry: &Entry| entry.is_abandoned(now) && (!limits.keeps_outcomes || now > entry.deadline);
+            |entry: &Entry| entry.is_abandoned(now) && (!allowance.keeps_outcomes || now > entry.deadline);
         let before = self.repairs.len();
         let mut lost = 0;
         self.repairs.retain(|entry| {
             let over = over(entry);
             let captured = entry.proof.as_ref().is_some_and(|proof| proof.captured);
-            lost += u32::from(over && limits.keeps_outcomes && !captured);
+            lost += u32::from(over && allowance.keeps_outcomes && !captured);
             !over
         });
         if lost > 0 {
@@ -405,10 +405,10 @@ impl Record {
         id: &str,
         conclusion: &Conclusion,
         trip: bool,
-        limits: &Limits,
+        allowance: &Allowance,
         now: Timestamp,
     ) -> bool {
-        let over = if limits.in_flight.is_some() {
+        let over = if allowance.in_flight.is_some() {
             self.entry(id).is_none()
         } else {
             self.acts.iter().any(|act| act.id == *id && act.counted)
@@ -417,9 +417,9 @@ impl Record {
             // Concluded before; the answer was lost.
             return false;
         }
-        if *conclusion == Conclusion::Released && !limits.frees_at_once {
+        if *conclusion == Conclusion::Released && !allowance.frees_at_once {
             // The node's is kept warm for whoever goes on, and runs out if nobody does.
-            let free = limits.keeps_outcomes;
+            let free = allowance.keeps_outcomes;
             let touched = self.touch(id, |entry| {
                 entry.renewed = now;
                 if free {
@@ -440,15 +440,15 @@ impl Record {
                     self.failures = 0;
                     self.last_failure = None;
                 }
-                if limits.keeps_outcomes {
+                if allowance.keeps_outcomes {
                     self.successors.push(proof.clone());
                     let excess = self.successors.len().saturating_sub(REMEMBERED);
                     self.successors.drain(..excess);
                 }
             }
-            Conclusion::Failed | Conclusion::Unproven if limits.breaker.is_some() => {
+            Conclusion::Failed | Conclusion::Unproven if allowance.breaker.is_some() => {
                 self.fail(1, now);
-                if let Some((most, ..)) = limits.breaker.filter(|_| trip) {
+                if let Some((most, ..)) = allowance.breaker.filter(|_| trip) {
                     self.failures = self.failures.max(most);
                 }
             }

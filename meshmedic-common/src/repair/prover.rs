@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::State;
+use crate::uid::PodUid;
+use crate::verdict::State;
 
-use super::ledger::{Change, Limits, Proof, Record, Step};
+use super::ledger::{Allowance, Change, Proof, Record, Step};
 use super::{Answer, LeaseKey, Moment, Patient, Request, RequestId, may_succeed};
 use crate::time::Time;
 
@@ -81,9 +81,9 @@ impl Prover {
             let request = Request::Update {
                 lease: LeaseKey::Owner(owner),
                 change: Box::new(change),
-                limits: Limits {
+                allowance: Allowance {
                     keeps_outcomes: true,
-                    ..Limits::default()
+                    ..Allowance::default()
                 },
             };
             requests.push((*numbers, request));

@@ -6,18 +6,17 @@ mod claims;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::facts::Controller;
+use crate::policy::{Gates, Withheld, gates_forbid, permissions_forbid, pod_forbids};
+use crate::uid::PodUid;
 use jiff::Timestamp;
-use meshmedic_common::facts::Controller;
-use meshmedic_common::policy::{Gates, Withheld, gates_forbid, permissions_forbid, pod_forbids};
-use meshmedic_common::uid::PodUid;
 
 use super::ledger::{Change, Conclusion, LEASE, Record, Step, signed};
-use super::limits::limits;
 use super::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Request, RequestId,
     Settings, finding_forbids,
 };
-use crate::engine::sabotage::{Defence, is_out, stands};
+use crate::repair::sabotage::{Defence, is_out, stands};
 use crate::time::Time;
 
 /// The reading that an act hangs on must come within this time.
@@ -140,7 +139,7 @@ impl Attempt {
         controller: Controller,
         stuck: bool,
     ) -> Self {
-        let deadline = at.server.checked_add(signed(settings.successor_deadline));
+        let deadline = at.server.checked_add(signed(settings.limits.successor_deadline));
         Self {
             id,
             pod,
@@ -155,7 +154,7 @@ impl Attempt {
             claimed_at: at.server,
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
-            late_at: at.now + settings.successor_deadline,
+            late_at: at.now + settings.limits.successor_deadline,
             doubt_until: at.now,
             not_before: at.now,
             acted: false,
@@ -279,16 +278,16 @@ impl Attempt {
             Some(Request::Update {
                 lease: lease.clone(),
                 change: self.change(step),
-                limits: limits(settings, lease),
+                allowance: settings.limits.allowance(lease),
             })
         };
         match &self.stage {
             Stage::Claiming(claim) => {
-                let (lease, change, limits) = self.claim(settings, *claim);
+                let (lease, change, allowance) = self.claim(settings, *claim);
                 Some(Request::Update {
                     lease,
                     change,
-                    limits,
+                    allowance,
                 })
             }
             Stage::Checking => Some(Request::Check(self.pod.clone())),

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use crate::policy::{Gates, Standing, Withheld};
+use crate::uid::PodUid;
+use crate::verdict::State;
 use jiff::Timestamp;
-use meshmedic_common::policy::{Gates, Standing, Withheld};
-use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::State;
 
-use super::ledger::{Change, Limits, Proof, Record};
+use super::ledger::{Allowance, Change, Proof, Record};
 use crate::time::Time;
 
 /// An instant, by both clocks that matter.
@@ -80,7 +80,7 @@ pub enum Request {
         /// What to change.
         change: Box<Change>,
         /// What the record allows.
-        limits: Limits,
+        allowance: Allowance,
     },
     /// Fetch everything that the act depends on again.
     Check(PodRef),

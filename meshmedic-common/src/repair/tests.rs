@@ -31,7 +31,7 @@ fn an_orphan_is_repaired_once_and_its_successor_ends_it() {
 #[test]
 fn the_second_waits_for_the_first_to_be_proved() {
     let mut two = settings();
-    two.in_flight_node = 2;
+    two.limits.in_flight_node = 2;
     let mut bench = Bench::new(two, 3);
     bench.run();
     assert_eq!(bench.acts.len(), 1);
@@ -44,7 +44,7 @@ fn the_second_waits_for_the_first_to_be_proved() {
 #[test]
 fn after_a_mass_loss_only_a_successor_on_this_node_is_a_proof() {
     let mut two = settings();
-    two.in_flight_node = 2;
+    two.limits.in_flight_node = 2;
     let mut bench = Bench::new(two, 3);
     bench.mass_loss = true;
     bench.run();
@@ -91,7 +91,7 @@ fn a_blocked_eviction_of_a_pod_that_recovers_is_asked_for_once() {
 #[test]
 fn a_blocked_eviction_is_tried_again_ever_more_rarely_and_costs_no_budget() {
     let mut small = settings();
-    small.per_hour_node = 1;
+    small.limits.per_hour_node = 1;
     let mut bench = Bench::new(small, 1);
     bench.acted = Acted::Refused(Withheld::DisruptionBudget, "429".to_owned());
     for (seconds, acts) in [(0, 1), (14, 1), (1, 2), (29, 2), (1, 3), (60, 4)] {
@@ -396,7 +396,7 @@ fn a_withheld_repair_is_told_once_until_the_reason_changes() {
 #[test]
 fn the_hour_of_a_node_is_kept_by_the_process_too() {
     let mut few = settings();
-    few.per_hour_node = 2;
+    few.limits.per_hour_node = 2;
     let mut bench = Bench::new(few, 3);
     for n in 0..2 {
         bench.run();
