@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::status::{Endpoints, ListenAddr};
+use meshmedic_common::policy::Rungs;
 use meshmedic_common::repair;
+use meshmedic_common::repair::heal::Care;
 
 /// How changes are noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,12 @@ pub struct AgentOptions {
     pub kubeconfig: Option<PathBuf>,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
+    /// Which ways to bring a pod back may be used.
+    pub rungs: Rungs,
+    /// How careful heals in place are.
+    pub care: Care,
+    /// Which version istio-cni is, where its own word is not to be taken.
+    pub istio_version: Option<String>,
     /// How careful repairs are.
     pub repair: repair::Settings,
 }

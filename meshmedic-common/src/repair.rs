@@ -6,6 +6,7 @@
 //! and an answer lost, between any two of them, in a test as in life.
 
 mod attempt;
+pub mod heal;
 pub mod ledger;
 mod limits;
 mod prover;
@@ -529,7 +530,9 @@ fn finding_forbids(patient: &Patient<'_>) -> Option<Withheld> {
     }
 }
 
-fn gate_detail(gates: &Gates, why: Withheld) -> Option<String> {
+/// What is known of a reason beside its sentence.
+#[must_use]
+pub fn gate_detail(gates: &Gates, why: Withheld) -> Option<String> {
     match why {
         Withheld::NodeFault => gates.node_fault.clone(),
         Withheld::MeshFault => gates.mesh_fault.clone(),

@@ -172,6 +172,7 @@ impl Acts {
             expectation: enablement.expectation(&facts, Some(&namespace.labels)),
             certain: enablement.certain,
             namespace_repair: namespace.repair,
+            namespace_strategy: namespace.strategy,
             facts,
         };
         let is_ready = |pods: &[Pod], part| {

@@ -22,6 +22,9 @@ use crate::node::PodName;
 use crate::watch::Declared;
 use meshmedic_common::time::Time;
 
+/// The label in which Istio's charts name their version.
+const VERSION_LABEL: &str = "app.kubernetes.io/version";
+
 /// What changed by some news.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -140,6 +143,7 @@ impl Mirror {
                 .expectation(facts, namespace.map(|known| &known.labels)),
             certain: self.enablement.certain,
             namespace_repair: namespace.and_then(|known| known.repair.clone()),
+            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
             facts: facts.clone(),
         };
         Some((facts.cgroup_uid()?, standing))
@@ -207,6 +211,44 @@ impl Mirror {
     pub fn cni_pods(&self) -> impl Iterator<Item = (&str, &str)> {
         let pods = self.pods.values().filter(|facts| is_of(facts, ISTIO_CNI));
         pods.map(|facts| (facts.uid.as_str(), facts.namespace.as_str()))
+    }
+
+    /// The containers of this node's istio-cni and ztunnel: while there are two of a kind during an upgrade, of the
+    /// younger.
+    #[must_use]
+    pub fn containers(&self) -> (Option<String>, Option<String>) {
+        let id = |part| {
+            self.part(part)
+                .and_then(|facts| facts.container.as_ref()?.id.clone())
+        };
+        (id(ISTIO_CNI), id(ZTUNNEL))
+    }
+
+    /// What version istio-cni says that it is: by its label, else by the tag of its image.
+    #[must_use]
+    pub fn cni_version(&self) -> Option<String> {
+        let facts = self.part(ISTIO_CNI)?;
+        let tag = || {
+            let image = &facts.container.as_ref()?.image;
+            let name = image.rsplit_once('/').map_or(image.as_str(), |(_, name)| name);
+            let name = name.split_once('@').map_or(name, |(name, _)| name);
+            name.split_once(':').map(|(_, tag)| tag.to_owned())
+        };
+        facts.labels.get(VERSION_LABEL).cloned().or_else(tag)
+    }
+
+    fn part(&self, part: (&str, &str)) -> Option<&PodFacts> {
+        let pods = self
+            .pods
+            .values()
+            .filter(|facts| is_of(facts, part) && !facts.deleting && !facts.finished);
+        pods.max_by_key(|facts| facts.created)
+    }
+
+    /// What the API says of a namespace.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
+        self.namespaces.get(name)
     }
 
     /// How ztunnel and istio-cni of this node are. `None` until the pods were told.

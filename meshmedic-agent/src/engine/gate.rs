@@ -98,6 +98,32 @@ impl NodeGate {
         self.fault.as_deref()
     }
 
+    /// What is wrong now, whatever has yet to settle.
+    #[must_use]
+    pub fn hard_fault(&self) -> Option<&'static str> {
+        match (&self.seen, self.health) {
+            (None, _) => Some("ztunnel was not looked for yet"),
+            (Some(seen), _) if seen.processes.is_empty() => Some("no ztunnel process runs on this node"),
+            (_, Some(health)) if health.ztunnel_ready.is_none() => Some("ztunnel is not Ready on this node"),
+            (_, Some(health)) if !health.cni_ready => Some("istio-cni is not Ready on this node"),
+            _ => None,
+        }
+    }
+
+    /// Since when ztunnel is Ready and its processes are the ones they are.
+    #[must_use]
+    pub fn ztunnel_since(&self) -> Option<Time> {
+        let ready = self.health.is_some_and(|health| health.ztunnel_ready.is_some());
+        let runs = self.seen.as_ref().is_some_and(|seen| !seen.processes.is_empty());
+        (ready && runs).then_some(self.since)
+    }
+
+    /// Whether istio-cni is Ready, as far as the API told.
+    #[must_use]
+    pub fn cni_ready(&self) -> bool {
+        self.health.is_some_and(|health| health.cni_ready)
+    }
+
     /// What was wrong when last judged, if anything was.
     #[must_use]
     pub fn fault(&self) -> Option<&str> {

@@ -73,6 +73,7 @@ impl Watch {
             stuck: false,
             transitions: Recent::default(),
             repair: None,
+            heal: None,
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Sources {
     ztunnel_pods: HashSet<PodUid>,
     sockets: ZtunnelSockets,
     rows: Vec<CensusRow>,
+    /// Whether ztunnel had a connection to istio-cni, and when that was looked at.
+    connected: Option<(Time, bool)>,
 }
 
 impl Sources {
@@ -55,6 +57,7 @@ impl Sources {
             ztunnel_pods: HashSet::new(),
             sockets: ZtunnelSockets::default(),
             rows: Vec::new(),
+            connected: None,
         }
     }
 
@@ -144,6 +147,22 @@ impl Sources {
             .all(|&(pid, start)| is_running(root, pid, start))
     }
 
+    /// Whether one of ztunnel's own descriptors is an established connection of the kind that it has to istio-cni alone.
+    pub(super) fn is_connected(&mut self, root: &Path, now: Time) -> bool {
+        if let Some((at, connected)) = self.connected
+            && now.since(at) < CONNECTION_LASTS
+        {
+            return connected;
+        }
+        let connected = self.ztunnel.iter().any(|&(pid, _)| {
+            let established = read_to_string(root, pid, "net/unix").map(|table| established(&table));
+            let own = socket_inodes(root, pid);
+            matches!((established, own), (Ok(established), Ok(own)) if !established.is_disjoint(&own))
+        });
+        self.connected = Some((now, connected));
+        connected
+    }
+
     /// Concludes from a reading, after asking whose the listeners are.
     pub(super) fn assess(&mut self, table: &ProcessTable, uid: &PodUid, reading: &Reading) -> Seen {
         if !reading.is_complete() || self.ztunnel.is_empty() {
@@ -228,6 +247,28 @@ impl Sources {
     }
 }
 
+/// For so long a connection that was seen is taken for one that still is.
+const CONNECTION_LASTS: Duration = Duration::from_secs(1);
+/// SOCK_SEQPACKET and SS_CONNECTED, as `net/unix` writes them.
+const SEQPACKET: &str = "0005";
+const CONNECTED: &str = "03";
+
+fn read_to_string(root: &Path, pid: u32, file: &str) -> io::Result<String> {
+    let bytes = std::fs::read(root.join(pid.to_string()).join(file))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The inodes of established SEQPACKET sockets in `net/unix`.
+fn established(table: &str) -> HashSet<u64> {
+    let rows = table.lines().skip(1).filter_map(|row| {
+        // Num, RefCount, Protocol, Flags, Type, State, Inode, and maybe a path.
+        let mut words = row.split_whitespace().skip(4);
+        let fits = words.next()? == SEQPACKET && words.next()? == CONNECTED;
+        words.next()?.parse().ok().filter(|_| fits)
+    });
+    rows.collect()
+}
+
 /// Start times are counted in ticks of this many a second, whatever the kernel's own clock does.
 const TICKS_PER_SECOND: u64 = 100;
 
@@ -238,6 +279,17 @@ fn start_after_boot(ticks: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_established_seqpacket_sockets_count() {
+        let table = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0005 01 11 /run/ztunnel.sock\n\
+            0000000000000000: 00000003 00000000 00000000 0005 03 12\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 13\n\
+            0000000000000000: 00000003 00000000 00000000 0005 03\n\
+            nonsense\n";
+        assert_eq!(established(table), [12].into());
+    }
 
     #[test]
     fn a_process_that_only_calls_itself_ztunnel_does_not_pass() {

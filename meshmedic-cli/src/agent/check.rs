@@ -7,6 +7,7 @@ use std::time::Duration;
 use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespace};
 use meshmedic_common::duration::show;
 use meshmedic_common::policy::Permissions;
+use meshmedic_common::repair::heal::Care;
 use meshmedic_common::repair::{Limits, Settings};
 
 use super::args::Args;
@@ -23,6 +24,7 @@ impl Args {
             detection,
             repair,
             limits,
+            heals,
             endpoints,
             connection,
         } = self;
@@ -42,6 +44,15 @@ impl Args {
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),
             namespace: own_namespace(std::env::var("POD_NAMESPACE").ok(), Path::new(NAMESPACE_FILE)),
+            rungs: repair.strategy,
+            care: Care {
+                confirm: heals.heal_confirm,
+                settle: heals.heal_settle,
+                deadline: heals.heal_deadline,
+                per_minute: heals.heals_per_minute,
+                owner_gap: heals.heal_owner_gap,
+            },
+            istio_version: heals.istio_version.filter(|version| !version.trim().is_empty()),
             repair: Settings {
                 holder: holder(&node),
                 node: node.clone(),

@@ -425,6 +425,7 @@ impl Sim {
             seen,
             ports,
             redirection: Redirection::Routed,
+            place: None,
         })
     }
 

@@ -30,6 +30,8 @@ pub(super) fn objects() -> Vec<Value> {
     };
     let mut cni = set("istio-cni-node", "k8s-app");
     cni["spec"]["template"]["spec"]["hostNetwork"] = false.into();
+    // Its enrolment is the one that the stand-in follows.
+    cni["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/version"] = "1.30.3".into();
     let meta =
         |name: &str| json!({ "namespace": "istio-system", "name": name, "labels": { "app": "istiod" } });
     let mut slice = meta(ISTIOD_SLICE);

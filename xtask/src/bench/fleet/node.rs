@@ -102,6 +102,7 @@ impl Node {
             expectation: Expectation::Expected,
             certain: true,
             namespace_repair: None,
+            namespace_strategy: None,
         };
         let pod = Pod {
             standing,
