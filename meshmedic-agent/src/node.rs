@@ -5,7 +5,9 @@
 
 mod addresses;
 mod cgroup;
+mod connection;
 mod index;
+mod lives;
 mod names;
 mod process;
 mod reading;
@@ -14,9 +16,11 @@ mod underneath;
 
 pub use addresses::NetAddresses;
 pub use cgroup::{CgroupPod, parse_cgroup};
+pub use connection::has_connection;
 pub use index::{Mapping, NetnsIndex};
+pub use lives::Lives;
 pub use names::{PodName, PodNames};
-pub use process::{NetnsKey, Process, ProcessTable, is_running, uptime};
+pub use process::{NetnsKey, Process, ProcessTable, is_running, started, uptime};
 pub use reading::{Evidence, ReadJob, Unreadable};
 pub use sockets::socket_inodes;
 pub use underneath::Underneath;

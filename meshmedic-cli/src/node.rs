@@ -217,6 +217,10 @@ fn warn_of(events: &[Event]) {
             Event::KernelFailed(error) => {
                 tracing::warn!(%error, "the kernel programs failed, polling from now on; restart to try them again");
             }
+            Event::Census(Some(error)) => {
+                tracing::warn!(%error, "the census failed and is tried again; meanwhile each change asks for a reading");
+            }
+            Event::Census(None) => tracing::info!("the census works again"),
             Event::Kernel { .. } | Event::Notice(_) => {}
         }
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells what happened: in the log, as Events, as metrics.
 
+mod heals;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -9,8 +11,7 @@ use kube::Client;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
 use meshmedic_common::policy::Withheld;
-use meshmedic_common::repair::heal;
-use meshmedic_common::report::{Action, Recent, RepairReport, RepairResult, TransitionReport, TriggerMode};
+use meshmedic_common::report::{Action, Recent, RepairReport, TransitionReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Redirection, State};
 use tokio::sync::mpsc;
@@ -178,6 +179,10 @@ impl Teller {
                 Event::KernelFailed(error) => {
                     tracing::warn!(%error, "a kernel program failed; going on without it, restart to try again");
                 }
+                Event::Census(Some(error)) => {
+                    tracing::warn!(%error, "the census failed and is tried again; meanwhile each change asks for a reading");
+                }
+                Event::Census(None) => tracing::info!("the census works again"),
                 Event::Notice(Notice::Pod(transition)) => {
                     self.remember(transition, server);
                     self.transition(watch, mirror, transition);
@@ -391,102 +396,6 @@ impl Teller {
         self.publish(reason, of(pod), note);
     }
 
-    /// What became of heals in place.
-    pub(super) fn heals(&mut self, notices: &[heal::Notice], server: Timestamp) {
-        for notice in notices {
-            self.metrics.heal(notice);
-            self.heal(notice, server);
-        }
-    }
-
-    fn heal(&mut self, notice: &heal::Notice, server: Timestamp) {
-        let node = self.node.clone();
-        let audit = |pod: &PodRef, act: &str, result: Option<&str>, detail: Option<&str>| {
-            audit(&node, pod, act, result, None, detail, false);
-        };
-        match notice {
-            heal::Notice::Withheld {
-                pod,
-                why,
-                detail,
-                shadow,
-            } => {
-                self.withheld(pod, *why, detail.as_deref(), *shadow);
-            }
-            heal::Notice::Would { pod } => self::audit(&self.node, pod, "would-heal", None, None, None, true),
-            heal::Notice::Asked { pod, attempt } => {
-                let second = *attempt == heal::Attempt::Second;
-                audit(
-                    pod,
-                    "heal",
-                    Some(if second { "asked-again" } else { "asked" }),
-                    None,
-                );
-                if !second {
-                    let note = "asking istio-cni to take it in again: it fell out of the mesh. Nothing restarts; its open \
-                                connections are reset once"
-                        .to_owned();
-                    self.publish(EventReason::RepairStarted, of(pod), note);
-                }
-            }
-            heal::Notice::Healed { pod, took, .. } => {
-                audit(pod, "healed", Some("succeeded"), None);
-                let took_text = meshmedic_common::duration::show(in_millis(*took));
-                let note = format!(
-                    "it is captured again in its own network namespace, {took_text} after istio-cni was asked"
-                );
-                self.remember_heal(pod, RepairResult::Succeeded, &note, *took, server);
-                self.publish(EventReason::RepairSucceeded, of(pod), note);
-            }
-            heal::Notice::Failed { pod, why, took } => {
-                audit(pod, "healed", Some("failed"), Some(why.as_str()));
-                // Until istio-cni says that it is captured, istiod tells callers to speak plain text to it.
-                let note = format!(
-                    "istio-cni was asked to take it in again, and it did not take: {}",
-                    why.sentence()
-                );
-                self.remember_heal(pod, RepairResult::Failed, &note, *took, server);
-                self.publish(EventReason::RepairFailed, of(pod), note);
-            }
-            heal::Notice::Undone { pod } => {
-                audit(pod, "undo", Some("succeeded"), None);
-                let note =
-                    "the heal left its rules without a listener, so it was taken out of the mesh again; its \
-                            label is put back once ztunnel is proved to serve"
-                        .to_owned();
-                self.publish(EventReason::RepairFailed, of(pod), note);
-            }
-            heal::Notice::MadeUnreachable { pod, detail } => {
-                audit(pod, "undo", Some("failed"), Some(detail));
-                let note = format!(
-                    "the heal left its rules without a listener, so its connections are refused, and taking that back \
-                     failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
-                    pod.namespace, pod.name
-                );
-                tracing::error!(namespace = pod.namespace, pod = pod.name, uid = pod.uid, "{note}");
-                self.publish(EventReason::RepairFailed, of(pod), note);
-            }
-            heal::Notice::Stopped => {
-                let note = "heals in place of pods of different owners and namespaces did not take: no more are begun \
-                            on this node until its istio-cni or ztunnel is another, or an hour has passed";
-                tracing::warn!(node = self.node, "{note}");
-                self.publish(
-                    EventReason::NodeFault,
-                    Subject::Node(self.node.clone()),
-                    note.to_owned(),
-                );
-            }
-            heal::Notice::Permitted(Ok(())) => {
-                tracing::info!("pods can be healed in place again");
-            }
-            heal::Notice::Permitted(Err(why)) => {
-                let note = format!("pods cannot be healed in place, and are not restarted instead: {why}");
-                tracing::warn!(node = self.node, "{note}");
-                self.publish(EventReason::RepairBlocked, Subject::Node(self.node.clone()), note);
-            }
-        }
-    }
-
     fn withheld(&self, pod: &PodRef, why: Withheld, detail: Option<&str>, shadow: bool) {
         let (reason, rule) = (Some(why.as_str()), Some(why.rule()));
         audit(&self.node, pod, "withheld", reason, rule, detail, shadow);
@@ -500,25 +409,6 @@ impl Teller {
             let note = format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
             self.publish(EventReason::RepairBlocked, of(pod), note);
         }
-    }
-
-    fn remember_heal(
-        &mut self,
-        pod: &PodRef,
-        result: RepairResult,
-        note: &str,
-        took: Duration,
-        server: Timestamp,
-    ) {
-        self.repairs.push(RepairReport {
-            at: server,
-            pod: pod.display_name(),
-            uid: pod.uid.clone(),
-            action: Some(Action::Heal),
-            result: Some(result),
-            detail: Some(note.to_owned()),
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        });
     }
 
     /// What is looked at now and then rather than at each change.

@@ -94,6 +94,7 @@ struct Inner {
     events_lost: Counter,
     kernel_failures: Counter,
     readings: Family<Label, Counter>,
+    looking: Counter<f64, std::sync::atomic::AtomicU64>,
     pods: Family<Label, Gauge>,
     suspects: Gauge,
     flaps: Counter,
@@ -186,6 +187,9 @@ impl Metrics {
         inner
             .events_lost
             .inc_by(now.records_lost.saturating_sub(before.records_lost));
+        inner
+            .looking
+            .inc_by(now.looking.saturating_sub(before.looking).as_secs_f64());
         for (result, read, before) in [
             ("complete", now.complete, before.complete),
             ("partial", now.partial, before.partial),
@@ -268,7 +272,10 @@ impl Metrics {
             }
             Event::Notice(Notice::Pod(transition)) => self.transition(transition),
             // The counters and the report that follow show it.
-            Event::Kernel { .. } | Event::RecordsLost(_) | Event::Notice(Notice::Node { .. }) => {}
+            Event::Kernel { .. }
+            | Event::RecordsLost(_)
+            | Event::Census(_)
+            | Event::Notice(Notice::Node { .. }) => {}
         }
     }
 

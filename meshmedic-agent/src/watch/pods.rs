@@ -9,9 +9,10 @@ use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
 use super::Watch;
+use super::schedule::Chore;
 use super::sources::{is_named_ztunnel, is_ztunnel};
 use crate::engine::Expectation;
-use crate::node::{NetnsIndex, PodName};
+use crate::node::{Mapping, NetnsIndex, PodName, started};
 use crate::time::Time;
 
 /// Who says which pods are on this node, and which of them should be captured.
@@ -80,7 +81,10 @@ impl Watch {
             .declared
             .iter()
             .map(|(uid, pod)| (uid.clone(), pod.addresses.clone()));
-        self.index = NetnsIndex::build(&self.table, &addresses.collect());
+        let index = NetnsIndex::build(&self.table, &addresses.collect());
+        let before = std::mem::replace(&mut self.index, index);
+        self.void_what_moved(now, &before);
+        self.lives.watch(&self.index);
         let by_api = self.options.pods == PodSource::Api;
         if !by_api && let Err(error) = self.names.refresh() {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
@@ -97,8 +101,9 @@ impl Watch {
         };
         self.engine.ztunnel(now, ztunnel);
         if self.sources.ztunnel != before && !self.sources.ztunnel.is_empty() {
-            self.next_census = now;
-            if !self.sources.has_census() {
+            if self.sources.has_census() {
+                self.schedule.set(Chore::Sweep, now);
+            } else {
                 self.engine.sweep(now, |_, _| true);
             }
         }
@@ -128,6 +133,31 @@ impl Watch {
                 _ => Expectation::Undeclared,
             };
             self.engine.pod(now, uid, expectation);
+        }
+    }
+
+    /// What was seen of a pod holds for the namespace in which it was seen. Where that is another one by now, or none,
+    /// nothing holds; where there was none, there may be something to see.
+    fn void_what_moved(&mut self, now: Time, before: &NetnsIndex) {
+        for (uid, mapping) in before.pods() {
+            let Ok(mapping) = mapping else {
+                if self.index.get(uid).is_ok() {
+                    self.engine.hint(now, uid);
+                }
+                continue;
+            };
+            let netns = |mapping: &Mapping| (mapping.netns, mapping.netns_inode);
+            let there = self.index.get(uid).ok();
+            if there.is_some_and(|there| netns(there) == netns(mapping)) {
+                continue;
+            }
+            let since = there.and_then(|there| started(now, there.start));
+            self.engine.replaced(now, uid, since.unwrap_or(now));
+        }
+        for (uid, _) in self.index.pods().filter(|(_, mapping)| mapping.is_ok()) {
+            if before.get(uid) == Err(Reason::NoProcess) {
+                self.engine.hint(now, uid);
+            }
         }
     }
 }

@@ -170,6 +170,8 @@ pub(super) struct Limits {
 }
 
 const CARE: Care = Care::DEFAULT;
+/// istio-cni's own word is taken for its version.
+pub(super) const FOUND: &str = "found";
 
 /// How istio-cni is asked to take a running pod in again.
 #[derive(clap::Args)]
@@ -191,8 +193,8 @@ pub(super) struct Heals {
     #[arg(long, value_name = "DURATION", default_value = show(CARE.owner_gap), value_parser = duration::parse, env = "MESHMEDIC_HEAL_OWNER_GAP")]
     pub(super) heal_owner_gap: Duration,
     /// Which version istio-cni is, for example 1.30.3, where neither its labels nor its image say so
-    #[arg(long, value_name = "VERSION", env = "MESHMEDIC_ISTIO_VERSION")]
-    pub(super) istio_version: Option<String>,
+    #[arg(long, value_name = "VERSION", default_value = FOUND, env = "MESHMEDIC_ISTIO_VERSION")]
+    pub(super) istio_version: String,
 }
 
 /// Where to listen.

@@ -10,7 +10,7 @@ use meshmedic_common::policy::Permissions;
 use meshmedic_common::repair::heal::Care;
 use meshmedic_common::repair::{Limits, Settings};
 
-use super::args::Args;
+use super::args::{Args, FOUND};
 use crate::Usage;
 
 /// A ztunnel that is Ready for a shorter time may not have enrolled its pods yet.
@@ -52,7 +52,7 @@ impl Args {
                 per_minute: heals.heals_per_minute,
                 owner_gap: heals.heal_owner_gap,
             },
-            istio_version: heals.istio_version.filter(|version| !version.trim().is_empty()),
+            istio_version: Some(heals.istio_version).filter(|version| version != FOUND),
             repair: Settings {
                 holder: holder(&node),
                 node: node.clone(),

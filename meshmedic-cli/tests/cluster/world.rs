@@ -11,8 +11,8 @@ use crate::process::Agent;
 
 /// Whom the manifest makes the agent.
 pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
-const DETECT: &str = include_str!("../../../deploy/meshmedic-daemonset.yaml");
-const REPAIR_RIGHTS: &str = include_str!("../../../deploy/kustomize/repair/rights.yaml");
+pub(crate) const DETECT: &str = include_str!("../../../deploy/meshmedic-daemonset.yaml");
+pub(crate) const REPAIR_RIGHTS: &str = include_str!("../../../deploy/kustomize/repair/rights.yaml");
 /// Quick enough for a test, and nothing that a real agent would not do.
 const QUICK: [&str; 10] = [
     "--confirm",

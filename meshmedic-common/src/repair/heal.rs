@@ -8,13 +8,16 @@
 //!
 //! Sans-IO, like the rest of the rulebook: [`Healer`] is handed time and evidence, and hands out requests.
 
+mod answers;
 mod ask;
 mod case;
 mod evidence;
 mod healer;
 mod pace;
+mod proof;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Reason, Redirection};
 
-use super::super::{Engine, Health, Look, Seen, Ztunnel};
+use super::super::{Engine, Health, Look, Seen, Urgency, Ztunnel};
 use super::trace::{PodId, Shows, What};
 use super::world::{SWEEP, owner_of, owner_uid, pod_of};
 use super::{EPOCH, HOUR, Happening, MINUTE, SECOND, START, Sim, span};
@@ -330,7 +330,7 @@ impl Sim {
             process.engine.ztunnel(now, Ztunnel { processes, youngest });
         }
         process.engine.tick(now);
-        for uid in process.engine.due(now, usize::MAX) {
+        for uid in process.engine.due(now, usize::MAX, Urgency::Routine) {
             let Some(look) = self.look(a, &uid, process.number) else {
                 process.engine.pod_gone(now, &uid);
                 continue;

@@ -92,6 +92,10 @@ impl Inner {
                 "Readings of a pod's sockets, by what they showed: complete, partial, none or unreadable",
                 Family::default(),
             ),
+            looking: c.plain(
+                "meshmedic_looking_seconds_total",
+                "Processor time spent on looking: readings, censuses, and what follows from them",
+            ),
             pods: c.add(
                 "meshmedic_pods",
                 &["state"],
@@ -110,7 +114,7 @@ impl Inner {
             condition: c.add(
                 "meshmedic_condition",
                 &["condition"],
-                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned or paused",
+                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused or heal-not-permitted",
                 Family::default(),
             ),
             unverifiable: c.add(

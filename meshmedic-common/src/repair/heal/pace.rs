@@ -120,7 +120,7 @@ impl Pace {
         self.stopped.is_some_and(|since| now.since(since) < STOPPED)
     }
 
-    /// An ask goes out.
+    /// A pod has its turn, or is asked for once more.
     pub(super) fn asked(&mut self, now: Time, owner: &str, keep: Duration) {
         while self
             .asks
