@@ -13,7 +13,7 @@ use super::{Teller, audit, in_millis, of};
 
 impl Teller {
     /// What became of heals in place.
-    pub(super) fn heals(&mut self, notices: &[heal::Notice], server: Timestamp) {
+    pub(in crate::agent) fn heals(&mut self, notices: &[heal::Notice], server: Timestamp) {
         for notice in notices {
             self.metrics.heal(notice);
             self.heal(notice, server);

@@ -117,6 +117,21 @@ impl Case {
         self.is_outstanding() || self.request.is_some()
     }
 
+    /// When istio-cni was first asked for it, while that is outstanding.
+    pub(super) fn asked_since(&self) -> Option<Time> {
+        match &self.stage {
+            Stage::Waiting(waiting)
+            | Stage::Fetching { first: Some(waiting) }
+            | Stage::Looking {
+                first: Some(waiting), ..
+            }
+            | Stage::Asking {
+                first: Some(waiting), ..
+            } => Some(waiting.began),
+            _ => None,
+        }
+    }
+
     /// Wishes for a reading, unless that was done a moment ago.
     pub(super) fn look(&mut self, now: Time, at_most_every: Duration) {
         if self

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::case::{LOOK, LOOK_AGAIN, Stage, Waiting};
+use super::case::{Case, LOOK, LOOK_AGAIN, Stage, Waiting};
 use super::evidence::{Candidate, NodeView};
 use super::healer::tell;
 use super::{Diagnosis, Healer, Notice};
@@ -65,11 +65,7 @@ impl Healer {
 
     /// When the oldest ask that is outstanding was made.
     fn oldest_ask(&self) -> Option<Time> {
-        let asked = self.cases.values().filter_map(|case| match &case.stage {
-            Stage::Waiting(waiting) => Some(waiting.began),
-            _ => None,
-        });
-        asked.min()
+        self.cases.values().filter_map(Case::asked_since).min()
     }
 
     /// Waits for the proof of one ask.
