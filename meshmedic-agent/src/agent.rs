@@ -7,6 +7,7 @@
 mod cni_settings;
 mod connection;
 mod healing;
+mod istiod;
 mod report;
 mod teller;
 mod tidy;
@@ -25,7 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::acts::Acts;
 use crate::cluster::heals::Heals;
-use crate::cluster::{Mirror, Seen, TOO_OLD, WATCHED, Watches};
+use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
 use crate::node::Underneath;
@@ -34,6 +35,7 @@ use crate::status::{Metrics, Resource, Server, ServerError, Status, Task};
 use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
 use healing::{Done, Heal};
+use istiod::Tracing;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
 use teller::Teller;
@@ -109,6 +111,7 @@ struct Agent {
     acts: Arc<Acts>,
     running: JoinSet<(RequestId, Answer)>,
     cni: CniSettings,
+    tracing: Tracing,
     toggles: Toggles,
     tidy: Tidy,
     teller: Teller,
@@ -133,6 +136,7 @@ enum Wake {
     Answer(RequestId, Answer),
     Heal(Box<Done>),
     Cni(cni_settings::Read),
+    Istiod(istiod::Found),
     Time,
     Stop,
 }
@@ -145,7 +149,12 @@ impl Agent {
             clock,
             watches: ages,
         } = acting;
-        let may_repair = options.repair.permissions.ready || options.repair.permissions.stuck;
+        let planner = Planner::new(options.repairer.clone(), options.prove);
+        let leases = match (planner.may_act(), options.prove) {
+            (true, _) => Leases::Needed,
+            (false, true) => Leases::IfAllowed,
+            (false, false) => Leases::Ignored,
+        };
         let watch = Watch::new(
             Options {
                 node: options.node.clone(),
@@ -160,33 +169,36 @@ impl Agent {
         )?;
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
-        let mirror = Mirror::new(may_repair);
+        let identity = options.identity.clone();
+        let mirror = Mirror::new(identity.clone(), leases == Leases::Needed);
         let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
         Ok(Self {
             pending: pending.collect(),
-            grace_period: options.repair.permissions.grace_period,
+            grace_period: options.repairer.permissions().grace_period,
             published: None,
             changed: true,
             acts: Arc::new(Acts::new(
                 client.clone(),
                 Arc::clone(&clock),
+                identity.clone(),
                 &options.node,
                 &options.namespace,
             )),
-            watches: Watches::start(&client, &options.node, &options.namespace, may_repair),
+            watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
             heal: Heal::new(
                 Healing {
-                    permissions: options.repair.permissions,
+                    permissions: options.repairer.permissions(),
                     care: options.care,
                 },
                 options.rungs,
                 options.istio_version,
                 Heals::new(client.clone()),
             ),
-            planner: Planner::new(options.repair),
+            planner,
             running: JoinSet::new(),
             cni: CniSettings::new(client.clone()),
+            tracing: Tracing::new(client.clone(), identity),
             tidy: Tidy::new(client.clone(), &options.namespace, &options.node),
             toggles: Toggles::new(client),
             gates: Gates::default(),
@@ -227,6 +239,7 @@ impl Agent {
             },
             done = self.heal.next() => Wake::Heal(Box::new(done)),
             read = self.cni.next() => Wake::Cni(read),
+            found = self.tracing.next() => Wake::Istiod(found),
             () = tokio::time::sleep(timer) => Wake::Time,
         }
     }
@@ -255,7 +268,9 @@ impl Agent {
         self.changed |= match &wake {
             Wake::Node(events) => !events.is_empty(),
             Wake::Time => false,
-            Wake::Api(_) | Wake::Answer(..) | Wake::Heal(_) | Wake::Cni(_) | Wake::Stop => true,
+            Wake::Api(_) | Wake::Answer(..) | Wake::Heal(_) | Wake::Cni(_) | Wake::Istiod(_) | Wake::Stop => {
+                true
+            }
         };
         match wake {
             Wake::Node(events) => self
@@ -278,6 +293,10 @@ impl Agent {
                     self.declare(now);
                 }
             }
+            Wake::Istiod(found) => {
+                let traced = self.tracing.take(found, &self.mirror.istiod_pods());
+                self.mirror.trace(traced);
+            }
             Wake::Time => {}
             Wake::Stop => self.stopping = true,
         }
@@ -299,7 +318,10 @@ impl Agent {
             }
             next = self.watches.try_next();
         }
-        self.cni.refresh(self.mirror.cni_pods());
+        if let Some(guess) = self.cni.refresh(self.mirror.cni_pods()) {
+            pods |= self.mirror.enable(guess);
+        }
+        self.tracing.refresh(&self.mirror.istiod_pods());
         if pods {
             self.declare(now);
         }

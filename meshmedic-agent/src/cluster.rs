@@ -8,6 +8,7 @@ pub mod acts;
 pub mod heals;
 mod leases;
 mod mirror;
+mod rights;
 mod store;
 mod watches;
 
@@ -16,13 +17,7 @@ pub use leases::SeenLease;
 pub use meshmedic_common::kube::control::CONTROL;
 pub use mirror::Mirror;
 pub use store::Delta;
-pub use watches::{Seen, TOO_OLD, WATCHED, Watches};
+pub use watches::{Leases, Seen, TOO_OLD, WATCHED, Watches};
 
 /// istio-cni's settings.
 pub const CNI_CONFIG: &str = "istio-cni-config";
-/// The label of istiod's endpoints.
-const ISTIOD: &str = "app=istiod";
-/// ztunnel's label.
-const ZTUNNEL: (&str, &str) = ("app", "ztunnel");
-/// istio-cni's label.
-const ISTIO_CNI: (&str, &str) = ("k8s-app", "istio-cni-node");

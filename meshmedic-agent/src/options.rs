@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::status::{Endpoints, ListenAddr};
+use meshmedic_common::identity::Identity;
 use meshmedic_common::policy::Rungs;
-use meshmedic_common::repair;
+use meshmedic_common::repair::Repairer;
 use meshmedic_common::repair::heal::Care;
 
 /// How changes are noticed.
@@ -46,6 +47,8 @@ pub struct AgentOptions {
     pub status_addr: Option<ListenAddr>,
     /// How to reach the API; `None` for the cluster that this runs in, then the usual places.
     pub kubeconfig: Option<PathBuf>,
+    /// Who may speak for Istio.
+    pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
     /// Which ways to bring a pod back may be used.
@@ -54,8 +57,10 @@ pub struct AgentOptions {
     pub care: Care,
     /// Which version istio-cni is, where its own word is not to be taken.
     pub istio_version: Option<String>,
-    /// How careful repairs are.
-    pub repair: repair::Settings,
+    /// Who repairs, and how carefully.
+    pub repairer: Repairer,
+    /// Whether successors that land here are proved, for repairs of any node.
+    pub prove: bool,
 }
 
 /// A loop that goes round at least once an interval is standing still after so many of them,

@@ -178,7 +178,7 @@ impl Watch {
             table: ProcessTable::new(&options.proc_root),
             index: NetnsIndex::default(),
             names: PodNames::new(match &options.pods {
-                PodSource::Node(folder) => folder.as_path(),
+                PodSource::Node(folder, _) => folder.as_path(),
                 PodSource::Api => Path::new(""),
             }),
             declared: HashMap::new(),

@@ -16,6 +16,8 @@ use meshmedic_common::kube::client::{self, ServerClock};
 
 pub(crate) use failure::{Failure, explain};
 
+use crate::istio::Istio;
+
 /// How many times a question is asked again that the server was too busy for.
 const ATTEMPTS: u32 = 6;
 /// A server that asks for more patience than this between two attempts is not believed.
@@ -58,6 +60,8 @@ pub(crate) struct Connection {
     pub(crate) namespace: String,
     /// The API server's address, for messages.
     pub(crate) server: String,
+    /// Whom to take for Istio there; the charts' defaults until [`crate::istio::IstioArgs::settle`].
+    pub(crate) istio: Istio,
     timeout: Option<Duration>,
 }
 
@@ -81,6 +85,7 @@ impl ConnectionArgs {
             clock: acting.clock,
             namespace,
             server,
+            istio: Istio::default(),
             timeout,
         })
     }

@@ -7,10 +7,13 @@ mod args;
 mod check;
 mod checks;
 mod collect;
+mod command;
+mod compare;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod fold;
+mod migrate;
 mod need;
 mod policy;
 mod report;
@@ -22,13 +25,16 @@ use crate::connection;
 use crate::output;
 
 pub(crate) use args::Args;
-pub(crate) use check::{Check, Severity};
-pub(crate) use finding::Remedy;
+pub(crate) use check::{Category, Check, Severity};
+#[cfg(test)]
+pub(crate) use command::Command;
+pub(crate) use compare::Comparison;
+pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};
 pub(crate) use strict_ready::{Ready, StrictReadiness, Verdict};
 
-use collect::{Plan, collect};
+use collect::{Budget, Plan, collect};
 use snapshot::Snapshot;
 
 /// Looks, judges and tells; gives the exit code.
@@ -53,7 +59,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         output::strict_readiness(&readiness, args.output)?;
         return Ok(readiness.code());
     }
+    if let Some(namespace) = &args.migrate {
+        let report = migrate::judge(&snapshot, namespace, chosen.into_iter(), &suppressions);
+        output::migration(&report, namespace, args.output, args.verbose)?;
+        return Ok(report.code(args.fail_on));
+    }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
+    if let Some(path) = &args.against {
+        let earlier = DoctorReport::judge(&snapshot::read(path)?, args.chosen()?, &suppressions);
+        let compared = Comparison::of(report, &earlier);
+        output::comparison(&compared, args.output, args.verbose)?;
+        return Ok(compared.new.code(args.fail_on));
+    }
     output::doctor(&report, args.output, args.verbose)?;
     Ok(report.code(args.fail_on))
 }
@@ -61,13 +78,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 fn take(args: &Args) -> anyhow::Result<Snapshot> {
     args.selection().check("default")?;
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
         let selection = args.selection().check(&connection.namespace)?;
         let plan = Plan {
             selection,
             ways: args.ways(),
             since: args.since,
+            budget: Budget::default(),
         };
+        args.istio
+            .settle(&mut connection, plan.ways.agents(), plan.ways.timeout())
+            .await;
         tokio::select! {
             snapshot = collect(&connection, &plan) => Ok(snapshot),
             interrupt = tokio::signal::ctrl_c() => {

@@ -11,6 +11,7 @@ mod control;
 mod doctor;
 mod explain;
 mod forward;
+mod istio;
 mod man_pages;
 mod node;
 mod output;
@@ -179,6 +180,15 @@ fn start_log(format: LogFormat, level: &str) {
             .with_target(false)
             .without_time()
             .init(),
+    }
+}
+
+/// What Go takes for a boolean, so that a deployment of the original means the same here.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
     }
 }
 

@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 
-pub(crate) use doctor::{DoctorFormat, checks, doctor, strict_readiness};
+pub(crate) use doctor::{DoctorFormat, checks, comparison, doctor, migration, strict_readiness};
 pub(crate) use event::events;
 pub(crate) use node_report::node_report;
 pub(crate) use progress::Progress;

@@ -4,10 +4,9 @@
 //! The rules of "Do no harm" hold as they do for the agents, whose records are kept here, too: agent and command never
 //! work on one owner's pods at once. What a rule forbids is told, and each override is a flag of its own.
 
-mod follow;
+mod drive;
 mod plan;
 mod records;
-mod restart;
 mod stop;
 mod toggle;
 
@@ -18,13 +17,14 @@ use std::time::Duration;
 use clap::ValueEnum;
 use futures_util::{StreamExt as _, stream};
 use meshmedic_common::duration;
-use meshmedic_common::policy::{SETTLE, Withheld};
+use meshmedic_common::policy::{Overrides, SETTLE, Withheld};
 use meshmedic_common::repair::Limits;
 use meshmedic_common::verdict::State;
 use serde::Serialize;
 
 use crate::Usage;
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::istio::IstioArgs;
 use crate::output::{self, RepairFormat};
 use crate::scan::{self, ScannedPod, sweep};
 use crate::selection::{Scope, Selection, SelectionArgs};
@@ -64,6 +64,8 @@ pub(crate) struct Args {
     risks: Risks,
     #[command(flatten)]
     ways: WayArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -153,6 +155,18 @@ pub(crate) struct Risks {
     without_records: bool,
 }
 
+impl Risks {
+    /// What the rulebook makes of them.
+    const fn overrides(self) -> Overrides {
+        Overrides {
+            jobs: self.repair_jobs,
+            pause: self.despite_pause,
+            opt_out: self.despite_opt_out,
+            failures: self.despite_failures,
+        }
+    }
+}
+
 /// What became of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -192,7 +206,7 @@ pub(crate) struct Item {
 }
 
 /// What is needed to repair one pod.
-struct Shop<'a> {
+struct Repairs<'a> {
     connection: &'a Connection,
     how: &'a How,
     risks: Risks,
@@ -251,7 +265,7 @@ pub(crate) async fn standing(
 ) -> anyhow::Result<Item> {
     let (how, risks) = (How::default(), Risks::default());
     let world = World::read(connection, selection, agents, settle, std::slice::from_ref(pod)).await?;
-    let records = Records::new(connection, agents, risks, how.max_in_flight, how.deadline).await?;
+    let records = Records::new(connection, agents, risks, &how).await?;
     let plan = Planned::of(connection, &world, &records, &how, risks, pod.clone()).await?;
     Ok(plan.item())
 }
@@ -268,7 +282,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         return Err(Usage(why.to_owned()).into());
     }
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, args.ways.agents(), args.ways.timeout())
+            .await;
         let selection = args.selection.check(&connection.namespace)?;
         repair(args, &connection, &selection).await
     })
@@ -318,14 +335,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
     }
     let agents = &args.ways.agents().agent_namespace;
     let world = World::read(connection, selection, agents, args.settle, &lost).await?;
-    let records = Records::new(
-        connection,
-        agents,
-        args.risks,
-        args.how.max_in_flight,
-        args.how.deadline,
-    )
-    .await?;
+    let records = Records::new(connection, agents, args.risks, &args.how).await?;
     notes.extend(records.note());
     let mut plans = left;
     for pod in lost {
@@ -339,7 +349,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         output::repair_summary(&dry_summary(&items), args.output)?;
         return Ok(1);
     }
-    let shop = Shop {
+    let repairs = Repairs {
         connection,
         how: &args.how,
         risks: args.risks,
@@ -353,7 +363,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         },
         stop,
     };
-    let items = shop.repair(plans, args.output).await?;
+    let items = repairs.repair(plans, args.output).await?;
     output::repair(&items, args.output, true)?;
     output::repair_summary(&summary(&items), args.output)?;
     let well = |item: &Item| matches!(item.action, Action::Restarted | Action::Repaired);
@@ -370,7 +380,7 @@ fn scanned_without_findings(states: &BTreeMap<State, usize>) -> u8 {
     meshmedic_common::verdict::exit_code(others)
 }
 
-impl Shop<'_> {
+impl Repairs<'_> {
     /// Repairs what may be repaired: the pods of one owner one after the other, those of several at once.
     async fn repair(&self, plans: Vec<Planned>, format: RepairFormat) -> anyhow::Result<Vec<Item>> {
         let failures = Cell::new(0_u32);
@@ -415,10 +425,7 @@ impl Shop<'_> {
             return Ok(not_done("earlier repairs failed (--max-failures)"));
         }
         output::repair_step(&item.pod, "repairing", format);
-        let item = match self.how.strategy {
-            Strategy::Restart => self.restart(plan).await,
-            Strategy::Toggle => self.toggle(plan).await,
-        };
+        let item = self.drive(plan).await;
         if item.action == Action::Failed {
             failures.set(failures.get() + 1);
         }

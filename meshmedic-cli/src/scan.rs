@@ -12,6 +12,7 @@ use meshmedic_common::policy::SETTLE;
 use meshmedic_common::verdict::exit_code;
 
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::istio::IstioArgs;
 use crate::output::{self, ScanFormat};
 use crate::selection::{Selection, SelectionArgs};
 use crate::ways::WayArgs;
@@ -52,6 +53,8 @@ pub(crate) struct Args {
     selection: SelectionArgs,
     #[command(flatten)]
     ways: WayArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -107,7 +110,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         args.ways.clone()
     };
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, ways.agents(), ways.timeout())
+            .await;
         let selection = args.selection.check(&connection.namespace)?;
         if args.watch {
             follow(args, &ways, &connection, &selection).await
@@ -127,6 +133,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
 pub(crate) fn code(report: &ScanReport) -> u8 {
     let code = exit_code(report.pods.iter().map(|pod| pod.state));
+    if code == 0 && report.undetermined.is_some() {
+        return crate::UNDETERMINED;
+    }
     // Logs that do not tell all acquit nobody.
     match &report.logs {
         Some(logs) if code == 0 && !logs.complete => crate::UNDETERMINED,

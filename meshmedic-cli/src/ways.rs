@@ -20,7 +20,7 @@ use crate::Usage;
 use crate::connection::{Connection, Failure};
 use crate::selection::{Selection, Target};
 
-pub(crate) use agent::{Fleet, fleet};
+pub(crate) use agent::{Fleet, first_report, fleet};
 pub(crate) use tables::{FILES, Readout};
 
 /// Which way to go.

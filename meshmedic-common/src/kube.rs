@@ -8,6 +8,7 @@ pub mod event;
 pub mod evict;
 pub mod facts;
 pub mod heal;
+pub mod identity;
 mod send;
 pub mod toggle;
 

@@ -12,6 +12,8 @@ pub mod duration;
 pub mod eligibility;
 #[cfg(feature = "std")]
 pub mod facts;
+#[cfg(feature = "std")]
+pub mod identity;
 #[cfg(feature = "kube")]
 pub mod kube;
 #[cfg(feature = "std")]

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! When a pod must be left alone. The rules are those of "Do no harm" in `docs/repair-safety.md`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::eligibility::Expectation;
 use crate::facts::{Controller, PodFacts};
-use crate::verdict::named;
+use crate::verdict::{State, named};
 
 named! {
     /// Why a repair was withheld.
@@ -279,6 +280,59 @@ impl std::fmt::Display for Rungs {
     }
 }
 
+/// What a person who was shown what would be done chose to go past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub struct Overrides {
+    /// Pods of Jobs may be repaired.
+    pub jobs: bool,
+    /// Although somebody paused all repairs.
+    pub pause: bool,
+    /// Although an annotation forbids it.
+    pub opt_out: bool,
+    /// Although the last repairs did not take.
+    pub failures: bool,
+}
+
+/// On whose word a pod is repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mandate {
+    /// An agent's, by what was switched on.
+    Agent(Permissions),
+    /// A person's, who named the pod.
+    Person(Overrides),
+}
+
+named! {
+    /// By what means a pod is brought back.
+    pub enum Means {
+        /// istio-cni is asked to take it in again; nothing restarts.
+        Heal = "heal", "healed in place";
+        /// It is evicted, so that its controller creates another one, and disruption budgets hold.
+        Evict = "evict", "evicted";
+        /// It is deleted, past them.
+        Delete = "delete", "deleted";
+        /// Its label takes it out of the mesh and in again.
+        Toggle = "toggle", "toggled";
+        /// A label that a toggle left behind is put back.
+        Restore = "restore", "restored";
+    }
+}
+
+impl Means {
+    /// Whether another pod comes in its place.
+    #[must_use]
+    pub const fn replaces(self) -> bool {
+        matches!(self, Self::Evict | Self::Delete)
+    }
+
+    /// Whether the pod must be read just before.
+    #[must_use]
+    pub const fn needs_reading(self) -> bool {
+        !matches!(self, Self::Restore)
+    }
+}
+
 /// What holds above the pod, each with its details while it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gates {
@@ -305,6 +359,61 @@ pub struct Standing {
     pub namespace_repair: Option<String>,
     /// What its namespace's annotation says of the ways that are allowed.
     pub namespace_strategy: Option<String>,
+}
+
+/// The first rule that forbids to repair a pod now. This is the one place that says so, to agents and to people.
+///
+/// `state` is what its readings show, where there are any; `uid` the API's UID of the pod that was judged.
+#[must_use]
+pub fn forbids(
+    mandate: &Mandate,
+    means: Means,
+    state: Option<State>,
+    standing: &Standing,
+    uid: &str,
+    gates: &Gates,
+    now: Timestamp,
+) -> Option<Withheld> {
+    if means == Means::Restore {
+        return gone(&standing.facts, uid);
+    }
+    let (mut standing, mut gates) = (Cow::Borrowed(standing), Cow::Borrowed(gates));
+    let jobs = match mandate {
+        Mandate::Agent(permissions) => permissions.jobs,
+        Mandate::Person(overrides) => {
+            if overrides.opt_out {
+                standing.to_mut().facts.repair = None;
+                standing.to_mut().namespace_repair = None;
+            }
+            if overrides.pause {
+                gates.to_mut().paused = None;
+            }
+            overrides.jobs
+        }
+    };
+    let of_pod = || match means {
+        Means::Toggle => toggle_forbidden(&standing, uid),
+        _ => pod_forbids(&standing, uid, jobs),
+    };
+    let permitted = || match mandate {
+        Mandate::Agent(permissions) => permissions_forbid(permissions, &standing.facts, now),
+        Mandate::Person(_) => None,
+    };
+    state
+        .and_then(|state| state_forbids(mandate, state))
+        .or_else(of_pod)
+        .or_else(permitted)
+        .or_else(|| gates_forbid(&gates))
+}
+
+/// What a finding must be to be repaired at all. A partial loss is repaired by hand only.
+fn state_forbids(mandate: &Mandate, state: State) -> Option<Withheld> {
+    match (state, mandate) {
+        (State::Orphan, _) | (State::Partial, Mandate::Person(_)) => None,
+        (State::Partial, Mandate::Agent(_)) => Some(Withheld::ByHand),
+        (State::Imposter, _) => Some(Withheld::Imposter),
+        _ => Some(Withheld::NotProved),
+    }
 }
 
 /// What must be so of the world above a pod before any repair.
@@ -373,11 +482,8 @@ pub fn heal_not_permitted(permissions: &Permissions, facts: &PodFacts, now: Time
 /// What must be so of the very pod before anything is done to it.
 fn touching_forbidden(standing: &Standing, uid: &str) -> Option<Withheld> {
     let facts = &standing.facts;
-    if facts.uid != uid {
-        return Some(Withheld::OtherPod);
-    }
-    if facts.deleting || facts.finished {
-        return Some(Withheld::Leaving);
+    if let Some(why) = gone(facts, uid) {
+        return Some(why);
     }
     if facts.toggle_restore.is_some() {
         return Some(Withheld::Toggling);
@@ -400,6 +506,14 @@ fn touching_forbidden(standing: &Standing, uid: &str) -> Option<Withheld> {
         }
     }
     None
+}
+
+/// Whether it is not there any more, or about not to be.
+fn gone(facts: &PodFacts, uid: &str) -> Option<Withheld> {
+    if facts.uid != uid {
+        return Some(Withheld::OtherPod);
+    }
+    (facts.deleting || facts.finished).then_some(Withheld::Leaving)
 }
 
 /// The value of [`crate::facts::REPAIR`] that forbids repairs.

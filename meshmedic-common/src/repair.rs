@@ -1,532 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Repairs: which orphan may be repaired now, what must be asked and written first, and what became of it.
+//! The rulebook: which orphan may be repaired now, what must be asked and written first, and what became of it.
 //!
-//! Sans-IO like the rest of the engine. Each repair is a chain of requests to the API, one at a time;
-//! whoever drives the planner carries them out and brings the answers back. So an agent may be killed,
-//! and an answer lost, between any two of them, in a test as in life.
+//! Sans-IO. Each repair is a chain of requests to the API, one at a time; whoever drives it carries them out and
+//! brings the answers back. So an agent or a command may be killed, and an answer lost, between any two of them, in a
+//! test as in life. Agents drive a [`Planner`], `meshmedic repair` drives a [`ByHand`] for each pod; both go through
+//! the same attempt.
 
 mod attempt;
+mod by_hand;
 pub mod heal;
 pub mod ledger;
 mod limits;
+mod planner;
 mod prover;
 mod request;
 pub mod sabotage;
-mod sweep;
+mod slots;
+mod successor;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use crate::policy::{Gates, Mandate, Means, Permissions, Withheld};
 
-use crate::facts::{Controller, PodFacts};
-use crate::policy::{Gates, Permissions, Withheld, gates_forbid, permissions_forbid, pod_forbids};
-use crate::uid::PodUid;
-use crate::verdict::State;
-use jiff::Timestamp;
-
-use crate::time::Time;
-use attempt::{Attempt, Ended};
-use ledger::{Entry, Record};
-use prover::Prover;
-use sabotage::stands;
-use sweep::Sweep;
-
+pub use attempt::{Claim, Claims, Ended};
+pub use by_hand::ByHand;
 pub use limits::Limits;
+pub use planner::Planner;
 pub use request::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, RepairNotice,
-    Request, RequestId,
+    Request, RequestId, update,
 };
+pub use successor::may_prove;
 
-/// Who repairs, and how carefully.
+/// Who repairs, on whose word, and how carefully.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// This node.
+pub struct Repairer {
+    /// The node of the pods.
     pub node: String,
-    /// This process, on this node: unlike any that was or will be.
+    /// This process: unlike any that was or will be.
     pub holder: String,
-    /// What was switched on.
-    pub permissions: Permissions,
-    /// Delete instead of evict.
-    pub delete: bool,
+    /// On whose word.
+    pub mandate: Mandate,
+    /// By what means.
+    pub means: Means,
+    /// What is claimed for each repair.
+    pub claims: Claims,
     /// How much, how often, and when to stop.
     pub limits: Limits,
 }
 
-/// How long a pod whose repair was withheld by a record or the API is left alone, doubling up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
-/// A canary's proof is good for this long.
-const CANARY_LASTS: Duration = Duration::from_secs(60 * 60);
-/// The span of the hourly budget.
-const HOUR: Duration = Duration::from_secs(60 * 60);
-
-/// Plans the repairs of one node.
-#[derive(Debug)]
-pub struct Planner {
-    settings: Settings,
-    attempts: Vec<Attempt>,
-    told: BTreeMap<PodUid, Told>,
-    prover: Prover,
-    sweep: Sweep,
-    /// Owners' records in which somebody is waiting for something, as last seen.
-    owners: BTreeMap<String, Record>,
-    /// This process's own acts: whatever clocks do, it never does more an hour.
-    acts: VecDeque<(Time, String)>,
-    /// When a successor was last proved, and whether on this node.
-    canary: Option<Time>,
-    canary_here: Option<Time>,
-    /// In shadow mode the records are kept here.
-    shadow: BTreeMap<LeaseKey, Record>,
-    stopping: bool,
-    numbers: u64,
-    notices: Vec<RepairNotice>,
-}
-
-/// What was last told of a pod.
-#[derive(Debug, Default)]
-struct Told {
-    why: Option<(Withheld, bool)>,
-    would: bool,
-    not_before: Time,
-    patience: Duration,
-}
-
-impl Planner {
-    /// A planner that knows of no repair.
+impl Repairer {
+    /// What was switched on; a person asks for what they name.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            attempts: Vec::new(),
-            told: BTreeMap::new(),
-            prover: Prover::default(),
-            sweep: Sweep::default(),
-            owners: BTreeMap::new(),
-            acts: VecDeque::new(),
-            canary: None,
-            canary_here: None,
-            shadow: BTreeMap::new(),
-            stopping: false,
-            numbers: 0,
-            notices: Vec::new(),
-        }
-    }
-
-    /// Whether anything may ever be asked of the API.
-    #[must_use]
-    pub fn may_act(&self) -> bool {
-        self.settings.permissions.ready || self.settings.permissions.stuck
-    }
-
-    /// Takes an owner's record as the watch of Leases shows it; `None` once it is gone.
-    pub fn owner_seen(&mut self, at: Moment, owner: &str, record: Option<Record>) {
-        match record.filter(|record| !record.is_idle()) {
-            Some(record) => {
-                self.adopt(at, owner, &record);
-                self.owners.insert(owner.to_owned(), record);
-            }
-            None => {
-                self.owners.remove(owner);
-            }
-        }
-    }
-
-    /// Takes over what an agent of this node that is gone had begun.
-    fn adopt(&mut self, at: Moment, owner: &str, record: &Record) {
-        if self.stopping || !self.may_act() {
-            return;
-        }
-        for entry in &record.repairs {
-            if self.is_left_over(entry)
-                && entry.is_abandoned(at.server)
-                && let Some(attempt) = Attempt::adopt(&self.settings, at, owner, entry)
-            {
-                self.attempts.push(attempt);
-            }
-        }
-    }
-
-    /// Whether another process of this node began it.
-    fn is_left_over(&self, entry: &Entry) -> bool {
-        let known = self.attempts.iter().any(|attempt| attempt.id == entry.id);
-        entry.node == self.settings.node && !known
-    }
-
-    /// Judges every pod that is out of the mesh, and goes on with what is under way.
-    ///
-    /// `patients` are this node's pods by the identity in their cgroups.
-    pub fn judge(
-        &mut self,
-        at: Moment,
-        gates: &Gates,
-        mass_loss: bool,
-        patients: &BTreeMap<PodUid, Patient<'_>>,
-    ) {
-        if gates.node_fault.is_some() {
-            self.canary = None;
-            self.canary_here = None;
-        }
-        self.told.retain(|uid, _| {
-            patients
-                .get(uid)
-                .is_some_and(|patient| patient.state.is_finding())
-        });
-        self.adopt_late(at);
-        self.proceed(at, gates, patients);
-        if self.may_act() && !self.stopping {
-            self.sweep.begin(at.now);
-            self.prover.look(at, &self.settings.node, &self.owners, patients);
-        }
-        if self.stopping {
-            return;
-        }
-        let mut findings: Vec<(&PodUid, &Patient<'_>)> = patients
-            .iter()
-            .filter(|(_, patient)| patient.state.is_finding())
-            .collect();
-        findings.sort_by_key(|(uid, patient)| (patient.since, *uid));
-        for (uid, patient) in findings {
-            self.consider(at, gates, mass_loss, uid, patient);
-        }
-    }
-
-    /// An agent that was still heard of when its record was seen may have gone silent since.
-    fn adopt_late(&mut self, at: Moment) {
-        let owners = std::mem::take(&mut self.owners);
-        for (owner, record) in &owners {
-            self.adopt(at, owner, record);
-        }
-        self.owners = owners;
-    }
-
-    fn consider(&mut self, at: Moment, gates: &Gates, mass_loss: bool, uid: &PodUid, patient: &Patient<'_>) {
-        if self.attempts.iter().any(|attempt| attempt.pod.cgroup_uid == *uid) {
-            return;
-        }
-        let facts = &patient.standing.facts;
-        let pod = PodRef {
-            namespace: facts.namespace.clone(),
-            name: facts.name.clone(),
-            uid: facts.uid.clone(),
-            cgroup_uid: uid.clone(),
-        };
-        let permitted = permissions_forbid(&self.settings.permissions, facts, at.server);
-        let shadow = permitted == Some(Withheld::DetectOnly);
-        let permitted = if shadow {
-            // What would hold if they were on.
-            let on = Permissions {
+    pub const fn permissions(&self) -> Permissions {
+        match self.mandate {
+            Mandate::Agent(permissions) => permissions,
+            Mandate::Person(overrides) => Permissions {
                 ready: true,
                 stuck: true,
-                ..self.settings.permissions
-            };
-            permissions_forbid(&on, facts, at.server)
-        } else {
-            permitted
-        };
-        let told = self.told.entry(uid.clone()).or_default();
-        if at.now < told.not_before || (shadow && told.would) {
-            return;
+                grace_period: std::time::Duration::ZERO,
+                jobs: overrides.jobs,
+            },
         }
-        let forbidden = finding_forbids(patient)
-            .or_else(|| pod_forbids(patient.standing, &facts.uid, self.settings.permissions.jobs))
-            .or(permitted)
-            .or_else(|| gates_forbid(gates));
-        if let Some(why) = forbidden.filter(stands) {
-            let detail = gate_detail(gates, why);
-            return self.withhold(&pod, why, detail, shadow);
-        }
-        let Some(controller) = facts.controller.clone() else {
-            return self.withhold(&pod, Withheld::NothingRecreates, None, shadow);
-        };
-        if shadow {
-            return self.pretend(at, mass_loss, &pod, &controller);
-        }
-        if let Some(why) = self.crowded(at, mass_loss).filter(stands) {
-            return self.withhold(&pod, why, None, false);
-        }
-        self.numbers += 1;
-        let id = format!("{}-{}", self.settings.holder, self.numbers);
-        let stuck = !facts.ready;
-        let attempt = Attempt::new(&self.settings, at, id, pod, controller, stuck);
-        let attempt = if self.proved(at, mass_loss) {
-            attempt
-        } else {
-            attempt.must_be_alone()
-        };
-        let canary_only = mass_loss && self.canary_here.is_none();
-        self.attempts.push(if canary_only {
-            attempt.must_succeed()
-        } else {
-            attempt
-        });
-    }
-
-    /// Whether a successor was proved lately, so that more than one repair may be under way.
-    fn proved(&self, at: Moment, mass_loss: bool) -> bool {
-        let canary = if mass_loss { self.canary_here } else { self.canary };
-        canary.is_some_and(|proved| at.now.since(proved) < CANARY_LASTS)
-    }
-
-    /// What this process knows by itself that forbids one more repair.
-    fn crowded(&mut self, at: Moment, mass_loss: bool) -> Option<Withheld> {
-        let under_way = self.attempts.len();
-        if under_way > 0 && !self.proved(at, mass_loss) {
-            return Some(Withheld::Canary);
-        }
-        if under_way >= self.settings.limits.in_flight_node {
-            return Some(Withheld::InFlightNode);
-        }
-        self.forget_acts(at.now);
-        (self.acts.len() + under_way >= self.settings.limits.per_hour_node).then_some(Withheld::BudgetNode)
-    }
-
-    fn forget_acts(&mut self, now: Time) {
-        while self.acts.front().is_some_and(|(act, _)| now.since(*act) >= HOUR) {
-            self.acts.pop_front();
-        }
-    }
-
-    /// The same judgement by records of its own, for what would have been done.
-    fn pretend(&mut self, at: Moment, mass_loss: bool, pod: &PodRef, controller: &Controller) {
-        self.numbers += 1;
-        let id = format!("shadow-{}", self.numbers);
-        let attempt = Attempt::new(&self.settings, at, id, pod.clone(), controller.clone(), false);
-        let alone = self.shadow.values().all(|record| record.acts.is_empty());
-        let mut refused = (mass_loss && !alone).then_some(Withheld::Canary);
-        for (lease, change, allowance) in attempt.claims(&self.settings) {
-            if refused.is_none() {
-                let record = self.shadow.entry(lease).or_default();
-                refused = record.apply(&change, &allowance, at.server).withheld;
-            }
-        }
-        // Nothing is under way in the shadow: what would have been done counts as done.
-        for record in self.shadow.values_mut() {
-            record.repairs.clear();
-        }
-        match refused {
-            Some(why) => {
-                self.withhold(pod, why, None, true);
-                self.postpone(at, &pod.cgroup_uid);
-            }
-            None => {
-                self.told.entry(pod.cgroup_uid.clone()).or_default().would = true;
-                self.notices.push(RepairNotice::Would { pod: pod.clone() });
-            }
-        }
-    }
-
-    /// Goes on with the repairs that wait for something other than an answer.
-    fn proceed(&mut self, at: Moment, gates: &Gates, patients: &BTreeMap<PodUid, Patient<'_>>) {
-        for attempt in &mut self.attempts {
-            let record = self.owners.get(&attempt.owner);
-            attempt.proceed(&self.settings, at, gates, patients, record);
-        }
-        self.settle(at);
-    }
-
-    /// Pods to be read now, since a repair hangs on what they show.
-    pub fn looks(&mut self) -> Vec<PodUid> {
-        self.attempts.iter_mut().filter_map(Attempt::take_look).collect()
-    }
-
-    /// What is to be asked of the API now. Each request is handed out once.
-    pub fn requests(&mut self, at: Moment) -> Vec<(RequestId, Request)> {
-        let mut requests = Vec::new();
-        let numbers = &mut self.numbers;
-        for attempt in &mut self.attempts {
-            if let Some(request) = attempt.take_request(&self.settings, at, numbers) {
-                if let (_, Request::Act { pod, delete }) = &request {
-                    self.acts.push_back((at.now, attempt.id.clone()));
-                    self.notices.push(RepairNotice::Started {
-                        pod: pod.clone(),
-                        delete: *delete,
-                        stuck: attempt.stuck,
-                    });
-                }
-                requests.push(request);
-            }
-        }
-        requests.extend(self.prover.take_requests(numbers));
-        requests.extend(self.sweep.take_request(&self.settings, at, numbers));
-        requests
-    }
-
-    /// Takes the answer to a request.
-    pub fn answer(&mut self, at: Moment, id: RequestId, answer: Answer) {
-        if let Some((owner, record)) = self.prover.answer(at, id, &answer) {
-            return self.owner_seen(at, &owner, Some(record));
-        }
-        if self.sweep.answer(at, id, &answer) {
-            return;
-        }
-        if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.asked == Some(id)) {
-            attempt.answer(&self.settings, at, answer);
-        }
-        self.settle(at);
-    }
-
-    /// Lets go of the repairs that ended, and tells of them.
-    fn settle(&mut self, at: Moment) {
-        for attempt in &mut self.attempts {
-            let Some(ended) = attempt.take_ended() else {
-                continue;
-            };
-            let (pod, stuck) = (attempt.pod.clone(), attempt.stuck);
-            match ended {
-                Ended::Withheld(why, detail) => {
-                    // Nothing was done, so it costs nothing.
-                    self.acts.retain(|(_, id)| *id != attempt.id);
-                    tell(&mut self.told, &mut self.notices, &pod, why, detail, false);
-                    postpone(&mut self.told, at, &pod.cgroup_uid);
-                }
-                Ended::Done(outcome) => {
-                    match &outcome {
-                        Outcome::Succeeded(proof) => {
-                            // What was taken over may have been proved long ago.
-                            let age = at.server.duration_since(proof.at);
-                            let proved = at.now - Duration::try_from(age).unwrap_or_default();
-                            self.canary = self.canary.max(Some(proved));
-                            if proof.node == self.settings.node {
-                                self.canary_here = self.canary_here.max(Some(proved));
-                            }
-                        }
-                        _ => {
-                            self.canary = None;
-                            self.canary_here = None;
-                        }
-                    }
-                    postpone(&mut self.told, at, &pod.cgroup_uid);
-                    self.notices.push(RepairNotice::Ended {
-                        pod,
-                        outcome,
-                        took: attempt.took(at),
-                        stuck,
-                    });
-                }
-            }
-        }
-        let mut free_again = false;
-        for over in self.attempts.extract_if(.., |attempt| attempt.is_over()) {
-            free_again |= over.kept_others_waiting();
-            // What was last seen of its record is older than this; it is not taken over once more.
-            if !over.unfinished
-                && let Some(record) = self.owners.get_mut(&over.owner)
-            {
-                record.repairs.retain(|entry| entry.id != over.id);
-            }
-        }
-        if free_again {
-            for told in self.told.values_mut() {
-                if told.why.is_some_and(|(why, _)| why.waits_for_another()) {
-                    (told.not_before, told.patience) = (at.now, Duration::ZERO);
-                }
-            }
-        }
-    }
-
-    fn withhold(&mut self, pod: &PodRef, why: Withheld, detail: Option<String>, shadow: bool) {
-        tell(&mut self.told, &mut self.notices, pod, why, detail, shadow);
-    }
-
-    fn postpone(&mut self, at: Moment, uid: &PodUid) {
-        postpone(&mut self.told, at, uid);
-    }
-
-    /// Begins nothing more, and lets go of what has not been done yet.
-    pub fn stop(&mut self, at: Moment) {
-        self.stopping = true;
-        self.sweep = Sweep::default();
-        for attempt in &mut self.attempts {
-            attempt.stop(at);
-        }
-        self.settle(at);
-    }
-
-    /// Whether nothing is under way.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.attempts.is_empty()
-    }
-
-    /// The pods whose repair is under way, and which of these were acted on.
-    pub fn under_way(&self) -> impl Iterator<Item = (&PodRef, bool)> {
-        self.attempts
-            .iter()
-            .map(|attempt| (&attempt.pod, attempt.acted()))
-    }
-
-    /// Why the repair of a pod was last withheld, and whether repairs of such pods are off.
-    #[must_use]
-    pub fn withheld(&self, uid: &PodUid) -> Option<(Withheld, bool)> {
-        self.told.get(uid)?.why
-    }
-
-    /// Whether a pod would be repaired, were repairs of such pods on.
-    #[must_use]
-    pub fn would_repair(&self, uid: &PodUid) -> bool {
-        self.told.get(uid).is_some_and(|told| told.would)
-    }
-
-    /// Whether this reason withholds the repair of some pod now.
-    #[must_use]
-    pub fn is_withheld_by(&self, why: Withheld) -> bool {
-        self.told
-            .values()
-            .any(|told| told.why.is_some_and(|(last, _)| last == why))
-    }
-
-    /// How many acts this process did within the last hour.
-    #[must_use]
-    pub fn acts_this_hour(&self, now: Time) -> usize {
-        self.acts.iter().filter(|(act, _)| now.since(*act) < HOUR).count()
-    }
-
-    /// How careful repairs are.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// The owners for whose records somebody waits, by the controller's UID.
-    pub fn awaited_owners(&self) -> impl Iterator<Item = &str> {
-        self.owners.keys().map(String::as_str)
-    }
-
-    /// When there is something to do next, if nothing else happens.
-    #[must_use]
-    pub fn next_wake(&self, at: Moment) -> Option<Time> {
-        let attempts = self.attempts.iter().filter_map(|attempt| attempt.next_wake(at));
-        let told = self.told.values().map(|told| told.not_before);
-        attempts
-            .chain(told.filter(|due| *due > at.now))
-            .chain(self.prover.next_wake(at.now))
-            .chain(self.next_adoption(at))
-            .chain(self.sweep.due_at(&self.settings))
-            .min()
-    }
-
-    /// When the next repair that another process of this node began may be taken over.
-    fn next_adoption(&self, at: Moment) -> Option<Time> {
-        if self.stopping || !self.may_act() {
-            return None;
-        }
-        let entries = self.owners.values().flat_map(|record| &record.repairs);
-        let left_over = entries.filter(|entry| self.is_left_over(entry));
-        let left = left_over.filter_map(|entry| entry.abandoned_in(at.server));
-        Some(at.now + left.min()?)
-    }
-
-    /// What happened since the last call, in order.
-    pub fn drain(&mut self) -> Vec<RepairNotice> {
-        std::mem::take(&mut self.notices)
-    }
-}
-
-/// What a finding must be to be repaired at all.
-fn finding_forbids(patient: &Patient<'_>) -> Option<Withheld> {
-    match patient.state {
-        State::Orphan => None,
-        State::Partial => Some(Withheld::ByHand),
-        State::Imposter => Some(Withheld::Imposter),
-        _ => Some(Withheld::NotProved),
     }
 }
 
@@ -540,45 +73,3 @@ pub fn gate_detail(gates: &Gates, why: Withheld) -> Option<String> {
         _ => None,
     }
 }
-
-fn tell(
-    told: &mut BTreeMap<PodUid, Told>,
-    notices: &mut Vec<RepairNotice>,
-    pod: &PodRef,
-    why: Withheld,
-    detail: Option<String>,
-    shadow: bool,
-) {
-    let told = told.entry(pod.cgroup_uid.clone()).or_default();
-    if told.why != Some((why, shadow)) {
-        told.why = Some((why, shadow));
-        notices.push(RepairNotice::Withheld {
-            pod: pod.clone(),
-            why,
-            detail,
-            shadow,
-        });
-    }
-}
-
-fn postpone(told: &mut BTreeMap<PodUid, Told>, at: Moment, uid: &PodUid) {
-    let told = told.entry(uid.clone()).or_default();
-    told.patience = (told.patience * 2).clamp(RETRY.0, RETRY.1);
-    told.not_before = at.now + told.patience;
-}
-
-/// Whether a pod may be the successor of one that was repaired.
-fn may_succeed(facts: &PodFacts, owner: &str, judged: &str, claimed: Timestamp) -> bool {
-    let owned = facts
-        .controller
-        .as_ref()
-        .is_some_and(|controller| controller.uid == owner);
-    // Creation is written down in whole seconds.
-    let after = facts
-        .created
-        .is_some_and(|created| created.as_second() >= claimed.as_second());
-    owned && after && facts.uid != judged && !facts.deleting && !facts.finished
-}
-
-#[cfg(test)]
-mod tests;

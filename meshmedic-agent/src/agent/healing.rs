@@ -116,7 +116,7 @@ impl Heal {
         let told = self.version.clone().or_else(|| mirror.cni_version());
         let view = NodeView {
             gates: Gates {
-                node_fault: gate.hard_fault().map(str::to_owned),
+                node_fault: gate.hard_fault(),
                 ..gates.clone()
             },
             ztunnel_since: gate.ztunnel_since(),

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use meshmedic_common::identity::Claimant;
 use meshmedic_common::policy::{Withheld, is_stuck};
 use meshmedic_common::report::{
     BreakerReport, BreakerScope, Budgets, ConditionReport, HealStanding, NodeReport, PodReport,
@@ -13,6 +14,11 @@ use meshmedic_common::verdict::Condition;
 
 use super::Agent;
 use meshmedic_common::time::Time;
+
+/// How many strangers the condition names.
+const STRANGERS_NAMED: usize = 3;
+/// How many the report lists: whoever may make one may make thousands.
+const STRANGERS_MOST: usize = 64;
 
 impl Agent {
     /// Everything that is known of this node now.
@@ -41,6 +47,19 @@ impl Agent {
                 .conditions
                 .push(condition(Condition::HealNotPermitted, why));
         }
+        report.istio = Some(self.mirror.identity().clone());
+        let strangers = self.mirror.strangers();
+        if !strangers.is_empty() {
+            let named = strangers.iter().take(STRANGERS_NAMED).map(Claimant::sentence);
+            let mut named: Vec<String> = named.collect();
+            if let more @ 1.. = strangers.len().saturating_sub(named.len()) {
+                named.push(format!("and {more} more"));
+            }
+            report
+                .conditions
+                .push(condition(Condition::IdentityConflict, &named.join("; ")));
+        }
+        report.strangers = strangers.into_iter().take(STRANGERS_MOST).collect();
         for pod in &mut report.pods {
             self.complete(pod, now, server);
         }
@@ -80,32 +99,33 @@ impl Agent {
     }
 
     fn budgets(&self, now: Time) -> Budgets {
-        let settings = self.planner.settings();
+        let repairer = self.planner.repairer();
+        let permissions = repairer.permissions();
         Budgets {
-            repairs_ready: settings.permissions.ready,
-            repairs_stuck: settings.permissions.stuck,
+            repairs_ready: permissions.ready,
+            repairs_stuck: permissions.stuck,
             acts_this_hour: self.planner.acts_this_hour(now) as u64,
-            acts_an_hour: settings.limits.per_hour_node as u64,
+            acts_an_hour: repairer.limits.per_hour_node as u64,
             in_flight: self.planner.under_way().count() as u64,
-            in_flight_most: settings.limits.in_flight_node as u64,
+            in_flight_most: repairer.limits.in_flight_node as u64,
         }
     }
 
     /// The owners' breakers from their Leases; those of the node and the cluster as they were last met.
     fn breakers(&self, server: Option<Timestamp>) -> Vec<BreakerReport> {
-        let settings = self.planner.settings();
+        let limits = &self.planner.repairer().limits;
         let mut breakers = Vec::new();
         for lease in self.mirror.leases().filter(|lease| lease.owner.is_some()) {
             let Some(record) = lease
                 .record
                 .as_ref()
-                .filter(|record| record.failures >= settings.limits.breaker_failures)
+                .filter(|record| record.failures >= limits.breaker_failures)
             else {
                 continue;
             };
             let until = record
                 .last_failure
-                .and_then(|last| last.checked_add(span(settings.limits.breaker_open)).ok());
+                .and_then(|last| last.checked_add(span(limits.breaker_open)).ok());
             if until.zip(server).is_some_and(|(until, server)| until > server) {
                 breakers.push(BreakerReport {
                     scope: BreakerScope::Owner,
@@ -116,15 +136,11 @@ impl Agent {
             }
         }
         for (why, scope, failures) in [
-            (
-                Withheld::BreakerNode,
-                BreakerScope::Node,
-                settings.limits.breaker_failures,
-            ),
+            (Withheld::BreakerNode, BreakerScope::Node, limits.breaker_failures),
             (
                 Withheld::BreakerCluster,
                 BreakerScope::Cluster,
-                settings.limits.breaker_failures_cluster,
+                limits.breaker_failures_cluster,
             ),
         ] {
             if self.planner.is_withheld_by(why) {

@@ -2,16 +2,18 @@
 //! Tells what happened: in the log, as Events, as metrics.
 
 mod heals;
+mod strangers;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
-use meshmedic_common::policy::Withheld;
-use meshmedic_common::report::{Action, Recent, RepairReport, TransitionReport, TriggerMode};
+use meshmedic_common::policy::{Means, Withheld};
+use meshmedic_common::report::{Recent, RepairReport, TransitionReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Redirection, State};
 use tokio::sync::mpsc;
@@ -45,8 +47,10 @@ pub(super) struct Teller {
     transitions: HashMap<PodUid, Recent<TransitionReport>>,
     repairs: Recent<RepairReport>,
     /// Repairs under way, by the pod's UID.
-    begun: HashMap<String, Action>,
+    begun: HashMap<String, Means>,
     fault: Option<Fault>,
+    /// Who claims to be a part of Istio, as far as it was told.
+    strangers: BTreeSet<Claimant>,
 }
 
 /// What is wrong with the node.
@@ -94,11 +98,12 @@ impl Teller {
             repairs: Recent::default(),
             begun: HashMap::new(),
             fault: None,
+            strangers: BTreeSet::new(),
         }
     }
 
     pub(super) fn begin(&self, options: &AgentOptions, trigger: TriggerMode) {
-        let permissions = &options.repair.permissions;
+        let permissions = options.repairer.permissions();
         let repairs = match (permissions.ready, permissions.stuck) {
             (false, false) => "off: what would be done is logged only",
             (true, false) => "of Ready orphans",
@@ -333,10 +338,9 @@ impl Teller {
                     self.withheld(pod, *why, detail.as_deref(), *shadow);
                 }
                 RepairNotice::Would { pod } => audit(&self.node, pod, "would-repair", None, None, None, true),
-                RepairNotice::Started { pod, delete, .. } => {
-                    let action = if *delete { Action::Delete } else { Action::Evict };
-                    self.begun.insert(pod.uid.clone(), action);
-                    let act = action.as_str();
+                RepairNotice::Started { pod, means, .. } => {
+                    self.begun.insert(pod.uid.clone(), *means);
+                    let act = means.as_str();
                     audit(&self.node, pod, act, None, None, None, false);
                     let note = format!(
                         "asking the API to {act} it: proved to be out of the mesh; its controller will start another one"
@@ -414,6 +418,7 @@ impl Teller {
     /// What is looked at now and then rather than at each change.
     pub(super) fn look_over(&mut self, now: Time, watch: &Watch, mirror: &Mirror) {
         self.tell_fault(now);
+        self.tell_strangers(mirror);
         self.transitions
             .retain(|uid, _| mirror.standings().contains_key(uid));
         let missing: BTreeSet<PodUid> = watch

@@ -4,24 +4,38 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use meshmedic_common::eligibility::Enablement;
+use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::{Component, DataPlane, Identity, NodeFault};
 use meshmedic_common::kube::acted::{Acted as Done, Target};
 use meshmedic_common::kube::client::ServerClock;
 use meshmedic_common::kube::evict;
 use meshmedic_common::kube::facts::{is_cordoned, namespace_facts, pod_facts};
-use meshmedic_common::policy::{Gates, Standing, Withheld};
+use meshmedic_common::kube::identity;
+use meshmedic_common::policy::{Gates, Means, Standing, Withheld};
 
-use super::{CONTROL, ISTIO_CNI, ISTIOD, ZTUNNEL, leases, mirror};
+use super::{CONTROL, leases, mirror};
 use meshmedic_common::repair::ledger::{Allowance, Change, Record};
-use meshmedic_common::repair::{Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
+use meshmedic_common::repair::{self, Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// A pod that was created this long before an act may look as young as its successor: creation is written down in whole
+/// seconds, and our idea of the server's clock lags a little.
+const YOUNG: SignedDuration = SignedDuration::from_mins(1);
+/// An owner with more of them is being rolled out or scaled up, and its record should stay small.
+const MOST_YOUNG: usize = 64;
+/// Labels that the pods of one controller share, the most telling first.
+const SIBLING_LABELS: [&str; 3] = [
+    "pod-template-hash",
+    "controller-revision-hash",
+    "batch.kubernetes.io/controller-uid",
+];
 /// So often somebody else may be faster in changing a Lease.
 const TRIES: usize = 4;
 
@@ -30,6 +44,7 @@ const TRIES: usize = 4;
 pub struct Acts {
     client: Client,
     clock: Arc<ServerClock>,
+    identity: Identity,
     node: String,
     namespace: String,
 }
@@ -37,10 +52,17 @@ pub struct Acts {
 impl Acts {
     /// For the agent of `node`, which keeps its Leases in `namespace`. The client must not retry by itself.
     #[must_use]
-    pub fn new(client: Client, clock: Arc<ServerClock>, node: &str, namespace: &str) -> Self {
+    pub fn new(
+        client: Client,
+        clock: Arc<ServerClock>,
+        identity: Identity,
+        node: &str,
+        namespace: &str,
+    ) -> Self {
         Self {
             client,
             clock,
+            identity,
             node: node.to_owned(),
             namespace: namespace.to_owned(),
         }
@@ -74,8 +96,8 @@ impl Acts {
                     .await
                     .and_then(|done| done),
             ),
-            Request::Act { pod, delete } => {
-                let done = self.within(self.act(&pod, delete, ready)).await;
+            Request::Act { pod, means } => {
+                let done = self.within(self.act(&pod, means, ready)).await;
                 Answer::Acted(done.unwrap_or_else(Acted::InDoubt))
             }
             Request::Find(pod) => Answer::Found(self.within(self.find(&pod)).await.and_then(|done| done)),
@@ -108,8 +130,8 @@ impl Acts {
             };
             let now = self.clock.now();
             let now = now.ok_or_else(|| failed("the API server has not told its time yet".to_owned()))?;
-            let applied = record.apply(change, allowance, now);
-            if applied.changed {
+            let (changed, answer) = repair::update(&mut record, change, allowance, now);
+            if changed {
                 let exists = read.is_some();
                 let lease = leases::with_record(read, key, &record, now)
                     .map_err(|error| failed(error.to_string()))?;
@@ -125,10 +147,7 @@ impl Acts {
                     Err(error) => return Err(failed(describe(&error))),
                 }
             }
-            return match applied.withheld {
-                None => Ok(record),
-                Some(why) => Err(Refusal::Withheld(why)),
-            };
+            return answer;
         }
         Err(failed(format!(
             "the Lease {name} changes faster than it can be written"
@@ -140,27 +159,25 @@ impl Acts {
         let client = || self.client.clone();
         let pods: Api<Pod> = Api::namespaced(client(), &pod.namespace);
         let here: Api<Pod> = Api::all(client());
-        let of = |(label, value): (&str, &str)| {
-            let labels = format!("{label}={value}");
+        let of = |component: Component| {
             ListParams::default()
-                .labels(&labels)
+                .labels(&component.selector())
                 .fields(&format!("spec.nodeName={}", self.node))
         };
         let namespaces: Api<Namespace> = Api::all(client());
         let nodes: Api<Node> = Api::all(client());
         let controls: Api<ConfigMap> = Api::namespaced(client(), &self.namespace);
-        let slices: Api<EndpointSlice> = Api::all(client());
-        let (istiod, ztunnel, cni) = (ListParams::default().labels(ISTIOD), of(ZTUNNEL), of(ISTIO_CNI));
+        let (ztunnel, cni) = (of(Component::Ztunnel), of(Component::Cni));
         let fetched = tokio::try_join!(
             pods.get_opt(&pod.name),
             namespaces.get_metadata(&pod.namespace),
             nodes.get(&self.node),
             controls.get_opt(CONTROL),
-            slices.list(&istiod),
+            identity::istiod(&self.client, &self.identity),
             here.list(&ztunnel),
             here.list(&cni),
         );
-        let (found, namespace, node, control, slices, ztunnels, cnis) =
+        let (found, namespace, node, control, istiod, ztunnels, cnis) =
             fetched.map_err(|error| describe(&error))?;
         let Some(found) = found else { return Ok(None) };
         let facts = pod_facts(&found);
@@ -175,35 +192,79 @@ impl Acts {
             namespace_strategy: namespace.strategy,
             facts,
         };
-        let is_ready = |pods: &[Pod], part| {
-            let facts: Vec<_> = pods.iter().map(pod_facts).collect();
-            mirror::ready_since(facts.iter(), part).is_some()
-        };
-        let node_fault = match () {
-            () if !is_ready(&ztunnels.items, ZTUNNEL) => Some("ztunnel is not Ready on this node".to_owned()),
-            () if !is_ready(&cnis.items, ISTIO_CNI) => Some("istio-cni is not Ready on this node".to_owned()),
-            () => None,
-        };
-        let endpoints: usize = slices.items.iter().map(mirror::ready_endpoints).sum();
+        let parts: Vec<_> = ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect();
+        let plane = DataPlane::of(&self.identity, parts.iter());
         let gates = Gates {
-            node_fault,
-            mesh_fault: (endpoints == 0).then(mirror::no_istiod),
+            node_fault: plane.fault(None).as_ref().map(NodeFault::to_string),
+            mesh_fault: istiod.fault(),
             cordoned: is_cordoned(&node),
             paused: control.as_ref().and_then(mirror::pause_reason),
         };
-        Ok(Some(Box::new(Check { standing, gates })))
+        let siblings = self.young_siblings(&found, &standing.facts).await?;
+        Ok(Some(Box::new(Check {
+            standing,
+            gates,
+            siblings,
+        })))
     }
 
-    async fn act(&self, pod: &PodRef, delete: bool, ready: bool) -> Acted {
+    /// The controller's other pods that are so young that a successor may look no younger.
+    ///
+    /// A pod of a StatefulSet has its name to tell it, so nothing is asked for it.
+    async fn young_siblings(&self, pod: &Pod, facts: &PodFacts) -> Result<Vec<String>, String> {
+        let Some(controller) = facts.controller.as_ref() else {
+            return Ok(Vec::new());
+        };
+        let now = self.clock.now();
+        let (Some(now), false) = (now, controller.kind == "StatefulSet") else {
+            return Ok(Vec::new());
+        };
+        let labels = pod.labels();
+        let selector = SIBLING_LABELS
+            .iter()
+            .find_map(|label| Some(format!("{label}={}", labels.get(*label)?)));
+        let parameters = ListParams {
+            label_selector: selector,
+            ..ListParams::default()
+        };
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &facts.namespace);
+        let all = pods.list_metadata(&parameters).await;
+        let all = all.map_err(|error| describe(&error))?;
+        let oldest = now.saturating_sub(YOUNG).unwrap_or(now);
+        let young = all.items.iter().filter_map(|other| {
+            let of_it = other
+                .owner_references()
+                .iter()
+                .any(|owner| owner.uid == controller.uid);
+            let created = other.creation_timestamp()?.0;
+            let uid = other.uid()?;
+            (of_it && created >= oldest && uid != facts.uid).then_some(uid)
+        });
+        let young: Vec<String> = young.collect();
+        if young.len() > MOST_YOUNG {
+            return Err(format!(
+                "{} of the pods of {} {} are younger than a minute, and nobody could tell its successor from them",
+                young.len(),
+                controller.kind,
+                controller.name
+            ));
+        }
+        Ok(young)
+    }
+
+    async fn act(&self, pod: &PodRef, means: Means, ready: bool) -> Acted {
         let target = Target {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
         };
-        let done = if delete {
-            evict::delete(&self.client, &target, false).await
-        } else {
-            evict::evict(&self.client, &target, ready, false).await
+        let done = match means {
+            Means::Evict => evict::evict(&self.client, &target, ready, false).await,
+            Means::Delete => evict::delete(&self.client, &target, false).await,
+            Means::Toggle | Means::Restore => {
+                let why = "a label is toggled by `meshmedic repair`".to_owned();
+                return Acted::Refused(Withheld::NoToggle, why);
+            }
         };
         match &done {
             Done::Accepted => Acted::Accepted,

@@ -15,14 +15,16 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource};
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::{Component, Identity, Slice};
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, pod_facts};
+use meshmedic_common::kube::identity::slice;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::leases::{self, SeenLease};
 use super::store::Delta;
-use super::{CONTROL, ISTIOD, mirror};
+use super::{CONTROL, mirror, rights};
 
 /// A watch that is silent for this long, without even a bookmark, is begun anew where it was.
 const SILENCE: u32 = 180;
@@ -36,8 +38,8 @@ pub enum Seen {
     Pod(Delta<PodFacts>),
     /// Of namespaces, by name.
     Namespace(Delta<NamespaceFacts>),
-    /// Of istiod's endpoints: how many are ready, by slice.
-    Endpoints(Delta<usize>),
+    /// Of slices among which istiod's are, by namespace and name; which of the watches of [`slices`] tells so.
+    Slice(usize, Delta<Slice>),
     /// Of this node: whether it is cordoned.
     Node(Delta<bool>),
     /// Of the switch: why repairs are paused, if they are.
@@ -55,13 +57,24 @@ impl Seen {
         match self {
             Self::Pod(_) => "pods",
             Self::Namespace(_) => "namespaces",
-            Self::Endpoints(_) => "endpointslices",
+            Self::Slice(..) => "endpointslices",
             Self::Node(_) => "nodes",
             Self::Control(_) => "configmaps",
             Self::Lease(_) => "leases",
             Self::Trouble(resource, _) => resource,
         }
     }
+}
+
+/// Whether the agents' records are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leases {
+    /// Nothing is repaired and nothing proved.
+    Ignored,
+    /// Successors are proved, if this agent has the rights; nothing else waits for them.
+    IfAllowed,
+    /// Repairs depend on them.
+    Needed,
 }
 
 /// The watches of one agent. They end when this is dropped.
@@ -72,9 +85,9 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Begins to watch what concerns `node`. Leases are followed only by an agent that may repair.
+    /// Begins to watch what concerns `node`.
     #[must_use]
-    pub fn start(client: &Client, node: &str, namespace: &str, with_leases: bool) -> Self {
+    pub fn start(client: &Client, identity: &Identity, node: &str, namespace: &str, leases: Leases) -> Self {
         let (tell, news) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
         let all = || watcher::Config::default().timeout(SILENCE);
@@ -106,13 +119,22 @@ impl Watches {
             Seen::Namespace,
             tell.clone(),
         ));
-        tasks.spawn(follow(
-            watch(Api::<EndpointSlice>::all(client.clone()), all().labels(ISTIOD)),
-            "endpointslices",
-            |slice: EndpointSlice| Some((key(&slice)?, mirror::ready_endpoints(&slice))),
-            Seen::Endpoints,
-            tell.clone(),
-        ));
+        for (number, (place, selector)) in slices(identity).enumerate() {
+            let api: Api<EndpointSlice> = match place {
+                Some(place) => own(client, place),
+                None => Api::all(client.clone()),
+            };
+            tasks.spawn(follow(
+                watch(api, all().labels(&selector)),
+                "endpointslices",
+                |found: EndpointSlice| {
+                    let reduced = slice(&found);
+                    Some((format!("{}/{}", reduced.namespace, key(&found)?), reduced))
+                },
+                move |delta| Seen::Slice(number, delta),
+                tell.clone(),
+            ));
+        }
         tasks.spawn(follow(
             watch(Api::<Node>::all(client.clone()), named(node)),
             "nodes",
@@ -127,15 +149,26 @@ impl Watches {
             Seen::Control,
             tell.clone(),
         ));
-        if with_leases {
+        if leases != Leases::Ignored {
             let kinds = format!("{} in ({},{})", leases::KIND, leases::OWNER, leases::NODE);
-            tasks.spawn(follow(
+            let follow = follow(
                 watch(own::<Lease>(client, namespace), all().labels(&kinds)),
                 "leases",
                 |lease: Lease| Some((key(&lease)?, leases::seen(&lease)?)),
                 Seen::Lease,
                 tell,
-            ));
+            );
+            let (client, namespace) = (client.clone(), namespace.to_owned());
+            tasks.spawn(async move {
+                if leases == Leases::Needed || rights::on_leases(&client, &namespace).await {
+                    follow.await;
+                } else {
+                    tracing::info!(
+                        namespace,
+                        "successors that land here are not proved: this ServiceAccount has no right to the Leases"
+                    );
+                }
+            });
         }
         Self { tasks, news }
     }
@@ -158,6 +191,13 @@ impl Watches {
     pub fn count(&self) -> usize {
         self.tasks.len()
     }
+}
+
+/// Which slices are watched: all that claim to be istiod's, and those of an external istiod where they may be.
+pub(super) fn slices(identity: &Identity) -> impl Iterator<Item = (Option<&str>, String)> {
+    let external = identity.namespaces.iter().filter(|_| identity.external_istiod);
+    let there = external.map(|namespace| (Some(namespace.as_str()), identity.slice_selector()));
+    std::iter::once((None, Component::Istiod.selector())).chain(there)
 }
 
 fn own<K>(client: &Client, namespace: &str) -> Api<K>

@@ -8,6 +8,7 @@ mod agent;
 mod api;
 mod chaos;
 mod judge;
+mod person;
 mod rng;
 mod tally;
 mod tests;
@@ -58,7 +59,8 @@ enum Happening {
     Write(Box<Flight>),
     Answer(usize, u32, RequestId, Box<Answer>),
     Vanish(PodId),
-    Create(usize, usize),
+    /// An owner makes a pod on a node, perhaps of a certain name.
+    Create(usize, usize, Option<String>),
     Enrol(PodId),
     Ready(PodId),
     /// If a pod's netns holds the first it holds the second from now on.
@@ -67,6 +69,16 @@ enum Happening {
     Clock(i64),
     Cure(Cure),
     Mishap,
+    /// A person looks for something to repair.
+    Ask(usize),
+    /// A person's command reads a pod before it plans, for so many times before.
+    Scan(usize, u32, PodId, u32),
+    /// It reads the pod just before the act.
+    Look(usize, u32),
+    /// It looks for the successor.
+    Follow(usize, u32),
+    /// It has something to do.
+    Turn(usize, u32),
 }
 
 /// What makes one run different from another.
@@ -81,6 +93,9 @@ struct Plan {
     gap: u64,
     /// So many requests in a thousand meet a fault.
     faults: u64,
+    /// How many people repair, too, and how long each waits in between, on average.
+    people: usize,
+    asks: u64,
 }
 
 /// What came of a run.
@@ -132,6 +147,8 @@ impl Plan {
             span: rng.between(2, 8) * 24 * HOUR,
             gap: *rng.pick(&[80, 160, 400]) * MINUTE,
             faults: *rng.pick(&[0, 20, 60, 150]),
+            people: *rng.pick(&[0, 0, 1, 2]),
+            asks: *rng.pick(&[30, 120]) * MINUTE,
         }
     }
 }
@@ -153,9 +170,12 @@ impl Sim {
         };
         sim.build();
         sim.after(MINUTE, Happening::Mishap);
+        for person in sim.world.nodes.len()..sim.agents.len() {
+            sim.after(MINUTE, Happening::Ask(person));
+        }
         let end = START + span(sim.plan.span);
         sim.until(end);
-        sim.tally.node_days = sim.agents.len() as u64 * sim.plan.span / (24 * HOUR);
+        sim.tally.node_days = sim.world.nodes.len() as u64 * sim.plan.span / (24 * HOUR);
         sim.rest(end);
         sim.tally.pods = sim.world.pods.len() as u64;
         sim.tally.events = sim.numbers;
@@ -201,7 +221,7 @@ impl Sim {
             Happening::Write(flight) => self.write(flight),
             Happening::Answer(agent, life, id, answer) => self.answered(agent, life, id, *answer),
             Happening::Vanish(pod) => self.vanish(pod),
-            Happening::Create(owner, node) => self.create(owner, node),
+            Happening::Create(owner, node, name) => self.create(owner, node, name),
             Happening::Enrol(pod) => self.enrol(pod),
             Happening::Ready(pod) => self.become_ready(pod, true),
             Happening::Listen(pod, from, to) => {
@@ -213,6 +233,11 @@ impl Sim {
             Happening::Clock(jump) => self.jump(jump),
             Happening::Cure(cure) => self.cure(cure),
             Happening::Mishap => self.mishap(),
+            Happening::Ask(a) => self.ask(a),
+            Happening::Scan(a, number, pod, before) => self.scan(a, number, pod, before),
+            Happening::Look(a, life) => self.person_looks(a, life),
+            Happening::Follow(a, life) => self.person_follows(a, life),
+            Happening::Turn(a, life) => self.person_turns(a, life),
         }
     }
 

@@ -338,6 +338,15 @@ fn the_oldest_reading_is_the_next_and_what_was_begun_is_ended_first() {
     sim.now = sim.now + CONFIRM;
     assert_eq!(sim.engine.due(sim.now, 1, Urgency::Routine), [pods[0].clone()]);
     assert_eq!(sim.engine.due(sim.now, 9, Urgency::Evidence), []);
+    // Also before one that was never read.
+    let new = PodUid::parse("ffffffff-0000-0000-0000-000000000000").unwrap();
+    sim.engine.look(sim.now, &pods[0], look(sim.now, none()));
+    sim.engine.pod(sim.now, &new, Expectation::Expected);
+    sim.now = sim.now + CONFIRM;
+    assert_eq!(
+        sim.engine.due(sim.now, 2, Urgency::Evidence),
+        [pods[0].clone(), new]
+    );
     assert_eq!(sim.engine.due(sim.now, 1, Urgency::Routine), [pods[3].clone()]);
 }
 

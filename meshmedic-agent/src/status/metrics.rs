@@ -10,9 +10,10 @@ mod register;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meshmedic_common::policy::Withheld;
+use meshmedic_common::identity::Component;
+use meshmedic_common::policy::{Means, Withheld};
 use meshmedic_common::repair::heal;
-use meshmedic_common::report::{Action, BreakerScope, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -102,6 +103,8 @@ struct Inner {
     condition: Family<Label, Gauge>,
     unverifiable: Family<Label, Gauge>,
     unredirected: Gauge,
+    expected: Gauge,
+    identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
     heals: Family<Labels<2>, Counter>,
     outside: Histogram,
@@ -118,7 +121,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Memory {
     /// Repairs under way, by the pod's UID, and how they were begun.
-    begun: BTreeMap<String, Action>,
+    begun: BTreeMap<String, Means>,
     /// When each watch was last heard.
     heard: BTreeMap<Resource, Time>,
     /// What the watch had done.
@@ -237,6 +240,19 @@ impl Metrics {
         inner.unredirected.set(count(&|pod| {
             pod.state == State::Captured && pod.redirection == Redirection::Absent
         }));
+        inner.expected.set(count(&|pod| {
+            matches!(pod.expectation, Some(Expected::Yes | Expected::Unverifiable))
+        }));
+        for component in Component::ALL {
+            let strangers = report
+                .strangers
+                .iter()
+                .filter(|stranger| stranger.component == *component);
+            inner
+                .identity_conflicts
+                .get_or_create(&[("component", component.as_str())])
+                .set(i64::try_from(strangers.count()).unwrap_or(i64::MAX));
+        }
         for condition in Condition::ALL {
             let holds = report.conditions.iter().any(|c| c.condition == *condition);
             inner
@@ -319,9 +335,8 @@ impl Metrics {
             RepairNotice::Would { .. } => {
                 inner.would.inc();
             }
-            RepairNotice::Started { pod, delete, .. } => {
-                let action = if *delete { Action::Delete } else { Action::Evict };
-                inner.memory().begun.insert(pod.uid.clone(), action);
+            RepairNotice::Started { pod, means, .. } => {
+                inner.memory().begun.insert(pod.uid.clone(), *means);
             }
             RepairNotice::Ended {
                 pod, outcome, stuck, ..
@@ -330,7 +345,7 @@ impl Metrics {
                 let result = result_of(outcome);
                 let labels = [
                     // An agent that ended since began it.
-                    ("action", begun.map_or("unknown", Action::as_str)),
+                    ("action", begun.map_or("unknown", Means::as_str)),
                     ("result", result.as_str()),
                 ];
                 inner.repairs.get_or_create(&labels).inc();

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use meshmedic_common::identity::Identity;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
@@ -18,8 +19,9 @@ use crate::time::Time;
 /// Who says which pods are on this node, and which of them should be captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodSource {
-    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here.
-    Node(PathBuf),
+    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here; and in which
+    /// namespaces ztunnel may be.
+    Node(PathBuf, Identity),
     /// The API, through [`Watch::declare`]: no other pod is judged.
     Api,
 }
@@ -33,7 +35,7 @@ pub struct Declared {
     pub expectation: Expectation,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether it is ztunnel's own.
+    /// Whether it is ztunnel's own, Ready, and stays: only then its processes are ztunnel's.
     pub ztunnel: bool,
 }
 
@@ -90,13 +92,13 @@ impl Watch {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
         }
         let before = std::mem::take(&mut self.sources.ztunnel);
-        let ztunnel = match by_api {
-            true => self.sources.find_ztunnel(&self.table, now, |process| {
+        let ztunnel = match &self.options.pods {
+            PodSource::Api => self.sources.find_ztunnel(&self.table, now, |process| {
                 let pod = self.declared.get(&process.pod);
                 is_named_ztunnel(&process.name) && pod.is_some_and(|pod| pod.ztunnel)
             }),
-            false => self.sources.find_ztunnel(&self.table, now, |process| {
-                is_ztunnel(&process.name, self.names.get(&process.pod))
+            PodSource::Node(_, identity) => self.sources.find_ztunnel(&self.table, now, |process| {
+                is_ztunnel(&process.name, self.names.get(&process.pod), identity)
             }),
         };
         self.engine.ztunnel(now, ztunnel);

@@ -47,6 +47,8 @@ impl Watch {
             repairs: Recent::default(),
             cni_folder: None,
             overlay: None,
+            istio: None,
+            strangers: Vec::new(),
             pods,
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use meshmedic_common::abi::{CensusRow, ListenChange};
+use meshmedic_common::identity::Identity;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
 use meshmedic_common::sockets::{AddressKind, Reading};
@@ -30,9 +31,10 @@ const CENSUS_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::fr
 /// Whether a process is ztunnel's, as far as names tell: without the API there is nothing else.
 ///
 /// Any process may call itself ztunnel. The name of its pod is the kubelet's word, so where that is
-/// known, a pod of another name cannot pass.
-pub(super) fn is_ztunnel(process: &str, pod: Option<&PodName>) -> bool {
-    is_named_ztunnel(process) && pod.is_none_or(|pod| pod.name.starts_with(ZTUNNEL))
+/// known, a pod of another name, or outside Istio's namespaces, cannot pass.
+pub(super) fn is_ztunnel(process: &str, pod: Option<&PodName>, identity: &Identity) -> bool {
+    let passes = |pod: &PodName| pod.name.starts_with(ZTUNNEL) && identity.trusts(&pod.namespace);
+    is_named_ztunnel(process) && pod.is_none_or(passes)
 }
 
 /// Whether a process calls itself ztunnel; its pod holds others, too.
@@ -327,13 +329,20 @@ mod tests {
 
     #[test]
     fn a_process_that_only_calls_itself_ztunnel_does_not_pass() {
-        let pod = |name: &str| PodName {
-            namespace: "shop".into(),
-            name: name.into(),
+        let passes = |process: &str, pod: Option<(&str, &str)>| {
+            let pod = pod.map(|(namespace, name)| PodName {
+                namespace: namespace.into(),
+                name: name.into(),
+            });
+            is_ztunnel(process, pod.as_ref(), &Identity::default())
         };
-        assert!(is_ztunnel("ztunnel", Some(&pod("ztunnel-8k2qv"))));
-        assert!(is_ztunnel("ztunnel", None));
-        assert!(!is_ztunnel("ztunnel", Some(&pod("cart-6d5f7c9b8-x2x4z"))));
-        assert!(!is_ztunnel("envoy", Some(&pod("ztunnel-8k2qv"))));
+        assert!(passes("ztunnel", Some(("istio-system", "ztunnel-8k2qv"))));
+        assert!(passes("ztunnel", None));
+        assert!(!passes("ztunnel", Some(("shop", "ztunnel-8k2qv"))));
+        assert!(!passes(
+            "ztunnel",
+            Some(("istio-system", "istiod-6d5f7c9b8-x2x4z"))
+        ));
+        assert!(!passes("envoy", Some(("istio-system", "ztunnel-8k2qv"))));
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use meshmedic_agent::engine::{Notice, Transition};
 use meshmedic_agent::kernel;
 use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
+use meshmedic_common::identity::Identity;
 use meshmedic_common::report::{NodeReport, PodReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Owner, State};
@@ -73,7 +74,7 @@ impl Bench {
         let options = Options {
             node: "lab".to_owned(),
             proc_root: proc_root.to_owned(),
-            pods: PodSource::Node(log_root.to_owned()),
+            pods: PodSource::Node(log_root.to_owned(), Identity::default()),
             confirm: patience.confirm,
             settle: patience.settle,
             interval: patience.interval,

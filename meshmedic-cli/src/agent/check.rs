@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespace};
 use meshmedic_common::duration::show;
-use meshmedic_common::policy::Permissions;
+use meshmedic_common::identity::Identity;
+use meshmedic_common::policy::{Mandate, Means, Permissions};
 use meshmedic_common::repair::heal::Care;
-use meshmedic_common::repair::{Limits, Settings};
+use meshmedic_common::repair::{Claims, Limits, Repairer};
 
 use super::args::{Args, FOUND};
 use crate::Usage;
@@ -43,6 +44,7 @@ impl Args {
                 .kubeconfig
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),
+            identity: Identity::new(detection.istio_namespace, detection.external_istiod),
             namespace: own_namespace(std::env::var("POD_NAMESPACE").ok(), Path::new(NAMESPACE_FILE)),
             rungs: repair.strategy,
             care: Care {
@@ -53,16 +55,22 @@ impl Args {
                 owner_gap: heals.heal_owner_gap,
             },
             istio_version: Some(heals.istio_version).filter(|version| version != FOUND),
-            repair: Settings {
+            prove: repair.prove,
+            repairer: Repairer {
                 holder: holder(&node),
                 node: node.clone(),
-                permissions: Permissions {
+                mandate: Mandate::Agent(Permissions {
                     ready: repair.auto_repair,
                     stuck: repair.repair_stuck,
                     grace_period: detection.grace_period,
                     jobs: repair.repair_jobs,
+                }),
+                means: if repair.delete_instead_of_evict {
+                    Means::Delete
+                } else {
+                    Means::Evict
                 },
-                delete: repair.delete_instead_of_evict,
+                claims: Claims::AGENT,
                 limits: Limits {
                     in_flight_node: limits.max_in_flight_node,
                     in_flight_owner: limits.max_in_flight_owner,

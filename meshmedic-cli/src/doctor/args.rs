@@ -10,6 +10,7 @@ use super::report::Suppression;
 use super::snapshot::Scope;
 use crate::Usage;
 use crate::connection::ConnectionArgs;
+use crate::istio::IstioArgs;
 use crate::output::DoctorFormat;
 use crate::selection::SelectionArgs;
 use crate::ways::{AgentArgs, WayArgs};
@@ -42,6 +43,13 @@ pub(crate) struct Args {
     /// Whether the namespace of -n may go from PERMISSIVE to STRICT mTLS: go or no-go, with the reasons
     #[arg(long, conflicts_with_all = ["all_namespaces", "pods", "category", "check", "suppress", "list"])]
     pub(super) strict_ready: bool,
+    /// What would stop working if this namespace moved from sidecars to ambient mode, object by object
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        conflicts_with_all = ["namespace", "all_namespaces", "pods", "list", "strict_ready"]
+    )]
+    pub(super) migrate: Option<String>,
     /// Write what was seen to this file, without secrets, values of variables and payloads
     #[arg(long, value_name = "FILE", help_heading = "Snapshot")]
     pub(super) save: Option<PathBuf>,
@@ -53,6 +61,9 @@ pub(crate) struct Args {
         conflicts_with_all = ["save", "all_namespaces", "pods"]
     )]
     pub(super) from: Option<PathBuf>,
+    /// Say only what is new and what is gone since what was seen then
+    #[arg(long, value_name = "FILE", help_heading = "Snapshot", conflicts_with_all = ["strict_ready", "list"])]
+    pub(super) against: Option<PathBuf>,
     /// The mesh itself, and this namespace only [default: all namespaces]
     #[arg(
         short,
@@ -80,6 +91,8 @@ pub(crate) struct Args {
     #[command(flatten, next_help_heading = "Reading")]
     agents: AgentArgs,
     #[command(flatten)]
+    pub(super) istio: IstioArgs,
+    #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 }
 
@@ -99,7 +112,9 @@ Examples:
   meshmedic doctor                        what is wrong with the mesh?
   meshmedic doctor -n shop -o short       only what concerns this namespace
   meshmedic doctor -o html >report.html   a page for a ticket
+  meshmedic doctor --migrate shop         may it move from sidecars to ambient mode?
   meshmedic doctor --save mesh.json       keep it; judge it with --from
+  meshmedic doctor --against mesh.json    what is new, and gone, since then
   meshmedic doctor --suppress 'MM0405=shop/*'";
 
 impl Args {
@@ -129,6 +144,9 @@ impl Args {
             }
             (None, None) if self.strict_ready => {
                 usage("--strict-ready is about one namespace: name it with -n")
+            }
+            _ if self.against.is_some() && self.output == DoctorFormat::Html => {
+                usage("--against is written as table, short, json or yaml")
             }
             _ if self.strict_ready && self.output == DoctorFormat::Html => {
                 usage("--strict-ready is written as table, short, json or yaml")

@@ -3,7 +3,10 @@
 //!
 //! A test takes [`healthy`], hurts it in one place, and asks one check with [`findings`] or [`assert_passes`].
 
+mod gateways;
 mod healthy;
+pub(crate) mod hostile;
+mod production;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -12,19 +15,21 @@ use serde_json::{Value, json};
 
 use super::check::Outcome;
 use super::checks;
-use super::finding::Finding;
+use super::finding::{Finding, Remedy};
 use super::report::{DoctorReport, Suppression};
 use super::snapshot::{CUSTOM_KINDS, Custom, Part, Snapshot};
 use super::view::View;
 
 pub(crate) use healthy::healthy;
+pub(crate) use production::{Layout, production};
 
 /// When the snapshot is taken.
 pub(crate) const NOW: &str = "2026-01-02T00:00:00Z";
 /// When everything was made.
 pub(crate) const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
-const VERSION: &str = "1.28.3";
+/// The patch of its minor release that closes the holes that are known of it.
+const VERSION: &str = "1.28.10";
 
 /// What some checks say of a mesh with several faults, and of which not everything may be read.
 pub(crate) fn ailing_report() -> DoctorReport {
@@ -89,6 +94,7 @@ pub(crate) fn assert_finds(code: &str, snapshot: &Snapshot, on: &str) -> Finding
         !finding.problem.contains(&finding.object.path()),
         "findings that name their object never fold"
     );
+    hostile::assert_unshaken(code, snapshot);
     finding
 }
 
@@ -133,7 +139,8 @@ pub(crate) fn pod(
             "namespace": namespace, "name": name, "uid": uid(namespace, name), "labels": labels,
             "creationTimestamp": LONG_AGO,
             "ownerReferences": [{
-                "apiVersion": "apps/v1", "kind": owner.0, "name": owner.1, "uid": uid(namespace, owner.1),
+                "apiVersion": if owner.0 == "Job" { "batch/v1" } else { "apps/v1" },
+                "kind": owner.0, "name": owner.1, "uid": uid(namespace, owner.1),
                 "controller": true,
             }],
         },
@@ -189,6 +196,14 @@ pub(crate) fn sidecar_pod(namespace: &str, app: &str, node: &str, address: &str)
     pod
 }
 
+/// A pod of namespace `plain` that is an Envoy of Istio alone.
+pub(crate) fn gateway_pod(labels: Value) -> Pod {
+    let owner = ("ReplicaSet", "gw-1");
+    let mut pod = pod("plain", "gw-0", "node-a", "10.244.0.90", labels, owner);
+    pod.spec.as_mut().unwrap().containers[0].name = "istio-proxy".to_owned();
+    pod
+}
+
 pub(crate) fn annotate(pod: &mut Pod, key: &str, value: &str) {
     pod.metadata
         .annotations
@@ -212,6 +227,17 @@ pub(crate) fn custom(key: &str, namespace: &str, name: &str, spec: Value) -> Cus
         "apiVersion": format!("{}/v1", kind.group), "kind": kind.kind,
         "metadata": { "namespace": namespace, "name": name }, "spec": spec,
     }))
+}
+
+impl Finding {
+    /// The commands of its remedy, as a shell takes them.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let of = |remedy: &Remedy| match remedy {
+            Remedy::Commands(commands) => commands.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        };
+        self.remedy.iter().flat_map(of).collect()
+    }
 }
 
 impl Snapshot {

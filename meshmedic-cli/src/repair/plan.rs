@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 use kube::api::ListParams;
@@ -14,17 +13,16 @@ use meshmedic_common::eligibility::{Enablement, Labels};
 use meshmedic_common::facts::{Controller, PodFacts};
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts};
-use meshmedic_common::policy::{Gates, Standing, Withheld, gates_forbid, pod_forbids, toggle_forbidden};
+use meshmedic_common::kube::identity;
+use meshmedic_common::policy::{Gates, Means, Standing, Withheld, forbids};
+use meshmedic_common::repair::gate_detail;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::records::Records;
 use super::{Action, How, Item, Risks, Strategy};
 use crate::connection::{Connection, Failure};
 use crate::scan::ScannedPod;
-use crate::selection::{Mesh, NodeHealth, Selection, again, list, select};
-
-/// The label of istiod's endpoints.
-const ISTIOD: &str = "app=istiod";
+use crate::selection::{Mesh, Selection, again, list, select};
 
 /// What holds above the pods.
 pub(crate) struct World {
@@ -34,8 +32,8 @@ pub(crate) struct World {
     /// Nodes that are cordoned, or that the API does not know.
     cordoned: BTreeSet<String>,
     pub(crate) paused: Option<Pause>,
-    /// Whether a successor would get an identity.
-    istiod: bool,
+    /// Why a successor would get no identity.
+    mesh_fault: Option<String>,
     budgets: BTreeMap<String, Result<Vec<Budget>, String>>,
 }
 
@@ -93,16 +91,9 @@ impl World {
     ) -> anyhow::Result<Self> {
         let mesh = Mesh::read(connection, selection).await?;
         let paused = crate::control::read(connection, agents).await?;
-        let slices: Api<EndpointSlice> = Api::all(connection.client.clone());
-        let parameters = ListParams::default().labels(ISTIOD);
-        let ready = list(
-            connection,
-            "listing istiod's endpoints",
-            &slices,
-            &parameters,
-            ready_endpoints,
-        )
-        .await?;
+        let what = "reading istiod's endpoints and the pods behind them";
+        let read = || identity::istiod(&connection.client, &connection.istio.identity);
+        let istiod = connection.ask(what, read).await?;
         let mut namespaces = BTreeMap::new();
         let mut budgets = BTreeMap::new();
         for name in lost.iter().map(|pod| &pod.namespace).collect::<BTreeSet<_>>() {
@@ -132,14 +123,14 @@ impl World {
             namespaces,
             cordoned,
             paused,
-            istiod: ready.iter().sum::<usize>() > 0,
+            mesh_fault: istiod.fault(),
             budgets,
         })
     }
 
-    /// Whom istio-cni enrols.
-    pub(super) fn enablement(&self) -> Enablement {
-        self.mesh.enablement()
+    /// Whom the istio-cni of a pod's node enrols.
+    pub(super) fn enablement(&self, pod: &PodFacts) -> Enablement {
+        self.mesh.enablement(pod)
     }
 
     /// The labels of a namespace.
@@ -150,13 +141,10 @@ impl World {
 
     /// What holds above a pod of this node.
     pub(crate) fn gates(&self, connection: &Connection, node: &str) -> Gates {
-        let health = self.mesh.health(node, self.settle, connection.clock.now());
+        let fault = self.mesh.node_fault(node, self.settle, connection.clock.now());
         Gates {
-            node_fault: match health {
-                NodeHealth::Fault(why) => Some(why),
-                NodeHealth::Well => None,
-            },
-            mesh_fault: (!self.istiod).then(|| "istiod has no ready endpoint".to_owned()),
+            node_fault: fault.map(|fault| fault.to_string()),
+            mesh_fault: self.mesh_fault.clone(),
             cordoned: self.cordoned.contains(node),
             paused: self.paused.as_ref().map(|pause| pause.reason.clone()),
         }
@@ -165,7 +153,7 @@ impl World {
     /// The pod as the rules look at it.
     pub(crate) fn standing(&self, facts: &PodFacts) -> Standing {
         let namespace = self.namespaces.get(&facts.namespace);
-        let enablement = self.enablement();
+        let enablement = self.enablement(facts);
         Standing {
             expectation: enablement.expectation(facts, namespace.map(|known| &known.labels)),
             certain: enablement.certain,
@@ -224,15 +212,6 @@ async fn budgets_of(connection: &Connection, namespace: &str) -> Result<Vec<Budg
     Ok(all.into_iter().flatten().collect())
 }
 
-fn ready_endpoints(slice: &EndpointSlice) -> usize {
-    // Not saying anything means ready.
-    let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
-        let conditions = endpoint.conditions.as_ref();
-        conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
-    });
-    ready.count()
-}
-
 impl Planned {
     /// Plans for one pod.
     pub(super) async fn of(
@@ -257,15 +236,18 @@ impl Planned {
         let standing = world.standing(&facts);
         let gates = world.gates(connection, facts.node.as_deref().unwrap_or_default());
         let labels = world.labels(&facts.namespace);
-        let mut withheld = forbids(how.strategy, risks, pod.state, &standing, &facts.uid, gates);
+        let means = means(how.strategy, risks);
+        let (mandate, state, now) = (records.mandate(), Some(pod.state), records.moment().server);
+        let why = forbids(mandate, means, state, &standing, &facts.uid, &gates, now);
+        let mut withheld = why.map(|why| (why, gate_detail(&gates, why)));
         if withheld.is_none()
             && how.strategy == Strategy::Toggle
-            && !world.enablement().heeds_opt_out(&facts, &labels)
+            && !world.enablement(&facts).heeds_opt_out(&facts, &labels)
         {
             withheld = Some((Withheld::NoToggle, None));
         }
         if withheld.is_none() {
-            withheld = records.forbids(&facts).await;
+            withheld = records.forbids(&facts, means).await;
         }
         let act = match how.strategy {
             Strategy::Toggle => "its label is toggled; no container restarts".to_owned(),
@@ -290,6 +272,14 @@ impl Planned {
             act,
             left: false,
         })
+    }
+
+    /// By what means it is repaired.
+    pub(super) const fn means(&self, how: &How, risks: Risks) -> Means {
+        if self.left {
+            return Means::Restore;
+        }
+        means(how.strategy, risks)
     }
 
     /// Pods with the same are repaired one after the other.
@@ -320,41 +310,12 @@ impl Planned {
     }
 }
 
-/// Which rule forbids it, with what is known beside it; the flags that go past a rule are heeded.
-pub(super) fn forbids(
-    strategy: Strategy,
-    risks: Risks,
-    state: State,
-    standing: &Standing,
-    uid: &str,
-    mut gates: Gates,
-) -> Option<(Withheld, Option<String>)> {
-    if state == State::Imposter {
-        return Some((Withheld::Imposter, None));
+const fn means(strategy: Strategy, risks: Risks) -> Means {
+    match strategy {
+        Strategy::Toggle => Means::Toggle,
+        Strategy::Restart if risks.delete_past_disruption_budgets => Means::Delete,
+        Strategy::Restart => Means::Evict,
     }
-    let mut standing = standing.clone();
-    if risks.despite_opt_out {
-        standing.facts.repair = None;
-        standing.namespace_repair = None;
-    }
-    if risks.despite_pause {
-        gates.paused = None;
-    }
-    let of_pod = match strategy {
-        Strategy::Restart => pod_forbids(&standing, uid, risks.repair_jobs),
-        Strategy::Toggle => toggle_forbidden(&standing, uid),
-    };
-    if let Some(why) = of_pod {
-        return Some((why, None));
-    }
-    let why = gates_forbid(&gates)?;
-    let detail = match why {
-        Withheld::Paused => gates.paused,
-        Withheld::NodeFault => gates.node_fault,
-        Withheld::MeshFault => gates.mesh_fault,
-        _ => None,
-    };
-    Some((why, detail))
 }
 
 /// `ReplicaSet cart-7d4b`.

@@ -10,23 +10,19 @@ use kube::Api;
 use kube::runtime::wait::await_condition;
 use meshmedic_common::eligibility::MODE_LABEL;
 use meshmedic_common::facts::{PodFacts, TOGGLE_RESTORE};
-use meshmedic_common::kube::acted::{Acted, Target};
+use meshmedic_common::kube::acted::{Acted as Done, Target};
 use meshmedic_common::kube::facts::{pod_facts, resource_version};
 use meshmedic_common::kube::toggle::{self, RestoreError, Restored};
 use meshmedic_common::policy::Withheld;
-use meshmedic_common::repair::ledger::Conclusion;
+use meshmedic_common::repair::Acted;
 
-use super::follow::Followed;
-use super::records::Held;
-use super::{Action, Item, Planned, Shop};
+use super::Repairs;
 
 /// How often, and how long after each other, putting the label back is tried while the API does not do it.
 const RESTORE_TRIES: u32 = 10;
 const RESTORE_PAUSE: Duration = Duration::from_secs(2);
 /// A watch that ended is begun anew after this.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
-/// While it waits, what is held is looked after this often.
-const TEND: Duration = Duration::from_secs(5);
 
 /// Why waiting for istio-cni ended.
 enum Waited {
@@ -36,101 +32,40 @@ enum Waited {
     Interrupted,
 }
 
-impl Shop<'_> {
-    /// Repairs one pod by its label.
-    pub(super) async fn toggle(&self, plan: &Planned) -> Item {
-        let item = plan.item();
-        let Some(facts) = &plan.facts else { return item };
-        let mut held = match self.records.claim(facts).await {
-            Ok(held) => held,
-            Err((why, detail)) => return item.withheld(why, detail.as_deref()),
-        };
-        if plan.left {
-            return self.finish(item, facts, held).await;
-        }
-        let begun = match self.recheck(plan, facts).await {
-            Ok(()) if self.stop.is_set() => {
-                self.records.conclude(facts, held, Conclusion::NotDone).await;
-                return item.ended(Action::NotDone, "interrupted before it was done");
-            }
-            Ok(()) => self.begin(facts).await,
-            Err(forbidden) => Err(forbidden),
-        };
-        if let Err((why, detail)) = begun {
-            self.records.conclude(facts, held, Conclusion::NotDone).await;
-            return item.withheld(why, detail.as_deref());
-        }
-        self.records.acted(facts, &held).await;
-        let waited = self.until_cleared(facts, &mut held).await;
-        let restored = self.restore(facts).await;
-        if let Err(error) = restored {
-            self.records.conclude(facts, held, Conclusion::Failed).await;
+impl Repairs<'_> {
+    /// Puts the label of a pod that is out back, once istio-cni let the pod go or nobody wants to wait any more.
+    pub(super) async fn bring_back(&self, facts: &PodFacts) -> Result<(), String> {
+        let waited = self.until_cleared(facts).await;
+        if let Err(error) = self.restore(facts).await {
             let PodFacts { namespace, name, .. } = facts;
-            let detail = format!(
+            return Err(format!(
                 "{error}. Its label {MODE_LABEL} still says none: repeat the repair, or set the label by hand to what \
                  the annotation {TOGGLE_RESTORE} of {namespace}/{name} holds, and remove the annotation"
-            );
-            return item.ended(Action::Failed, detail);
+            ));
         }
         match waited {
-            Waited::Cleared => {}
-            Waited::Gone => {
-                self.records.conclude(facts, held, Conclusion::Released).await;
-                return item.ended(Action::Failed, "the pod ended while it was out of the mesh");
-            }
-            Waited::Late => {
-                self.records.conclude(facts, held, Conclusion::Failed).await;
-                let detail =
-                    "istio-cni did not let it go in time; its label is as it was. Is istio-cni well?";
-                return item.ended(Action::Failed, detail);
-            }
-            Waited::Interrupted => {
-                self.records.conclude(facts, held, Conclusion::Released).await;
-                return item.ended(
-                    Action::Failed,
-                    "interrupted; its label is as it was, and it was not verified",
-                );
-            }
+            Waited::Cleared | Waited::Interrupted => Ok(()),
+            Waited::Gone => Err("the pod ended while it was out of the mesh".to_owned()),
+            Waited::Late => Err(
+                "istio-cni did not let it go in time; its label is as it was. Is istio-cni well?".to_owned(),
+            ),
         }
-        self.end_toggle(item, facts, held).await
     }
 
-    /// Ends what somebody else left half done.
-    async fn finish(&self, item: Item, facts: &PodFacts, held: Held) -> Item {
+    /// Puts back what somebody else left away.
+    pub(super) async fn put_back(&self, facts: &PodFacts) -> Acted {
         match self.restore(facts).await {
-            Ok(()) => self.end_toggle(item, facts, held).await,
-            Err(error) => {
-                self.records.conclude(facts, held, Conclusion::NotDone).await;
-                item.ended(Action::Failed, error.to_string())
-            }
+            Ok(()) => Acted::Accepted,
+            Err(error) => Acted::Refused(Withheld::Refused, error.to_string()),
         }
     }
 
-    async fn end_toggle(&self, item: Item, facts: &PodFacts, mut held: Held) -> Item {
-        let (conclusion, action, detail) = match self.follow_itself(facts, &mut held).await {
-            Followed::Captured(seen) => (
-                Conclusion::Succeeded(self.records.proof(&seen)),
-                Action::Repaired,
-                "its label was toggled, and it is captured again".to_owned(),
-            ),
-            Followed::Lost(seen) => (
-                Conclusion::Failed,
-                Action::Failed,
-                format!("its label was toggled; but {}", seen.sentence()),
-            ),
-            Followed::Late(why) => (
-                Conclusion::Unproven,
-                Action::Failed,
-                format!("its label was toggled and is as it was; but not verified in time: {why}"),
-            ),
-            Followed::Interrupted(why) => (
-                Conclusion::Released,
-                Action::Failed,
-                format!("its label was toggled and is as it was; interrupted before it was verified: {why}"),
-            ),
-        };
-        self.records.conclude(facts, held, conclusion).await;
-        item.ended(action, detail)
+    /// Takes the pod out of the mesh.
+    pub(super) async fn take_out(&self, facts: &PodFacts) -> Acted {
+        match self.begin(facts).await {
+            Ok(()) => Acted::Accepted,
+            Err((why, detail)) => Acted::Refused(why, detail.unwrap_or_default()),
+        }
     }
 
     /// Takes the pod out of the mesh. An answer that was lost may have been a yes, and counts as one: what is left is
@@ -149,11 +84,11 @@ impl Shop<'_> {
             standing.namespace_repair = None;
         }
         let version = resource_version(&found.metadata);
-        let (enablement, labels) = (self.world.enablement(), self.world.labels(namespace));
+        let (enablement, labels) = (self.world.enablement(facts), self.world.labels(namespace));
         let patch =
             toggle::plan_begin(&standing, uid, version, &enablement, &labels).map_err(|why| (why, None))?;
         match toggle::apply(&self.connection.client, &patch, false).await {
-            Ok(_) | Err(Acted::InDoubt { .. }) => Ok(()),
+            Ok(_) | Err(Done::InDoubt { .. }) => Ok(()),
             Err(acted) => Err((
                 acted.withheld().unwrap_or(Withheld::Refused),
                 Some(acted.to_string()),
@@ -162,7 +97,7 @@ impl Shop<'_> {
     }
 
     /// Waits until istio-cni has let the pod go.
-    async fn until_cleared(&self, facts: &PodFacts, held: &mut Held) -> Waited {
+    async fn until_cleared(&self, facts: &PodFacts) -> Waited {
         let uid = facts.uid.clone();
         let cleared = move |pod: Option<&Pod>| {
             let now = pod.map(pod_facts);
@@ -173,10 +108,6 @@ impl Shop<'_> {
             let waited = await_condition(self.pods(facts), &facts.name, cleared.clone());
             let found = tokio::select! {
                 found = waited => found,
-                () = tokio::time::sleep(TEND) => {
-                    self.records.renew(facts, held).await;
-                    continue;
-                }
                 () = tokio::time::sleep_until(deadline) => return Waited::Late,
                 () = self.stop.wait() => return Waited::Interrupted,
             };
@@ -208,7 +139,7 @@ impl Shop<'_> {
         loop {
             match toggle::restore(&self.connection.client, &target).await {
                 Ok(Restored::Done | Restored::Nothing)
-                | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => {
+                | Err(RestoreError::Api(Done::Gone | Done::OtherPod)) => {
                     return Ok(());
                 }
                 Err(error @ RestoreError::Untrusted(_)) => return Err(error),

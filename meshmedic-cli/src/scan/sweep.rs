@@ -13,7 +13,7 @@ use meshmedic_common::verdict::{Owner, Reason, State, Traffic};
 use super::{Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
-use crate::selection::{Mesh, NodeHealth, Selection, Target, again, select};
+use crate::selection::{Mesh, Selection, Target, again, select};
 use crate::ways::{Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
@@ -70,6 +70,13 @@ pub(super) async fn examine(
             None => unread.push(target),
         }
     }
+    let in_the_mesh = !unread.is_empty() || pods.iter().any(|pod| pod.state == State::Pending);
+    if let Some(why) = &mesh.without_ztunnel
+        && !in_the_mesh
+    {
+        // Nothing says that there is a mesh.
+        anyhow::bail!("{why}");
+    }
     let nodes: BTreeSet<&str> = unread
         .iter()
         .filter_map(|target| target.facts.node.as_deref())
@@ -87,7 +94,12 @@ pub(super) async fn examine(
     scan.revise(&mut mesh, &mut pods).await?;
     let mut notes = std::mem::take(&mut mesh.notes);
     notes.extend_from_slice(scan.reader.notes());
-    Ok(ScanReport::new(pods, scan.reader.probed(), notes))
+    let mut report = ScanReport::new(pods, scan.reader.probed(), notes);
+    report.undetermined = mesh.without_ztunnel.map(|why| {
+        format!("pods belong to the mesh, and no ztunnel runs for them: every node is at fault ({why})")
+    });
+    report.notes.extend(report.undetermined.clone());
+    Ok(report)
 }
 
 /// What can be said of a pod without a look; `None` if it must be read.
@@ -239,16 +251,14 @@ fn revised(
     if let Some(other) = unneeded(mesh, now) {
         return other;
     }
-    let health = pod
-        .node
-        .as_deref()
-        .map(|node| mesh.health(node, settle, connection.clock.now()));
-    match health {
+    let node = pod.node.as_deref();
+    let fault = node.and_then(|node| mesh.node_fault(node, settle, connection.clock.now()));
+    match fault {
         // An agent watches its ztunnel closer than we do.
-        Some(NodeHealth::Fault(why)) if pod.state.is_finding() && pod.via != Some(Way::Agent) => ScannedPod {
+        Some(fault) if pod.state.is_finding() && pod.via != Some(Way::Agent) => ScannedPod {
             state: State::Suspect,
             reason: Some(Reason::NodeFault),
-            detail: Some(why),
+            detail: Some(fault.to_string()),
             ..pod
         },
         _ => pod,

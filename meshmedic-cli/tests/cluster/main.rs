@@ -12,5 +12,6 @@ mod process;
 mod repair;
 mod rights;
 mod scan;
+mod traps;
 mod withheld;
 mod world;

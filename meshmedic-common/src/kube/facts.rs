@@ -36,6 +36,8 @@ const READY: &str = "Ready";
 const SANDBOX_READY: &str = "PodReadyToStartContainers";
 /// The labels of the pods of which the container is looked at, since an ask is made against it.
 const PARTS: [(&str, &str); 2] = [("app", "ztunnel"), ("k8s-app", "istio-cni-node")];
+/// The group whose objects name none.
+const CORE: &str = "";
 
 /// What the API says of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,14 +216,32 @@ fn condition<'a>(status: Option<&'a PodStatus>, kind: &str) -> Option<&'a PodCon
     conditions.find(|condition| condition.type_ == kind)
 }
 
-fn controller(metadata: &ObjectMeta) -> Option<Controller> {
+/// Who recreates an object.
+#[must_use]
+pub fn controller(metadata: &ObjectMeta) -> Option<Controller> {
     let controls = |owner: &&OwnerReference| owner.controller == Some(true);
     let owner = metadata.owner_references.iter().flatten().find(controls)?;
     Some(Controller {
-        kind: owner.kind.clone(),
+        kind: kind(owner),
         name: owner.name.clone(),
         uid: owner.uid.clone(),
     })
+}
+
+/// The kind as people write it: Kubernetes' own by its name alone, and any other with its group, as `kubectl` does. So
+/// `DaemonSet` is what the kubelet's nodes are served by, and `DaemonSet.apps.kruise.io` is not taken for it.
+fn kind(owner: &OwnerReference) -> String {
+    let own_group = match owner.kind.as_str() {
+        "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet" => "apps",
+        "CronJob" | "Job" => "batch",
+        _ => CORE,
+    };
+    match owner.api_version.split_once('/') {
+        Some((group, _)) if group == own_group => owner.kind.clone(),
+        None if own_group == CORE => owner.kind.clone(),
+        Some((group, _)) => format!("{}.{group}", owner.kind),
+        None => format!("{}.core", owner.kind),
+    }
 }
 
 /// A pod's addresses in the order of the API, each once.

@@ -1,25 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One repair, from its claims to the proof of its successor.
+//! One repair, from its claims to the proof of its successor. Agents and people go through it alike; what differs
+//! between them is data: what is claimed, what they may go past, and by what means they repair.
 
 mod claims;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::facts::Controller;
-use crate::policy::{Gates, Withheld, gates_forbid, permissions_forbid, pod_forbids};
-use crate::uid::PodUid;
 use jiff::Timestamp;
 
-use super::ledger::{Change, Conclusion, LEASE, Record, Step, signed};
+use super::ledger::{Change, Conclusion, LEASE, Proof, Record, Step, signed};
+use super::sabotage::{Defence, is_out, stands};
 use super::{
-    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Request, RequestId,
-    Settings, finding_forbids,
+    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
+    RequestId, gate_detail,
 };
-use crate::repair::sabotage::{Defence, is_out, stands};
+use crate::facts::PodFacts;
+use crate::policy::{Gates, Mandate, Withheld, forbids};
 use crate::time::Time;
+use crate::uid::PodUid;
+use claims::Place;
+pub use claims::{Claim, Claims};
 
-/// The reading that an act hangs on must come within this time.
+/// The reading that an agent's act hangs on must come within this time, and what was fetched before is no older then.
 const LOOK: Duration = Duration::from_secs(15);
 /// A question that the API did not answer is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
@@ -36,18 +39,53 @@ const CLAIMS_LAST: Duration = Duration::from_secs(LEASE.as_secs() / 2);
 const OUTCOME: Duration = Duration::from_secs(60 * 60);
 
 /// How a repair ended, as far as others are told.
-#[derive(Debug)]
-pub(super) enum Ended {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing was done, and why.
     Withheld(Withheld, Option<String>),
+    /// Something was done, or may have been.
     Done(Outcome),
+}
+
+/// Who began it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This process; `stuck` if the pod was not Ready for the grace period.
+    Begun { stuck: bool },
+    /// A process that is gone, and this one took it over.
+    Adopted,
+}
+
+/// Whether it is the one that others wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Canary {
+    /// Another was proved lately.
+    No,
+    /// None was: it must be alone on its node, whoever began the others.
+    Alone,
+    /// The same after a mass loss: its failure opens the node's breaker, whatever the count.
+    MustSucceed,
+}
+
+/// How far the act has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// Nothing was asked of the API.
+    Unsent,
+    /// It was asked for, or may have been.
+    Sent,
+    /// It happened.
+    Happened,
 }
 
 #[derive(Debug)]
 enum Stage {
     /// Taking one Lease after the other.
-    Claiming(Claim),
+    Claiming(Place),
     /// Fetching everything again.
     Checking,
+    /// Writing down that the act is about to be sent.
+    Announcing,
     /// Waiting for one more reading of the pod.
     Looking {
         since: Time,
@@ -70,37 +108,28 @@ enum Stage {
     Ending {
         conclusion: Conclusion,
         until: Time,
+        left: Left,
     },
-    Over,
+    Over(Left),
 }
 
-/// First it is only looked whether each Lease would allow one more, then they are claimed: a slot before what
-/// everybody watches, and an hour's budget last, by whoever has everything else.
-///
-/// In a big cluster there mostly is no room. Whoever wrote claims into Leases that every agent follows, to take them
-/// back, would make each agent's load grow with the number of agents.
+/// Whether the records say how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Claim {
-    of: Claimed,
-    /// Nothing is written yet.
-    look: bool,
+pub(super) enum Left {
+    /// They do.
+    Nothing,
+    /// Its owner's could not be set right: it is to be taken up again.
+    Unfinished,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Claimed {
-    Cluster,
-    Slot { tried: u32 },
-    Owner,
-    Node,
-}
-
+/// One repair of one pod.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) id: String,
     pub(super) pod: PodRef,
     /// The controller's UID.
     pub(super) owner: String,
-    pub(super) stuck: bool,
+    pub(super) origin: Origin,
     /// The request under way.
     pub(super) asked: Option<RequestId>,
     node: String,
@@ -108,81 +137,71 @@ pub(super) struct Attempt {
     stage: Stage,
     held: Vec<LeaseKey>,
     slot: Option<u32>,
+    /// The pods of its controller that were there before, by UID: none of them is a successor.
+    before: Vec<String>,
     /// By the API server's clock.
     claimed_at: Timestamp,
     deadline: Timestamp,
     /// By this machine's.
     began: Time,
+    checked_at: Time,
     late_at: Time,
     /// Until then a request whose answer was lost may still have its effect.
     doubt_until: Time,
     not_before: Time,
-    acted: bool,
-    /// Whether another process began it.
-    adopted: bool,
-    /// Whether it must be alone on its node, since no other was proved.
-    alone: bool,
-    /// Whether a failure opens the node's breaker at once.
-    trip: bool,
+    act: Act,
+    canary: Canary,
     stopping: bool,
-    /// Its owner's record could not be set right: it is to be taken up again.
-    pub(super) unfinished: bool,
     ended: Option<Ended>,
 }
 
 impl Attempt {
     pub(super) fn new(
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
         id: String,
         pod: PodRef,
-        controller: Controller,
+        owner: String,
         stuck: bool,
     ) -> Self {
-        let deadline = at.server.checked_add(signed(settings.limits.successor_deadline));
+        let patience = repairer.limits.successor_deadline;
+        let deadline = at.server.checked_add(signed(patience));
         Self {
             id,
             pod,
-            owner: controller.uid,
-            stuck,
+            owner,
+            origin: Origin::Begun { stuck },
             asked: None,
-            node: settings.node.clone(),
-            holder: settings.holder.clone(),
-            stage: Stage::Claiming(Claim::FIRST),
+            node: repairer.node.clone(),
+            holder: repairer.holder.clone(),
+            stage: Stage::Claiming(Place::FIRST),
             held: Vec::new(),
             slot: None,
+            before: Vec::new(),
             claimed_at: at.server,
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
-            late_at: at.now + settings.limits.successor_deadline,
+            checked_at: at.now,
+            late_at: at.now + patience,
             doubt_until: at.now,
             not_before: at.now,
-            acted: false,
-            adopted: false,
-            alone: false,
-            trip: false,
+            act: Act::Unsent,
+            canary: Canary::No,
             stopping: false,
-            unfinished: false,
             ended: None,
         }
     }
 
-    /// Nothing else may be under way on the node, whoever began it.
-    pub(super) fn must_be_alone(mut self) -> Self {
-        self.alone = true;
-        self
-    }
-
-    /// A failure of this one opens the node's breaker, whatever the count.
-    pub(super) fn must_succeed(mut self) -> Self {
-        self.trip = true;
+    /// The same as a canary, or not as one.
+    pub(super) fn as_canary(mut self, canary: Canary) -> Self {
+        self.canary = canary;
         self
     }
 
     /// Goes on where the world, not an answer, decides.
     pub(super) fn proceed(
         &mut self,
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
         gates: &Gates,
         patients: &BTreeMap<PodUid, Patient<'_>>,
@@ -190,32 +209,20 @@ impl Attempt {
     ) {
         match self.stage {
             Stage::Looking { since, .. } => {
-                if let Some(why) = self.forbidden(settings, at, gates, patients).filter(stands) {
-                    self.undone(at, why, None);
-                } else if patients
-                    .get(&self.pod.cgroup_uid)
-                    .is_some_and(|patient| patient.read_at > since)
-                {
+                let patient = patients.get(&self.pod.cgroup_uid);
+                if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
+                    self.undone(at, why, gate_detail(gates, why));
+                } else if patient.is_some_and(|patient| patient.read_at > since) {
                     self.stage = Stage::Acting;
-                } else if at.now.since(since) > LOOK {
-                    self.undone(
-                        at,
-                        Withheld::NotProved,
-                        Some("no fresh reading could be had".to_owned()),
-                    );
+                } else if at.now.since(self.checked_at) > look_within(&repairer.mandate) {
+                    let detail = "no fresh reading could be had".to_owned();
+                    self.undone(at, Withheld::NotProved, Some(detail));
                 }
             }
             Stage::Following { .. } if self.asked.is_none() => {
                 let proof = record.and_then(|record| record.entry(&self.id)?.proof.clone());
                 match proof {
-                    Some(proof) if proof.captured => {
-                        self.done(
-                            at,
-                            Conclusion::Succeeded(proof.clone()),
-                            Outcome::Succeeded(proof),
-                        );
-                    }
-                    Some(proof) => self.done(at, Conclusion::Failed, Outcome::Failed(proof)),
+                    Some(proof) => self.proved(at, proof),
                     None if self.is_late(at) => {
                         self.done(at, Conclusion::Unproven, Outcome::Unproven);
                     }
@@ -226,22 +233,31 @@ impl Attempt {
         }
     }
 
-    /// What this node knows by itself that forbids the act, at the last moment.
+    fn proved(&mut self, at: Moment, proof: Proof) {
+        if proof.captured {
+            let conclusion = Conclusion::Succeeded(proof.clone());
+            self.done(at, conclusion, Outcome::Succeeded(proof));
+        } else {
+            self.done(at, Conclusion::Failed, Outcome::Failed(proof));
+        }
+    }
+
+    /// What is known without asking the API that forbids the act, at the last moment.
     fn forbidden(
         &self,
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
         gates: &Gates,
-        patients: &BTreeMap<PodUid, Patient<'_>>,
+        patient: Option<&Patient<'_>>,
     ) -> Option<Withheld> {
-        let Some(patient) = patients.get(&self.pod.cgroup_uid) else {
+        let Some(patient) = patient else {
             return Some(Withheld::OtherPod);
         };
         let stale = at.server.duration_since(self.claimed_at) > signed(CLAIMS_LAST)
             || at.now.since(self.began) > CLAIMS_LAST;
-        gates_forbid(gates)
-            .or_else(|| finding_forbids(patient))
-            .or_else(|| pod_forbids(patient.standing, &self.pod.uid, settings.permissions.jobs))
+        let (mandate, means, uid) = (&repairer.mandate, repairer.means, self.pod.uid.as_str());
+        let state = Some(patient.state);
+        forbids(mandate, means, state, patient.standing, uid, gates, at.server)
             .or(stale.then_some(Withheld::NoLedger))
     }
 
@@ -260,30 +276,33 @@ impl Attempt {
 
     pub(super) fn take_request(
         &mut self,
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
         numbers: &mut u64,
     ) -> Option<(RequestId, Request)> {
         if self.asked.is_some() || at.now < self.not_before {
             return None;
         }
-        let request = self.request(settings, at)?;
+        let request = self.request(repairer, at)?;
+        if matches!(request, Request::Act { .. }) {
+            self.act = Act::Sent;
+        }
         *numbers += 1;
         self.asked = Some(*numbers);
         Some((*numbers, request))
     }
 
-    fn request(&mut self, settings: &Settings, at: Moment) -> Option<Request> {
+    fn request(&mut self, repairer: &Repairer, at: Moment) -> Option<Request> {
         let update = |lease: &LeaseKey, step| {
             Some(Request::Update {
                 lease: lease.clone(),
                 change: self.change(step),
-                allowance: settings.limits.allowance(lease),
+                allowance: repairer.limits.allowance(lease),
             })
         };
         match &self.stage {
-            Stage::Claiming(claim) => {
-                let (lease, change, allowance) = self.claim(settings, *claim);
+            Stage::Claiming(place) => {
+                let (lease, change, allowance) = self.claim(repairer, *place)?;
                 Some(Request::Update {
                     lease,
                     change,
@@ -291,30 +310,38 @@ impl Attempt {
                 })
             }
             Stage::Checking => Some(Request::Check(self.pod.clone())),
+            Stage::Announcing => update(
+                &self.owner_key(),
+                Step::Send {
+                    holder: self.holder.clone(),
+                    slot: self.slot,
+                    before: self.before.clone(),
+                },
+            ),
             Stage::Acting => Some(Request::Act {
                 pod: self.pod.clone(),
-                delete: settings.delete,
+                means: repairer.means,
             }),
             Stage::Adopting => update(&self.owner_key(), Step::Adopt(self.holder.clone())),
             Stage::Resolving => Some(Request::Find(self.pod.clone())),
-            Stage::Recording => update(&self.owner_key(), Step::Acted(self.slot)),
+            Stage::Recording => update(&self.owner_key(), Step::Acted),
             Stage::Following { renewed, next } if at.now.since(*renewed) >= RENEW => {
                 update(self.held.get(*next)?, Step::Renew)
             }
             Stage::Ending { conclusion, .. } => {
                 let conclusion = conclusion.clone();
                 let lease = self.held.last()?;
-                let canary = self.trip && matches!(lease, LeaseKey::Node(_));
+                let trips = self.canary == Canary::MustSucceed && matches!(lease, LeaseKey::Node(_));
                 update(
                     lease,
-                    if canary {
+                    if trips {
                         Step::ConcludeCanary(conclusion)
                     } else {
                         Step::Conclude(conclusion)
                     },
                 )
             }
-            Stage::Looking { .. } | Stage::Following { .. } | Stage::Over => None,
+            Stage::Looking { .. } | Stage::Following { .. } | Stage::Over(_) => None,
         }
     }
 
@@ -323,15 +350,29 @@ impl Attempt {
         Box::new(Change { id, step })
     }
 
-    fn owner_key(&self) -> LeaseKey {
+    pub(super) fn owner_key(&self) -> LeaseKey {
         LeaseKey::Owner(self.owner.clone())
     }
 
-    pub(super) fn answer(&mut self, settings: &Settings, at: Moment, answer: Answer) {
+    pub(super) fn answer(&mut self, repairer: &Repairer, at: Moment, answer: Answer) {
         self.asked = None;
         match (&self.stage, answer) {
-            (Stage::Claiming(claim), Answer::Updated(result)) => self.claimed(settings, at, *claim, result),
-            (Stage::Checking, Answer::Checked(result)) => self.checked(settings, at, result),
+            (Stage::Claiming(place), Answer::Updated(result)) => self.claimed(repairer, at, *place, result),
+            (Stage::Checking, Answer::Checked(result)) => self.checked(repairer, at, result),
+            (Stage::Announcing, Answer::Updated(result)) => match result {
+                Ok(_) if is_out(Defence::Look) || !repairer.means.needs_reading() => {
+                    self.stage = Stage::Acting;
+                }
+                Ok(_) => {
+                    self.stage = Stage::Looking {
+                        since: at.now,
+                        asked_for: false,
+                    }
+                }
+                // Whether it was written or not: nothing was sent, and nothing will be.
+                Err(Refusal::Withheld(why, detail)) => self.undone(at, why, detail),
+                Err(Refusal::Failed(detail)) => self.undone(at, Withheld::NoLedger, Some(detail)),
+            },
             (Stage::Acting, Answer::Acted(acted)) => match acted {
                 Acted::Accepted => self.happened(),
                 Acted::Gone => self.undone(at, Withheld::OtherPod, None),
@@ -342,10 +383,10 @@ impl Attempt {
                     self.stage = Stage::Resolving;
                 }
             },
-            (Stage::Adopting, Answer::Updated(result)) => self.adopted(settings, at, &result),
+            (Stage::Adopting, Answer::Updated(result)) => self.adopted(repairer, at, &result),
             (Stage::Resolving, Answer::Found(found)) => match found {
                 Ok(Presence::Leaving) => self.happened(),
-                Ok(Presence::There) if self.acted => self.follow(at),
+                Ok(Presence::There) if self.act == Act::Happened => self.follow(at),
                 Ok(Presence::There) if at.now < self.doubt_until && !is_out(Defence::Doubt) => {
                     self.not_before = at.now + ASK_AGAIN;
                 }
@@ -366,21 +407,7 @@ impl Attempt {
                 Err(_) => self.done(at, Conclusion::Unproven, Outcome::Unproven),
             },
             (Stage::Following { .. }, Answer::Updated(result)) => self.renewed(at, &result),
-            (Stage::Ending { until, .. }, Answer::Updated(result)) => match result {
-                Err(Refusal::Failed(_)) if at.now < *until => {
-                    // One that cannot be written must not keep the others.
-                    self.held.rotate_right(1);
-                    self.not_before = at.now + ASK_AGAIN;
-                }
-                result => {
-                    let failed = matches!(result, Err(Refusal::Failed(_)));
-                    self.unfinished |= failed && matches!(self.held.last(), Some(LeaseKey::Owner(_)));
-                    self.held.pop();
-                    if self.held.is_empty() {
-                        self.stage = Stage::Over;
-                    }
-                }
-            },
+            (Stage::Ending { .. }, Answer::Updated(result)) => self.concluded(at, &result),
             // An answer to a question that nobody asked.
             _ => {}
         }
@@ -389,35 +416,31 @@ impl Attempt {
         }
     }
 
-    fn checked(&mut self, settings: &Settings, at: Moment, result: Result<Option<Box<Check>>, String>) {
+    fn checked(&mut self, repairer: &Repairer, at: Moment, result: Result<Option<Box<Check>>, String>) {
         let check = match result {
             Ok(Some(check)) => check,
             Ok(None) => return self.undone(at, Withheld::OtherPod, None),
             Err(detail) => return self.undone(at, Withheld::NotFetched, Some(detail)),
         };
-        let facts = &check.standing.facts;
-        let owned = facts
-            .controller
-            .as_ref()
-            .is_some_and(|controller| controller.uid == self.owner);
-        let forbidden = pod_forbids(&check.standing, &self.pod.uid, settings.permissions.jobs)
-            .or_else(|| permissions_forbid(&settings.permissions, facts, at.server))
-            .or_else(|| gates_forbid(&check.gates))
+        let Check {
+            standing,
+            gates,
+            siblings,
+        } = *check;
+        let owned = self.owner == owner_of(&standing.facts);
+        let (mandate, uid) = (&repairer.mandate, self.pod.uid.as_str());
+        let forbidden = forbids(mandate, repairer.means, None, &standing, uid, &gates, at.server)
             .or((!owned).then_some(Withheld::OtherPod));
-        match forbidden.filter(stands) {
-            Some(why) => self.undone(at, why, super::gate_detail(&check.gates, why)),
-            None if is_out(Defence::Look) => self.stage = Stage::Acting,
-            None => {
-                self.stage = Stage::Looking {
-                    since: at.now,
-                    asked_for: false,
-                }
-            }
+        if let Some(why) = forbidden.filter(stands) {
+            return self.undone(at, why, gate_detail(&gates, why));
         }
+        self.before = siblings;
+        self.checked_at = at.now;
+        self.stage = Stage::Announcing;
     }
 
     fn happened(&mut self) {
-        self.acted = true;
+        self.act = Act::Happened;
         self.stage = Stage::Recording;
     }
 
@@ -438,7 +461,7 @@ impl Attempt {
             Ok(_) => *next += 1,
             Err(Refusal::Failed(_)) => self.not_before = at.now + ASK_AGAIN,
             // It was silent for too long, and somebody else has it now.
-            Err(Refusal::Withheld(_)) => {
+            Err(Refusal::Withheld(..)) => {
                 let lost = self.held.remove(*next);
                 if matches!(lost, LeaseKey::Owner(_)) {
                     // No proof can come any more.
@@ -448,6 +471,27 @@ impl Attempt {
         }
         if *next >= self.held.len() {
             (*renewed, *next) = (at.now, 0);
+        }
+    }
+
+    fn concluded(&mut self, at: Moment, result: &Result<Record, Refusal>) {
+        let Stage::Ending { until, left, .. } = &mut self.stage else {
+            return;
+        };
+        let failed = matches!(result, Err(Refusal::Failed(_)));
+        if failed && at.now < *until {
+            // One that cannot be written must not keep the others.
+            self.held.rotate_right(1);
+            self.not_before = at.now + ASK_AGAIN;
+            return;
+        }
+        if failed && matches!(self.held.last(), Some(LeaseKey::Owner(_))) {
+            *left = Left::Unfinished;
+        }
+        let left = *left;
+        self.held.pop();
+        if self.held.is_empty() {
+            self.stage = Stage::Over(left);
         }
     }
 
@@ -471,11 +515,12 @@ impl Attempt {
         }
         self.not_before = at.now;
         self.stage = if self.held.is_empty() {
-            Stage::Over
+            Stage::Over(Left::Nothing)
         } else {
             Stage::Ending {
                 conclusion,
                 until: at.now + if counts { OUTCOME } else { LEASE },
+                left: Left::Nothing,
             }
         };
     }
@@ -487,12 +532,14 @@ impl Attempt {
             return;
         }
         let conclusion = match self.stage {
-            Stage::Claiming(_) | Stage::Checking | Stage::Looking { .. } => Conclusion::NotDone,
-            Stage::Acting if !self.acted => Conclusion::NotDone,
+            Stage::Claiming(_) | Stage::Checking | Stage::Looking { .. } | Stage::Announcing => {
+                Conclusion::NotDone
+            }
+            Stage::Acting if self.act == Act::Unsent => Conclusion::NotDone,
             // First it is written down that it happened.
-            Stage::Recording | Stage::Ending { .. } | Stage::Over => return,
+            Stage::Recording | Stage::Ending { .. } | Stage::Over(_) => return,
             Stage::Adopting => {
-                self.stage = Stage::Over;
+                self.stage = Stage::Over(Left::Nothing);
                 return;
             }
             Stage::Acting | Stage::Resolving | Stage::Following { .. } => Conclusion::Released,
@@ -504,17 +551,31 @@ impl Attempt {
         self.ended.take()
     }
 
-    pub(super) const fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Over)
+    /// What the records lack, once it is over.
+    pub(super) const fn over(&self) -> Option<Left> {
+        match self.stage {
+            Stage::Over(left) => Some(left),
+            _ => None,
+        }
     }
 
-    pub(super) const fn acted(&self) -> bool {
-        self.acted
+    /// Whether the act happened.
+    pub(super) fn acted(&self) -> bool {
+        self.act == Act::Happened
+    }
+
+    /// Whether it waits for the proof.
+    pub(super) const fn is_following(&self) -> bool {
+        matches!(self.stage, Stage::Following { .. })
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        self.origin == Origin::Begun { stuck: true }
     }
 
     /// Whether it held its claims for long, so that others may have been withheld because of it.
-    pub(super) const fn kept_others_waiting(&self) -> bool {
-        self.acted || self.adopted
+    pub(super) fn kept_others_waiting(&self) -> bool {
+        self.acted() || self.origin == Origin::Adopted
     }
 
     pub(super) fn took(&self, at: Moment) -> Duration {
@@ -531,8 +592,24 @@ impl Attempt {
                 let late = self.late_at + Duration::from_millis(1);
                 Some((renewed + RENEW).max(self.not_before).min(late).max(at.now))
             }
-            Stage::Over => None,
+            Stage::Over(_) => None,
             _ => Some(self.not_before.max(at.now)),
         }
     }
+}
+
+/// How old what was fetched may be at the act. A person's reading may take longer.
+const fn look_within(mandate: &Mandate) -> Duration {
+    match mandate {
+        Mandate::Agent(_) => LOOK,
+        Mandate::Person(_) => CLAIMS_LAST,
+    }
+}
+
+/// Whose Lease guards a pod: its controller's; of a pod that nobody controls, its own.
+pub(super) fn owner_of(facts: &PodFacts) -> &str {
+    facts
+        .controller
+        .as_ref()
+        .map_or(facts.uid.as_str(), |controller| controller.uid.as_str())
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::policy::Withheld;
+use crate::policy::{Means, Withheld};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -57,12 +57,20 @@ pub struct Entry {
     /// The slot that it holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
-    /// When it was claimed. A successor was created after this.
+    /// When it was claimed.
     pub at: Timestamp,
     /// When its agent was last heard of.
     pub renewed: Timestamp,
     /// Without a proof by then it did not take.
     pub deadline: Timestamp,
+    /// When the act was about to be sent: a successor was created after this. Without it nothing was asked of the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Timestamp>,
+    /// The youngest pods of its controller that were there just before, by UID: none of them is a successor.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<String>,
+    /// By what means it is done.
+    pub means: Means,
     /// Whether the API accepted the act. Without it, it may have happened all the same.
     #[serde(default)]
     pub acted: bool,
@@ -140,8 +148,17 @@ pub enum Step {
     Adopt(String),
     /// Its agent lives.
     Renew,
-    /// The API accepted the act; it holds this slot.
-    Acted(Option<u32>),
+    /// Its act is about to be sent, by this holder.
+    Send {
+        /// Who sends it. Nobody else may.
+        holder: String,
+        /// The slot that it holds.
+        slot: Option<u32>,
+        /// The youngest pods of its controller that are there now, by UID.
+        before: Vec<String>,
+    },
+    /// The API accepted the act.
+    Acted,
     /// This became of its successor.
     Prove(Proof),
     /// It ended.
@@ -223,6 +240,32 @@ impl Record {
         self.repairs.iter().find(|entry| entry.id == id)
     }
 
+    /// Whether this pod proved a repair already.
+    #[must_use]
+    pub fn proves(&self, uid: &str) -> bool {
+        let under_way = self.repairs.iter().filter_map(|entry| entry.proof.as_ref());
+        under_way.chain(&self.successors).any(|proof| proof.uid == uid)
+    }
+
+    /// What else is to be said of a refusal.
+    #[must_use]
+    pub fn detail(&self, why: Withheld, allowance: &Allowance, now: Timestamp) -> Option<String> {
+        match why {
+            Withheld::InFlightOwner | Withheld::InFlightNode | Withheld::NoSlot | Withheld::Canary => {
+                let held_by = self.repairs.iter().find(|entry| !entry.is_abandoned(now))?;
+                Some(format!("{} is being repaired by {}", held_by.pod, held_by.holder))
+            }
+            Withheld::Cooldown
+            | Withheld::BreakerOwner
+            | Withheld::BreakerNode
+            | Withheld::BreakerCluster => {
+                let until = self.resting_until(allowance)?;
+                Some(format!("until {until:.0}"))
+            }
+            _ => None,
+        }
+    }
+
     /// Until when nothing is begun, because the last repairs did not take.
     #[must_use]
     pub fn resting_until(&self, allowance: &Allowance) -> Option<Timestamp> {
@@ -256,19 +299,33 @@ impl Record {
                 })
             }
             Step::Renew => self.touch(id, |entry| entry.renewed = now),
-            Step::Acted(slot) => self.touch(id, |entry| {
+            Step::Send { holder, slot, before } => {
+                let mine = |entry: &Entry| entry.holder == *holder || is_out(Defence::Lease);
+                if !self.entry(id).is_some_and(mine) {
+                    return Applied::refused(Withheld::NoLedger);
+                }
+                self.touch(id, |entry| {
+                    entry.sent = Some(now);
+                    entry.slot = *slot;
+                    entry.before.clone_from(before);
+                    entry.renewed = now;
+                })
+            }
+            Step::Acted => self.touch(id, |entry| {
                 entry.acted = true;
-                entry.slot = *slot;
                 entry.renewed = now;
             }),
-            Step::Prove(proof) => match self.repairs.iter_mut().find(|entry| entry.id == *id) {
-                // The first word counts.
-                Some(entry) if entry.proof.is_none() => {
-                    entry.proof = Some(proof.clone());
-                    Applied::done(true)
+            Step::Prove(proof) => {
+                let used = self.proves(&proof.uid) && !is_out(Defence::Once);
+                match self.repairs.iter_mut().find(|entry| entry.id == *id) {
+                    // The first word counts, and each successor for one repair.
+                    Some(entry) if entry.proof.is_none() && !used => {
+                        entry.proof = Some(proof.clone());
+                        Applied::done(true)
+                    }
+                    _ => Applied::done(false),
                 }
-                _ => Applied::done(false),
-            },
+            }
             Step::Conclude(conclusion) => Applied::done(self.conclude(id, conclusion, false, allowance, now)),
             Step::ConcludeCanary(conclusion) => {
                 Applied::done(self.conclude(id, conclusion, true, allowance, now))

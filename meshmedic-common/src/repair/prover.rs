@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Proves, for agents on any node, what became of successors that landed on this one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::uid::PodUid;
 use crate::verdict::State;
 
-use super::ledger::{Allowance, Change, Proof, Record, Step};
-use super::{Answer, LeaseKey, Moment, Patient, Request, RequestId, may_succeed};
+use super::ledger::{Allowance, Change, Entry, Proof, Record, Step};
+use super::successor::may_prove;
+use super::{Answer, LeaseKey, Moment, Patient, Request, RequestId};
 use crate::time::Time;
 
 /// After a proof could not be written, the next try waits this long.
@@ -18,51 +19,57 @@ const RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 pub(super) struct Prover {
     waiting: Vec<(String, Change)>,
     asked: BTreeMap<RequestId, (String, String)>,
-    /// Repairs of which the proof is on its way or written.
-    known: BTreeSet<String>,
+    /// Repairs of which the proof is on its way or written, and the successor that proves each.
+    known: BTreeMap<String, String>,
     not_before: Time,
 }
 
 impl Prover {
-    /// Looks for successors among this node's pods.
+    /// Looks for successors among these pods of `node`; only those of one repair, if there is one to go by.
     pub(super) fn look(
         &mut self,
         at: Moment,
         node: &str,
         owners: &BTreeMap<String, Record>,
+        only: Option<&str>,
         patients: &BTreeMap<PodUid, Patient<'_>>,
     ) {
         let open = |id: &String| owners.values().any(|record| record.entry(id).is_some());
-        self.known.retain(open);
+        self.known.retain(|id, _| open(id));
         if at.now < self.not_before {
             return;
         }
         for (owner, record) in owners {
-            for entry in record.repairs.iter().filter(|entry| entry.proof.is_none()) {
-                if self.known.contains(&entry.id) {
+            let unproved = record.repairs.iter().filter(|entry| entry.proof.is_none());
+            for entry in unproved.filter(|entry| only.is_none_or(|id| id == entry.id)) {
+                if self.known.contains_key(&entry.id) {
                     continue;
                 }
-                let successor = patients.values().find(|patient| {
-                    let decided = patient.state == State::Captured || patient.state.is_finding();
-                    decided && may_succeed(&patient.standing.facts, owner, &entry.uid, entry.at)
+                let found = patients.values().filter(|patient| {
+                    let facts = &patient.standing.facts;
+                    is_decided(patient, entry)
+                        && may_prove(facts, owner, entry, record)
+                        && !self.known.values().any(|uid| *uid == facts.uid)
                 });
-                if let Some(patient) = successor {
+                let oldest = found.min_by_key(|patient| {
+                    let facts = &patient.standing.facts;
+                    (facts.created, facts.name.clone())
+                });
+                if let Some(patient) = oldest {
+                    let facts = &patient.standing.facts;
                     let proof = Proof {
-                        pod: patient.standing.facts.display_name(),
-                        uid: patient.standing.facts.uid.clone(),
-                        node: node.to_owned(),
+                        pod: facts.display_name(),
+                        uid: facts.uid.clone(),
+                        node: facts.node.clone().unwrap_or_else(|| node.to_owned()),
                         captured: patient.state == State::Captured,
                         at: at.server,
                     };
-                    let id = entry.id.clone();
-                    self.known.insert(id.clone());
-                    self.waiting.push((
-                        owner.clone(),
-                        Change {
-                            id,
-                            step: Step::Prove(proof),
-                        },
-                    ));
+                    self.known.insert(entry.id.clone(), facts.uid.clone());
+                    let change = Change {
+                        id: entry.id.clone(),
+                        step: Step::Prove(proof),
+                    };
+                    self.waiting.push((owner.clone(), change));
                 }
             }
         }
@@ -96,10 +103,19 @@ impl Prover {
     pub(super) fn answer(&mut self, at: Moment, id: RequestId, answer: &Answer) -> Option<(String, Record)> {
         let (owner, repair) = self.asked.remove(&id)?;
         if let Answer::Updated(Ok(record)) = answer {
+            if record.entry(&repair).is_some_and(|entry| entry.proof.is_none()) {
+                // Its successor proved another one meanwhile.
+                self.known.remove(&repair);
+            }
             return Some((owner, record.clone()));
         }
         self.known.remove(&repair);
         self.not_before = at.now + RETRY;
         None
     }
+}
+
+/// Whether what its node shows of a pod says how the repair ended. One that stays was a finding before, too.
+fn is_decided(patient: &Patient<'_>, entry: &Entry) -> bool {
+    patient.state == State::Captured || (patient.state.is_finding() && entry.means.replaces())
 }

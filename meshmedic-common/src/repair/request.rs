@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::policy::{Gates, Standing, Withheld};
+use crate::policy::{Gates, Means, Standing, Withheld};
 use crate::uid::PodUid;
 use crate::verdict::State;
 use jiff::Timestamp;
@@ -84,12 +84,12 @@ pub enum Request {
     },
     /// Fetch everything that the act depends on again.
     Check(PodRef),
-    /// Evict the pod, or delete it. With its UID as precondition.
+    /// Do it. With the pod's UID as precondition.
     Act {
         /// The pod.
         pod: PodRef,
-        /// Delete it, past its budgets.
-        delete: bool,
+        /// By what means.
+        means: Means,
     },
     /// Find out whether the pod is still there.
     Find(PodRef),
@@ -111,10 +111,25 @@ pub enum Answer {
 /// Why a Lease was not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its record forbids it.
-    Withheld(Withheld),
+    /// Its record forbids it, and what else it says of that.
+    Withheld(Withheld, Option<String>),
     /// It could not be read or written, or holds what nobody understands.
     Failed(String),
+}
+
+/// Changes a record that was just read. Tells whether it must be written back, and what is answered then.
+pub fn update(
+    record: &mut Record,
+    change: &Change,
+    allowance: &Allowance,
+    now: Timestamp,
+) -> (bool, Result<Record, Refusal>) {
+    let applied = record.apply(change, allowance, now);
+    let answer = match applied.withheld {
+        Some(why) => Err(Refusal::Withheld(why, record.detail(why, allowance, now))),
+        None => Ok(record.clone()),
+    };
+    (applied.changed, answer)
 }
 
 /// The world as fetched just before an act.
@@ -124,6 +139,8 @@ pub struct Check {
     pub standing: Standing,
     /// What holds above it.
     pub gates: Gates,
+    /// The youngest of its controller's other pods, by UID.
+    pub siblings: Vec<String>,
 }
 
 /// What came of an act.
@@ -180,12 +197,12 @@ pub enum RepairNotice {
         /// The pod.
         pod: PodRef,
     },
-    /// The API is asked to evict or delete the pod.
+    /// The API is asked for the act.
     Started {
         /// The pod.
         pod: PodRef,
-        /// Deleted instead of evicted.
-        delete: bool,
+        /// By what means.
+        means: Means,
         /// Not Ready for the grace period.
         stuck: bool,
     },

@@ -43,6 +43,12 @@ pub enum Defence {
     Repeat,
     /// What an ask made worse is taken back.
     Undo,
+    /// A pod that was there before proves nothing.
+    Before,
+    /// A StatefulSet's successor has its name, a `DaemonSet`'s its node.
+    Place,
+    /// One successor proves one repair.
+    Once,
 }
 
 /// Whether this one is out.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::read;
-use crate::policy::Withheld;
+use crate::policy::{Means, Withheld};
 use crate::repair::heal::{Diagnosis, Progress};
 use crate::verdict::named;
 
@@ -138,18 +138,6 @@ pub struct BreakerReport {
 }
 
 named! {
-    /// How a pod is brought back.
-    pub enum Action {
-        /// istio-cni is asked to take it in again; nothing restarts.
-        Heal = "heal", "healed in place";
-        /// Evicted, so that disruption budgets hold.
-        Evict = "evict", "evicted";
-        /// Deleted, past them.
-        Delete = "delete", "deleted";
-    }
-}
-
-named! {
     /// How a repair ended.
     pub enum RepairResult {
         /// Its successor is captured.
@@ -179,7 +167,7 @@ pub struct RepairReport {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "read::known"
     )]
-    pub action: Option<Action>,
+    pub action: Option<Means>,
     /// How it ended; none if the writer has a result that is not known here.
     #[serde(default, deserialize_with = "read::known")]
     pub result: Option<RepairResult>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use super::*;
-use crate::policy::Withheld;
+use crate::policy::{Means, Withheld};
 
 /// As `meshmedic node` wrote it before there was an agent.
 const OLD: &str = r#"{"apiVersion":"meshmedic.io/v1","kind":"NodeReport","node":"n","version":"0.1.0","trigger":"poll",
@@ -102,7 +102,7 @@ fn everything_that_is_written_is_read_again() {
         at: Timestamp::from_second(2).unwrap(),
         pod: "shop/cart".to_owned(),
         uid: "u".to_owned(),
-        action: Some(Action::Evict),
+        action: Some(Means::Evict),
         result: Some(RepairResult::InDoubt),
         detail: None,
         took_ms: 5,

@@ -72,6 +72,8 @@ pub struct ClusterSpec {
     pub nodes: usize,
     /// Whether Istio is installed: istiod, and ztunnel and istio-cni on every node.
     pub istio: bool,
+    /// The namespace in which it is.
+    pub istio_namespace: &'static str,
     /// Whether its API server is the real one, which can neither fail on demand nor tell of its requests.
     pub real_api: bool,
 }
@@ -81,6 +83,7 @@ impl Default for ClusterSpec {
         Self {
             nodes: 1,
             istio: true,
+            istio_namespace: "istio-system",
             real_api: false,
         }
     }
@@ -96,6 +99,7 @@ pub struct Cluster {
 struct Shared {
     api: ApiServer,
     nodes: Vec<Node>,
+    istio_namespace: &'static str,
     /// The labels of each namespace, as istio-cni's informer has them.
     namespaces: Mutex<BTreeMap<String, BTreeMap<String, Value>>>,
     controls: Mutex<Controls>,
@@ -193,6 +197,7 @@ impl Cluster {
         let shared = Arc::new(Shared {
             api,
             nodes,
+            istio_namespace: spec.istio_namespace,
             namespaces: Mutex::default(),
             controls: Mutex::default(),
             work: Mutex::new(true),
@@ -208,9 +213,9 @@ impl Cluster {
             cluster.api().update_status(&node.object())?;
         }
         if spec.istio {
-            istio::objects()
+            istio::objects(spec.istio_namespace)
                 .iter()
-                .try_for_each(|object| cluster.api().create(object).map(drop))?;
+                .try_for_each(|object| cluster.api().apply(object).map(drop))?;
         }
         let start = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&cluster.shared);
@@ -240,6 +245,9 @@ impl Cluster {
         }
         cluster.threads = threads;
         if spec.istio {
+            cluster.wait("istiod", || {
+                istio::start_istiod(&cluster.shared).is_ok_and(|started| started)
+            })?;
             for node in &cluster.shared.nodes {
                 cluster.wait(&format!("ztunnel on {}", node.name()), || {
                     node.ztunnel().is_ok() && node.cni_ready() && node.cni().snapshots() > 0

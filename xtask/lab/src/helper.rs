@@ -9,6 +9,7 @@ mod enter;
 mod held;
 mod janitor;
 mod leash;
+mod room;
 mod sockets;
 mod zds;
 
@@ -47,6 +48,7 @@ pub fn main() -> ExitCode {
         Some("janitor") => janitor::run(&arguments[1..]),
         Some("enter") => enter::run(&arguments[1..]),
         Some("leash") => leash::run(&arguments[1..]),
+        Some("room") => room::run(&arguments[1..]),
         Some("apiserver") => crate::apiserver::run(arguments.get(1)),
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),
@@ -444,7 +446,8 @@ impl Helper {
     }
 }
 
-fn enter(netns: &File) -> io::Result<()> {
+/// Takes the calling thread into a network namespace.
+pub(crate) fn enter(netns: &File) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(
         netns.as_fd(),
         Some(LinkNameSpaceType::Network),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use meshmedic_common::kube::event::{EventReason, Subject};
+use meshmedic_common::policy::Means;
 use meshmedic_common::repair::PodRef;
 use meshmedic_common::repair::heal;
-use meshmedic_common::report::{Action, RepairReport, RepairResult};
+use meshmedic_common::report::{RepairReport, RepairResult};
 
 use super::{Teller, audit, in_millis, of};
 
@@ -120,7 +121,7 @@ impl Teller {
             at: server,
             pod: pod.display_name(),
             uid: pod.uid.clone(),
-            action: Some(Action::Heal),
+            action: Some(Means::Heal),
             result: Some(result),
             detail: Some(note.to_owned()),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

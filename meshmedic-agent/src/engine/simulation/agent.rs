@@ -4,17 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use meshmedic_common::policy::{Gates, Permissions, Standing};
+use meshmedic_common::identity::{Component, NodeFault};
+use meshmedic_common::policy::{Gates, Mandate, Means, Permissions, Standing};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Reason, Redirection};
 
 use super::super::{Engine, Health, Look, Seen, Urgency, Ztunnel};
+use super::person::Person;
 use super::trace::{PodId, Shows, What};
-use super::world::{SWEEP, owner_of, owner_uid, pod_of};
-use super::{EPOCH, HOUR, Happening, MINUTE, SECOND, START, Sim, span};
+use super::world::{SWEEP, moment, owner_of, owner_uid, pod_of};
+use super::{HOUR, Happening, MINUTE, SECOND, Sim, span};
 use meshmedic_common::repair::{
-    Answer, LeaseKey, Limits, Moment, Outcome, Patient, Planner, RepairNotice, RequestId, Settings,
+    Answer, Claims, LeaseKey, Moment, Outcome, Patient, Planner, RepairNotice, Repairer, RequestId,
 };
 use meshmedic_common::time::Time;
 
@@ -31,6 +33,8 @@ pub(super) struct Agent {
     /// Grows with each start and end, so that nothing reaches a process that is gone.
     pub(super) life: u32,
     pub(super) process: Option<Box<Process>>,
+    /// At a keyboard there sits a person instead.
+    pub(super) person: Option<Box<Person>>,
     /// It will be killed so many more times just after it began.
     pub(super) doomed: u32,
     /// The watches stand still until then.
@@ -57,12 +61,7 @@ pub(super) struct Process {
 
 impl Process {
     fn moment(&self, now: Time) -> Moment {
-        let passed = i64::try_from(now.since(START).as_millis()).unwrap_or(i64::MAX);
-        let server = jiff::Timestamp::from_millisecond(EPOCH + passed + self.offset);
-        Moment {
-            now,
-            server: server.unwrap_or_default(),
-        }
+        moment(now, self.offset)
     }
 }
 
@@ -73,7 +72,7 @@ impl Sim {
         }
         self.world.processes += 1;
         let number = self.world.processes;
-        let settings = self.settings(a, number);
+        let repairer = self.repairer(a, number);
         let engine = Engine::new(super::super::Settings {
             confirm: span(self.plan.rules.confirm),
             settle: span(self.plan.rules.settle),
@@ -84,7 +83,7 @@ impl Sim {
         agent.process = Some(Box::new(Process {
             number,
             engine,
-            planner: Planner::new(settings),
+            planner: Planner::new(repairer, true),
             pods: BTreeMap::new(),
             gates: Gates {
                 mesh_fault: Some("nothing is known yet".to_owned()),
@@ -112,30 +111,20 @@ impl Sim {
         }
     }
 
-    fn settings(&self, a: usize, number: u32) -> Settings {
+    fn repairer(&self, a: usize, number: u32) -> Repairer {
         let rules = &self.plan.rules;
-        Settings {
+        Repairer {
             node: format!("n{a}"),
             holder: format!("n{a}-{number}"),
-            permissions: Permissions {
+            mandate: Mandate::Agent(Permissions {
                 ready: rules.ready,
                 stuck: rules.stuck,
                 grace_period: span(rules.grace),
                 jobs: rules.jobs,
-            },
-            delete: rules.delete,
-            limits: Limits {
-                in_flight_node: rules.in_flight_node,
-                in_flight_owner: rules.in_flight_owner,
-                slots: u32::try_from(rules.slots).unwrap_or(1),
-                per_hour_node: rules.per_hour_node,
-                per_hour_cluster: rules.per_hour_cluster,
-                cooldown: (span(rules.cooldown), Limits::DEFAULT.cooldown.1),
-                breaker_failures: u32::try_from(rules.breaker_failures).unwrap_or(1),
-                breaker_failures_cluster: u32::try_from(rules.breaker_failures_cluster).unwrap_or(1),
-                breaker_open: span(rules.breaker_open),
-                successor_deadline: span(rules.deadline),
-            },
+            }),
+            means: if rules.delete { Means::Delete } else { Means::Evict },
+            claims: Claims::AGENT,
+            limits: rules.limits(),
         }
     }
 
@@ -144,6 +133,9 @@ impl Sim {
     }
 
     pub(super) fn kill(&mut self, a: usize, life: u32) {
+        if self.is_person(a) && self.agents[a].life == life {
+            return self.leave(a);
+        }
         if !self.runs(a, life) {
             return;
         }
@@ -164,13 +156,15 @@ impl Sim {
     }
 
     pub(super) fn is_told_to_end(&self, a: usize) -> bool {
-        self.agents[a]
-            .process
-            .as_ref()
-            .is_some_and(|process| process.stopping)
+        let Agent { process, person, .. } = &self.agents[a];
+        let process = process.as_ref().is_some_and(|process| process.stopping);
+        process || person.as_ref().is_some_and(|person| person.stopping)
     }
 
     pub(super) fn stop(&mut self, a: usize, life: u32) {
+        if self.is_person(a) && self.agents[a].life == life {
+            return self.interrupt(a);
+        }
         if !self.runs(a, life) {
             return;
         }
@@ -233,7 +227,11 @@ impl Sim {
             now,
             Health {
                 ztunnel_ready: node.ztunnel.map(|_| node.ztunnel_since),
-                cni_ready: node.cni_ready,
+                fault: match (node.ztunnel, node.cni_ready) {
+                    (None, _) => Some(NodeFault::NotReady(Component::Ztunnel)),
+                    (Some(_), false) => Some(NodeFault::NotReady(Component::Cni)),
+                    (Some(_), true) => None,
+                },
             },
         );
         let there = |uid: &PodUid| pod_of(uid.as_str()).is_some_and(|id| !self.world.pods[id as usize].gone);
@@ -295,6 +293,9 @@ impl Sim {
     }
 
     pub(super) fn answered(&mut self, a: usize, life: u32, id: RequestId, answer: Answer) {
+        if self.is_person(a) && self.agents[a].life == life {
+            return self.person_answered(a, id, answer);
+        }
         if !self.runs(a, life) {
             return;
         }

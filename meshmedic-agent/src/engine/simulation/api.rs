@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use meshmedic_common::policy::{Gates, Withheld};
+use meshmedic_common::policy::{Gates, Means, Withheld};
 
 use super::chaos::Cure;
 use super::tally::{Fault, Kind};
 use super::trace::{Held, What};
 use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
-use meshmedic_common::repair::ledger::Record;
+use meshmedic_common::repair::ledger::{Record, Step};
 use meshmedic_common::repair::{
-    Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId,
+    Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId, update,
 };
 use meshmedic_common::time::Time;
 
@@ -77,6 +77,11 @@ impl Sim {
             self.tally.meet(kind, fault);
         }
         let mut latency = self.rng.between(5, 60);
+        if let Request::Check(pod) = &request
+            && let Some(pod) = pod_of(&pod.uid).filter(|_| self.rng.chance(60))
+        {
+            self.scale_up(pod);
+        }
         match fault {
             Some(Fault::KilledBefore) => return self.kill(agent, life),
             Some(Fault::Outage) => {
@@ -160,8 +165,8 @@ impl Sim {
                 let pod = pod.clone();
                 self.check(&flight, &pod)
             }
-            Request::Act { pod, delete } => {
-                let (pod, delete) = (pod.clone(), *delete);
+            Request::Act { pod, means } => {
+                let (pod, delete) = (pod.clone(), *means == Means::Delete);
                 self.act(&flight, &pod, delete)
             }
             Request::Find(pod) => {
@@ -191,11 +196,7 @@ impl Sim {
             return None;
         }
         let mut record = lease.record.clone();
-        let applied = record.apply(change, allowance, now);
-        let answer = match applied.withheld {
-            Some(why) => Err(Refusal::Withheld(why)),
-            None => Ok(record.clone()),
-        };
+        let (_, answer) = update(&mut record, change, allowance, now);
         Some((lease.version, record, Answer::Updated(answer)))
     }
 
@@ -227,6 +228,17 @@ impl Sim {
                 Answer::Updated(Err(Refusal::Failed("conflict".to_owned()))),
             );
         }
+        let proof = match &change.step {
+            Step::Prove(proof) => Some(proof),
+            _ => None,
+        };
+        let proof = proof.and_then(|proof| {
+            let entry = record.entry(&change.id)?;
+            let counts = entry.proof.as_ref() == Some(proof);
+            let (pod, by) = (pod_of(&entry.uid)?, pod_of(&proof.uid)?);
+            let captured = proof.captured;
+            counts.then_some(What::Proved { pod, by, captured })
+        });
         let before = lease
             .record
             .entry(&change.id)
@@ -245,6 +257,9 @@ impl Sim {
             self.tell(What::Wrote { pod, held });
         } else if let Some(pod) = before.filter(|_| self.is_told_to_end(flight.agent)) {
             self.tell(What::Freed { pod, held });
+        }
+        if let Some(proof) = proof {
+            self.tell(proof);
         }
         if held == Held::Owner {
             self.outdate_all();
@@ -285,9 +300,18 @@ impl Sim {
             process: flight.process,
             pod: id,
         });
-        let node = &self.world.nodes[flight.agent];
+        let node = &self.world.nodes[self.world.pods[id as usize].node];
         let faulty = node.ztunnel.is_none() || !node.cni_ready;
+        let judged = &self.world.pods[id as usize];
+        let oldest = self.server() - span(MINUTE);
+        let siblings = self.world.pods.iter().filter(|pod| {
+            let facts = &pod.standing.facts;
+            let young = facts.created.is_some_and(|created| created >= oldest);
+            pod.owner == judged.owner && pod.uid != judged.uid && !pod.gone && young
+        });
+        let siblings = siblings.map(|pod| pod.uid.to_string()).collect();
         let check = Check {
+            siblings,
             standing: (*Arc::clone(&self.world.pods[id as usize].standing)).clone(),
             gates: Gates {
                 node_fault: faulty.then(|| "not Ready".to_owned()),
@@ -327,6 +351,9 @@ impl Sim {
         }
         self.tally.accepted += 1;
         self.evict(id);
+        if self.rng.chance(60) {
+            self.scale_up(id);
+        }
         Answer::Acted(Acted::Accepted)
     }
 }

@@ -306,7 +306,7 @@ impl Sim {
 
     /// A rolling restart of all agents.
     fn roll(&mut self) {
-        for agent in 0..self.agents.len() {
+        for agent in 0..self.world.nodes.len() {
             let wait = self.rng.between(10, MINUTE);
             let life = self.agents[agent].life;
             self.after(wait, Happening::Stop(agent, life));

@@ -9,13 +9,15 @@ mod balance;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::trace::{Event, PodId, Recreated, Rules, Shows, Truth, What};
+use super::trace::{Event, PERSON_CONFIRM, PodId, Recreated, Rules, Shows, Truth, What};
 use super::world::within;
 use super::{MINUTE, SECOND, START, span};
 use meshmedic_common::time::Time;
 
 /// Between the look at what an act depends on and its arrival lie a reading and two journeys.
 const CHECK_LASTS: u64 = 15 * SECOND + 12 * SECOND;
+/// A person's reading may take longer.
+const PERSON_CHECK_LASTS: u64 = 30 * SECOND + 12 * SECOND;
 /// The readings that prove a loss.
 const LEAST_READINGS: usize = 3;
 /// From the claim of a repair to its arrival at the API.
@@ -47,9 +49,8 @@ struct Pod {
     lost: Option<Time>,
     /// Since when something does again.
     recovered: Time,
-    /// Readings since then that showed it, of one process.
-    readings: Vec<Time>,
-    reader: u32,
+    /// Readings since then that showed it, by process.
+    readings: BTreeMap<u32, Vec<Time>>,
     checked: Option<Checked>,
     /// When an agent last saw all listeners.
     complete: Option<Time>,
@@ -78,6 +79,7 @@ struct Node {
 
 struct Process {
     node: usize,
+    person: bool,
     ended: Option<Time>,
 }
 
@@ -88,6 +90,10 @@ struct Act {
     node: usize,
     owner: usize,
     process: u32,
+    /// When the API was last asked before, by the server's clock.
+    asked: i64,
+    /// Which pod proved it.
+    proved_by: Option<PodId>,
     /// The earliest that its claim may bear, by the server's clock.
     claimed: i64,
     /// A successor was seen captured, and on which node.
@@ -186,12 +192,10 @@ impl Judge<'_> {
             What::Istiod(there) => self.no_istiod = !there,
             What::Paused(paused) => self.paused = *paused,
             What::Began { node, process } => {
-                let process_there = Process {
-                    node: *node,
-                    ended: None,
-                };
-                self.processes.insert(*process, process_there);
+                self.begin(*process, *node, false);
             }
+            What::Sat { node, process } => self.begin(*process, *node, true),
+            What::Proved { pod, by, captured } => self.judge_proof(at, *pod, *by, *captured),
             What::Ended { process, .. } => {
                 if let Some(process) = self.processes.get_mut(process) {
                     process.ended = Some(at);
@@ -219,20 +223,18 @@ impl Judge<'_> {
         }
     }
 
+    fn begin(&mut self, process: u32, node: usize, person: bool) {
+        let ended = None;
+        self.processes.insert(process, Process { node, person, ended });
+    }
+
     fn read(&mut self, at: Time, process: u32, id: PodId, shows: Shows) {
-        let Some(node) = self.processes.get(&process).map(|process| process.node) else {
-            return;
-        };
         let pod = self.pods.entry(id).or_default();
         match shows {
-            Shows::None => {
-                if pod.reader != process {
-                    pod.readings.clear();
-                }
-                pod.reader = process;
-                pod.readings.push(at);
+            Shows::None => pod.readings.entry(process).or_default().push(at),
+            Shows::Unreadable => {
+                pod.readings.remove(&process);
             }
-            Shows::Unreadable => pod.readings.clear(),
             Shows::All | Shows::Some | Shows::Imposter => {
                 pod.readings.clear();
                 if shows == Shows::All {
@@ -241,7 +243,8 @@ impl Judge<'_> {
             }
         }
         let created = pod.created;
-        let Some(owner) = pod.truth.and_then(|truth| truth.owner) else {
+        let Some(truth) = pod.truth else { return };
+        let (node, Some(owner)) = (truth.node, truth.owner) else {
             return;
         };
         let good = shows == Shows::All;
@@ -285,7 +288,11 @@ impl Judge<'_> {
     }
 
     fn act(&mut self, at: Time, process: u32, id: Option<PodId>, issued: Time, delete: bool, accepted: bool) {
-        let Some(node) = self.processes.get(&process).map(|process| process.node) else {
+        let Some((node, person)) = self
+            .processes
+            .get(&process)
+            .map(|process| (process.node, process.person))
+        else {
             return self.blame(at, 3, "by nobody");
         };
         if delete && !self.rules.delete {
@@ -300,10 +307,16 @@ impl Judge<'_> {
             return self.blame(at, 3, format!("pod {id} was never there"));
         };
         let checked = pod.checked.take().filter(|checked| checked.process == process);
-        let fresh = checked.filter(|checked| within(CHECK_LASTS, at, checked.at));
-        let (lost, readings) = (pod.lost, pod.readings.clone());
-        // What happens while an eviction is on its way cannot be helped.
-        let too_late = lost.is_none() && pod.recovered > issued && within(CHECK_LASTS, at, issued);
+        let lasts = if person { PERSON_CHECK_LASTS } else { CHECK_LASTS };
+        let fresh = checked.filter(|checked| within(lasts, at, checked.at));
+        let (lost, readings) = (pod.lost, pod.readings.get(&process).cloned().unwrap_or_default());
+        // What happens while an eviction is on its way cannot be helped; a person sees nothing after the last reading.
+        let since = if person {
+            readings.last().copied().unwrap_or(issued)
+        } else {
+            issued
+        };
+        let too_late = lost.is_none() && pod.recovered > since && within(CHECK_LASTS, at, issued);
         let again = accepted && std::mem::replace(&mut pod.accepted, true);
         if truth.node != node {
             self.blame(at, 3, format!("pod {id} is on another node"));
@@ -314,18 +327,26 @@ impl Judge<'_> {
         let fresh_read = fresh.as_ref().map(|fresh| fresh.at);
         match fresh {
             None => self.blame(at, 3, format!("pod {id} without asking the API just before")),
-            Some(checked) => self.judge_check(at, id, &checked),
+            Some(checked) => self.judge_check(at, id, person, &checked),
         }
         if !too_late {
-            self.judge_loss(at, id, node, issued, lost, &readings, fresh_read);
+            self.judge_loss(
+                at,
+                id,
+                (node, person),
+                (issued, since),
+                lost,
+                &readings,
+                fresh_read,
+            );
         }
         if accepted {
-            self.balance(at, id, node, process, &truth);
+            self.balance(at, id, (node, person), process, &truth, issued, fresh_read);
         }
     }
 
     /// What the API showed just before the act.
-    fn judge_check(&mut self, at: Time, id: PodId, checked: &Checked) {
+    fn judge_check(&mut self, at: Time, id: PodId, person: bool, checked: &Checked) {
         let Checked { truth, server, .. } = *checked;
         if let Some(gate) = checked.gates {
             self.blame(at, 2, format!("pod {id}, though {gate}"));
@@ -342,7 +363,8 @@ impl Judge<'_> {
                 waits + i64::try_from(leapt).unwrap_or(0) + 1000 > grace,
             )
         };
-        if !on || !patient {
+        // A person names the pod.
+        if !person && (!on || !patient) {
             self.blame(
                 at,
                 1,
@@ -355,7 +377,7 @@ impl Judge<'_> {
         let recreated = truth.owner.is_some()
             && match truth.recreated {
                 Recreated::Yes => true,
-                Recreated::Job => self.rules.jobs,
+                Recreated::Job => self.rules.jobs && !person,
                 Recreated::No => false,
             };
         if !recreated {
@@ -388,13 +410,17 @@ impl Judge<'_> {
         &mut self,
         at: Time,
         id: PodId,
-        node: usize,
-        issued: Time,
+        (node, person): (usize, bool),
+        (issued, since): (Time, Time),
         lost: Option<Time>,
         readings: &[Time],
         checked: Option<Time>,
     ) {
-        let confirm = span(self.rules.confirm);
+        let confirm = span(if person {
+            PERSON_CONFIRM
+        } else {
+            self.rules.confirm
+        });
         if lost.is_none_or(|lost| lost + confirm > issued) {
             self.blame(at, 2, format!("pod {id} was not lost for the whole confirmation"));
         }
@@ -407,8 +433,42 @@ impl Judge<'_> {
             self.blame(at, 2, format!("pod {id} without a reading at the last moment"));
         }
         let settled = self.nodes.get(&node).and_then(|node| node.ztunnel);
-        if settled.is_none_or(|since| since + span(self.rules.settle) > issued && since <= issued) {
+        let fresh = |up: Time| up + span(self.rules.settle) > since && up <= since;
+        if settled.is_none_or(fresh) && !(person && settled.is_none()) {
             self.blame(at, 2, format!("pod {id} before ztunnel had settled"));
         }
+    }
+
+    /// Whether a pod may prove what became of the repair of another.
+    fn judge_proof(&mut self, at: Time, id: PodId, by: PodId, captured: bool) {
+        let Some(act) = self.acts.iter().rposition(|act| act.pod == id) else {
+            return;
+        };
+        let (Some(judged), Some(successor)) = (self.truth(id), self.truth(by)) else {
+            return;
+        };
+        let asked = self.acts[act].asked;
+        let created = self.pods.get(&by).map_or(0, |pod| pod.created);
+        let jumped = self.jumps.iter().any(|(when, _)| within(10 * MINUTE, at, *when));
+        let wrong = match () {
+            () if judged.owner != successor.owner => Some("of another owner"),
+            () if judged.name != successor.name => Some("of another name"),
+            // What was there when the API was asked before the act is known.
+            () if !jumped && created < asked => Some("that was there before"),
+            () if self.acts.iter().any(|act| act.proved_by == Some(by)) => Some("that proved another"),
+            () => None,
+        };
+        self.acts[act].proved_by = Some(by);
+        if captured {
+            // One successor proves one repair, so it may be a later one than the first that was seen.
+            self.acts[act].proved = Some((at, successor.node));
+        }
+        if let Some(wrong) = wrong {
+            self.blame(at, 6, format!("pod {id} was proved by pod {by} {wrong}"));
+        }
+    }
+
+    fn truth(&self, id: PodId) -> Option<Truth> {
+        self.pods.get(&id)?.truth
     }
 }

@@ -63,6 +63,7 @@ pub(super) enum Kind {
     ClaimCluster,
     Adopt,
     Renew,
+    Send,
     Acted,
     Prove,
     Conclude,
@@ -72,7 +73,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Look,
         Self::Forget,
         Self::ClaimOwner,
@@ -81,6 +82,7 @@ impl Kind {
         Self::ClaimCluster,
         Self::Adopt,
         Self::Renew,
+        Self::Send,
         Self::Acted,
         Self::Prove,
         Self::Conclude,
@@ -103,7 +105,8 @@ impl Kind {
                 (Step::Claim(_), LeaseKey::Cluster) => Self::ClaimCluster,
                 (Step::Adopt(_), _) => Self::Adopt,
                 (Step::Renew, _) => Self::Renew,
-                (Step::Acted(_), _) => Self::Acted,
+                (Step::Send { .. }, _) => Self::Send,
+                (Step::Acted, _) => Self::Acted,
                 (Step::Prove(_), _) => Self::Prove,
                 (Step::Conclude(_) | Step::ConcludeCanary(_), _) => Self::Conclude,
             },
@@ -129,7 +132,11 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     pub(super) would: u64,
     pub(super) withheld: [u64; 11],
-    pub(super) met: [[u64; 12]; 14],
+    /// What people were told, by rule; how many repairs of theirs ended, and how many were proved.
+    pub(super) asked: [u64; 11],
+    pub(super) by_hand: u64,
+    pub(super) by_hand_proved: u64,
+    pub(super) met: [[u64; 12]; 15],
 }
 
 impl Tally {
@@ -145,6 +152,11 @@ impl Tally {
         self.succeeded += other.succeeded;
         self.ended += other.ended;
         self.would += other.would;
+        self.by_hand += other.by_hand;
+        self.by_hand_proved += other.by_hand_proved;
+        for (sum, more) in self.asked.iter_mut().zip(other.asked) {
+            *sum += more;
+        }
         for (sum, more) in self.withheld.iter_mut().zip(other.withheld) {
             *sum += more;
         }
@@ -181,6 +193,13 @@ impl fmt::Display for Tally {
             f,
             "{} node-days, {} pods, {} events, {} evictions, {} of {} repairs proved, {} in the shadow",
             self.node_days, self.pods, self.events, self.accepted, self.succeeded, self.ended, self.would
+        )?;
+        writeln!(
+            f,
+            "by hand: {} of {} proved; withheld by rule: {:?}",
+            self.by_hand_proved,
+            self.by_hand,
+            &self.asked[1..]
         )?;
         writeln!(f, "withheld by rule: {:?}", &self.withheld[1..])?;
         writeln!(f, "{:>12} {:?}", "", Fault::ALL)?;

@@ -15,6 +15,8 @@ pub(super) type PodId = u32;
 pub(super) struct Truth {
     pub(super) node: usize,
     pub(super) owner: Option<usize>,
+    /// Whether its successor has its name, and which.
+    pub(super) name: Option<u32>,
     pub(super) recreated: Recreated,
     /// It belongs to the mesh, and nobody has to guess so.
     pub(super) expected: bool,
@@ -76,6 +78,11 @@ pub(super) enum What {
         node: usize,
         process: u32,
     },
+    /// A person's command began to look at a node.
+    Sat {
+        node: usize,
+        process: u32,
+    },
     /// It ended, however.
     Ended {
         node: usize,
@@ -96,6 +103,12 @@ pub(super) enum What {
     Wrote {
         pod: PodId,
         held: Held,
+    },
+    /// What became of a repair was proved by what somebody saw of this pod.
+    Proved {
+        pod: PodId,
+        by: PodId,
+        captured: bool,
     },
     /// An agent that was told to end took the repair of this pod out of a Lease, as it must with its slot.
     Freed {
@@ -148,7 +161,28 @@ pub(super) struct Rules {
     pub(super) deadline: u64,
 }
 
+/// A person believes a loss after this.
+pub(super) const PERSON_CONFIRM: u64 = 2_000;
+
 impl Rules {
+    /// The same as agents and people are told it.
+    pub(super) fn limits(&self) -> Limits {
+        let spans = |milliseconds| Duration::from_millis(milliseconds);
+        let count = |number| u32::try_from(number).unwrap_or(1);
+        Limits {
+            in_flight_node: self.in_flight_node,
+            in_flight_owner: self.in_flight_owner,
+            slots: count(self.slots),
+            per_hour_node: self.per_hour_node,
+            per_hour_cluster: self.per_hour_cluster,
+            cooldown: (spans(self.cooldown), Limits::DEFAULT.cooldown.1),
+            breaker_failures: count(self.breaker_failures),
+            breaker_failures_cluster: count(self.breaker_failures_cluster),
+            breaker_open: spans(self.breaker_open),
+            successor_deadline: spans(self.deadline),
+        }
+    }
+
     /// The defaults of the command line, with repairs switched on.
     pub(super) const fn usual() -> Self {
         let limits = Limits::DEFAULT;

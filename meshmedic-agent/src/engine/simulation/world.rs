@@ -3,15 +3,17 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::{Controller, Enrolment, PodFacts};
 use meshmedic_common::policy::Standing;
+use meshmedic_common::repair::Moment;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
 use super::agent::Agent;
 use super::trace::{PodId, Recreated, Shows, Truth, What};
-use super::{HOUR, Happening, SECOND, START, Sim, span};
+use super::{EPOCH, HOUR, Happening, SECOND, START, Sim, span};
 use meshmedic_common::time::Time;
 
 pub(super) struct Pod {
@@ -72,6 +74,11 @@ pub(super) fn owner_uid(owner: usize) -> String {
     format!("owner-{owner}")
 }
 
+/// What tells names apart.
+fn ordinal(name: &str) -> u32 {
+    name.trim_start_matches('p').parse().unwrap_or_default()
+}
+
 /// Which owner has this UID.
 pub(super) fn owner_of(uid: &str) -> Option<usize> {
     uid.strip_prefix("owner-")?.parse().ok()
@@ -99,6 +106,8 @@ impl Sim {
             self.tell(What::Ztunnel(node, true));
             self.tell(What::Cni(node, true));
         }
+        self.agents
+            .extend((0..self.plan.people).map(|_| Agent::default()));
         let owners = nodes.iter().sum::<usize>() * 2 / 5 + 8;
         for owner in 0..owners {
             // Those that nothing recreates come first, one of each.
@@ -133,7 +142,7 @@ impl Sim {
                     5 + self.rng.index(owners - 5)
                 };
                 next += 1;
-                let pod = self.add(owner, node);
+                let pod = self.add(owner, node, None);
                 self.edit(pod, |standing| {
                     standing.facts.enrolment = Enrolment::Enabled;
                     standing.expectation = Expectation::Expected;
@@ -146,7 +155,7 @@ impl Sim {
     }
 
     /// A pod that is there from now on, and not enrolled yet.
-    fn add(&mut self, owner: usize, node: usize) -> PodId {
+    fn add(&mut self, owner: usize, node: usize, name: Option<String>) -> PodId {
         let id = PodId::try_from(self.world.pods.len()).unwrap_or_default();
         let uid = PodUid::parse(&format!("{id:08x}-0000-4000-8000-000000000000"));
         let Some(uid) = uid else { return 0 };
@@ -159,7 +168,7 @@ impl Sim {
         let now = self.server();
         let facts = PodFacts {
             namespace: format!("ns{namespace}"),
-            name: format!("p{id}"),
+            name: name.unwrap_or_else(|| format!("p{id}")),
             uid: uid.to_string(),
             node: Some(format!("n{node}")),
             controller,
@@ -210,6 +219,7 @@ impl Sim {
         Truth {
             node: pod.node,
             owner: (!owner.kind.is_empty()).then_some(pod.owner),
+            name: (owner.kind == "StatefulSet").then(|| ordinal(&facts.name)),
             recreated: match owner.kind {
                 "Job" => Recreated::Job,
                 "" | "Node" | "Rollout" => Recreated::No,
@@ -253,6 +263,25 @@ impl Sim {
         });
     }
 
+    /// An owner is scaled up while one of its pods is repaired, and what it makes is no successor.
+    pub(super) fn scale_up(&mut self, id: PodId) {
+        let Pod { owner, node, .. } = self.world.pods[id as usize];
+        let there = |id: &PodId| self.world.pods[*id as usize].owner == owner;
+        let many = self
+            .world
+            .nodes
+            .iter()
+            .flat_map(|node| &node.pods)
+            .filter(|id| there(id))
+            .count()
+            > 8;
+        if self.calm || many || !matches!(self.world.owners[owner].kind, "ReplicaSet" | "StatefulSet") {
+            return;
+        }
+        let node = (node + self.rng.index(self.world.nodes.len())) % self.world.nodes.len();
+        self.create(owner, node, None);
+    }
+
     /// The API accepted to end a pod.
     pub(super) fn evict(&mut self, id: PodId) {
         if self.world.pods[id as usize].standing.facts.deleting {
@@ -270,23 +299,26 @@ impl Sim {
         let pod = &mut self.world.pods[id as usize];
         pod.gone = true;
         let (node, owner) = (pod.node, pod.owner);
+        let name = pod.standing.facts.name.clone();
         self.world.nodes[node].pods.retain(|other| *other != id);
         self.tell(What::Gone(id));
         self.outdate(node);
-        let target = match self.world.owners[owner].kind {
+        let kind = self.world.owners[owner].kind;
+        let name = (kind == "StatefulSet").then_some(name);
+        let target = match kind {
             "DaemonSet" | "StatefulSet" => node,
             _ if self.rng.chance(400) => node,
             _ => self.rng.index(self.world.nodes.len()),
         };
         let delay = self.rng.between(200, 8 * SECOND);
-        self.after(delay, Happening::Create(owner, target));
+        self.after(delay, Happening::Create(owner, target, name));
     }
 
-    pub(super) fn create(&mut self, owner: usize, node: usize) {
+    pub(super) fn create(&mut self, owner: usize, node: usize, name: Option<String>) {
         if self.world.owners[owner].absent {
-            return self.after(60 * SECOND, Happening::Create(owner, node));
+            return self.after(60 * SECOND, Happening::Create(owner, node, name));
         }
-        let pod = self.add(owner, node);
+        let pod = self.add(owner, node, name);
         let delay = self.rng.between(SECOND, 4 * SECOND);
         self.after(delay, Happening::Enrol(pod));
     }
@@ -383,4 +415,14 @@ pub(super) const SWEEP: u64 = HOUR / 2;
 /// Whether two instants lie no further apart than this.
 pub(super) fn within(milliseconds: u64, later: Time, earlier: Time) -> bool {
     later.since(earlier) <= span(milliseconds)
+}
+
+/// An instant, for somebody who last heard of the server's clock when it was this far ahead.
+pub(super) fn moment(now: Time, offset: i64) -> Moment {
+    let passed = i64::try_from(now.since(START).as_millis()).unwrap_or(i64::MAX);
+    let server = Timestamp::from_millisecond(EPOCH + passed + offset);
+    Moment {
+        now,
+        server: server.unwrap_or_default(),
+    }
 }

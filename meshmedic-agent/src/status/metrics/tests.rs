@@ -291,10 +291,10 @@ fn withheld(why: Withheld, shadow: bool) -> RepairNotice {
     }
 }
 
-fn started(delete: bool) -> RepairNotice {
+fn started(means: Means) -> RepairNotice {
     RepairNotice::Started {
         pod: pod(),
-        delete,
+        means,
         stuck: false,
     }
 }
@@ -309,14 +309,14 @@ fn repairs_are_counted_by_what_was_done_and_what_came_of_it() {
         captured: true,
         at: jiff::Timestamp::UNIX_EPOCH,
     };
-    metrics.repair(&started(false));
+    metrics.repair(&started(Means::Evict));
     metrics.repair(&ended(Outcome::Succeeded(proof), false));
-    metrics.repair(&started(true));
+    metrics.repair(&started(Means::Delete));
     metrics.repair(&ended(Outcome::InDoubt(String::new()), true));
     // Begun by an agent that ended since.
     metrics.repair(&ended(Outcome::Unproven, true));
     // The API refused what had been begun, and later it is another agent's turn.
-    metrics.repair(&started(true));
+    metrics.repair(&started(Means::Delete));
     metrics.repair(&withheld(Withheld::DisruptionBudget, false));
     metrics.repair(&ended(Outcome::Unproven, true));
     metrics.repair(&withheld(Withheld::DetectOnly, true));

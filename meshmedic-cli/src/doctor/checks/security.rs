@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! mTLS as it is in force, and AuthorizationPolicies that do other than they say.
 
-mod authorization;
+pub(super) mod authorization;
 pub(crate) mod health;
+mod identity;
 pub(crate) mod mtls;
 mod peer_authentication;
 pub(crate) mod plaintext;
@@ -11,9 +12,9 @@ mod selecting;
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
 
-pub(super) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
+pub(in crate::doctor) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
 pub(crate) const PEER: &str = "peerauthentications.security.istio.io";
-pub(super) const REQUEST: &str = "requestauthentications.security.istio.io";
+pub(in crate::doctor) const REQUEST: &str = "requestauthentications.security.istio.io";
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[
@@ -43,7 +44,9 @@ pub(crate) const CHECKS: &[Check] = &[
             Need::Services,
             Need::Deployments,
             Need::DaemonSets,
+            Need::StatefulSets,
             Need::Jobs,
+            Need::CronJobs,
             Need::Custom(AUTHORIZATION),
             Need::Custom(PEER),
         ],
@@ -72,6 +75,14 @@ pub(crate) const CHECKS: &[Check] = &[
         severity: Severity::Info,
         needs: &[Need::Pods, Need::Namespaces, Need::Custom(PEER)],
         run: mtls::run,
+    },
+    Check {
+        code: "MM0607",
+        category: Category::Security,
+        title: "nobody but Istio claims to be a part of Istio",
+        severity: Severity::Warning,
+        needs: &[Need::Pods],
+        run: identity::run,
     },
 ];
 

@@ -11,19 +11,26 @@ mod pod;
 
 pub(crate) use annotations::metadata;
 pub(crate) use custom::custom;
-pub(crate) use mesh::{cni_config, event, mesh_config};
+pub(crate) use mesh::{cilium_config, cni_config, event, mesh_config};
 pub(crate) use pod::{pod, template};
 
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
 use k8s_openapi::api::apps::v1::{
-    DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec,
+    DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec, StatefulSet,
+    StatefulSetSpec,
 };
-use k8s_openapi::api::batch::v1::{Job, JobSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, NodeStatus, Service};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, NodeSpec, NodeStatus, ResourceQuota, Service, ServiceAccount, ServiceStatus,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use meshmedic_common::text::clean;
+
+/// What is kept of a condition's message.
+const MAX_WORDS: usize = 600;
 
 pub(crate) fn namespace(namespace: &Namespace) -> Namespace {
     Namespace {
@@ -56,7 +63,32 @@ pub(crate) fn service(service: &Service) -> Service {
     Service {
         metadata: metadata(&service.metadata),
         spec: service.spec.clone(),
-        status: None,
+        status: service.status.as_ref().map(|status| ServiceStatus {
+            conditions: status.conditions.as_ref().map(|all| {
+                let mut all = all.clone();
+                for condition in &mut all {
+                    condition.message = clean(&condition.message, MAX_WORDS);
+                }
+                all
+            }),
+            ..ServiceStatus::default()
+        }),
+    }
+}
+
+/// Its name alone: what it may mount or pull is nobody's business here.
+pub(crate) fn service_account(account: &ServiceAccount) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(&account.metadata),
+        ..ServiceAccount::default()
+    }
+}
+
+pub(crate) fn resource_quota(quota: &ResourceQuota) -> ResourceQuota {
+    ResourceQuota {
+        metadata: metadata(&quota.metadata),
+        spec: quota.spec.clone(),
+        status: quota.status.clone(),
     }
 }
 
@@ -113,15 +145,50 @@ pub(crate) fn replica_set(set: &ReplicaSet) -> ReplicaSet {
     }
 }
 
+/// Of what makes pods only which: its pods tell the rest.
+pub(crate) fn stateful_set(set: &StatefulSet) -> StatefulSet {
+    StatefulSet {
+        metadata: metadata(&set.metadata),
+        spec: set.spec.as_ref().map(|spec| StatefulSetSpec {
+            replicas: spec.replicas,
+            selector: spec.selector.clone(),
+            template: template(&spec.template),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The same of what makes Jobs.
+pub(crate) fn cron_job(job: &CronJob) -> CronJob {
+    CronJob {
+        metadata: metadata(&job.metadata),
+        spec: CronJobSpec {
+            suspend: job.spec.suspend,
+            schedule: job.spec.schedule.clone(),
+            job_template: JobTemplateSpec {
+                metadata: None,
+                spec: job.spec.job_template.spec.as_ref().map(job_spec),
+            },
+            ..CronJobSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn job_spec(spec: &JobSpec) -> JobSpec {
+    JobSpec {
+        completions: spec.completions,
+        parallelism: spec.parallelism,
+        template: template(&spec.template),
+        ..JobSpec::default()
+    }
+}
+
 pub(crate) fn job(job: &Job) -> Job {
     Job {
         metadata: metadata(&job.metadata),
-        spec: job.spec.as_ref().map(|spec| JobSpec {
-            completions: spec.completions,
-            parallelism: spec.parallelism,
-            template: template(&spec.template),
-            ..JobSpec::default()
-        }),
+        spec: job.spec.as_ref().map(job_spec),
         status: job.status.clone(),
     }
 }

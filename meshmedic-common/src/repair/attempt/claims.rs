@@ -3,66 +3,160 @@
 
 use std::time::Duration;
 
-use crate::facts::Controller;
-use crate::policy::Withheld;
+use super::super::ledger::{Allowance, Change, Entry, LEASE, Record, Step};
+use super::super::sabotage::{Defence, is_out};
+use super::super::{LeaseKey, Moment, PodRef, Refusal, Repairer, Request};
+use super::{ASK_AGAIN, Act, Attempt, Canary, DOUBT, Left, Origin, Stage};
+use crate::policy::{Mandate, Withheld};
+use crate::repair::ledger::Conclusion;
 use crate::uid::PodUid;
 
-use super::super::ledger::{Allowance, Change, Entry, LEASE, Record, Step};
-use super::super::{LeaseKey, Moment, PodRef, Refusal, Settings};
-use crate::repair::sabotage::{Defence, is_out};
+/// What is claimed for a repair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// One of the cluster's slots, whichever is free.
+    Slot,
+    /// The owner of the pod.
+    Owner,
+    /// Its node.
+    Node,
+    /// The cluster's budget of this hour.
+    Cluster,
+}
 
-use super::{ASK_AGAIN, Attempt, Claim, Claimed, DOUBT, Stage};
+/// First it is only looked whether each Lease would allow one more, then they are claimed: a slot before what
+/// everybody watches, and an hour's budget last, by whoever has everything else.
+///
+/// In a big cluster there mostly is no room. Whoever wrote claims into Leases that every agent follows, to take them
+/// back, would make each agent's load grow with the number of agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// What is only looked at, in this order.
+    pub looks: &'static [Claim],
+    /// What is claimed then.
+    pub takes: &'static [Claim],
+}
 
-impl Claim {
-    pub(super) const FIRST: Self = Self::look(Claimed::Cluster);
+impl Claims {
+    /// An agent's.
+    pub const AGENT: Self = Self {
+        looks: &[Claim::Cluster, Claim::Slot, Claim::Owner, Claim::Node],
+        takes: &[Claim::Slot, Claim::Owner, Claim::Node, Claim::Cluster],
+    };
+    /// A person's, who takes no agent's slot.
+    pub const PERSON: Self = Self {
+        looks: &[Claim::Owner, Claim::Node, Claim::Cluster],
+        takes: &[Claim::Owner, Claim::Node, Claim::Cluster],
+    };
+}
 
-    const fn look(of: Claimed) -> Self {
-        Self { of, look: true }
+/// Where in the list of claims an attempt stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Place {
+    /// How many looks and claims were granted.
+    granted: usize,
+    /// How many slots were tried in vain.
+    tried: u32,
+}
+
+impl Place {
+    pub(super) const FIRST: Self = Self { granted: 0, tried: 0 };
+
+    /// What is asked for here, and whether only by a look. `None` once everything was granted.
+    fn of(self, claims: &Claims) -> Option<(Claim, bool)> {
+        let looks = claims.looks.iter().map(|claim| (*claim, true));
+        let takes = claims.takes.iter().map(|claim| (*claim, false));
+        looks.chain(takes).nth(self.granted)
     }
 
-    const fn take(of: Claimed) -> Self {
-        Self { of, look: false }
+    const fn next(self) -> Self {
+        Self {
+            granted: self.granted + 1,
+            tried: 0,
+        }
     }
 
-    /// What comes after this was granted.
-    const fn next(self) -> Option<Self> {
-        Some(match (self.look, self.of) {
-            (true, Claimed::Cluster) => Self::look(Claimed::Slot { tried: 0 }),
-            (true, Claimed::Slot { .. }) => Self::look(Claimed::Owner),
-            (true, Claimed::Owner) => Self::look(Claimed::Node),
-            (true, Claimed::Node) => Self::take(Claimed::Slot { tried: 0 }),
-            (false, Claimed::Slot { .. }) => Self::take(Claimed::Owner),
-            (false, Claimed::Owner) => Self::take(Claimed::Node),
-            (false, Claimed::Node) => Self::take(Claimed::Cluster),
-            (false, Claimed::Cluster) => return None,
-        })
+    const fn next_slot(self) -> Self {
+        Self {
+            tried: self.tried + 1,
+            ..self
+        }
+    }
+}
+
+impl Repairer {
+    /// What a Lease allows to begin; a person may go past failures.
+    fn allowance(&self, lease: &LeaseKey) -> Allowance {
+        let mut allowance = self.limits.allowance(lease);
+        if let Mandate::Person(overrides) = self.mandate
+            && overrides.failures
+        {
+            (allowance.breaker, allowance.cooldown) = (None, None);
+        }
+        allowance
     }
 }
 
 impl Attempt {
-    /// Everything that is claimed but the slot, with the limits.
-    pub(in super::super) fn claims(&self, settings: &Settings) -> Vec<(LeaseKey, Box<Change>, Allowance)> {
-        [Claimed::Owner, Claimed::Node, Claimed::Cluster]
-            .into_iter()
-            .map(|of| self.claim(settings, Claim::take(of)))
-            .collect()
+    /// Everything that is claimed but the slot, with what is allowed.
+    pub(in super::super) fn claims(&self, repairer: &Repairer) -> Vec<(LeaseKey, Box<Change>, Allowance)> {
+        let shared = repairer
+            .claims
+            .takes
+            .iter()
+            .filter(|claim| **claim != Claim::Slot);
+        shared.map(|claim| self.ask(repairer, *claim, false, 0)).collect()
     }
 
-    pub(super) fn claim(&self, settings: &Settings, claim: Claim) -> (LeaseKey, Box<Change>, Allowance) {
-        let lease = match claim.of {
-            Claimed::Owner => LeaseKey::Owner(self.owner.clone()),
-            Claimed::Node => LeaseKey::Node(self.node.clone()),
-            Claimed::Slot { tried } => LeaseKey::Slot(self.nth_slot(settings, tried)),
-            Claimed::Cluster => LeaseKey::Cluster,
+    /// What is only looked at, before anything is claimed.
+    pub(in super::super) fn looks(&self, repairer: &Repairer) -> Vec<Request> {
+        let looks = repairer.claims.looks.iter();
+        let asked = looks.map(|claim| self.ask(repairer, *claim, true, 0));
+        let request = |(lease, change, allowance)| Request::Update {
+            lease,
+            change,
+            allowance,
         };
-        let mut allowance = settings.limits.allowance(&lease);
-        if self.alone && claim.of == Claimed::Node {
+        asked.map(request).collect()
+    }
+
+    /// What is asked for at this place of the list.
+    pub(super) fn claim(
+        &self,
+        repairer: &Repairer,
+        place: Place,
+    ) -> Option<(LeaseKey, Box<Change>, Allowance)> {
+        let (claim, look) = place.of(&repairer.claims)?;
+        Some(self.ask(repairer, claim, look, place.tried))
+    }
+
+    fn ask(
+        &self,
+        repairer: &Repairer,
+        claim: Claim,
+        look: bool,
+        tried: u32,
+    ) -> (LeaseKey, Box<Change>, Allowance) {
+        let lease = match claim {
+            Claim::Owner => self.owner_key(),
+            Claim::Node => LeaseKey::Node(self.node.clone()),
+            Claim::Slot => LeaseKey::Slot(self.nth_slot(repairer, tried)),
+            Claim::Cluster => LeaseKey::Cluster,
+        };
+        let mut allowance = repairer.allowance(&lease);
+        if self.canary != Canary::No && claim == Claim::Node {
             allowance.in_flight = Some((1, Withheld::Canary));
         }
-        if claim.look {
-            return (lease, self.change(Step::Look), allowance);
-        }
-        let entry = Entry {
+        let step = if look {
+            Step::Look
+        } else {
+            Step::Claim(Box::new(self.entry(repairer)))
+        };
+        (lease, self.change(step), allowance)
+    }
+
+    fn entry(&self, repairer: &Repairer) -> Entry {
+        Entry {
             id: self.id.clone(),
             pod: self.pod.display_name(),
             uid: self.pod.uid.clone(),
@@ -72,67 +166,68 @@ impl Attempt {
             at: self.claimed_at,
             renewed: self.claimed_at,
             deadline: self.deadline,
+            sent: None,
+            before: Vec::new(),
+            means: repairer.means,
             acted: false,
-            canary: self.trip,
+            canary: self.canary == Canary::MustSucceed,
             proof: None,
-        };
-        (lease, self.change(Step::Claim(Box::new(entry))), allowance)
+        }
     }
 
     /// Agents begin at different slots, so that they rarely meet.
-    fn nth_slot(&self, settings: &Settings, tried: u32) -> u32 {
+    fn nth_slot(&self, repairer: &Repairer, tried: u32) -> u32 {
         let first = self
             .id
             .bytes()
             .fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        first.wrapping_add(tried) % settings.limits.slots.max(1)
+        first.wrapping_add(tried) % repairer.limits.slots.max(1)
     }
 
     pub(super) fn claimed(
         &mut self,
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
-        claim: Claim,
+        place: Place,
         result: Result<Record, Refusal>,
     ) {
-        let (lease, ..) = self.claim(settings, claim);
-        let next = match (claim.of, result) {
-            (_, Ok(_)) if claim.look => claim.next(),
-            (of, Ok(record)) => {
-                if let Some(entry) = record.entry(&self.id).filter(|_| of == Claimed::Owner) {
+        let Some((claim, look)) = place.of(&repairer.claims) else {
+            return;
+        };
+        let lease = self.ask(repairer, claim, look, place.tried).0;
+        let next = match result {
+            Ok(_) if look => place.next(),
+            Ok(record) => {
+                if let Some(entry) = record.entry(&self.id).filter(|_| claim == Claim::Owner) {
                     self.claimed_at = entry.at;
                 }
-                if let Claimed::Slot { tried } = of {
-                    self.slot = Some(self.nth_slot(settings, tried));
+                if claim == Claim::Slot {
+                    self.slot = Some(self.nth_slot(repairer, place.tried));
                 }
                 self.held.push(lease);
-                claim.next()
+                place.next()
             }
-            (Claimed::Slot { tried }, Err(Refusal::Withheld(_))) if tried + 1 < settings.limits.slots => {
-                Some(Claim {
-                    of: Claimed::Slot { tried: tried + 1 },
-                    ..claim
-                })
+            Err(Refusal::Withheld(..)) if claim == Claim::Slot && place.tried + 1 < repairer.limits.slots => {
+                place.next_slot()
             }
-            (_, Err(Refusal::Withheld(why))) => return self.undone(at, why, None),
-            (_, Err(Refusal::Failed(detail))) => {
+            Err(Refusal::Withheld(why, detail)) => return self.undone(at, why, detail),
+            Err(Refusal::Failed(detail)) => {
                 // Perhaps it was written all the same.
-                self.held.extend((!claim.look).then_some(lease));
+                self.held.extend((!look).then_some(lease));
                 return self.undone(at, Withheld::NoLedger, Some(detail));
             }
         };
-        self.stage = next.map_or(Stage::Checking, Stage::Claiming);
-        if next.is_none() && is_out(Defence::Check) {
-            self.stage = Stage::Looking {
-                since: at.now,
-                asked_for: false,
-            };
-        }
+        let granted = next.of(&repairer.claims).is_none();
+        self.stage = match granted {
+            false => Stage::Claiming(next),
+            true if is_out(Defence::Check) => Stage::Announcing,
+            true => Stage::Checking,
+        };
     }
 
     /// Goes on with what another process began. `None` if the record makes no sense.
     pub(in super::super) fn adopt(
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
         owner: &str,
         entry: &Entry,
@@ -145,32 +240,41 @@ impl Attempt {
             cgroup_uid: PodUid::parse(&entry.uid)?,
         };
         let left = Duration::try_from(entry.deadline.duration_since(at.server)).unwrap_or_default();
-        let controller = Controller {
-            kind: String::new(),
-            name: String::new(),
-            uid: owner.to_owned(),
-        };
         Some(Self {
+            origin: Origin::Adopted,
             slot: entry.slot,
             claimed_at: entry.at,
             deadline: entry.deadline,
-            late_at: at.now + left.min(settings.limits.successor_deadline),
-            acted: entry.acted,
-            adopted: true,
+            late_at: at.now + left.min(repairer.limits.successor_deadline),
             doubt_until: at.now + DOUBT,
-            trip: entry.canary,
+            canary: if entry.canary {
+                Canary::MustSucceed
+            } else {
+                Canary::No
+            },
             stage: Stage::Adopting,
-            ..Self::new(settings, at, entry.id.clone(), pod, controller, false)
+            ..Self::new(repairer, at, entry.id.clone(), pod, owner.to_owned(), false)
         })
     }
 
-    pub(super) fn adopted(&mut self, settings: &Settings, at: Moment, result: &Result<Record, Refusal>) {
+    pub(super) fn adopted(&mut self, repairer: &Repairer, at: Moment, result: &Result<Record, Refusal>) {
         match result {
-            Ok(_) => {
+            Ok(record) => {
+                let entry = record.entry(&self.id);
+                self.slot = entry.and_then(|entry| entry.slot);
                 self.held = vec![self.owner_key(), LeaseKey::Node(self.node.clone())];
                 // The slot is written down with the act. Before it, whichever was claimed is not known.
-                let slots = self.slot.map_or(0..settings.limits.slots, |slot| slot..slot + 1);
+                let slots = self.slot.map_or(0..repairer.limits.slots, |slot| slot..slot + 1);
                 self.held.extend(slots.map(LeaseKey::Slot));
+                self.act = match entry {
+                    Some(entry) if entry.acted => Act::Happened,
+                    Some(entry) if entry.sent.is_some() => Act::Sent,
+                    _ => Act::Unsent,
+                };
+                if self.act == Act::Unsent {
+                    // Only its holder may send it, and that is this process from now on.
+                    return self.end(at, Conclusion::NotDone, None);
+                }
                 self.stage = Stage::Resolving;
             }
             Err(Refusal::Failed(_)) if at.now.since(self.began) < LEASE => {
@@ -178,8 +282,10 @@ impl Attempt {
             }
             // Otherwise it ended, or somebody else was faster.
             Err(refusal) => {
-                self.unfinished = matches!(refusal, Refusal::Failed(_));
-                self.stage = Stage::Over;
+                self.stage = Stage::Over(match refusal {
+                    Refusal::Failed(_) => Left::Unfinished,
+                    Refusal::Withheld(..) => Left::Nothing,
+                });
             }
         }
     }

@@ -77,7 +77,7 @@ fn run(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()>
             return Ok(());
         }
         let plugged = !lock(&shared.controls).cni_off;
-        local.insert(uid.to_owned(), start(node, pod, plugged)?);
+        local.insert(uid.to_owned(), start(shared, node, pod, plugged)?);
     }
     let Some(local) = local.get_mut(uid) else {
         return Ok(());
@@ -112,11 +112,11 @@ fn tell(shared: &Shared, pod: &Value, local: &mut Local) -> Result<bool> {
 }
 
 /// Starts what a pod stands for. `plugged` is whether the node's CNI configuration names istio-cni's plugin.
-fn start(node: &Node, pod: &Value, plugged: bool) -> Result<Local> {
+fn start(shared: &Shared, node: &Node, pod: &Value, plugged: bool) -> Result<Local> {
     let (namespace, name) = (meta(pod, "namespace"), meta(pod, "name"));
     let uid = Some(meta(pod, "uid").to_owned());
     let labels = &pod["metadata"]["labels"];
-    let is_istio = |key: &str, value: &str| namespace == "istio-system" && labels[key] == value;
+    let is_istio = |key: &str, value: &str| namespace == shared.istio_namespace && labels[key] == value;
     let (what, address) = if is_istio("app", "ztunnel") {
         let ztunnel = node.lab().ztunnel(ZtunnelSpec {
             name: name.to_owned(),
@@ -134,6 +134,10 @@ fn start(node: &Node, pod: &Value, plugged: bool) -> Result<Local> {
         spec.addresses.extend(address);
         // That is istio-cni's work.
         spec.redirected = false;
+        // Whoever claims to be ztunnel calls itself so as well.
+        if labels["app"] == "ztunnel" {
+            spec.process_name = "ztunnel".to_owned();
+        }
         let pod = node.lab().pod(spec)?;
         if plugged && !pod.spec().host_network {
             node.cni().plugin(pod.uid(), &pod);

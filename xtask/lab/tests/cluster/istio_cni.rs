@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::{REDIRECTION, SOON, start};
 
 /// An annotation of somebody else's: a change that istio-cni's informer hears of.
-const OTHER: &str = "example.com/other";
+pub(super) const OTHER: &str = "example.com/other";
 
-fn annotate(cluster: &Cluster, pod: &Pod, key: &str, value: Value) {
+pub(super) fn annotate(cluster: &Cluster, pod: &Pod, key: &str, value: Value) {
     let patch = json!({ "metadata": { "annotations": { key: value } } });
     let api = cluster.api();
     api.patch("pods/status", pod.namespace(), pod.name(), &patch)
@@ -17,7 +17,7 @@ fn annotate(cluster: &Cluster, pod: &Pod, key: &str, value: Value) {
 }
 
 /// Asks istio-cni to take a pod in again.
-fn ask(cluster: &Cluster, pod: &Pod) {
+pub(super) fn ask(cluster: &Cluster, pod: &Pod) {
     annotate(cluster, pod, REDIRECTION, "pending".into());
 }
 
@@ -29,7 +29,7 @@ fn annotation(cluster: &Cluster, pod: &Pod) -> String {
 
 /// Waits for what the annotation says, and for whether the pod is captured.
 #[track_caller]
-fn becomes(cluster: &Cluster, pod: &Pod, said: &str, captured: bool) {
+pub(super) fn becomes(cluster: &Cluster, pod: &Pod, said: &str, captured: bool) {
     let what = format!("{pod:?} to be {said}, captured: {captured}");
     wait::until(&what, SOON, || {
         annotation(cluster, pod) == said && cluster.is_captured(pod) == captured

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod istio_cni;
+mod real_istio_cni;
 
 use std::time::Duration;
 

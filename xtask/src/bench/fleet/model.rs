@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use meshmedic_common::policy::Gates;
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{
-    Acted, Answer, Check, LeaseKey, Outcome, PodRef, Presence, Refusal, RepairNotice, Request, RequestId,
+    Acted, Answer, Check, LeaseKey, Outcome, PodRef, Presence, RepairNotice, Request, RequestId, update,
 };
 use meshmedic_common::verdict::State;
 
@@ -35,8 +35,8 @@ const PATIENCE: u64 = 400 * HOUR;
 const LEASE: usize = 900;
 const EVENT: f64 = 1_100.0;
 const SMALL: f64 = 600.0;
-/// What is fetched before an act: seven requests, none of them for more than one node's pods.
-const CHECK_REQUESTS: f64 = 7.0;
+/// What is fetched before an act: eight requests, none of them for more than the pods of one node or owner.
+const CHECK_REQUESTS: f64 = 8.0;
 const CHECK: f64 = 40_000.0;
 
 /// What the API server had to do.
@@ -264,16 +264,13 @@ impl Fleet {
                 allowance,
             } => {
                 let record = self.leases.entry(lease.clone()).or_default();
-                let applied = record.apply(&change, &allowance, moment(self.now).server);
+                let (changed, answer) = update(record, &change, &allowance, moment(self.now).server);
                 let record = record.clone();
                 self.fetched(&record);
-                if applied.changed {
+                if changed {
                     self.written(&lease, &record);
                 }
-                Answer::Updated(match applied.withheld {
-                    Some(why) => Err(Refusal::Withheld(why)),
-                    None => Ok(record),
-                })
+                Answer::Updated(answer)
             }
             Request::Check(pod) => {
                 self.count(|load| {
@@ -285,6 +282,7 @@ impl Fleet {
                     Box::new(Check {
                         standing,
                         gates: Gates::default(),
+                        siblings: Vec::new(),
                     })
                 })))
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::{Controller, PodFacts};
-use meshmedic_common::policy::{GRACE_PERIOD, Permissions, Standing};
-use meshmedic_common::repair::{Limits, Moment, Patient, Planner, Settings};
+use meshmedic_common::policy::{GRACE_PERIOD, Mandate, Means, Permissions, Standing};
+use meshmedic_common::repair::{Claims, Limits, Moment, Patient, Planner, Repairer};
 use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
@@ -55,20 +55,21 @@ pub(super) fn owner_uid(owner: usize) -> String {
 impl Node {
     /// With the flags' defaults, and repairs on.
     pub(super) fn new(number: usize) -> Self {
-        let settings = Settings {
+        let repairer = Repairer {
             node: format!("node-{number}"),
             holder: format!("node-{number}-1"),
-            permissions: Permissions {
+            mandate: Mandate::Agent(Permissions {
                 ready: true,
                 stuck: true,
                 grace_period: GRACE_PERIOD,
                 jobs: false,
-            },
-            delete: false,
+            }),
+            means: Means::Evict,
+            claims: Claims::AGENT,
             limits: Limits::DEFAULT,
         };
         Self {
-            planner: Planner::new(settings),
+            planner: Planner::new(repairer, true),
             pods: BTreeMap::new(),
             wake: None,
         }

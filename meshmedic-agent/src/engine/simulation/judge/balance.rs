@@ -17,10 +17,26 @@ const MASS_LOSS_LEAST: usize = 5;
 const MASS_LOSS_PERCENT: usize = 80;
 
 impl Judge<'_> {
-    pub(super) fn balance(&mut self, at: Time, id: PodId, node: usize, process: u32, truth: &Truth) {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that an act rests on, each for itself"
+    )]
+    pub(super) fn balance(
+        &mut self,
+        at: Time,
+        id: PodId,
+        (node, person): (usize, bool),
+        process: u32,
+        truth: &Truth,
+        issued: Time,
+        asked: Option<Time>,
+    ) {
         let Some(owner) = truth.owner else { return };
-        self.judge_in_flight(at, id, node, owner);
-        self.judge_budgets(at, id, node);
+        self.judge_in_flight(at, id, (node, person), owner);
+        // What people do is counted, and never too much.
+        if !person {
+            self.judge_budgets(at, id, node);
+        }
         self.judge_rest(at, id, node, owner);
         let earlier = self.server(at - span(CLAIM_LASTS));
         let claimed = earlier.min(self.server(at) - i64::try_from(CLAIM_LASTS).unwrap_or(0)) - 1000;
@@ -40,6 +56,8 @@ impl Judge<'_> {
             node,
             owner,
             process,
+            asked: self.server(asked.unwrap_or(issued)),
+            proved_by: None,
             claimed,
             proved: early,
             failed: broken.then_some(at),
@@ -59,7 +77,7 @@ impl Judge<'_> {
         wrote.is_some_and(|wrote| within(LEASE, now, wrote))
     }
 
-    fn judge_in_flight(&mut self, at: Time, id: PodId, node: usize, owner: usize) {
+    fn judge_in_flight(&mut self, at: Time, id: PodId, (node, person): (usize, bool), owner: usize) {
         let lately = self
             .acts
             .iter()
@@ -101,7 +119,7 @@ impl Judge<'_> {
                 format!("pod {id}, with {on_node} on node {node} under way"),
             );
         }
-        if in_slots >= self.rules.slots {
+        if in_slots >= self.rules.slots && !person {
             self.blame(
                 at,
                 7,
@@ -124,7 +142,8 @@ impl Judge<'_> {
             };
             expected += 1;
             let since = faulty_at + span(self.rules.settle);
-            let mut readings = pod.readings.iter().filter(|read| **read > since);
+            let longest = pod.readings.values().max_by_key(|readings| readings.len());
+            let mut readings = longest.into_iter().flatten().filter(|read| **read > since);
             let first = readings.next();
             let long = readings.clone().count() > 4
                 && first.is_some_and(|first| {

@@ -16,6 +16,7 @@ fn forgery() -> Forgery {
     let truth = Truth {
         node: 0,
         owner: Some(0),
+        name: None,
         recreated: Recreated::Yes,
         expected: true,
         deleting: false,

@@ -15,22 +15,37 @@ const RUNS: u64 = 300;
 /// So many runs must be clean with all defences in place.
 const CLEAN: u64 = 60;
 
+/// Who repairs in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Agents,
+    /// The agents only look and prove.
+    People,
+}
+
 /// A short run in which much goes wrong.
-fn plan(seed: u64) -> Plan {
+fn plan(seed: u64, who: Who) -> Plan {
     let mut plan = Plan::new(seed);
     plan.span = 30 * HOUR;
     plan.gap = 12 * MINUTE;
+    match who {
+        Who::Agents => plan.people = 0,
+        Who::People => {
+            (plan.people, plan.asks) = (3, 6 * MINUTE);
+            (plan.rules.ready, plan.rules.stuck) = (false, false);
+        }
+    }
     plan
 }
 
-fn short(seed: u64) -> (Rules, Run) {
-    let plan = plan(seed);
+fn short(seed: u64, who: Who) -> (Rules, Run) {
+    let plan = plan(seed, who);
     (plan.rules.clone(), Sim::run(plan))
 }
 
 /// The rules that a run breaks.
-fn broken(seed: u64) -> Vec<u8> {
-    let (rules, run) = short(seed);
+fn broken(seed: u64, who: Who) -> Vec<u8> {
+    let (rules, run) = short(seed, who);
     judge(&rules, &run.trace)
         .iter()
         .map(|breach| breach.rule)
@@ -38,9 +53,9 @@ fn broken(seed: u64) -> Vec<u8> {
 }
 
 /// How many runs it takes to see that a defence is missing.
-fn missed(out: Defence, rule: u8) -> Option<u64> {
+fn missed(who: Who, out: Defence, rule: u8) -> Option<u64> {
     OUT.set(Some(out));
-    let seen = (0..RUNS).find(|seed| broken(1000 + seed).contains(&rule));
+    let seen = (0..RUNS).find(|seed| broken(1000 + seed, who).contains(&rule));
     OUT.set(None);
     seen
 }
@@ -48,16 +63,18 @@ fn missed(out: Defence, rule: u8) -> Option<u64> {
 #[test]
 fn with_all_defences_in_place_short_runs_are_clean() {
     for seed in 1000..1000 + CLEAN {
-        let (rules, run) = short(seed);
-        let told = super::told(seed, &judge(&rules, &run.trace), &run.trace);
-        assert!(told.is_empty(), "a short run, {}", told.join("\n"));
+        for who in [Who::Agents, Who::People] {
+            let (rules, run) = short(seed, who);
+            let told = super::told(seed, &judge(&rules, &run.trace), &run.trace);
+            assert!(told.is_empty(), "a short run of {who:?}, {}", told.join("\n"));
+        }
     }
 }
 
-#[test]
-fn every_defence_is_missed() {
+/// What keeps agents from doing harm, and the rule that is broken without it.
+fn of_agents() -> Vec<(Defence, u8)> {
     let reason = Defence::Reason;
-    let defences = [
+    vec![
         (reason(Withheld::GracePeriod), 1),
         (reason(Withheld::NodeFault), 2),
         (reason(Withheld::MeshFault), 2),
@@ -88,26 +105,77 @@ fn every_defence_is_missed() {
         (reason(Withheld::Cooldown), 7),
         (Defence::Spending, 7),
         (Defence::Lease, 7),
+        (Defence::Before, 6),
+        (Defence::Place, 6),
+        (Defence::Once, 6),
         (Defence::Doubt, 7),
         (reason(Withheld::OptedOutPod), 8),
         (reason(Withheld::OptedOutNamespace), 8),
         (reason(Withheld::Toggling), 9),
         (reason(Withheld::Untrusted), 10),
-    ];
+    ]
+}
+
+/// What of it keeps people from it, too.
+fn of_people() -> Vec<(Defence, u8)> {
+    let reason = Defence::Reason;
+    vec![
+        (reason(Withheld::NodeFault), 2),
+        (reason(Withheld::MeshFault), 2),
+        (reason(Withheld::Cordoned), 2),
+        (reason(Withheld::Paused), 2),
+        (reason(Withheld::Guessed), 2),
+        (reason(Withheld::NotProved), 2),
+        (reason(Withheld::Imposter), 2),
+        (Defence::Look, 2),
+        (Defence::Check, 3),
+        (reason(Withheld::StaticPod), 4),
+        (reason(Withheld::UnknownController), 4),
+        (reason(Withheld::JobPod), 4),
+        (Defence::Refusal, 3),
+        (reason(Withheld::BreakerOwner), 6),
+        (reason(Withheld::BreakerNode), 6),
+        (reason(Withheld::BreakerCluster), 6),
+        (reason(Withheld::InFlightOwner), 7),
+        (reason(Withheld::InFlightNode), 7),
+        (reason(Withheld::Cooldown), 7),
+        (Defence::Lease, 7),
+        (Defence::Before, 6),
+        (Defence::Place, 6),
+        (Defence::Doubt, 7),
+        (reason(Withheld::OptedOutPod), 8),
+        (reason(Withheld::OptedOutNamespace), 8),
+        (reason(Withheld::Toggling), 9),
+        (reason(Withheld::Untrusted), 10),
+    ]
+}
+
+#[test]
+fn every_defence_is_missed() {
+    let of =
+        |who, defences: Vec<(Defence, u8)>| defences.into_iter().map(move |(out, rule)| (who, out, rule));
+    let defences: Vec<_> = of(Who::Agents, of_agents())
+        .chain(of(Who::People, of_people()))
+        .collect();
     // The ones that take long lie side by side: both threads get some of them.
-    let half = |odd: usize| {
+    let half = |odd: usize| -> Vec<_> {
         let mine = defences
-            .into_iter()
+            .iter()
+            .copied()
             .enumerate()
             .filter(move |(n, _)| n % 2 == odd);
-        mine.map(|(_, (out, rule))| (out, missed(out, rule)))
-            .collect::<Vec<_>>()
+        mine.map(|(_, (who, out, rule))| (who, out, missed(who, out, rule)))
+            .collect()
     };
     let seen = std::thread::scope(|scope| {
         let halves = [0, 1].map(|odd| scope.spawn(move || half(odd)));
         halves.map(|half| half.join().expect("a simulation does not panic"))
     });
-    let unseen: Vec<_> = seen.iter().flatten().filter(|(_, runs)| runs.is_none()).collect();
+    let unseen: Vec<_> = seen
+        .iter()
+        .flatten()
+        .filter(|(.., runs)| runs.is_none())
+        .collect();
     writeln!(std::io::stderr(), "runs until a defence was missed: {seen:?}").ok();
     assert!(unseen.is_empty(), "nobody would miss {unseen:?}");
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::AUTHORIZATION;
 use super::mtls::{reference, selected};
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{PodView, View, endpoints, has_all};
@@ -33,15 +34,10 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     policies.filter_map(|policy| finding(view, policy)).collect()
 }
 
-fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
+/// What the check finds on one policy.
+pub(in crate::doctor::checks) fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     // With a target it is a waypoint's, and on trial it does nothing.
-    let trial = policy
-        .metadata
-        .annotations
-        .iter()
-        .flatten()
-        .any(|(key, _)| key == "istio.io/dry-run");
-    if has_target(policy) || trial {
+    if has_target(policy) || is_on_trial(policy) {
         return None;
     }
     let labels = selected(policy);
@@ -107,9 +103,9 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     for namespace in namespaces {
         let waypoint = endpoints::has_waypoint(Some(view.namespace_labels(namespace)));
         if waypoint != Some(true) {
-            finding = finding.run(format!(
-                "istioctl waypoint apply -n {namespace} --enroll-namespace --wait"
-            ));
+            let apply =
+                Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(namespace);
+            finding = finding.run(view.with_revision(apply, namespace));
         }
     }
     Some(finding.by_hand(
@@ -119,12 +115,23 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     ))
 }
 
-pub(super) fn has_target(policy: &Custom) -> bool {
+/// Whether it is only tried out.
+pub(super) fn is_on_trial(policy: &Custom) -> bool {
+    let mut annotations = policy.metadata.annotations.iter().flatten();
+    annotations.any(|(key, _)| key == "istio.io/dry-run")
+}
+
+pub(in crate::doctor::checks) fn has_target(policy: &Custom) -> bool {
     policy.spec.get("targetRef").is_some() || !policy.list("/targetRefs").is_empty()
 }
 
 /// Whether a policy without a target, with this selector, is for a pod.
-pub(super) fn is_over(view: &View<'_>, policy: &Custom, labels: Option<&Labels>, pod: &PodView<'_>) -> bool {
+pub(in crate::doctor::checks) fn is_over(
+    view: &View<'_>,
+    policy: &Custom,
+    labels: Option<&Labels>,
+    pod: &PodView<'_>,
+) -> bool {
     let there = policy.namespace() == view.root || pod.facts.namespace == policy.namespace();
     there && pod.is_live() && labels.is_none_or(|labels| has_all(&pod.facts.labels, labels))
 }

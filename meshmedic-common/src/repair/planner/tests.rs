@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 mod bench;
 
-use super::ledger::{Entry, LEASE, Record, Step};
+use jiff::Timestamp;
+
+use super::super::ledger::{Entry, LEASE, Record, Step};
+use super::super::*;
 use super::*;
-use bench::{Bench, EPOCH, MILLISECOND, MINUTE, SECOND, settings};
+use crate::verdict::State;
+use bench::{Bench, EPOCH, MILLISECOND, MINUTE, SECOND, repairer};
 
 fn is_act(request: &Request) -> bool {
     matches!(request, Request::Act { .. })
@@ -11,7 +15,7 @@ fn is_act(request: &Request) -> bool {
 
 #[test]
 fn an_orphan_is_repaired_once_and_its_successor_ends_it() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     bench.run();
     assert_eq!(bench.acts.len(), 1);
     assert!(bench.planner.under_way().all(|(_, acted)| acted));
@@ -30,7 +34,7 @@ fn an_orphan_is_repaired_once_and_its_successor_ends_it() {
 
 #[test]
 fn the_second_waits_for_the_first_to_be_proved() {
-    let mut two = settings();
+    let mut two = repairer();
     two.limits.in_flight_node = 2;
     let mut bench = Bench::new(two, 3);
     bench.run();
@@ -43,7 +47,7 @@ fn the_second_waits_for_the_first_to_be_proved() {
 
 #[test]
 fn after_a_mass_loss_only_a_successor_on_this_node_is_a_proof() {
-    let mut two = settings();
+    let mut two = repairer();
     two.limits.in_flight_node = 2;
     let mut bench = Bench::new(two, 3);
     bench.mass_loss = true;
@@ -58,7 +62,7 @@ fn after_a_mass_loss_only_a_successor_on_this_node_is_a_proof() {
 
 #[test]
 fn a_canary_of_a_mass_loss_that_fails_opens_the_breaker_of_the_node() {
-    let mut bench = Bench::new(settings(), 2);
+    let mut bench = Bench::new(repairer(), 2);
     bench.mass_loss = true;
     bench.run();
     bench.prove(0, "n1", false);
@@ -74,7 +78,7 @@ fn a_canary_of_a_mass_loss_that_fails_opens_the_breaker_of_the_node() {
 
 #[test]
 fn a_blocked_eviction_of_a_pod_that_recovers_is_asked_for_once() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     bench.acted = Acted::Refused(Withheld::DisruptionBudget, "429".to_owned());
     bench.run();
     assert_eq!(bench.acts.len(), 1);
@@ -90,7 +94,7 @@ fn a_blocked_eviction_of_a_pod_that_recovers_is_asked_for_once() {
 
 #[test]
 fn a_blocked_eviction_is_tried_again_ever_more_rarely_and_costs_no_budget() {
-    let mut small = settings();
+    let mut small = repairer();
     small.limits.per_hour_node = 1;
     let mut bench = Bench::new(small, 1);
     bench.acted = Acted::Refused(Withheld::DisruptionBudget, "429".to_owned());
@@ -104,7 +108,7 @@ fn a_blocked_eviction_is_tried_again_ever_more_rarely_and_costs_no_budget() {
 
 #[test]
 fn a_reading_that_does_not_come_stops_the_act() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     let Some((id, check)) = bench.until(|request| matches!(request, Request::Check(_))) else {
         panic!("no check");
     };
@@ -148,7 +152,7 @@ fn what_changes_between_the_claims_and_the_act_stops_it() {
         ),
     ];
     for (change, why) in changes {
-        let mut bench = Bench::new(settings(), 1);
+        let mut bench = Bench::new(repairer(), 1);
         let (id, check) = bench
             .until(|request| matches!(request, Request::Check(_)))
             .unwrap();
@@ -167,7 +171,7 @@ fn what_changes_between_the_claims_and_the_act_stops_it() {
 #[test]
 fn a_lost_answer_is_looked_into_and_never_repeated_blindly() {
     for happened in [true, false] {
-        let mut bench = Bench::new(settings(), 1);
+        let mut bench = Bench::new(repairer(), 1);
         let (id, act) = bench.until(is_act).unwrap();
         if happened {
             bench.serve(&act);
@@ -190,13 +194,16 @@ fn a_lost_answer_is_looked_into_and_never_repeated_blindly() {
 
 #[test]
 fn an_agent_that_is_killed_is_succeeded_by_one_that_goes_on() {
-    let mut bench = Bench::new(settings(), 2);
+    let mut bench = Bench::new(repairer(), 2);
     bench.run();
     assert_eq!(bench.acts.len(), 1);
-    bench.planner = Planner::new(Settings {
-        holder: "n1-2".to_owned(),
-        ..settings()
-    });
+    bench.planner = Planner::new(
+        Repairer {
+            holder: "n1-2".to_owned(),
+            ..repairer()
+        },
+        true,
+    );
     bench.watch();
     // What the first one holds is not free yet, so the other orphan is tried ever more rarely.
     for wait in [0, 16, 32] {
@@ -222,12 +229,15 @@ fn an_agent_that_is_killed_is_succeeded_by_one_that_goes_on() {
 
 #[test]
 fn whoever_finds_a_claim_without_an_act_sets_everything_free() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     bench.until(is_act).unwrap();
-    bench.planner = Planner::new(Settings {
-        holder: "n1-2".to_owned(),
-        ..settings()
-    });
+    bench.planner = Planner::new(
+        Repairer {
+            holder: "n1-2".to_owned(),
+            ..repairer()
+        },
+        true,
+    );
     bench.pass(LEASE + SECOND);
     bench.watch();
     bench.run();
@@ -244,7 +254,7 @@ fn whoever_finds_a_claim_without_an_act_sets_everything_free() {
 
 #[test]
 fn a_slot_whose_claimant_was_killed_before_all_else_is_set_free_after_its_next_start() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     let claims_its_owner = |request: &Request| match request {
         Request::Update { lease, change, .. } => {
             matches!(lease, LeaseKey::Owner(_)) && matches!(change.step, Step::Claim(_))
@@ -254,10 +264,13 @@ fn a_slot_whose_claimant_was_killed_before_all_else_is_set_free_after_its_next_s
     bench.until(claims_its_owner).unwrap();
     let held = |bench: &Bench| bench.leases.values().filter(|record| !record.is_idle()).count();
     assert_eq!(held(&bench), 1, "a slot comes before what every agent follows");
-    bench.planner = Planner::new(Settings {
-        holder: "n1-2".to_owned(),
-        ..settings()
-    });
+    bench.planner = Planner::new(
+        Repairer {
+            holder: "n1-2".to_owned(),
+            ..repairer()
+        },
+        true,
+    );
     // Its controller was scaled down meanwhile: nobody claims a slot again.
     bench.pods.clear();
     bench.run();
@@ -280,7 +293,7 @@ fn a_slot_whose_claimant_was_killed_before_all_else_is_set_free_after_its_next_s
 #[test]
 fn a_stop_at_each_stage_leaves_the_leases_in_order() {
     for stage in 0..12 {
-        let mut bench = Bench::new(settings(), 1);
+        let mut bench = Bench::new(repairer(), 1);
         let mut asked = None;
         for _ in 0..=stage {
             if let Some((id, request)) = asked.take() {
@@ -317,7 +330,7 @@ fn a_stop_at_each_stage_leaves_the_leases_in_order() {
 
 #[test]
 fn nothing_is_done_while_the_leases_cannot_be_read() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     let (id, _) = bench.requests().remove(0);
     bench.answer(id, Answer::Updated(Err(Refusal::Failed("not JSON".to_owned()))));
     bench.run();
@@ -327,7 +340,7 @@ fn nothing_is_done_while_the_leases_cannot_be_read() {
 
 #[test]
 fn an_outage_does_not_make_a_failure_forgotten() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     bench.run();
     bench.pass(6 * MINUTE);
     for _ in 0..100 {
@@ -346,7 +359,7 @@ fn an_outage_does_not_make_a_failure_forgotten() {
 
 #[test]
 fn a_repair_whose_lease_was_taken_away_ends() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     bench.run();
     bench.leases.clear();
     bench.pass(MINUTE);
@@ -364,7 +377,7 @@ fn a_repair_whose_lease_was_taken_away_ends() {
 #[test]
 fn claims_that_are_old_by_either_clock_are_not_acted_on() {
     for (pass, jump) in [(31, 0), (0, 31)] {
-        let mut bench = Bench::new(settings(), 1);
+        let mut bench = Bench::new(repairer(), 1);
         let (id, check) = bench
             .until(|request| matches!(request, Request::Check(_)))
             .unwrap();
@@ -382,7 +395,7 @@ fn claims_that_are_old_by_either_clock_are_not_acted_on() {
 
 #[test]
 fn a_withheld_repair_is_told_once_until_the_reason_changes() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     bench.gates.cordoned = true;
     for _ in 0..5 {
         bench.pass(MINUTE);
@@ -395,7 +408,7 @@ fn a_withheld_repair_is_told_once_until_the_reason_changes() {
 
 #[test]
 fn the_hour_of_a_node_is_kept_by_the_process_too() {
-    let mut few = settings();
+    let mut few = repairer();
     few.limits.per_hour_node = 2;
     let mut bench = Bench::new(few, 3);
     for n in 0..2 {
@@ -415,9 +428,12 @@ fn the_hour_of_a_node_is_kept_by_the_process_too() {
 
 #[test]
 fn in_shadow_mode_nothing_is_asked_and_everything_told() {
-    let mut off = settings();
-    off.permissions.ready = false;
-    off.permissions.stuck = false;
+    let mut off = repairer();
+    off.mandate = Mandate::Agent(Permissions {
+        ready: false,
+        stuck: false,
+        ..off.permissions()
+    });
     let mut bench = Bench::new(off, 2);
     bench.add(2, State::Partial);
     bench.add(3, State::Orphan);
@@ -444,13 +460,13 @@ fn in_shadow_mode_nothing_is_asked_and_everything_told() {
 
 #[test]
 fn a_successor_on_this_node_is_proved_for_another_ones_repair() {
-    let mut bench = Bench::new(settings(), 0);
+    let mut bench = Bench::new(repairer(), 0);
     let owner = LeaseKey::Owner("owner-7".to_owned());
     let mut theirs = Bench::new(
-        Settings {
+        Repairer {
             node: "n2".to_owned(),
             holder: "n2-1".to_owned(),
-            ..settings()
+            ..repairer()
         },
         0,
     );
@@ -477,7 +493,7 @@ fn a_successor_on_this_node_is_proved_for_another_ones_repair() {
 
 #[test]
 fn while_the_cluster_has_no_room_nothing_is_written() {
-    let mut bench = Bench::new(settings(), 1);
+    let mut bench = Bench::new(repairer(), 1);
     let now = bench.at().server;
     for slot in 0..3 {
         let entry = Entry {
@@ -490,6 +506,9 @@ fn while_the_cluster_has_no_room_nothing_is_written() {
             at: now,
             renewed: now,
             deadline: now,
+            sent: None,
+            before: Vec::new(),
+            means: Means::Evict,
             acted: false,
             canary: false,
             proof: None,

@@ -2,10 +2,14 @@
 //! A planner, the pods of its node and an API server that does as it is told.
 
 use crate::eligibility::Expectation;
-use crate::facts::Controller;
+use crate::facts::{Controller, PodFacts};
 use crate::policy::Standing;
+use crate::verdict::State;
 
-use super::super::ledger::Proof;
+use jiff::Timestamp;
+
+use super::super::super::ledger::Proof;
+use super::super::super::*;
 use super::super::*;
 
 pub(super) const EPOCH: i64 = 1_700_000_000;
@@ -13,17 +17,18 @@ pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
-pub(super) fn settings() -> Settings {
-    Settings {
+pub(super) fn repairer() -> Repairer {
+    Repairer {
         node: "n1".to_owned(),
         holder: "n1-1".to_owned(),
-        permissions: Permissions {
+        mandate: Mandate::Agent(Permissions {
             ready: true,
             stuck: true,
             grace_period: 5 * MINUTE,
             jobs: false,
-        },
-        delete: false,
+        }),
+        means: Means::Evict,
+        claims: Claims::AGENT,
         limits: Limits::DEFAULT,
     }
 }
@@ -55,9 +60,9 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new(settings: Settings, pods: u32) -> Self {
+    pub(super) fn new(repairer: Repairer, pods: u32) -> Self {
         let mut bench = Self {
-            planner: Planner::new(settings),
+            planner: Planner::new(repairer, true),
             pods: BTreeMap::new(),
             leases: BTreeMap::new(),
             gates: Gates::default(),
@@ -155,16 +160,13 @@ impl Bench {
             } => {
                 let server = self.at().server;
                 let record = self.leases.entry(lease.clone()).or_default();
-                let applied = record.apply(change, allowance, server);
-                Answer::Updated(match applied.withheld {
-                    Some(why) => Err(Refusal::Withheld(why)),
-                    None => Ok(record.clone()),
-                })
+                Answer::Updated(update(record, change, allowance, server).1)
             }
             Request::Check(pod) => Answer::Checked(Ok(self.pods.get(&pod.cgroup_uid).map(|sick| {
                 Box::new(Check {
                     standing: sick.standing.clone(),
                     gates: self.gates.clone(),
+                    siblings: Vec::new(),
                 })
             }))),
             Request::Act { pod, .. } => {

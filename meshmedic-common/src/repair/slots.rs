@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::ledger::{Change, LEASE, Step};
-use super::{Answer, LeaseKey, Moment, Refusal, Request, RequestId, Settings};
+use super::{Answer, LeaseKey, Moment, Refusal, Repairer, Request, RequestId};
 use crate::time::Time;
 
 /// By then the earlier process is not heard of any more, and what it began was taken over and renewed.
@@ -17,13 +17,13 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// One slot after the other.
 #[derive(Debug, Default)]
-pub(super) struct Sweep {
+pub(super) struct SlotTidy {
     due: Option<Time>,
     next: u32,
     asked: Option<RequestId>,
 }
 
-impl Sweep {
+impl SlotTidy {
     /// Starts the wait, the first time.
     pub(super) fn begin(&mut self, now: Time) {
         self.due.get_or_insert(now + AFTER);
@@ -31,11 +31,11 @@ impl Sweep {
 
     pub(super) fn take_request(
         &mut self,
-        settings: &Settings,
+        repairer: &Repairer,
         at: Moment,
         numbers: &mut u64,
     ) -> Option<(RequestId, Request)> {
-        self.due_at(settings).filter(|due| at.now >= *due)?;
+        self.due_at(repairer).filter(|due| at.now >= *due)?;
         let lease = LeaseKey::Slot(self.next);
         let change = Change {
             id: String::new(),
@@ -44,7 +44,7 @@ impl Sweep {
         *numbers += 1;
         self.asked = Some(*numbers);
         let request = Request::Update {
-            allowance: settings.limits.allowance(&lease),
+            allowance: repairer.limits.allowance(&lease),
             lease,
             change: Box::new(change),
         };
@@ -65,8 +65,8 @@ impl Sweep {
     }
 
     /// When the next slot is looked at, if one is left.
-    pub(super) fn due_at(&self, settings: &Settings) -> Option<Time> {
+    pub(super) fn due_at(&self, repairer: &Repairer) -> Option<Time> {
         self.due
-            .filter(|_| self.asked.is_none() && self.next < settings.limits.slots)
+            .filter(|_| self.asked.is_none() && self.next < repairer.limits.slots)
     }
 }

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What this agent's ServiceAccount may do, in the API server's own word.
+
+use std::time::Duration;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+/// What a proof needs: to follow the records, and to write into one.
+const VERBS: [&str; 4] = ["list", "watch", "get", "update"];
+/// While the API does not answer it is asked again after this.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// Whether the agents' records may be followed and written in this namespace. Asks until there is an answer.
+pub(super) async fn on_leases(client: &Client, namespace: &str) -> bool {
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    for verb in VERBS {
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    group: Some("coordination.k8s.io".to_owned()),
+                    resource: Some("leases".to_owned()),
+                    namespace: Some(namespace.to_owned()),
+                    verb: Some(verb.to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let allowed = loop {
+            match api.create(&PostParams::default(), &review).await {
+                Ok(answer) => break answer.status.is_some_and(|status| status.allowed),
+                Err(error) => {
+                    tracing::debug!(
+                        "asking for the right to {verb} Leases: {}",
+                        super::describe(&error)
+                    );
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        };
+        if !allowed {
+            return false;
+        }
+    }
+    true
+}
