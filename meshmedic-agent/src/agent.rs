@@ -6,23 +6,26 @@
 
 mod cni_settings;
 mod connection;
+mod healing;
 mod istiod;
 mod report;
 mod teller;
 mod tidy;
 mod toggles;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshmedic_common::kube::client::{Acting, ServerClock, WatchAges};
 use meshmedic_common::policy::{Gates, Standing};
+use meshmedic_common::repair::heal::Healing;
 use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::cluster::acts::Acts;
+use crate::cluster::heals::Heals;
 use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
@@ -31,6 +34,7 @@ use crate::options::{AgentOptions, Trigger};
 use crate::status::{Metrics, Resource, Server, ServerError, Status, Task};
 use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
+use healing::{Done, Heal};
 use istiod::Tracing;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
@@ -103,6 +107,7 @@ struct Agent {
     watches: Watches,
     mirror: Mirror,
     planner: Planner,
+    heal: Heal,
     acts: Arc<Acts>,
     running: JoinSet<(RequestId, Answer)>,
     cni: CniSettings,
@@ -129,6 +134,7 @@ enum Wake {
     Node(Vec<Event>),
     Api(Box<Seen>),
     Answer(RequestId, Answer),
+    Heal(Box<Done>),
     Cni(cni_settings::Read),
     Istiod(istiod::Found),
     Time,
@@ -180,6 +186,15 @@ impl Agent {
             )),
             watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
+            heal: Heal::new(
+                Healing {
+                    permissions: options.repairer.permissions(),
+                    care: options.care,
+                },
+                options.rungs,
+                options.istio_version,
+                Heals::new(client.clone()),
+            ),
             planner,
             running: JoinSet::new(),
             cni: CniSettings::new(client.clone()),
@@ -222,6 +237,7 @@ impl Agent {
                 // A request neither panics nor is cancelled; should it ever, going on would hide it.
                 Err(error) => panic!("a request failed to run: {error}"),
             },
+            done = self.heal.next() => Wake::Heal(Box::new(done)),
             read = self.cni.next() => Wake::Cni(read),
             found = self.tracing.next() => Wake::Istiod(found),
             () = tokio::time::sleep(timer) => Wake::Time,
@@ -232,7 +248,12 @@ impl Agent {
         let now = Time::now();
         let planned = self.moment(now).and_then(|at| self.planner.next_wake(at));
         let publish = self.published.filter(|_| self.changed).map(|last| last + PUBLISH);
-        let wakes = planned.into_iter().chain(publish).map(|wake| wake.since(now));
+        let heal = self.heal.next_wake(now);
+        let wakes = planned
+            .into_iter()
+            .chain(publish)
+            .chain(heal)
+            .map(|wake| wake.since(now));
         wakes.min().unwrap_or(BEAT).min(BEAT)
     }
 
@@ -247,7 +268,9 @@ impl Agent {
         self.changed |= match &wake {
             Wake::Node(events) => !events.is_empty(),
             Wake::Time => false,
-            Wake::Api(_) | Wake::Answer(..) | Wake::Cni(_) | Wake::Istiod(_) | Wake::Stop => true,
+            Wake::Api(_) | Wake::Answer(..) | Wake::Heal(_) | Wake::Cni(_) | Wake::Istiod(_) | Wake::Stop => {
+                true
+            }
         };
         match wake {
             Wake::Node(events) => self
@@ -257,6 +280,12 @@ impl Agent {
             Wake::Answer(id, answer) => {
                 if let Some(at) = self.moment(now) {
                     self.planner.answer(at, id, answer);
+                }
+            }
+            Wake::Heal(done) => {
+                if let Some(at) = self.moment(now) {
+                    self.heal
+                        .take(at, *done, &self.watch, &self.mirror, &self.planner);
                 }
             }
             Wake::Cni(read) => {
@@ -334,8 +363,21 @@ impl Agent {
             self.watch.health(now, health);
         }
         self.gates = self.gates_now();
+        let looks = self
+            .heal
+            .judge(at, &self.gates, &mut self.watch, &self.mirror, &self.planner);
+        for uid in looks {
+            self.watch.look_at(now, &uid);
+        }
         let engine = self.watch.engine();
-        let patients = patients(&self.planner, engine, &self.mirror);
+        let mut patients = patients(&self.planner, engine, &self.mirror);
+        let under_way: BTreeSet<&PodUid> = self.planner.under_way().map(|(pod, _)| &pod.cgroup_uid).collect();
+        let kept = self.heal.kept(&self.watch);
+        // What a gentler rung has in hand, and what no rung may restart, is no finding for the planner.
+        patients.retain(|uid, patient| {
+            let free = self.heal.rungs.restart && !kept.contains(uid);
+            !patient.state.is_finding() || under_way.contains(uid) || free
+        });
         self.planner.judge(at, &self.gates, engine.mass_loss(), &patients);
         for uid in self.planner.looks() {
             self.watch.look_at(now, &uid);
@@ -346,9 +388,15 @@ impl Agent {
         let notices = self.planner.drain();
         self.changed |= !notices.is_empty();
         self.teller.repairs(&notices, at.server);
+        let notices = self.heal.drain();
+        self.changed |= !notices.is_empty();
+        self.teller.heals(&notices, at.server);
         self.tidy.tidy(now, at.server, self.mirror.leases());
-        self.toggles
-            .restore(now, self.mirror.standings(), self.planner.may_act());
+        self.toggles.restore(
+            now,
+            self.mirror.standings(),
+            self.planner.may_act() && self.heal.may_restore(),
+        );
     }
 
     fn gates_now(&self) -> Gates {
@@ -402,11 +450,12 @@ impl Agent {
         if let Some(at) = self.moment(Time::now()) {
             self.planner.stop(at);
         }
+        self.heal.stop();
         let deadline = tokio::time::sleep(FAREWELL);
         tokio::pin!(deadline);
         loop {
             self.judge(Time::now());
-            if self.planner.is_idle() && self.running.is_empty() {
+            if self.planner.is_idle() && self.running.is_empty() && self.heal.is_idle() {
                 break;
             }
             tokio::select! {

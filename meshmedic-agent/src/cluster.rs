@@ -5,6 +5,7 @@
 //! carried out one by one, and what came of them goes back to it.
 
 pub mod acts;
+pub mod heals;
 mod leases;
 mod mirror;
 mod rights;

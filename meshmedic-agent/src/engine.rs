@@ -302,6 +302,12 @@ impl Engine {
         self.pods.iter().map(|(uid, track)| (uid, track.view()))
     }
 
+    /// The condition of this node's ztunnel and istio-cni.
+    #[must_use]
+    pub fn gate(&self) -> &NodeGate {
+        &self.gate
+    }
+
     /// Why this node's readings prove no orphan, while that is so.
     #[must_use]
     pub fn node_fault(&self) -> Option<&str> {

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod cgroup;
+mod connection;
 mod index;
 mod lives;
 mod names;
@@ -15,6 +16,7 @@ mod underneath;
 
 pub use addresses::NetAddresses;
 pub use cgroup::{CgroupPod, parse_cgroup};
+pub use connection::has_connection;
 pub use index::{Mapping, NetnsIndex};
 pub use lives::Lives;
 pub use names::{PodName, PodNames};

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::status::{Endpoints, ListenAddr};
 use meshmedic_common::identity::Identity;
+use meshmedic_common::policy::Rungs;
 use meshmedic_common::repair::Repairer;
+use meshmedic_common::repair::heal::Care;
 
 /// How changes are noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +51,12 @@ pub struct AgentOptions {
     pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
+    /// Which ways to bring a pod back may be used.
+    pub rungs: Rungs,
+    /// How careful heals in place are.
+    pub care: Care,
+    /// Which version istio-cni is, where its own word is not to be taken.
+    pub istio_version: Option<String>,
     /// Who repairs, and how carefully.
     pub repairer: Repairer,
     /// Whether successors that land here are proved, for repairs of any node.

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use meshmedic_common::abi::ListenChange;
 use meshmedic_common::ports::PortSet;
+use meshmedic_common::repair::heal::{Place, Serving};
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Owner, Reason, Redirection};
+use meshmedic_common::verdict::{Owner, Reason, Redirection, State};
 
 use crate::engine::{Engine, Health, Look, Notice, Seen, Settings, Urgency};
 use crate::kernel::Kernel;
@@ -232,6 +233,29 @@ impl Watch {
     /// Asks for a reading of a pod at once.
     pub fn look_at(&mut self, now: Time, uid: &PodUid) {
         self.engine.hint(now, uid);
+    }
+
+    /// Where a pod lives now, where that is known.
+    #[must_use]
+    pub fn place(&self, uid: &PodUid) -> Option<Place> {
+        self.mapping(uid).map(place_of)
+    }
+
+    /// Whether this node's ztunnel is proved to serve.
+    #[must_use]
+    pub fn serving(&mut self, now: Time) -> Serving {
+        let captured = |(_, view): (&PodUid, crate::engine::PodView<'_>)| {
+            view.state == State::Captured && view.owner == Some(Owner::Ztunnel)
+        };
+        if self.sources.ztunnel.is_empty() {
+            Serving::Unproven
+        } else if self.engine.views().any(captured) {
+            Serving::Captures
+        } else if self.sources.is_connected(&self.options.proc_root, now) {
+            Serving::Connected
+        } else {
+            Serving::Unproven
+        }
     }
 
     /// The pod's namespace, where it is known.
@@ -503,6 +527,15 @@ fn unreadable_look(now: Time, reason: Reason, detail: String) -> Look {
         seen: Seen::Unreadable(reason, detail),
         ports: PortSet::EMPTY,
         redirection: Redirection::Unknown,
+        place: None,
+    }
+}
+
+/// Where a pod lives, as far as the process tells through which it is read.
+const fn place_of(mapping: &Mapping) -> Place {
+    Place {
+        netns: mapping.netns.0,
+        start: mapping.start,
     }
 }
 

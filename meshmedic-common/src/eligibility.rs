@@ -200,7 +200,8 @@ impl Enablement {
                 Reason::NotSelected
             });
         }
-        if pod.enrolment == Enrolment::Pending {
+        // What we asked for is as lost as before, until it is proved.
+        if pod.enrolment == Enrolment::Pending && !pod.is_asked() {
             return Pending;
         }
         let class = pod.runtime_class.as_deref().unwrap_or_default();

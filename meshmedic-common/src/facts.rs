@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::eligibility::Labels;
+use crate::repair::heal::Ask;
 use crate::uid::PodUid;
 
 /// The annotation in which istio-cni says that it enrolled a pod.
@@ -21,6 +22,10 @@ pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The annotation in which a toggle keeps the label's value while it is away.
 pub const TOGGLE_RESTORE: &str = "meshmedic.io/toggle-restore";
+/// The annotation, on a pod or a namespace, that narrows the ways in which a pod may be brought back.
+pub const STRATEGY: &str = "meshmedic.io/strategy";
+/// The annotation in which an ask is written down, see [`crate::repair::heal::Ask`].
+pub const HEAL: &str = "meshmedic.io/heal";
 
 /// What istio-cni says of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +93,25 @@ pub struct PodFacts {
     pub repair: Option<String>,
     /// What a toggle left to be restored.
     pub toggle_restore: Option<String>,
+    /// What its annotation says of the ways that are allowed.
+    pub strategy: Option<String>,
+    /// What an ask left.
+    pub heal: Option<String>,
+    /// Whether its sandbox is ready, where the kubelet says so.
+    pub sandbox_ready: Option<bool>,
+    /// Since when that is so.
+    pub sandbox_since: Option<Timestamp>,
+    /// Its first container's ID and image, of Istio's own pods alone.
+    pub container: Option<Container>,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// Its ID, as the kubelet says it.
+    pub id: Option<String>,
+    /// Its image.
+    pub image: String,
 }
 
 impl PodFacts {
@@ -95,6 +119,15 @@ impl PodFacts {
     #[must_use]
     pub fn cgroup_uid(&self) -> Option<PodUid> {
         PodUid::parse(self.config_hash.as_deref().unwrap_or(&self.uid))
+    }
+
+    /// Whether istio-cni is still trying because an ask of ours had it try. An ask that is older than the pod's sandbox
+    /// was made for another.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        let ask = self.heal.as_deref().and_then(Ask::parse);
+        let newer = |ask: &Ask| self.sandbox_since.is_none_or(|since| ask.at >= since);
+        self.enrolment == Enrolment::Pending && ask.as_ref().is_some_and(newer)
     }
 
     /// `namespace/name`.

@@ -7,6 +7,7 @@ pub mod control;
 pub mod event;
 pub mod evict;
 pub mod facts;
+pub mod heal;
 pub mod identity;
 mod send;
 pub mod toggle;

@@ -83,6 +83,32 @@ named! {
         Toggling = "toggling", "a toggle of its label has not ended";
         /// Rule 9: the label would not be heeded.
         NoToggle = "no-toggle", "istio-cni's selectors would keep it enrolled whatever its label says, so a toggle does nothing";
+        /// Rule 1: the API does not let us ask istio-cni.
+        HealNotPermitted = "heal-not-permitted", "the right to ask istio-cni to take a pod in again is missing (pods/status: patch), and nothing is restarted instead";
+        /// Rule 2: nothing shows that ztunnel serves.
+        ZtunnelUnproven = "ztunnel-unproven", "nothing shows that this node's ztunnel serves: no pod is captured, and it has had no connection to istio-cni for long enough";
+        /// Rule 2: the API does not know where it lives.
+        NoAddress = "no-address", "its network namespace has none of the addresses that the API gives it, or its sandbox is not ready";
+        /// Rule 2: ztunnel could not bind there.
+        PortHeld = "port-held", "somebody else holds a port that ztunnel needs";
+        /// Rule 2: istio-cni may not understand.
+        HealUnsupported = "heal-unsupported", "istio-cni takes a running pod in again from 1.25 on, and this one is older or does not say (--istio-version)";
+        /// Rule 2: another agent is the one that acts.
+        Superseded = "superseded", "another agent of this node is the one that acts";
+        /// Rule 6: a gentler way has not come to its end.
+        Healing = "healing", "a gentler way has not come to its end: istio-cni is asked to take it in again";
+        /// Rule 6: the first heal must prove itself.
+        HealCanary = "heal-canary", "another heal in place must prove itself first";
+        /// Rule 6: heals did not take here.
+        HealStopped = "heal-stopped", "heals in place of pods of different owners and namespaces did not take on this node";
+        /// Rule 6: nothing shows that istio-cni works.
+        HealUnanswered = "heal-unanswered", "a heal in place did not take, and nothing has shown since that istio-cni works";
+        /// Rule 7: enough asks are outstanding.
+        HealPace = "heal-pace", "enough heals in place are under way on this node, or within a minute";
+        /// Rule 7: its owner had its share.
+        HealOwnerShare = "heal-owner-share", "its owner's share of heals in place is asked for already";
+        /// Rule 8: none of the ways that are allowed can help it.
+        Strategy = "strategy", "the ways that are allowed (--strategy, the annotation meshmedic.io/strategy) leave none that could help it";
         /// Rule 10: what it says of itself makes no sense.
         Untrusted = "untrusted", "what it says of itself makes no sense";
     }
@@ -93,7 +119,7 @@ impl Withheld {
     #[must_use]
     pub const fn rule(self) -> u8 {
         match self {
-            Self::DetectOnly | Self::GracePeriod => 1,
+            Self::DetectOnly | Self::GracePeriod | Self::HealNotPermitted => 1,
             Self::NotProved
             | Self::ByHand
             | Self::Imposter
@@ -101,19 +127,33 @@ impl Withheld {
             | Self::MeshFault
             | Self::Cordoned
             | Self::Paused
-            | Self::Guessed => 2,
+            | Self::Guessed
+            | Self::ZtunnelUnproven
+            | Self::NoAddress
+            | Self::PortHeld
+            | Self::HealUnsupported
+            | Self::Superseded => 2,
             Self::OtherPod | Self::Leaving | Self::NotFetched => 3,
             Self::NothingRecreates | Self::StaticPod | Self::UnknownController | Self::JobPod => 4,
             Self::DisruptionBudget | Self::UnhealthyPolicy | Self::Refused => 5,
-            Self::Canary | Self::BreakerOwner | Self::BreakerNode | Self::BreakerCluster => 6,
+            Self::Canary
+            | Self::BreakerOwner
+            | Self::BreakerNode
+            | Self::BreakerCluster
+            | Self::Healing
+            | Self::HealCanary
+            | Self::HealStopped
+            | Self::HealUnanswered => 6,
             Self::InFlightOwner
             | Self::InFlightNode
             | Self::NoSlot
             | Self::BudgetNode
             | Self::BudgetCluster
             | Self::Cooldown
-            | Self::NoLedger => 7,
-            Self::OptedOutPod | Self::OptedOutNamespace => 8,
+            | Self::NoLedger
+            | Self::HealPace
+            | Self::HealOwnerShare => 7,
+            Self::OptedOutPod | Self::OptedOutNamespace | Self::Strategy => 8,
             Self::Toggling | Self::NoToggle => 9,
             Self::Untrusted => 10,
         }
@@ -149,6 +189,97 @@ pub struct Permissions {
     pub jobs: bool,
 }
 
+/// The ways in which a pod may be brought back, gentlest first. They are always tried in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rungs {
+    /// istio-cni is asked to take the running pod in again.
+    pub heal: bool,
+    /// Its label takes it out of the mesh and in again.
+    pub toggle: bool,
+    /// It is evicted, so that its controller creates another one.
+    pub restart: bool,
+}
+
+impl Rungs {
+    /// What holds unless the user says otherwise.
+    pub const DEFAULT: Self = Self {
+        heal: true,
+        toggle: false,
+        restart: true,
+    };
+    const ALL: Self = Self {
+        heal: true,
+        toggle: true,
+        restart: true,
+    };
+
+    /// What both allow.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            heal: self.heal && other.heal,
+            toggle: self.toggle && other.toggle,
+            restart: self.restart && other.restart,
+        }
+    }
+
+    /// What the annotations of a pod and its namespace leave. They only narrow.
+    pub fn of(standing: &Standing) -> Result<Self, Withheld> {
+        let mut left = Self::ALL;
+        for said in [&standing.facts.strategy, &standing.namespace_strategy] {
+            if let Some(said) = said {
+                // Whoever wrote it meant something; better to leave the pod alone than to guess.
+                left = left.and(said.parse().map_err(|_| Withheld::Untrusted)?);
+            }
+        }
+        Ok(left)
+    }
+}
+
+/// A list of ways that names something else, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no way to bring a pod back: name one or more of heal, toggle and restart, with commas between"
+)]
+pub struct BadRungs(String);
+
+impl std::str::FromStr for Rungs {
+    type Err = BadRungs;
+
+    fn from_str(text: &str) -> Result<Self, BadRungs> {
+        let mut rungs = Self {
+            heal: false,
+            toggle: false,
+            restart: false,
+        };
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "heal" => rungs.heal = true,
+                "toggle" => rungs.toggle = true,
+                "restart" => rungs.restart = true,
+                other => return Err(BadRungs(crate::text::clean(other, 32))),
+            }
+        }
+        Ok(rungs)
+    }
+}
+
+impl std::fmt::Display for Rungs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named = [
+            (self.heal, "heal"),
+            (self.toggle, "toggle"),
+            (self.restart, "restart"),
+        ];
+        let words: Vec<&str> = named
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, word)| *word)
+            .collect();
+        f.write_str(&words.join(","))
+    }
+}
+
 /// What a person who was shown what would be done chose to go past.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -175,6 +306,8 @@ pub enum Mandate {
 named! {
     /// By what means a pod is brought back.
     pub enum Means {
+        /// istio-cni is asked to take it in again; nothing restarts.
+        Heal = "heal", "healed in place";
         /// It is evicted, so that its controller creates another one, and disruption budgets hold.
         Evict = "evict", "evicted";
         /// It is deleted, past them.
@@ -224,6 +357,8 @@ pub struct Standing {
     pub certain: bool,
     /// What its namespace's annotation says of repairs.
     pub namespace_repair: Option<String>,
+    /// What its namespace's annotation says of the ways that are allowed.
+    pub namespace_strategy: Option<String>,
 }
 
 /// The first rule that forbids to repair a pod now. This is the one place that says so, to agents and to people.
@@ -299,7 +434,17 @@ pub fn gates_forbid(gates: &Gates) -> Option<Withheld> {
 /// What must be so of the very pod before it is evicted. `uid` is the API's UID of the pod that was judged.
 #[must_use]
 pub fn pod_forbids(standing: &Standing, uid: &str, jobs: bool) -> Option<Withheld> {
-    touching_forbidden(standing, uid).or_else(|| nothing_recreates(&standing.facts, jobs))
+    touching_forbidden(standing, uid)
+        .or_else(|| nothing_recreates(&standing.facts, jobs))
+        .or_else(|| narrowed(standing, |rungs| rungs.restart))
+}
+
+/// Whether annotations leave this way.
+fn narrowed(standing: &Standing, way: impl Fn(Rungs) -> bool) -> Option<Withheld> {
+    match Rungs::of(standing) {
+        Ok(rungs) => (!way(rungs)).then_some(Withheld::Strategy),
+        Err(why) => Some(why),
+    }
 }
 
 /// What must be so of the very pod before a toggle. It survives, so it matters not who would recreate it; but the
@@ -307,6 +452,31 @@ pub fn pod_forbids(standing: &Standing, uid: &str, jobs: bool) -> Option<Withhel
 #[must_use]
 pub fn toggle_forbidden(standing: &Standing, uid: &str) -> Option<Withheld> {
     touching_forbidden(standing, uid).or_else(|| is_static(&standing.facts).then_some(Withheld::StaticPod))
+}
+
+/// What must be so of the very pod before istio-cni is asked for it. It survives, so it matters not who would recreate
+/// it; but its connections are reset, which can fail a Job, and a static pod is not found by istio-cni.
+#[must_use]
+pub fn heal_forbidden(standing: &Standing, uid: &str, jobs: bool) -> Option<Withheld> {
+    let facts = &standing.facts;
+    let of_job = facts
+        .controller
+        .as_ref()
+        .is_some_and(|controller| controller.kind == "Job");
+    touching_forbidden(standing, uid)
+        .or_else(|| is_static(facts).then_some(Withheld::StaticPod))
+        .or_else(|| (of_job && !jobs).then_some(Withheld::JobPod))
+        .or_else(|| narrowed(standing, |rungs| rungs.heal))
+}
+
+/// Whether such a pod may be healed in place, by what was switched on. Where Ready orphans may be repaired it is no
+/// matter whether this one is: nothing of it restarts.
+#[must_use]
+pub fn heal_not_permitted(permissions: &Permissions, facts: &PodFacts, now: Timestamp) -> Option<Withheld> {
+    if permissions.ready {
+        return None;
+    }
+    permissions_forbid(permissions, facts, now)
 }
 
 /// What must be so of the very pod before anything is done to it.

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod by_hand;
+pub mod heal;
 pub mod ledger;
 mod limits;
 mod planner;

@@ -20,7 +20,9 @@ use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, name
 pub use history::{Recent, TransitionReport};
 pub use node::{CniFolder, Overlay, Reach};
 pub use read::ReadError;
-pub use repair::{BreakerReport, BreakerScope, Budgets, RepairReport, RepairResult, RepairStanding};
+pub use repair::{
+    BreakerReport, BreakerScope, Budgets, HealStanding, RepairReport, RepairResult, RepairStanding,
+};
 
 /// The version of [`NodeReport`]. A reader accepts newer fields and refuses another version.
 pub const API_VERSION: &str = "meshmedic.io/v1";
@@ -177,6 +179,9 @@ pub struct PodReport {
     /// How it stands with its repair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<RepairStanding>,
+    /// How far its heal in place is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heal: Option<HealStanding>,
 }
 
 named! {

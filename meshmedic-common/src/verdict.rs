@@ -218,6 +218,8 @@ named! {
         Cordoned = "cordoned", "this node is cordoned: its pods are about to leave anyway";
         /// Somebody paused all repairs.
         Paused = "paused", "repairs are paused by the ConfigMap meshmedic-control";
+        /// The right to ask istio-cni is missing.
+        HealNotPermitted = "heal-not-permitted", "pods cannot be healed in place: the agent may not patch pods/status";
         /// Somebody outside Istio's namespaces, or not as Istio does it, claims to be a part of Istio. He is ignored.
         IdentityConflict = "identity-conflict", "somebody claims to be a part of Istio and is ignored";
     }

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use meshmedic_common::identity::Claimant;
 use meshmedic_common::policy::{Withheld, is_stuck};
 use meshmedic_common::report::{
-    BreakerReport, BreakerScope, Budgets, ConditionReport, NodeReport, PodReport, RepairStanding,
+    BreakerReport, BreakerScope, Budgets, ConditionReport, HealStanding, NodeReport, PodReport,
+    RepairStanding,
 };
 use meshmedic_common::verdict::Condition;
 
@@ -35,6 +36,16 @@ impl Agent {
         }
         if let Some(reason) = &self.gates.paused {
             report.conditions.push(condition(Condition::Paused, reason));
+        }
+        if let Some(why) = self
+            .heal
+            .healer()
+            .not_permitted()
+            .filter(|_| self.heal.rungs.heal)
+        {
+            report
+                .conditions
+                .push(condition(Condition::HealNotPermitted, why));
         }
         report.istio = Some(self.mirror.identity().clone());
         let strangers = self.mirror.strangers();
@@ -67,6 +78,11 @@ impl Agent {
             pod.ready = Some(standing.facts.ready);
             let stuck = |server| is_stuck(self.grace_period, &standing.facts, server);
             pod.stuck = server.is_some_and(stuck);
+        }
+        let healer = self.heal.healer();
+        pod.heal = healer.progress(&pod.uid).map(HealStanding::from);
+        if pod.heal.is_none() && healer.would_heal(&pod.uid) && pod.state.is_finding() {
+            pod.heal = Some(HealStanding::WouldHeal);
         }
         let acted = self
             .planner

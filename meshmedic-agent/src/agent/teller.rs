@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells what happened: in the log, as Events, as metrics.
 
+mod heals;
 mod strangers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -11,7 +12,7 @@ use kube::Client;
 use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
-use meshmedic_common::policy::Means;
+use meshmedic_common::policy::{Means, Withheld};
 use meshmedic_common::report::{Recent, RepairReport, TransitionReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Redirection, State};
@@ -334,24 +335,7 @@ impl Teller {
                     detail,
                     shadow,
                 } => {
-                    audit(
-                        &self.node,
-                        pod,
-                        "withheld",
-                        Some(why.as_str()),
-                        Some(why.rule()),
-                        detail.as_deref(),
-                        *shadow,
-                    );
-                    if !shadow {
-                        let detail = detail
-                            .as_ref()
-                            .map(|detail| format!(" ({detail})"))
-                            .unwrap_or_default();
-                        let note =
-                            format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
-                        self.publish(EventReason::RepairBlocked, of(pod), note);
-                    }
+                    self.withheld(pod, *why, detail.as_deref(), *shadow);
                 }
                 RepairNotice::Would { pod } => audit(&self.node, pod, "would-repair", None, None, None, true),
                 RepairNotice::Started { pod, means, .. } => {
@@ -414,6 +398,21 @@ impl Teller {
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         });
         self.publish(reason, of(pod), note);
+    }
+
+    fn withheld(&self, pod: &PodRef, why: Withheld, detail: Option<&str>, shadow: bool) {
+        let (reason, rule) = (Some(why.as_str()), Some(why.rule()));
+        audit(&self.node, pod, "withheld", reason, rule, detail, shadow);
+        // What only waits for its turn is no news to whoever reads Events.
+        let waits = matches!(
+            why,
+            Withheld::HealCanary | Withheld::HealPace | Withheld::HealOwnerShare | Withheld::Healing
+        );
+        if !shadow && !waits {
+            let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
+            let note = format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
+            self.publish(EventReason::RepairBlocked, of(pod), note);
+        }
     }
 
     /// What is looked at now and then rather than at each change.

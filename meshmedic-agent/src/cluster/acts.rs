@@ -189,6 +189,7 @@ impl Acts {
             expectation: enablement.expectation(&facts, Some(&namespace.labels)),
             certain: enablement.certain,
             namespace_repair: namespace.repair,
+            namespace_strategy: namespace.strategy,
             facts,
         };
         let parts: Vec<_> = ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect();
@@ -260,7 +261,8 @@ impl Acts {
         let done = match means {
             Means::Evict => evict::evict(&self.client, &target, ready, false).await,
             Means::Delete => evict::delete(&self.client, &target, false).await,
-            Means::Toggle | Means::Restore => {
+            // A heal in place has requests of its own, and claims nothing.
+            Means::Heal | Means::Toggle | Means::Restore => {
                 let why = "a label is toggled by `meshmedic repair`".to_owned();
                 return Acted::Refused(Withheld::NoToggle, why);
             }

@@ -24,6 +24,9 @@ use crate::node::PodName;
 use crate::watch::Declared;
 use meshmedic_common::time::Time;
 
+/// The label in which Istio's charts name their version.
+const VERSION_LABEL: &str = "app.kubernetes.io/version";
+
 /// What changed by some news.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -152,6 +155,7 @@ impl Mirror {
                 .expectation(facts, namespace.map(|known| &known.labels)),
             certain: self.enablement.certain,
             namespace_repair: namespace.and_then(|known| known.repair.clone()),
+            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
             facts: facts.clone(),
         };
         Some((facts.cgroup_uid()?, standing))
@@ -228,6 +232,44 @@ impl Mirror {
             .values()
             .filter(|facts| self.identity.proves(facts, Component::Cni));
         cnis.map(|facts| (facts.uid.as_str(), facts.namespace.as_str()))
+    }
+
+    /// The containers of this node's istio-cni and ztunnel: while there are two of a kind during an upgrade, of the
+    /// younger.
+    #[must_use]
+    pub fn containers(&self) -> (Option<String>, Option<String>) {
+        let id = |part| {
+            self.part(part)
+                .and_then(|facts| facts.container.as_ref()?.id.clone())
+        };
+        (id(Component::Cni), id(Component::Ztunnel))
+    }
+
+    /// What version istio-cni says that it is: by its label, else by the tag of its image.
+    #[must_use]
+    pub fn cni_version(&self) -> Option<String> {
+        let facts = self.part(Component::Cni)?;
+        let tag = || {
+            let image = &facts.container.as_ref()?.image;
+            let name = image.rsplit_once('/').map_or(image.as_str(), |(_, name)| name);
+            let name = name.split_once('@').map_or(name, |(name, _)| name);
+            name.split_once(':').map(|(_, tag)| tag.to_owned())
+        };
+        facts.labels.get(VERSION_LABEL).cloned().or_else(tag)
+    }
+
+    fn part(&self, part: Component) -> Option<&PodFacts> {
+        let pods = self
+            .pods
+            .values()
+            .filter(|facts| self.identity.proves(facts, part) && !facts.deleting && !facts.finished);
+        pods.max_by_key(|facts| facts.created)
+    }
+
+    /// What the API says of a namespace.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
+        self.namespaces.get(name)
     }
 
     /// How ztunnel and istio-cni of this node are. `None` until the pods were told.

@@ -3,6 +3,7 @@
 
 use meshmedic_common::abi::CensusRow;
 use meshmedic_common::ports::PortSet;
+use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::Holder;
 use meshmedic_common::sockets::{AddressKind, Reading};
 use meshmedic_common::verdict::{Reason, Redirection};
@@ -107,6 +108,8 @@ pub struct Look {
     pub ports: PortSet,
     /// Whether Istio's routing table is there.
     pub redirection: Redirection,
+    /// Where it was taken; `None` where nothing was read.
+    pub place: Option<Place>,
 }
 
 /// Concludes from a reading.

@@ -94,6 +94,36 @@ impl NodeGate {
         self.fault.as_deref()
     }
 
+    /// What is wrong now, whatever has yet to settle.
+    #[must_use]
+    pub fn hard_fault(&self) -> Option<String> {
+        match (&self.seen, &self.health) {
+            (None, _) => Some("ztunnel was not looked for yet".to_owned()),
+            (Some(seen), _) if seen.processes.is_empty() => {
+                Some("no ztunnel process runs on this node".to_owned())
+            }
+            (_, Some(health)) => health.fault.as_ref().map(ToString::to_string),
+            _ => None,
+        }
+    }
+
+    /// Since when ztunnel is Ready and its processes are the ones they are.
+    #[must_use]
+    pub fn ztunnel_since(&self) -> Option<Time> {
+        let ready = self
+            .health
+            .as_ref()
+            .is_some_and(|health| health.ztunnel_ready.is_some());
+        let runs = self.seen.as_ref().is_some_and(|seen| !seen.processes.is_empty());
+        (ready && runs).then_some(self.since)
+    }
+
+    /// Whether ztunnel and istio-cni are Ready, as far as the API told.
+    #[must_use]
+    pub fn cni_ready(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.fault.is_none())
+    }
+
     /// What was wrong when last judged, if anything was.
     #[must_use]
     pub fn fault(&self) -> Option<&str> {

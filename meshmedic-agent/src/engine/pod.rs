@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::ports::PortSet;
+use meshmedic_common::repair::heal::Streak;
 use meshmedic_common::report::Holder;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
@@ -65,6 +66,10 @@ pub(super) struct Track {
     /// When the last reading that bore the state out began.
     read_at: Time,
     confirmation: Option<Confirmation>,
+    /// The readings in a row that found no listener, whatever they were worth for a verdict.
+    streak: Option<Streak>,
+    /// When the last reading began that found all listeners to be ztunnel's.
+    proved_at: Option<Time>,
     was_captured: bool,
     captured_at: Time,
     /// When its network namespace was last found to be another one.
@@ -103,6 +108,10 @@ pub struct PodView<'a> {
     pub read_at: Time,
     /// When it was last seen captured.
     pub captured_at: Time,
+    /// The last readings, if they found no listener of ztunnel's.
+    pub streak: Option<Streak>,
+    /// When the last reading began that found all listeners to be ztunnel's.
+    pub proved_at: Option<Time>,
 }
 
 /// The state of a pod that no reading would change.
@@ -128,6 +137,8 @@ impl Track {
             turn: Turn::new(settled(expectation).is_none().then_some(now)),
             read_at: Time::default(),
             confirmation: None,
+            streak: None,
+            proved_at: None,
             was_captured: false,
             captured_at: Time::default(),
             replaced_at: Time::default(),
@@ -157,6 +168,7 @@ impl Track {
         }
         self.expectation = expectation;
         self.confirmation = None;
+        self.streak = None;
         if let Some((state, reason)) = settled(expectation) {
             self.turn.cancel();
             return self.enter(now, uid, state, reason);
@@ -171,6 +183,7 @@ impl Track {
             return None;
         }
         self.confirmation = None;
+        (self.streak, self.proved_at) = (None, None);
         self.onset = Some(since);
         self.replaced_at = now;
         self.detail = None;
@@ -237,6 +250,7 @@ impl Track {
         fault: bool,
     ) -> Option<Notice> {
         self.turn.end(look.started);
+        self.count(&look);
         if self.is_settled() {
             return None;
         }
@@ -287,6 +301,27 @@ impl Track {
             return self.suspect(now, uid, fault);
         }
         self.confirm(now, uid, loss, (look.started, look.finished), settings)
+    }
+
+    /// Counts the readings in a row that found nothing, in one place.
+    fn count(&mut self, look: &Look) {
+        let Some(place) = look
+            .place
+            .filter(|_| look.seen == Seen::Incomplete(PortSet::EMPTY))
+        else {
+            self.streak = None;
+            if look.seen == (Seen::Complete { proved: true }) {
+                self.proved_at = Some(look.started);
+            }
+            return;
+        };
+        let before = self.streak.filter(|streak| streak.place == place);
+        self.streak = Some(Streak {
+            place,
+            readings: before.map_or(1, |streak| streak.readings.saturating_add(1)),
+            first: before.map_or(look.started, |streak| streak.first),
+            last: look.started,
+        });
     }
 
     /// Believes a loss once every reading across the confirmation agreed.
@@ -364,6 +399,7 @@ impl Track {
 
     fn captured(&mut self, now: Time, uid: &PodUid, proved: bool) -> Option<Notice> {
         self.confirmation = None;
+        self.streak = None;
         self.was_captured = true;
         self.captured_at = now;
         self.holders.clear();
@@ -512,6 +548,8 @@ impl Track {
             flaps: self.flaps,
             read_at: self.read_at,
             captured_at: self.captured_at,
+            streak: self.streak,
+            proved_at: self.proved_at,
         }
     }
 }

@@ -118,6 +118,7 @@ fn look(now: Time, seen: Seen) -> Look {
         seen,
         ports: PortSet::EMPTY,
         redirection: Redirection::Routed,
+        place: None,
     }
 }
 

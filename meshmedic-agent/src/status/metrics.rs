@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use meshmedic_common::identity::Component;
 use meshmedic_common::policy::{Means, Withheld};
+use meshmedic_common::repair::heal;
 use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
@@ -105,6 +106,8 @@ struct Inner {
     expected: Gauge,
     identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
+    heals: Family<Labels<2>, Counter>,
+    outside: Histogram,
     withheld: Family<Labels<3>, Counter>,
     would: Counter,
     in_flight: Gauge,
@@ -302,6 +305,10 @@ impl Metrics {
         if (*from, *to) == (Some(State::Suspect), State::Captured) {
             self.0.flaps.inc();
         }
+        let lost = matches!(from, Some(from) if *from == State::Suspect || from.is_finding());
+        if lost && *to == State::Captured {
+            self.0.outside.observe(at.since(*since).as_secs_f64());
+        }
         if *to == State::Suspect || to.is_finding() {
             let delay = at.since(*since).as_secs_f64();
             self.0
@@ -347,6 +354,40 @@ impl Metrics {
                     inner.orphans_repaired.get_or_create(&[("class", class)]).inc();
                 }
             }
+        }
+    }
+
+    /// Takes what the healer has to tell.
+    pub fn heal(&self, notice: &heal::Notice) {
+        let ended = |result: &'static str, reason: &'static str| {
+            let labels = [("result", result), ("reason", reason)];
+            self.0.heals.get_or_create(&labels).inc();
+        };
+        match notice {
+            heal::Notice::Withheld { why, shadow, .. } => {
+                let labels = [
+                    ("rule", rule_name(*why)),
+                    ("reason", why.as_str()),
+                    ("shadow", if *shadow { "true" } else { "false" }),
+                ];
+                self.0.withheld.get_or_create(&labels).inc();
+            }
+            heal::Notice::Would { .. } => {
+                self.0.would.inc();
+            }
+            heal::Notice::Asked { attempt, .. } => ended(
+                "asked",
+                match attempt {
+                    heal::Attempt::First => "first",
+                    heal::Attempt::Second => "second",
+                },
+            ),
+            heal::Notice::Healed { .. } => ended("healed", ""),
+            heal::Notice::Failed { why, .. } => ended("failed", why.as_str()),
+            heal::Notice::Undone { .. } => ended("undone", ""),
+            heal::Notice::MadeUnreachable { .. } => ended("made-unreachable", ""),
+            heal::Notice::Stopped => ended("stopped", ""),
+            heal::Notice::Permitted(_) => {}
         }
     }
 

@@ -81,6 +81,7 @@ impl Watch {
             stuck: false,
             transitions: Recent::default(),
             repair: None,
+            heal: None,
         }
     }
 }

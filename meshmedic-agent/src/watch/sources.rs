@@ -15,7 +15,7 @@ use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
 use crate::kernel::{Census, Kernel, Trigger};
-use crate::node::{PodName, Process, ProcessTable, is_running, socket_inodes, started};
+use crate::node::{PodName, Process, ProcessTable, has_connection, is_running, socket_inodes, started};
 use crate::time::Time;
 
 /// What ztunnel's process is called, and what the name of its pod begins with.
@@ -23,6 +23,8 @@ const ZTUNNEL: &str = "ztunnel";
 /// For so long the list of all listeners of the node is good enough: to make it, the kernel walks the descriptors of
 /// all processes, of which a pod may hold as many as it likes.
 pub(super) const LISTING_LASTS: Duration = Duration::from_secs(1);
+/// For so long a connection of ztunnel's that was seen is taken for one that still is.
+const CONNECTION_LASTS: Duration = Duration::from_secs(1);
 /// A census that failed is tried again after this, then after twice as long, up to the second.
 const CENSUS_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10 * 60));
 
@@ -60,6 +62,8 @@ pub(super) struct Sources {
     ztunnel_pods: HashSet<PodUid>,
     sockets: ZtunnelSockets,
     rows: Vec<CensusRow>,
+    /// Whether ztunnel had a connection to istio-cni, and when that was looked at.
+    connected: Option<(Time, bool)>,
     /// Every listener of the node, and when that was.
     listing: Option<(Time, Vec<CensusRow>)>,
 }
@@ -76,6 +80,7 @@ impl Sources {
             ztunnel_pods: HashSet::new(),
             sockets: ZtunnelSockets::default(),
             rows: Vec::new(),
+            connected: None,
             listing: None,
         }
     }
@@ -193,6 +198,18 @@ impl Sources {
         self.ztunnel
             .iter()
             .all(|&(pid, start)| is_running(root, pid, start))
+    }
+
+    /// Whether one of ztunnel's own descriptors is an established connection of the kind that it has to istio-cni alone.
+    pub(super) fn is_connected(&mut self, root: &Path, now: Time) -> bool {
+        if let Some((at, connected)) = self.connected
+            && now.since(at) < CONNECTION_LASTS
+        {
+            return connected;
+        }
+        let connected = self.ztunnel.iter().any(|&(pid, _)| has_connection(root, pid));
+        self.connected = Some((now, connected));
+        connected
     }
 
     /// Concludes from a reading, after asking whose the listeners are. `None` while that was asked too lately to ask

@@ -9,7 +9,7 @@ use meshmedic_common::uid::PodUid;
 
 use super::readers::{Finished, cpu_time};
 use super::schedule::Chore;
-use super::{Event, REFRESH_AFTER_END, Wake, Watch, sources, unreadable_look};
+use super::{Event, REFRESH_AFTER_END, Wake, Watch, place_of, sources, unreadable_look};
 use crate::engine::Look;
 use crate::node::{Mapping, Unreadable};
 use crate::time::Time;
@@ -134,6 +134,7 @@ impl Watch {
             seen,
             ports: evidence.reading.ports(),
             redirection: evidence.redirection,
+            place: Some(place_of(&mapping)),
         };
         self.engine.look(now, &uid, look);
     }

@@ -8,8 +8,9 @@ use clap::ArgAction;
 use meshmedic_agent::status::ListenAddr;
 use meshmedic_common::duration::{self, show};
 use meshmedic_common::identity::check_namespace;
-use meshmedic_common::policy::{CONFIRM, GRACE_PERIOD, SETTLE};
+use meshmedic_common::policy::{BadRungs, CONFIRM, GRACE_PERIOD, Rungs, SETTLE};
 use meshmedic_common::repair;
+use meshmedic_common::repair::heal::Care;
 
 use crate::node::{Trigger, at_least, confirm, interval};
 
@@ -24,6 +25,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) limits: Limits,
     #[command(flatten)]
+    pub(super) heals: Heals,
+    #[command(flatten)]
     pub(super) endpoints: Endpoints,
     #[command(flatten)]
     pub(super) connection: Connection,
@@ -36,7 +39,10 @@ MESHMEDIC_LOG chooses what is logged, for example MESHMEDIC_LOG=debug.
 
 Examples:
   meshmedic agent --node worker-1                 detect only
-  meshmedic agent --node worker-1 --auto-repair   evict Ready orphans as well
+  meshmedic agent --node worker-1 --auto-repair   heal orphans in place, and
+                                                  evict Ready ones that stay
+  meshmedic agent --node worker-1 --auto-repair --strategy heal
+                                                  never restart anything
   meshmedic agent --node worker-1 --host-proc /proc
                                                   by hand, as root on the node";
 
@@ -104,6 +110,9 @@ pub(super) struct Repair {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_REPAIR_JOBS")]
     pub(super) repair_jobs: bool,
+    /// The ways to bring a pod back that may be used, always gentlest first: heal, restart
+    #[arg(long, value_name = "WAYS", default_value_t = Rungs::DEFAULT, value_parser = rungs, env = "MESHMEDIC_STRATEGY")]
+    pub(super) strategy: Rungs,
     /// Delete pods instead of evicting them: past every PodDisruptionBudget
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool,
@@ -174,6 +183,34 @@ pub(super) struct Limits {
     pub(super) successor_deadline: Duration,
 }
 
+const CARE: Care = Care::DEFAULT;
+/// istio-cni's own word is taken for its version.
+pub(super) const FOUND: &str = "found";
+
+/// How istio-cni is asked to take a running pod in again.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Heals in place")]
+pub(super) struct Heals {
+    /// For how long the readings before an ask must agree
+    #[arg(long, value_name = "DURATION", default_value = show(CARE.confirm), value_parser = heal_confirm, env = "MESHMEDIC_HEAL_CONFIRM")]
+    pub(super) heal_confirm: Duration,
+    /// How long ztunnel and istio-cni must have been Ready before anything is asked
+    #[arg(long, value_name = "DURATION", default_value = show(CARE.settle), value_parser = heal_settle, env = "MESHMEDIC_HEAL_SETTLE")]
+    pub(super) heal_settle: Duration,
+    /// By when a pod must be proved captured, once no older ask is outstanding
+    #[arg(long, value_name = "DURATION", default_value = show(CARE.deadline), value_parser = heal_deadline, env = "MESHMEDIC_HEAL_DEADLINE")]
+    pub(super) heal_deadline: Duration,
+    /// Asks a minute on this node: a ceiling, since four outstanding ones set the pace
+    #[arg(long, value_name = "N", default_value_t = CARE.per_minute, value_parser = per_minute, env = "MESHMEDIC_HEALS_PER_MINUTE")]
+    pub(super) heals_per_minute: usize,
+    /// In this time a third of an owner's pods on this node are asked for at most
+    #[arg(long, value_name = "DURATION", default_value = show(CARE.owner_gap), value_parser = duration::parse, env = "MESHMEDIC_HEAL_OWNER_GAP")]
+    pub(super) heal_owner_gap: Duration,
+    /// Which version istio-cni is, for example 1.30.3, where neither its labels nor its image say so
+    #[arg(long, value_name = "VERSION", default_value = FOUND, env = "MESHMEDIC_ISTIO_VERSION")]
+    pub(super) istio_version: String,
+}
+
 /// Where to listen.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Endpoints")]
@@ -213,6 +250,42 @@ fn listen(text: &str) -> Result<Listen, String> {
 const SHORTEST_COOLDOWN: Duration = Duration::from_secs(1);
 /// A breaker that closes at once protects nobody.
 const SHORTEST_BREAKER: Duration = Duration::from_secs(60);
+
+/// The shortest that proves anything: three readings, and a ztunnel that had time to take its pods.
+const SHORTEST_HEAL: Duration = Duration::from_millis(200);
+/// A deadline that istio-cni can meet: a second ask is part of it.
+const SHORTEST_HEAL_DEADLINE: Duration = Duration::from_secs(1);
+
+fn heal_confirm(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_HEAL)
+}
+
+fn heal_settle(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_HEAL)
+}
+
+fn heal_deadline(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_HEAL_DEADLINE)
+}
+
+fn per_minute(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => {
+            Err("write a number from 1 on; to ask nothing leave heal out of --strategy".to_owned())
+        }
+        Ok(number) => Ok(number),
+    }
+}
+
+fn rungs(text: &str) -> Result<Rungs, String> {
+    let rungs: Rungs = text.parse().map_err(|error: BadRungs| error.to_string())?;
+    if rungs.toggle {
+        return Err(
+            "the agent does not toggle labels: `meshmedic repair --strategy toggle` does, by hand".to_owned(),
+        );
+    }
+    Ok(rungs)
+}
 
 fn cooldown(text: &str) -> Result<Duration, String> {
     at_least(text, SHORTEST_COOLDOWN)

@@ -8,9 +8,10 @@ use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespa
 use meshmedic_common::duration::show;
 use meshmedic_common::identity::Identity;
 use meshmedic_common::policy::{Mandate, Means, Permissions};
+use meshmedic_common::repair::heal::Care;
 use meshmedic_common::repair::{Claims, Limits, Repairer};
 
-use super::args::Args;
+use super::args::{Args, FOUND};
 use crate::Usage;
 
 /// A ztunnel that is Ready for a shorter time may not have enrolled its pods yet.
@@ -24,6 +25,7 @@ impl Args {
             detection,
             repair,
             limits,
+            heals,
             endpoints,
             connection,
         } = self;
@@ -44,6 +46,15 @@ impl Args {
                 .map(PathBuf::from),
             identity: Identity::new(detection.istio_namespace, detection.external_istiod),
             namespace: own_namespace(std::env::var("POD_NAMESPACE").ok(), Path::new(NAMESPACE_FILE)),
+            rungs: repair.strategy,
+            care: Care {
+                confirm: heals.heal_confirm,
+                settle: heals.heal_settle,
+                deadline: heals.heal_deadline,
+                per_minute: heals.heals_per_minute,
+                owner_gap: heals.heal_owner_gap,
+            },
+            istio_version: Some(heals.istio_version).filter(|version| version != FOUND),
             prove: repair.prove,
             repairer: Repairer {
                 holder: holder(&node),

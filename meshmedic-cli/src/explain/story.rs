@@ -6,7 +6,7 @@ use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::NodeFault;
 use meshmedic_common::policy::Withheld;
-use meshmedic_common::report::{NodeReport, PodReport, RepairStanding};
+use meshmedic_common::report::{HealStanding, NodeReport, PodReport, RepairStanding};
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::{Reason, State};
 
@@ -247,6 +247,24 @@ impl Known {
             }
             None => {}
         }
+        let heal = self.report().and_then(|report| report.heal.as_ref());
+        lines.extend(match heal {
+            Some(HealStanding::Asked) => {
+                Some("The agent has asked istio-cni to take it in again, and waits for the proof.".to_owned())
+            }
+            Some(HealStanding::Failed { sentence, .. }) => Some(format!(
+                "A heal in place did not take: {}. Until istio-cni says that it is captured its callers speak plain text to it.",
+                clean(sentence, MAX_WORDS)
+            )),
+            Some(HealStanding::MadeUnreachable) => Some(
+                "A heal in place left its rules without a listener, so its connections are refused, and that could not be taken back."
+                    .to_owned(),
+            ),
+            Some(HealStanding::WouldHeal) => {
+                Some("The agent would have it healed in place, and its repairs are off.".to_owned())
+            }
+            Some(HealStanding::Other) | None => None,
+        });
         lines.extend(match self.report().and_then(|report| report.repair.as_ref()) {
             Some(RepairStanding::UnderWay { acted: true }) => Some("The agent has evicted it.".to_owned()),
             Some(RepairStanding::UnderWay { acted: false }) => {

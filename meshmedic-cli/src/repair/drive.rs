@@ -322,7 +322,7 @@ impl Drive<'_> {
     fn item(self, item: Item, interrupted: bool) -> Item {
         let last = self.last;
         let verb = match self.means {
-            Means::Evict | Means::Delete => self.means.sentence().to_owned(),
+            Means::Heal | Means::Evict | Means::Delete => self.means.sentence().to_owned(),
             Means::Toggle | Means::Restore => "its label was toggled".to_owned(),
         };
         let successor = |proof: &meshmedic_common::repair::ledger::Proof| {

@@ -158,6 +158,7 @@ impl World {
             expectation: enablement.expectation(facts, namespace.map(|known| &known.labels)),
             certain: enablement.certain,
             namespace_repair: namespace.and_then(|known| known.repair.clone()),
+            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
             facts: facts.clone(),
         }
     }

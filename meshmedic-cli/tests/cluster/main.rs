@@ -7,6 +7,7 @@ mod big;
 mod crashes;
 mod fleet;
 mod heal;
+mod in_place;
 mod process;
 mod repair;
 mod rights;

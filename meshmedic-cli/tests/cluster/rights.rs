@@ -177,7 +177,12 @@ fn deletes_and_restores(world: &World) {
     }});
     api.patch("pods", "shop", bare.name(), &left).unwrap();
     let pods = world.deployment("cart", 2);
-    let mut agent = world.ready_agent(&["--auto-repair", "--delete-instead-of-evict"]);
+    let mut agent = world.ready_agent(&[
+        "--auto-repair",
+        "--delete-instead-of-evict",
+        "--strategy",
+        "restart",
+    ]);
     world.cluster.orphan(&pods[0]).unwrap();
     agent.until("the orphan's repair", |agent| {
         agent.metric("meshmedic_repairs_total{action=\"delete\",result=\"succeeded\"}") == 1.0

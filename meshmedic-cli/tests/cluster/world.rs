@@ -11,12 +11,25 @@ use crate::process::Agent;
 
 /// Whom the manifest makes the agent.
 pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
-const DETECT: &str = include_str!("../../../deploy/meshmedic-daemonset.yaml");
-const REPAIR_RIGHTS: &str = include_str!("../../../deploy/kustomize/repair/rights.yaml");
+pub(crate) const DETECT: &str = include_str!("../../../deploy/meshmedic-daemonset.yaml");
+pub(crate) const REPAIR_RIGHTS: &str = include_str!("../../../deploy/kustomize/repair/rights.yaml");
 /// Quick enough for a test, and nothing that a real agent would not do.
-const QUICK: [&str; 6] = ["--confirm", "400ms", "--settle", "1s", "--interval", "2s"];
-/// Both repairs on.
-pub(crate) const REPAIR: [&str; 2] = ["--auto-repair", "--repair-stuck"];
+const QUICK: [&str; 10] = [
+    "--confirm",
+    "400ms",
+    "--settle",
+    "1s",
+    "--interval",
+    "2s",
+    "--heal-confirm",
+    "300ms",
+    "--heal-settle",
+    "1s",
+];
+/// Both repairs on, by a restart alone.
+pub(crate) const REPAIR: [&str; 4] = ["--auto-repair", "--repair-stuck", "--strategy", "restart"];
+/// Both repairs on, gentlest first.
+pub(crate) const HEAL: [&str; 2] = ["--auto-repair", "--repair-stuck"];
 
 /// A cluster in which the agent has its ServiceAccount and its roles.
 pub(crate) struct World {

@@ -181,8 +181,11 @@ fn the_chart_grants_what_the_flags_need() {
     };
     let seen = ["pods: get", "namespaces: get", "nodes: get"];
     assert_eq!(rights("helm-repair")[..3], seen);
-    assert_eq!(rights("helm-repair")[3..], ["pods/eviction: create"]);
-    assert_eq!(rights("helm-other")[3..], ["pods: delete", "pods: patch"]);
+    assert_eq!(
+        rights("helm-repair")[3..],
+        ["pods/status: patch", "pods/eviction: create"]
+    );
+    assert_eq!(rights("helm-other")[3..], ["pods: delete"]);
 }
 
 #[test]

@@ -9,11 +9,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use crate::eligibility::Labels;
 use crate::facts::{
-    CONFIG_HASH, Controller, Enrolment, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR, TOGGLE_RESTORE,
+    CONFIG_HASH, Container, Controller, Enrolment, HEAL, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR,
+    STRATEGY, TOGGLE_RESTORE,
 };
 
 /// The annotations of a pod that [`pod_facts`] looks at.
-const POD_ANNOTATIONS: [&str; 6] = [REDIRECTION, SIDECAR, REPAIR, CONFIG_HASH, MIRROR, TOGGLE_RESTORE];
+const POD_ANNOTATIONS: [&str; 8] = [
+    REDIRECTION,
+    SIDECAR,
+    REPAIR,
+    CONFIG_HASH,
+    MIRROR,
+    TOGGLE_RESTORE,
+    STRATEGY,
+    HEAL,
+];
 /// The taints by which autoscalers announce that they are about to remove a node. They drain it without cordoning.
 const LEAVING_TAINTS: [&str; 4] = [
     "node.kubernetes.io/unschedulable",
@@ -22,6 +32,10 @@ const LEAVING_TAINTS: [&str; 4] = [
     "karpenter.sh/disruption",
 ];
 const READY: &str = "Ready";
+/// Whether the pod has a sandbox with a network; newer kubelets say so.
+const SANDBOX_READY: &str = "PodReadyToStartContainers";
+/// The labels of the pods of which the container is looked at, since an ask is made against it.
+const PARTS: [(&str, &str); 2] = [("app", "ztunnel"), ("k8s-app", "istio-cni-node")];
 /// The group whose objects name none.
 const CORE: &str = "";
 
@@ -32,6 +46,8 @@ pub struct NamespaceFacts {
     pub labels: Labels,
     /// What its annotation says of repairs.
     pub repair: Option<String>,
+    /// What its annotation says of the ways that are allowed.
+    pub strategy: Option<String>,
 }
 
 /// Reduces a pod.
@@ -40,7 +56,8 @@ pub fn pod_facts(pod: &Pod) -> PodFacts {
     let annotation = |key| annotation(&pod.metadata, key);
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
-    let ready = ready_condition(status);
+    let ready = condition(status, READY);
+    let sandbox = condition(status, SANDBOX_READY);
     let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let started = status.and_then(|status| status.start_time.as_ref());
     let mirror = annotation(MIRROR).is_some();
@@ -77,7 +94,28 @@ pub fn pod_facts(pod: &Pod) -> PodFacts {
             .or(created),
         repair: annotation(REPAIR).map(str::to_owned),
         toggle_restore: annotation(TOGGLE_RESTORE).map(str::to_owned),
+        strategy: annotation(STRATEGY).map(str::to_owned),
+        heal: annotation(HEAL).map(str::to_owned),
+        sandbox_ready: sandbox.map(|condition| condition.status == "True"),
+        sandbox_since: sandbox.and_then(|condition| Some(condition.last_transition_time.as_ref()?.0)),
+        container: is_part(pod).then(|| container(status)).flatten(),
     }
+}
+
+/// Whether it may be one of Istio's own, by its labels.
+fn is_part(pod: &Pod) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    PARTS
+        .iter()
+        .any(|(key, value)| labels.is_some_and(|labels| labels.get(*key).is_some_and(|found| found == value)))
+}
+
+fn container(status: Option<&PodStatus>) -> Option<Container> {
+    let first = status?.container_statuses.as_ref()?.first()?;
+    Some(Container {
+        id: first.container_id.clone(),
+        image: first.image.clone(),
+    })
 }
 
 /// The version of an object, for preconditions.
@@ -92,6 +130,7 @@ pub fn namespace_facts(namespace: &Namespace) -> NamespaceFacts {
     NamespaceFacts {
         labels: namespace.metadata.labels.clone().unwrap_or_default(),
         repair: annotation(&namespace.metadata, REPAIR).map(str::to_owned),
+        strategy: annotation(&namespace.metadata, STRATEGY).map(str::to_owned),
     }
 }
 
@@ -109,6 +148,7 @@ pub fn is_cordoned(node: &Node) -> bool {
 
 /// Drops from a pod what [`pod_facts`] does not look at, so that a cache of pods stays small.
 pub fn prune_pod(pod: &mut Pod) {
+    let part = is_part(pod);
     prune_metadata(&mut pod.metadata, &POD_ANNOTATIONS);
     pod.spec = pod.spec.take().map(|spec| PodSpec {
         node_name: spec.node_name,
@@ -117,18 +157,23 @@ pub fn prune_pod(pod: &mut Pod) {
         ..PodSpec::default()
     });
     pod.status = pod.status.take().map(|status| {
-        let ready = ready_condition(Some(&status)).map(|condition| PodCondition {
-            type_: READY.to_owned(),
-            status: condition.status.clone(),
-            last_transition_time: condition.last_transition_time.clone(),
-            ..PodCondition::default()
+        let conditions = [READY, SANDBOX_READY].into_iter().filter_map(|kind| {
+            let condition = condition(Some(&status), kind)?;
+            Some(PodCondition {
+                type_: kind.to_owned(),
+                status: condition.status.clone(),
+                last_transition_time: condition.last_transition_time.clone(),
+                ..PodCondition::default()
+            })
         });
+        let conditions: Vec<_> = conditions.collect();
         PodStatus {
             phase: status.phase,
             pod_ip: status.pod_ip,
             pod_ips: status.pod_ips,
             start_time: status.start_time,
-            conditions: ready.map(|ready| vec![ready]),
+            conditions: (!conditions.is_empty()).then_some(conditions),
+            container_statuses: status.container_statuses.filter(|_| part),
             ..PodStatus::default()
         }
     });
@@ -136,7 +181,7 @@ pub fn prune_pod(pod: &mut Pod) {
 
 /// Drops from a namespace what [`namespace_facts`] does not look at.
 pub fn prune_namespace(namespace: &mut Namespace) {
-    prune_metadata(&mut namespace.metadata, &[REPAIR]);
+    prune_metadata(&mut namespace.metadata, &[REPAIR, STRATEGY]);
     namespace.spec = None;
     namespace.status = None;
 }
@@ -166,9 +211,9 @@ fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-fn ready_condition(status: Option<&PodStatus>) -> Option<&PodCondition> {
+fn condition<'a>(status: Option<&'a PodStatus>, kind: &str) -> Option<&'a PodCondition> {
     let mut conditions = status?.conditions.iter().flatten();
-    conditions.find(|condition| condition.type_ == READY)
+    conditions.find(|condition| condition.type_ == kind)
 }
 
 /// Who recreates an object.

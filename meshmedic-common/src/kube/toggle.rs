@@ -222,7 +222,9 @@ impl Patch {
         check(&self.target)?;
         let Target { namespace, name, .. } = &self.target;
         let dry_run = if dry_run { "&dryRun=All" } else { "" };
-        let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}?fieldManager={FIELD_MANAGER}{dry_run}");
+        let uri = format!(
+            "/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager={FIELD_MANAGER}{dry_run}"
+        );
         Request::patch(uri)
             .header(CONTENT_TYPE, MERGE_PATCH)
             .body(self.body.to_string().into_bytes())

@@ -27,6 +27,7 @@ fn standing() -> Standing {
         expectation: Expectation::Expected,
         certain: true,
         namespace_repair: None,
+        namespace_strategy: None,
     }
 }
 

@@ -27,6 +27,22 @@ pub enum Defence {
     Spending,
     /// What a living agent holds is its own.
     Lease,
+    /// Before an ask the readings agree for long enough.
+    HealConfirm,
+    /// The pod is read once more just before an ask.
+    LastLook,
+    /// The first heal of a node goes alone.
+    HealCanary,
+    /// Few asks are outstanding.
+    Outstanding,
+    /// After an ask that did not take nothing more is asked until istio-cni shows that it works.
+    Feedback,
+    /// Of one owner's pods only a share is asked for at once.
+    OwnerShare,
+    /// The same ask against the same is not repeated.
+    Repeat,
+    /// What an ask made worse is taken back.
+    Undo,
     /// A pod that was there before proves nothing.
     Before,
     /// A StatefulSet's successor has its name, a `DaemonSet`'s its node.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::read;
 use crate::policy::{Means, Withheld};
+use crate::repair::heal::{Diagnosis, Progress};
 use crate::verdict::named;
 
 /// How it stands with the repair of a pod that is out of the mesh.
@@ -50,6 +51,42 @@ impl RepairStanding {
             sentence: why.sentence().to_owned(),
             detail,
             shadow,
+        }
+    }
+}
+
+/// How far a pod's heal in place is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum HealStanding {
+    /// istio-cni is asked to take it in again.
+    Asked,
+    /// The ask did not take.
+    Failed {
+        /// Why; none if the writer has a reason that is not known here.
+        #[serde(default, deserialize_with = "read::known")]
+        reason: Option<Diagnosis>,
+        /// The same for people.
+        sentence: String,
+    },
+    /// The ask made it unreachable, and that could not be taken back.
+    MadeUnreachable,
+    /// Repairs of such pods are off; it would have been asked for.
+    WouldHeal,
+    /// Something that a newer agent says.
+    #[serde(other)]
+    Other,
+}
+
+impl From<Progress> for HealStanding {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Asked => Self::Asked,
+            Progress::Failed(why) => Self::Failed {
+                reason: Some(why),
+                sentence: why.sentence().to_owned(),
+            },
+            Progress::MadeUnreachable => Self::MadeUnreachable,
         }
     }
 }

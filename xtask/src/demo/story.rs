@@ -122,6 +122,8 @@ fn start_agent<'a>(
         ["--settle", &settle],
         ["--interval", &interval],
         ["--auto-repair", "--repair-stuck"],
+        // What is shown is the last way, with all that guards it.
+        ["--strategy", "restart"],
     ];
     let proc_root = scenery.cluster.node(NODE)?.lab().proc_root();
     let agent = Agent::start(

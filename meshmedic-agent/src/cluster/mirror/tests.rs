@@ -49,7 +49,10 @@ fn told(pods: impl IntoIterator<Item = PodFacts>, labels: Labels) -> Mirror {
     }
     tell(Seen::Pod(Delta::End));
     tell(Seen::Namespace(Delta::Begin));
-    let facts = NamespaceFacts { labels, repair: None };
+    let facts = NamespaceFacts {
+        labels,
+        ..NamespaceFacts::default()
+    };
     tell(Seen::Namespace(Delta::Is("istio-system".to_owned(), facts)));
     tell(Seen::Namespace(Delta::End));
     mirror

@@ -426,6 +426,7 @@ impl Sim {
             seen,
             ports,
             redirection: Redirection::Routed,
+            place: None,
         })
     }
 

@@ -185,6 +185,7 @@ impl Sim {
                 expectation: Expectation::Pending,
                 certain: !self.world.guessing,
                 namespace_repair: self.world.namespaces[namespace].clone(),
+                namespace_strategy: None,
             }),
             node,
             owner,

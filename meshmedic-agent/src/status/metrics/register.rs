@@ -18,6 +18,11 @@ const DELAYS: [f64; 15] = [
     0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 300.0,
 ];
 
+/// Seconds outside the mesh: milliseconds by itself, seconds by a heal, minutes and more by nobody.
+const OUTSIDE: [f64; 14] = [
+    0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 1800.0, 7200.0,
+];
+
 fn delays() -> Histogram {
     Histogram::new(DELAYS)
 }
@@ -110,7 +115,7 @@ impl Inner {
             condition: c.add(
                 "meshmedic_condition",
                 &["condition"],
-                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused or identity-conflict",
+                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused, identity-conflict or heal-not-permitted",
                 Family::default(),
             ),
             unverifiable: c.add(
@@ -138,6 +143,18 @@ impl Inner {
                 &["action", "result"],
                 "Repairs that ended: evict, delete, or unknown where an agent that ended since began it; and how",
                 Family::default(),
+            ),
+            heals: c.add(
+                "meshmedic_heals_total",
+                &["result", "reason"],
+                "Heals in place: asked (first or second), healed, failed and why, undone, made-unreachable, stopped",
+                Family::default(),
+            ),
+            outside: c.add(
+                "meshmedic_outside_mesh_seconds",
+                &[],
+                "How long a pod was outside the mesh: from the kernel's report of its loss, or the first look that showed it, until it was captured again, by itself or healed in place",
+                Histogram::new(OUTSIDE),
             ),
             withheld: c.add(
                 "meshmedic_repairs_withheld_total",

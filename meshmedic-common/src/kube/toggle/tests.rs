@@ -31,6 +31,7 @@ fn standing(facts: PodFacts) -> Standing {
         expectation: enablement.expectation(&facts, Some(&ambient())),
         certain: enablement.certain,
         namespace_repair: None,
+        namespace_strategy: None,
         facts,
     }
 }
@@ -92,7 +93,7 @@ fn a_patch_is_a_merge_patch_of_that_pod() {
     assert_eq!(request.method(), "PATCH");
     assert_eq!(
         request.uri(),
-        "/api/v1/namespaces/shop/pods/web-0?fieldManager=meshmedic"
+        "/api/v1/namespaces/shop/pods/web-0/status?fieldManager=meshmedic"
     );
     assert_eq!(request.headers()[CONTENT_TYPE], "application/merge-patch+json");
     assert!(
@@ -378,7 +379,9 @@ async fn a_toggle_is_sent_once_and_tells_what_came_of_it() {
     assert!(asked[0].contains("\r\ncontent-type: application/merge-patch+json\r\n"));
     assert!(asked[0].ends_with(&patch.body.to_string()));
     assert!(
-        asked[1].starts_with("PATCH /api/v1/namespaces/shop/pods/web-0?fieldManager=meshmedic&dryRun=All ")
+        asked[1].starts_with(
+            "PATCH /api/v1/namespaces/shop/pods/web-0/status?fieldManager=meshmedic&dryRun=All "
+        )
     );
 }
 

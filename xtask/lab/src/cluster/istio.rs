@@ -35,6 +35,8 @@ pub(super) fn objects(namespace: &str) -> Vec<Value> {
     };
     let mut cni = set("istio-cni-node", "k8s-app");
     cni["spec"]["template"]["spec"]["hostNetwork"] = false.into();
+    // Its enrolment is the one that the stand-in follows.
+    cni["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/version"] = "1.30.3".into();
     let mut istiod = workload("Deployment", namespace, ISTIOD);
     // None of the lab's nodes: nothing runs for it.
     istiod["spec"]["template"]["spec"]["nodeName"] = "control-plane".into();

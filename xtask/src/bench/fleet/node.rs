@@ -103,6 +103,7 @@ impl Node {
             expectation: Expectation::Expected,
             certain: true,
             namespace_repair: None,
+            namespace_strategy: None,
         };
         let pod = Pod {
             standing,

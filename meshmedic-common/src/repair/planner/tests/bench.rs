@@ -99,6 +99,7 @@ impl Bench {
             expectation: Expectation::Expected,
             certain: true,
             namespace_repair: None,
+            namespace_strategy: None,
         };
         let read_at = self.now;
         let sick = Sick {

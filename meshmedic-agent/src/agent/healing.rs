@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The first rung: hands the healer what watch and mirror know, and carries out what it asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use meshmedic_common::policy::{Gates, Rungs};
+use meshmedic_common::repair::heal::{
+    Answer, Below, Candidate, Healer, Healing, NodeView, Notice, Request, Serving, Support,
+};
+use meshmedic_common::repair::{Moment, Planner, RequestId};
+use meshmedic_common::time::Time;
+use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::State;
+use tokio::task::JoinSet;
+
+use crate::cluster::Mirror;
+use crate::cluster::heals::{Around, Heals};
+use crate::watch::Watch;
+
+/// A right that is missing is looked for again this often: whoever grants it should not have to restart the agent.
+const LOOK_FOR_RIGHT: Duration = Duration::from_secs(60);
+
+/// What came of something that ran beside the loop.
+pub(super) enum Done {
+    Answer(RequestId, Answer),
+    /// Whether the API lets us ask, if it says so.
+    Right(Option<Result<(), String>>),
+}
+
+/// The healer and what runs for it; without the rung `heal` neither.
+pub(super) struct Heal {
+    healer: Healer,
+    /// Which rungs may be used.
+    pub(super) rungs: Rungs,
+    version: Option<String>,
+    heals: Heals,
+    running: JoinSet<Done>,
+    right_looked_for: Option<Time>,
+    /// Whether the rules of a pod might lead nowhere, as the node is.
+    unproven: bool,
+}
+
+impl Heal {
+    pub(super) fn new(healing: Healing, rungs: Rungs, version: Option<String>, heals: Heals) -> Self {
+        Self {
+            healer: Healer::new(healing),
+            rungs,
+            version,
+            heals,
+            running: JoinSet::new(),
+            right_looked_for: None,
+            unproven: true,
+        }
+    }
+
+    pub(super) fn healer(&self) -> &Healer {
+        &self.healer
+    }
+
+    /// The next thing that is done; never, while nothing runs.
+    pub(super) async fn next(&mut self) -> Done {
+        match self.running.join_next().await {
+            Some(Ok(done)) => done,
+            // A request neither panics nor is cancelled; should it ever, going on would hide it.
+            Some(Err(error)) => panic!("a request failed to run: {error}"),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what was done.
+    pub(super) fn take(&mut self, at: Moment, done: Done, watch: &Watch, mirror: &Mirror, planner: &Planner) {
+        match done {
+            Done::Answer(id, answer) => {
+                let candidates = candidates(watch, mirror, planner);
+                self.healer.answer(at, id, answer, &candidates);
+            }
+            Done::Right(Some(permitted)) => self.healer.permit(permitted),
+            Done::Right(None) => {}
+        }
+    }
+
+    /// Judges, and starts what is asked for. Gives the pods that are to be read.
+    pub(super) fn judge(
+        &mut self,
+        at: Moment,
+        gates: &Gates,
+        watch: &mut Watch,
+        mirror: &Mirror,
+        planner: &Planner,
+    ) -> Vec<PodUid> {
+        if !self.rungs.heal {
+            return Vec::new();
+        }
+        let lost = watch.engine().views().any(|(_, view)| is_lost(view.state));
+        if !lost && !self.healer.is_busy() {
+            // Nothing to judge; that it ended is told by the pods that are gone.
+            let view = self.view(at.now, gates, watch, mirror);
+            self.healer.judge(at, &view, &BTreeMap::new());
+            return Vec::new();
+        }
+        self.look_for_right(at.now);
+        let view = self.view(at.now, gates, watch, mirror);
+        let candidates = candidates(watch, mirror, planner);
+        self.healer.judge(at, &view, &candidates);
+        drop(candidates);
+        for (id, request) in self.healer.requests(at) {
+            self.start(id, request, mirror);
+        }
+        self.healer.looks()
+    }
+
+    fn view(&mut self, now: Time, gates: &Gates, watch: &mut Watch, mirror: &Mirror) -> NodeView {
+        let serving = watch.serving(now);
+        let gate = watch.engine().gate();
+        let told = self.version.clone().or_else(|| mirror.cni_version());
+        let view = NodeView {
+            gates: Gates {
+                node_fault: gate.hard_fault(),
+                ..gates.clone()
+            },
+            ztunnel_since: gate.ztunnel_since(),
+            cni_ready: gate.cni_ready(),
+            serving,
+            support: Support::of(told.as_deref()),
+            containers: mirror.containers(),
+            mass_loss: watch.engine().mass_loss(),
+            watches_only: false,
+        };
+        self.unproven = view.gates.node_fault.is_some()
+            || view.gates.mesh_fault.is_some()
+            || view.gates.paused.is_some()
+            || serving == Serving::Unproven;
+        view
+    }
+
+    /// Whether a pod that was taken out of the mesh may be put back: not while its rules would lead nowhere.
+    pub(super) fn may_restore(&self) -> bool {
+        !self.rungs.heal || !self.unproven
+    }
+
+    fn look_for_right(&mut self, now: Time) {
+        let known = self.healer.not_permitted().is_none() && self.right_looked_for.is_some();
+        let lately = self
+            .right_looked_for
+            .is_some_and(|at| now.since(at) < LOOK_FOR_RIGHT);
+        if known || lately || !self.healer.may_act() {
+            return;
+        }
+        self.right_looked_for = Some(now);
+        let heals = self.heals.clone();
+        self.running
+            .spawn(async move { Done::Right(heals.permitted().await) });
+    }
+
+    fn start(&mut self, id: RequestId, request: Request, mirror: &Mirror) {
+        let (Request::Fetch(pod) | Request::Ask { pod, .. } | Request::Undo(pod)) = &request;
+        let around = Around {
+            enablement: mirror.enablement().clone(),
+            namespace: mirror.namespace(&pod.namespace).cloned(),
+        };
+        let heals = self.heals.clone();
+        self.running
+            .spawn(async move { Done::Answer(id, heals.perform(request, &around).await) });
+    }
+
+    /// The pods with which the rungs below must wait.
+    pub(super) fn kept(&self, watch: &Watch) -> BTreeSet<PodUid> {
+        if !self.rungs.heal {
+            return BTreeSet::new();
+        }
+        let lost = watch.engine().views().filter(|(_, view)| view.state.is_finding());
+        let kept = lost.filter(|(uid, _)| matches!(self.healer.below(uid), Below::Waits(_)));
+        kept.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    pub(super) fn drain(&mut self) -> Vec<Notice> {
+        self.healer.drain()
+    }
+
+    pub(super) fn next_wake(&self, now: Time) -> Option<Time> {
+        self.healer.next_wake(now).filter(|_| self.rungs.heal)
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.healer.stop();
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.healer.is_idle()
+    }
+}
+
+const fn is_lost(state: State) -> bool {
+    matches!(state, State::Suspect) || state.is_finding()
+}
+
+/// All pods of this node, since the share of an owner is counted by those that are well, too.
+fn candidates<'a>(watch: &Watch, mirror: &'a Mirror, planner: &Planner) -> BTreeMap<PodUid, Candidate<'a>> {
+    let taken: BTreeSet<&PodUid> = planner.under_way().map(|(pod, _)| &pod.cgroup_uid).collect();
+    let candidate = |(uid, standing)| {
+        let uid: &PodUid = uid;
+        let view = watch.engine().view(uid)?;
+        let candidate = Candidate {
+            standing,
+            state: view.state,
+            streak: view.streak,
+            proved_at: view.proved_at,
+            captured_at: Some(view.captured_at).filter(|at| *at != Time::default()),
+            place: watch.place(uid),
+            redirection: view.redirection,
+            ports: view.ports,
+            taken: taken.contains(uid),
+        };
+        Some((uid.clone(), candidate))
+    };
+    mirror.standings().iter().filter_map(candidate).collect()
+}

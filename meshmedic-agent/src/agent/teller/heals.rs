@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tells of heals in place.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use meshmedic_common::kube::event::{EventReason, Subject};
+use meshmedic_common::policy::Means;
+use meshmedic_common::repair::PodRef;
+use meshmedic_common::repair::heal;
+use meshmedic_common::report::{RepairReport, RepairResult};
+
+use super::{Teller, audit, in_millis, of};
+
+impl Teller {
+    /// What became of heals in place.
+    pub(in crate::agent) fn heals(&mut self, notices: &[heal::Notice], server: Timestamp) {
+        for notice in notices {
+            self.metrics.heal(notice);
+            self.heal(notice, server);
+        }
+    }
+
+    fn heal(&mut self, notice: &heal::Notice, server: Timestamp) {
+        let node = self.node.clone();
+        let audit = |pod: &PodRef, act: &str, result: Option<&str>, detail: Option<&str>| {
+            audit(&node, pod, act, result, None, detail, false);
+        };
+        match notice {
+            heal::Notice::Withheld {
+                pod,
+                why,
+                detail,
+                shadow,
+            } => {
+                self.withheld(pod, *why, detail.as_deref(), *shadow);
+            }
+            heal::Notice::Would { pod } => self::audit(&self.node, pod, "would-heal", None, None, None, true),
+            heal::Notice::Asked { pod, attempt } => {
+                let second = *attempt == heal::Attempt::Second;
+                audit(
+                    pod,
+                    "heal",
+                    Some(if second { "asked-again" } else { "asked" }),
+                    None,
+                );
+                if !second {
+                    let note = "asking istio-cni to take it in again: it fell out of the mesh. Nothing restarts; its open \
+                                connections are reset once"
+                        .to_owned();
+                    self.publish(EventReason::RepairStarted, of(pod), note);
+                }
+            }
+            heal::Notice::Healed { pod, took, .. } => {
+                audit(pod, "healed", Some("succeeded"), None);
+                let took_text = meshmedic_common::duration::show(in_millis(*took));
+                let note = format!(
+                    "it is captured again in its own network namespace, {took_text} after istio-cni was asked"
+                );
+                self.remember_heal(pod, RepairResult::Succeeded, &note, *took, server);
+                self.publish(EventReason::RepairSucceeded, of(pod), note);
+            }
+            heal::Notice::Failed { pod, why, took } => {
+                audit(pod, "healed", Some("failed"), Some(why.as_str()));
+                // Until istio-cni says that it is captured, istiod tells callers to speak plain text to it.
+                let note = format!(
+                    "istio-cni was asked to take it in again, and it did not take: {}",
+                    why.sentence()
+                );
+                self.remember_heal(pod, RepairResult::Failed, &note, *took, server);
+                self.publish(EventReason::RepairFailed, of(pod), note);
+            }
+            heal::Notice::Undone { pod } => {
+                audit(pod, "undo", Some("succeeded"), None);
+                let note =
+                    "the heal left its rules without a listener, so it was taken out of the mesh again; its \
+                            label is put back once ztunnel is proved to serve"
+                        .to_owned();
+                self.publish(EventReason::RepairFailed, of(pod), note);
+            }
+            heal::Notice::MadeUnreachable { pod, detail } => {
+                audit(pod, "undo", Some("failed"), Some(detail));
+                let note = format!(
+                    "the heal left its rules without a listener, so its connections are refused, and taking that back \
+                     failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
+                    pod.namespace, pod.name
+                );
+                tracing::error!(namespace = pod.namespace, pod = pod.name, uid = pod.uid, "{note}");
+                self.publish(EventReason::RepairFailed, of(pod), note);
+            }
+            heal::Notice::Stopped => {
+                let note = "heals in place of pods of different owners and namespaces did not take: no more are begun \
+                            on this node until its istio-cni or ztunnel is another, or an hour has passed";
+                tracing::warn!(node = self.node, "{note}");
+                self.publish(
+                    EventReason::NodeFault,
+                    Subject::Node(self.node.clone()),
+                    note.to_owned(),
+                );
+            }
+            heal::Notice::Permitted(Ok(())) => {
+                tracing::info!("pods can be healed in place again");
+            }
+            heal::Notice::Permitted(Err(why)) => {
+                let note = format!("pods cannot be healed in place, and are not restarted instead: {why}");
+                tracing::warn!(node = self.node, "{note}");
+                self.publish(EventReason::RepairBlocked, Subject::Node(self.node.clone()), note);
+            }
+        }
+    }
+
+    fn remember_heal(
+        &mut self,
+        pod: &PodRef,
+        result: RepairResult,
+        note: &str,
+        took: Duration,
+        server: Timestamp,
+    ) {
+        self.repairs.push(RepairReport {
+            at: server,
+            pod: pod.display_name(),
+            uid: pod.uid.clone(),
+            action: Some(Means::Heal),
+            result: Some(result),
+            detail: Some(note.to_owned()),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+}

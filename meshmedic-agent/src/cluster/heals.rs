@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries out what the healer asks for: each request once, each within a time limit.
+
+use std::time::Duration;
+
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use meshmedic_common::eligibility::Enablement;
+use meshmedic_common::kube::acted::Target;
+use meshmedic_common::kube::facts::{NamespaceFacts, pod_facts, resource_version};
+use meshmedic_common::kube::{heal, toggle};
+use meshmedic_common::policy::Standing;
+use meshmedic_common::repair::PodRef;
+use meshmedic_common::repair::heal::{Answer, Asked, Fetched, Request};
+
+use super::describe;
+
+/// A request that takes longer than this failed, as far as we can tell.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a pod's standing hangs on besides the pod, as the watches show it.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// Whom istio-cni enrols.
+    pub enablement: Enablement,
+    /// The pod's namespace, where it is known.
+    pub namespace: Option<NamespaceFacts>,
+}
+
+/// What carries out the healer's requests.
+#[derive(Clone)]
+pub struct Heals {
+    client: Client,
+}
+
+impl Heals {
+    /// The client must not retry by itself.
+    #[must_use]
+    pub const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Carries out one request.
+    pub async fn perform(&self, request: Request, around: &Around) -> Answer {
+        match request {
+            Request::Fetch(pod) => {
+                Answer::Fetched(within(self.fetch(&pod, around)).await.and_then(|fetched| fetched))
+            }
+            Request::Ask { pod, version, ask } => {
+                let target = target(&pod);
+                let asked = within(heal::ask(&self.client, &target, &version, &ask)).await;
+                Answer::Asked(asked.unwrap_or_else(Asked::InDoubt))
+            }
+            Request::Undo(pod) => {
+                Answer::Undone(within(self.undo(&pod, around)).await.and_then(|undone| undone))
+            }
+        }
+    }
+
+    async fn fetch(&self, pod: &PodRef, around: &Around) -> Result<Option<Box<Fetched>>, String> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let found = pods.get_opt(&pod.name).await.map_err(|error| describe(&error))?;
+        let Some(found) = found else { return Ok(None) };
+        let facts = pod_facts(&found);
+        if facts.uid != pod.uid {
+            return Ok(None);
+        }
+        let namespace = around.namespace.as_ref();
+        let standing = Standing {
+            expectation: around
+                .enablement
+                .expectation(&facts, namespace.map(|known| &known.labels)),
+            certain: around.enablement.certain,
+            namespace_repair: namespace.and_then(|known| known.repair.clone()),
+            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
+            facts,
+        };
+        let version = resource_version(&found.metadata).to_owned();
+        Ok(Some(Box::new(Fetched { standing, version })))
+    }
+
+    /// The first half of a toggle: out of the mesh. What it leaves is put back once ztunnel is proved to serve.
+    async fn undo(&self, pod: &PodRef, around: &Around) -> Result<(), String> {
+        let Some(fetched) = self.fetch(pod, around).await? else {
+            return Ok(());
+        };
+        let labels = around.namespace.as_ref().map(|known| &known.labels);
+        let labels = labels.ok_or_else(|| "the labels of its namespace are not known".to_owned())?;
+        let patch = toggle::plan_begin(
+            &fetched.standing,
+            &pod.uid,
+            &fetched.version,
+            &around.enablement,
+            labels,
+        );
+        let patch = patch.map_err(|why| why.sentence().to_owned())?;
+        let applied = toggle::apply(&self.client, &patch, false).await;
+        applied.map(drop).map_err(|acted| acted.to_string())
+    }
+
+    /// Whether the API lets us ask; `None` where it does not say.
+    pub async fn permitted(&self) -> Option<Result<(), String>> {
+        let review = SelfSubjectAccessReview {
+            spec: SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(ResourceAttributes {
+                    verb: Some("patch".to_owned()),
+                    resource: Some("pods".to_owned()),
+                    subresource: Some("status".to_owned()),
+                    ..ResourceAttributes::default()
+                }),
+                ..SelfSubjectAccessReviewSpec::default()
+            },
+            ..SelfSubjectAccessReview::default()
+        };
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let create = async { reviews.create(&PostParams::default(), &review).await };
+        let status = within(create).await.ok()?.ok()?.status?;
+        let missing = || "the agent's role has no pods/status: patch".to_owned();
+        Some(if status.allowed { Ok(()) } else { Err(missing()) })
+    }
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(TIME_LIMIT, work)
+        .await
+        .map_err(|_| format!("the API did not answer within {}s", TIME_LIMIT.as_secs()))
+}
+
+fn target(pod: &PodRef) -> Target {
+    Target {
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+    }
+}

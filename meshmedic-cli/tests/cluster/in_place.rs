@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Heals in place: nothing restarts, and what istio-cni cannot do goes to the next rung.
+
+use meshmedic_common::report::HealStanding;
+use meshmedic_lab::{ClusterSpec, Pod, need};
+
+use crate::process::Agent;
+use crate::world::{DETECT, HEAL, REPAIR_RIGHTS, USER, World};
+
+const HEALED: &str = "meshmedic_heals_total{result=\"healed\",reason=\"\"}";
+/// What a test has no time to wait for.
+const QUICK: [&str; 2] = ["--heal-deadline", "2s"];
+
+fn annotation(world: &World, pod: &Pod, key: &str) -> Option<String> {
+    let object = world
+        .cluster
+        .api()
+        .get("pods", pod.namespace(), pod.name())
+        .unwrap();
+    object["metadata"]["annotations"][key].as_str().map(str::to_owned)
+}
+
+/// Whether istio-cni was ever asked for a pod.
+fn was_asked(world: &World, pod: &Pod) -> bool {
+    annotation(world, pod, "meshmedic.io/heal").is_some()
+}
+
+fn asks(world: &World) -> usize {
+    let requests = world.cluster.api().requests_of(USER).unwrap();
+    let asks = requests
+        .iter()
+        .filter(|request| request.full_resource() == "pods/status");
+    asks.count()
+}
+
+fn standing(agent: &Agent, pod: &Pod) -> Option<HealStanding> {
+    let report = agent.report();
+    let found = report
+        .pods
+        .into_iter()
+        .find(|found| found.uid.as_str() == pod.uid());
+    found?.heal
+}
+
+/// Nothing of a restart was touched: no eviction was asked for and no Lease written.
+#[track_caller]
+fn nothing_restarted(world: &World) {
+    assert_eq!(world.evictions(), 0);
+    let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
+    assert!(leases.is_empty(), "{leases:?}");
+}
+
+#[test]
+fn an_orphan_is_healed_in_place() {
+    if !need::root("an_orphan_is_healed_in_place") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let netns = pods[0].netns().unwrap();
+    let mut agent = world.ready_agent(&HEAL);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
+    assert!(world.cluster.is_captured(&pods[0]) && world.is_untouched(&pods[0]));
+    assert_eq!(pods[0].netns().unwrap(), netns);
+    assert_eq!(asks(&world), 1);
+    agent.until("the Events", |_| {
+        let events = world.events_of(&pods[0]);
+        events.contains(&"MeshRepairStarted".to_owned()) && events.contains(&"MeshRepairSucceeded".to_owned())
+    });
+    assert_eq!(agent.metric("meshmedic_outside_mesh_seconds_count"), 1.0);
+    nothing_restarted(&world);
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_reboot_is_healed_in_place() {
+    if !need::root("a_reboot_is_healed_in_place") {
+        return;
+    }
+    let world = World::new(1);
+    let pods: Vec<Pod> = ["cart", "pay", "web"]
+        .iter()
+        .flat_map(|name| world.deployment(name, 4))
+        .collect();
+    world.cluster.reboot("node-a").unwrap();
+    assert!(pods.iter().all(|pod| !world.cluster.is_captured(pod)));
+    let mut agent = world.agent("node-a", &[&HEAL[..], &["--heal-owner-gap", "1s"]].concat());
+    agent.until("every pod to be back", |_| {
+        pods.iter().all(|pod| world.cluster.is_captured(pod))
+    });
+    agent.until("every heal to be proved", |agent| agent.metric(HEALED) == 12.0);
+    assert!(pods.iter().all(|pod| world.is_untouched(pod)));
+    assert_eq!(asks(&world), 12);
+    nothing_restarted(&world);
+}
+
+#[test]
+fn a_sandbox_that_istio_cni_missed_takes_a_second_ask() {
+    if !need::root("a_sandbox_that_istio_cni_missed_takes_a_second_ask") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&HEAL);
+    world.cluster.replace_sandbox(&pods[0]).unwrap();
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
+    assert!(world.cluster.is_captured(&pods[0]) && world.is_untouched(&pods[0]));
+    assert_eq!(asks(&world), 2);
+    nothing_restarted(&world);
+}
+
+#[test]
+fn what_istio_cni_cannot_heal_is_restarted() {
+    if !need::root("what_istio_cni_cannot_heal_is_restarted") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&[&HEAL[..], &QUICK].concat());
+    world.cluster.orphan_believed(&pods[0]).unwrap();
+    let failed = "meshmedic_heals_total{result=\"failed\",reason=\"believed\"}";
+    agent.until("the heal to be given up", |agent| agent.metric(failed) == 1.0);
+    world.cluster.wait_gone(&pods[0]).unwrap();
+    world.cluster.wait_captured("shop", "cart", 2).unwrap();
+    assert_eq!((asks(&world), world.evictions()), (1, 1));
+}
+
+#[test]
+fn with_istio_cni_broken_two_pods_are_asked_for() {
+    if !need::root("with_istio_cni_broken_two_pods_are_asked_for") {
+        return;
+    }
+    let world = World::new(1);
+    world.cluster.namespace("bank", true).unwrap();
+    let mut pods = world.deployment("cart", 3);
+    world.cluster.deployment("bank", "pay", 3).unwrap();
+    pods.extend(world.cluster.wait_captured("bank", "pay", 3).unwrap());
+    // One of a third owner stays captured, so that ztunnel is proved to serve.
+    world.deployment("web", 1);
+    let flags = [&HEAL[..], &QUICK, &["--strategy", "heal"]].concat();
+    let mut agent = world.ready_agent(&flags);
+    world.cluster.set_cni(false);
+    for pod in &pods {
+        world.cluster.orphan(pod).unwrap();
+    }
+    let stopped = "meshmedic_heals_total{result=\"stopped\",reason=\"\"}";
+    agent.until("the node to be given up", |agent| agent.metric(stopped) == 1.0);
+    let asked = pods.iter().filter(|pod| was_asked(&world, pod));
+    assert_eq!(asked.count(), 2);
+    agent.until("the others to be told why", |agent| {
+        let log = agent.log();
+        log.iter().any(|line| line["fields"]["result"] == "heal-stopped")
+    });
+    assert!(pods.iter().all(|pod| world.is_untouched(pod)));
+    nothing_restarted(&world);
+}
+
+#[test]
+fn without_a_ztunnel_that_serves_nothing_is_asked() {
+    if !need::root("without_a_ztunnel_that_serves_nothing_is_asked") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&HEAL);
+    world.cluster.kill_ztunnel("node-a").unwrap();
+    agent.until("the loss to be seen", |agent| {
+        agent
+            .report()
+            .pods
+            .iter()
+            .filter(|pod| pod.state.as_str() == "suspect")
+            .count()
+            == 2
+    });
+    world.cluster.start_ztunnel("node-a").unwrap();
+    agent.until("the pods to be captured", |_| {
+        pods.iter().all(|pod| world.cluster.is_captured(pod))
+    });
+    assert_eq!(asks(&world), 0);
+    nothing_restarted(&world);
+}
+
+#[test]
+fn a_missing_right_to_heal_restarts_nothing() {
+    if !need::root("a_missing_right_to_heal_restarts_nothing") {
+        return;
+    }
+    let narrow = REPAIR_RIGHTS.replace("pods/status", "pods/nothing");
+    let world = World::granting(ClusterSpec::default(), &[DETECT, &narrow], "meshmedic");
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&HEAL);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("the condition", |agent| {
+        agent.metric("meshmedic_condition{condition=\"heal-not-permitted\"}") == 1.0
+    });
+    agent.until("why nothing is done", |agent| {
+        agent
+            .audit(pods[0].name())
+            .contains(&("withheld".into(), "heal-not-permitted".into()))
+    });
+    assert!(world.is_untouched(&pods[0]));
+    nothing_restarted(&world);
+}
+
+#[test]
+fn an_agent_that_crashed_is_followed_by_one_that_knows() {
+    if !need::root("an_agent_that_crashed_is_followed_by_one_that_knows") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&[&HEAL[..], &["--strategy", "heal"]].concat());
+    world.cluster.set_cni(false);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("the ask", |_| was_asked(&world, &pods[0]));
+    agent.kill();
+    let before = asks(&world);
+    let mut next = world.agent("node-a", &[&HEAL[..], &["--strategy", "heal"]].concat());
+    next.until("it to know", |agent| {
+        agent.health("/readyz").0 == 200 && standing(agent, &pods[0]) == Some(HealStanding::Asked)
+    });
+    assert_eq!(asks(&world), before, "the pod says that it was asked for");
+    world.cluster.set_cni(true);
+    next.until("the proof", |agent| agent.metric(HEALED) == 1.0);
+    assert!(world.is_untouched(&pods[0]));
+}
+
+#[test]
+fn a_pod_that_opted_out_of_restarts_is_healed_all_the_same() {
+    if !need::root("a_pod_that_opted_out_of_restarts_is_healed_all_the_same") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    for (pod, key, value) in [
+        (&pods[0], "meshmedic.io/strategy", "heal"),
+        (&pods[1], "meshmedic.io/repair", "disabled"),
+    ] {
+        let patch = serde_json::json!({ "metadata": { "annotations": { key: value } } });
+        world
+            .cluster
+            .api()
+            .patch("pods", "shop", pod.name(), &patch)
+            .unwrap();
+    }
+    let mut agent = world.ready_agent(&HEAL);
+    for pod in &pods {
+        world.cluster.orphan(pod).unwrap();
+    }
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
+    agent.until("why the other one is left alone", |agent| {
+        agent
+            .audit(pods[1].name())
+            .contains(&("withheld".into(), "opted-out-pod".into()))
+    });
+    assert!(world.cluster.is_captured(&pods[0]) && !was_asked(&world, &pods[1]));
+    nothing_restarted(&world);
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::time::Duration;
+
+use super::super::testing::{answer as http, serve};
+use super::*;
+use crate::repair::heal::{Against, Attempt};
+
+const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+
+fn target() -> Target {
+    Target {
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        uid: UID.to_owned(),
+    }
+}
+
+fn first() -> Ask {
+    Ask {
+        attempt: Attempt::First,
+        at: "2026-11-29T10:00:00Z".parse().unwrap(),
+        against: Against::new("7-8", Some("containerd://c"), Some("containerd://z")),
+    }
+}
+
+async fn answered(answers: Vec<String>) -> (Asked, Vec<String>) {
+    let (config, asked) = serve(answers);
+    let client = super::super::client::acting(config).unwrap().client;
+    (ask(&client, &target(), "41", &first()).await, asked.all())
+}
+
+fn refusal(code: u16, reason: &str, more: &str) -> String {
+    let body = format!(
+        r#"{{"kind":"Status","apiVersion":"v1","metadata":{{}},"status":"Failure","message":"words","reason":"{reason}","code":{code}{more}}}"#
+    );
+    http(&format!("{code} x"), "", &body)
+}
+
+#[test]
+fn an_ask_changes_two_annotations_of_the_very_pod() {
+    let body = body(&target(), "41", &first());
+    let request = request(&target(), &body).unwrap();
+    assert_eq!(request.method(), "PATCH");
+    let uri = "/api/v1/namespaces/shop/pods/web-0/status?fieldManager=meshmedic";
+    assert_eq!(request.uri(), uri);
+    assert_eq!(request.headers()[CONTENT_TYPE], "application/merge-patch+json");
+    let expected = json!({ "metadata": {
+        "uid": UID,
+        "resourceVersion": "41",
+        "annotations": {
+            "ambient.istio.io/redirection": "pending",
+            "meshmedic.io/heal": "v1 1 2026-11-29T10:00:00Z 7-8 c z",
+        },
+    }});
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn each_answer_means_one_thing() {
+    let pod = r#","details":{"name":"web-0","kind":"pods"}"#;
+    let uid =
+        r#","details":{"causes":[{"field":"metadata.uid","reason":"FieldValueInvalid","message":"x"}]}"#;
+    let wait = r#","details":{"retryAfterSeconds":7}"#;
+    let cases = [
+        (http("200 OK", "", "{}"), Asked::Accepted),
+        (refusal(409, "Conflict", ""), Asked::Changed),
+        (refusal(404, "NotFound", pod), Asked::Gone),
+        (refusal(422, "Invalid", uid), Asked::Gone),
+        (
+            refusal(403, "Forbidden", ""),
+            Asked::NotPermitted("words".to_owned()),
+        ),
+        (refusal(422, "Invalid", ""), Asked::Refused("words".to_owned())),
+        (
+            refusal(429, "TooManyRequests", wait),
+            Asked::Busy(Some(Duration::from_secs(7))),
+        ),
+        (refusal(429, "TooManyRequests", ""), Asked::Busy(None)),
+    ];
+    for (given, expected) in cases {
+        let (asked, questions) = answered(vec![given]).await;
+        assert_eq!(asked, expected);
+        assert_eq!(questions.len(), 1, "nothing is repeated unasked");
+    }
+    // Whoever hangs up may have done it.
+    assert!(matches!(answered(vec![String::new()]).await.0, Asked::InDoubt(_)));
+    assert!(matches!(
+        answered(vec![refusal(500, "InternalError", "")]).await.0,
+        Asked::InDoubt(_)
+    ));
+}
+
+#[test]
+fn a_policy_that_refuses_is_a_right_that_is_missing() {
+    let message = "pods is forbidden: ValidatingAdmissionPolicy 'meshmedic' denied request".to_owned();
+    let refused = Acted::Refused {
+        code: 422,
+        message: message.clone(),
+    };
+    assert_eq!(answer(refused), Asked::NotPermitted(message));
+}
+
+#[tokio::test]
+async fn nothing_is_asked_without_a_version() {
+    let (config, asked) = serve(Vec::new());
+    let client = super::super::client::acting(config).unwrap().client;
+    assert!(matches!(
+        ask(&client, &target(), "", &first()).await,
+        Asked::Refused(_)
+    ));
+    assert!(asked.all().is_empty());
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The first rung: asking istio-cni to take a running pod in again.
+//!
+//! Nothing restarts, no Lease is written, no budget of evictions is spent. What it can do wrong is this: asked of a pod
+//! that is well it makes strict callers fail for a moment; asked while ztunnel does not serve it cuts the pod off; asked
+//! of many at once it leaves each half enrolled behind the others. So it asks few at a time, only where ztunnel is
+//! proved to serve, and takes back what it made worse.
+//!
+//! Sans-IO, like the rest of the rulebook: [`Healer`] is handed time and evidence, and hands out requests.
+
+mod answers;
+mod ask;
+mod case;
+mod evidence;
+mod healer;
+mod pace;
+mod proof;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use std::time::Duration;
+
+use super::PodRef;
+use crate::policy::{Permissions, Standing, Withheld};
+use crate::verdict::named;
+
+pub use ask::{Against, Ask, Attempt, LONGEST};
+pub use evidence::{Candidate, NodeView, Place, Serving, Streak, Support};
+pub use healer::Healer;
+
+/// How careful heals are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Care {
+    /// For how long the readings before an ask must agree.
+    pub confirm: Duration,
+    /// How long ztunnel and istio-cni must have been Ready, and ztunnel proved to serve.
+    pub settle: Duration,
+    /// By when a pod must be proved captured, from when no older ask is outstanding.
+    pub deadline: Duration,
+    /// Asks a minute, whatever the pace.
+    pub per_minute: usize,
+    /// How long an owner that had its share asked for has peace.
+    pub owner_gap: Duration,
+}
+
+impl Care {
+    /// What holds unless the user says otherwise.
+    pub const DEFAULT: Self = Self {
+        confirm: Duration::from_secs(2),
+        settle: Duration::from_secs(5),
+        deadline: Duration::from_secs(10),
+        per_minute: 240,
+        owner_gap: Duration::from_secs(10),
+    };
+}
+
+/// Who heals, on whose word, and how carefully.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Healing {
+    /// What was switched on.
+    pub permissions: Permissions,
+    /// How careful it is.
+    pub care: Care,
+}
+
+named! {
+    /// Why an ask did not take.
+    pub enum Diagnosis {
+        /// It stays pending without rules.
+        NotTakenUp = "not-taken-up", "istio-cni left it pending and wrote no rules: it finds no process of the pod, or does not work";
+        /// It stays pending with rules.
+        Refused = "refused", "istio-cni wrote its rules and left it pending: ztunnel refused it, or is away";
+        /// istio-cni says that it is captured.
+        Believed = "believed", "istio-cni says that it is enrolled: ztunnel believes that it serves it already";
+        /// Only some of the listeners came.
+        InPart = "in-part", "only some of ztunnel's listeners came";
+        /// A port that ztunnel needs is the pod's own.
+        PortHeld = "port-held", "somebody else holds a port that ztunnel needs";
+        /// ztunnel ceased to be Ready after it was asked.
+        ZtunnelFell = "ztunnel-fell", "ztunnel ceased to serve after it was asked";
+        /// The annotation is neither.
+        Unenrolled = "unenrolled", "istio-cni took it out of the mesh";
+    }
+}
+
+impl Diagnosis {
+    /// Whether it is the pod's own doing, and says nothing of the node.
+    #[must_use]
+    pub const fn is_own(self) -> bool {
+        matches!(self, Self::PortHeld | Self::Unenrolled)
+    }
+}
+
+/// How far a pod's heal is, as reports show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// istio-cni is asked.
+    Asked,
+    /// The ask did not take.
+    Failed(Diagnosis),
+    /// It was made worse, and taking that back failed.
+    MadeUnreachable,
+}
+
+/// What the healer wants done. Nothing is repeated unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Fetch the pod again.
+    Fetch(PodRef),
+    /// Patch the pod's status, with its UID and this version as preconditions.
+    Ask {
+        /// The pod.
+        pod: PodRef,
+        /// The version that was judged.
+        version: String,
+        /// What is written down.
+        ask: Ask,
+    },
+    /// Take the pod out of the mesh: an ask made it worse.
+    Undo(PodRef),
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Of [`Request::Fetch`]; `None` if the pod is gone.
+    Fetched(Result<Option<Box<Fetched>>, String>),
+    /// Of [`Request::Ask`].
+    Asked(Asked),
+    /// Of [`Request::Undo`].
+    Undone(Result<(), String>),
+}
+
+/// A pod as fetched just before an ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The pod.
+    pub standing: Standing,
+    /// Its version.
+    pub version: String,
+}
+
+/// What came of an ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It is written.
+    Accepted,
+    /// The pod changed meanwhile: nothing was done.
+    Changed,
+    /// The pod is gone, or another has its name.
+    Gone,
+    /// Nobody lets us: nothing was done.
+    NotPermitted(String),
+    /// The API has no time, and asks for so much patience: nothing was done.
+    Busy(Option<Duration>),
+    /// Refused for certain, by something else.
+    Refused(String),
+    /// The answer was lost: it may be written.
+    InDoubt(String),
+}
+
+/// What may be done to a pod by the rungs below this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// Nothing: it is in this rung's hands, or waits for its turn here.
+    Waits(Withheld),
+    /// What their own rules allow: this rung cannot help it.
+    May(Option<Diagnosis>),
+}
+
+/// What the healer has to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A heal was withheld. Told once, until the reason changes.
+    Withheld {
+        /// The pod.
+        pod: PodRef,
+        /// Why.
+        why: Withheld,
+        /// More about it.
+        detail: Option<String>,
+        /// Whether repairs are off, so that this is what would have been.
+        shadow: bool,
+    },
+    /// Repairs are off; this one would have been healed in place.
+    Would {
+        /// The pod.
+        pod: PodRef,
+    },
+    /// istio-cni is being asked.
+    Asked {
+        /// The pod.
+        pod: PodRef,
+        /// How often by then.
+        attempt: Attempt,
+    },
+    /// The pod is proved captured again.
+    Healed {
+        /// The pod.
+        pod: PodRef,
+        /// From the ask to its proof.
+        took: Duration,
+        /// How often it was asked.
+        attempt: Attempt,
+    },
+    /// The ask did not take.
+    Failed {
+        /// The pod.
+        pod: PodRef,
+        /// Why.
+        why: Diagnosis,
+        /// From the ask to giving up.
+        took: Duration,
+    },
+    /// What an ask made worse was taken back.
+    Undone {
+        /// The pod.
+        pod: PodRef,
+    },
+    /// It could not be taken back.
+    MadeUnreachable {
+        /// The pod.
+        pod: PodRef,
+        /// Why not.
+        detail: String,
+    },
+    /// Heals on this node did not take, so no more are begun.
+    Stopped,
+    /// The right to ask is missing, or is there again.
+    Permitted(Result<(), String>),
+}

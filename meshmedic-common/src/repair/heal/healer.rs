@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Decides which pods of a node istio-cni is asked for, and what became of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::ask::{Against, Attempt};
+use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage};
+use super::evidence::{Candidate, NodeView, Serving, Support};
+use super::pace::Pace;
+use super::turn::GAPS;
+use super::{Below, Healing, Notice, Progress, Request};
+use crate::duration;
+use crate::policy::{Permissions, Withheld};
+use crate::repair::sabotage::stands;
+use crate::repair::{Moment, RequestId, gate_detail};
+use crate::time::Time;
+use crate::uid::PodUid;
+use crate::verdict::State;
+
+/// Plans the heals of one node.
+#[derive(Debug)]
+pub struct Healer {
+    pub(super) healing: Healing,
+    pub(super) cases: BTreeMap<PodUid, Case>,
+    pub(super) pace: Pace,
+    /// Whether the API lets us ask: what is not known counts as yes, and is found out by asking.
+    permitted: Result<(), String>,
+    containers: Option<(Option<String>, Option<String>)>,
+    cni_since: Option<Time>,
+    ztunnel_since: Option<Time>,
+    /// Since when ztunnel is known to have a connection to istio-cni.
+    connected_since: Option<Time>,
+    pub(super) mass_loss_since: Option<Time>,
+    pub(super) stopping: bool,
+    numbers: RequestId,
+    pub(super) notices: Vec<Notice>,
+}
+
+impl Healer {
+    /// A healer that knows of nothing.
+    #[must_use]
+    pub fn new(healing: Healing) -> Self {
+        Self {
+            healing,
+            cases: BTreeMap::new(),
+            pace: Pace::default(),
+            permitted: Ok(()),
+            containers: None,
+            cni_since: None,
+            ztunnel_since: None,
+            connected_since: None,
+            mass_loss_since: None,
+            stopping: false,
+            numbers: 0,
+            notices: Vec::new(),
+        }
+    }
+
+    /// Whether anything may ever be asked.
+    #[must_use]
+    pub const fn may_act(&self) -> bool {
+        let Permissions { ready, stuck, .. } = self.healing.permissions;
+        ready || stuck
+    }
+
+    /// Takes what was found out of the right to ask.
+    pub fn permit(&mut self, permitted: Result<(), String>) {
+        if permitted.is_ok() != self.permitted.is_ok() {
+            self.notices.push(Notice::Permitted(permitted.clone()));
+        }
+        self.permitted = permitted;
+    }
+
+    /// Why the right to ask is missing.
+    #[must_use]
+    pub fn not_permitted(&self) -> Option<&str> {
+        self.permitted.as_ref().err().map(String::as_str)
+    }
+
+    /// Judges this node's pods, all of them, and goes on with what is under way.
+    pub fn judge(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
+        self.observe(at, view);
+        let kept = |uid: &PodUid, case: &Case| {
+            let same = pods
+                .get(uid)
+                .is_some_and(|candidate| candidate.standing.facts.uid == case.pod.uid);
+            let wanted = pods.get(uid).is_some_and(|candidate| is_lost(candidate.state));
+            same && (wanted || case.is_in_hand())
+        };
+        self.cases.retain(|uid, case| kept(uid, case));
+        self.proceed(at, view, pods);
+        if !self.stopping {
+            self.begin(at, view, pods);
+        }
+    }
+
+    /// What the node is like, and since when.
+    fn observe(&mut self, at: Moment, view: &NodeView) {
+        let since = |before: Option<Time>, holds: bool| holds.then(|| before.unwrap_or(at.now));
+        self.cni_since = since(self.cni_since, view.cni_ready);
+        self.ztunnel_since = view.ztunnel_since;
+        self.connected_since = since(self.connected_since, view.serving != Serving::Unproven);
+        self.mass_loss_since = since(self.mass_loss_since, view.mass_loss);
+        if self.containers.as_ref() != Some(&view.containers) {
+            let known = self.containers.replace(view.containers.clone()).is_some();
+            if known {
+                self.pace.begin_anew();
+                self.connected_since = since(None, view.serving != Serving::Unproven);
+            }
+        }
+    }
+
+    /// What holds above the pods and forbids an ask, with what is known of it.
+    pub(super) fn node_forbids(&self, at: Moment, view: &NodeView) -> Option<(Withheld, Option<String>)> {
+        let settle = self.healing.care.settle;
+        let young = |since: Option<Time>| since.is_none_or(|since| at.now.since(since) < settle);
+        let gate = |why: Withheld| (why, gate_detail(&view.gates, why));
+        let told = |why: Withheld, detail: String| (why, Some(detail));
+        let settling = || {
+            told(
+                Withheld::NodeFault,
+                format!(
+                    "ztunnel or istio-cni became Ready less than {} ago",
+                    duration::show(settle)
+                ),
+            )
+        };
+        let serves = match view.serving {
+            Serving::Unproven => false,
+            Serving::Captures => true,
+            Serving::Connected => !young(self.connected_since),
+        };
+        let reasons = [
+            view.watches_only.then(|| (Withheld::Superseded, None)),
+            view.gates.paused.as_ref().map(|_| gate(Withheld::Paused)),
+            self.permitted
+                .as_ref()
+                .err()
+                .map(|why| told(Withheld::HealNotPermitted, why.clone())),
+            match &view.support {
+                Support::Yes => None,
+                Support::TooOld(version) => {
+                    Some(told(Withheld::HealUnsupported, format!("istio-cni {version}")))
+                }
+                Support::Unknown => Some((Withheld::HealUnsupported, None)),
+            },
+            view.gates.mesh_fault.as_ref().map(|_| gate(Withheld::MeshFault)),
+            view.gates.node_fault.as_ref().map(|_| gate(Withheld::NodeFault)),
+            (young(view.ztunnel_since) || young(self.cni_since)).then(settling),
+            (!serves).then_some((Withheld::ZtunnelUnproven, None)),
+        ];
+        reasons.into_iter().flatten().find(|(why, _)| stands(why))
+    }
+
+    pub(super) fn against(&self, candidate: &Candidate<'_>) -> Option<Against> {
+        let (cni, ztunnel) = self.containers.as_ref()?;
+        let place = candidate.place?.to_string();
+        Some(Against::new(&place, cni.as_deref(), ztunnel.as_deref()))
+    }
+
+    /// Pods to be read now.
+    pub fn looks(&mut self) -> Vec<PodUid> {
+        let wanted = self
+            .cases
+            .iter_mut()
+            .filter_map(|(uid, case)| std::mem::take(&mut case.wants_look).then(|| uid.clone()));
+        wanted.collect()
+    }
+
+    /// What is to be asked of the API now. Each request is handed out once.
+    pub fn requests(&mut self, at: Moment) -> Vec<(RequestId, Request)> {
+        let mut requests = Vec::new();
+        for case in self.cases.values_mut().filter(|case| case.request.is_none()) {
+            let pod = case.pod.clone();
+            let request = match &case.stage {
+                Stage::Undoing { .. } => Request::Undo(pod),
+                _ if self.stopping => continue,
+                Stage::Fetching { .. } => Request::Fetch(pod),
+                Stage::Asking { ask, version, .. } => {
+                    if ask.attempt == Attempt::Second {
+                        let gap = self.healing.care.owner_gap;
+                        self.pace.asked(at.now, &case.whose.owner, gap);
+                    }
+                    self.notices.push(Notice::Asked {
+                        pod: pod.clone(),
+                        attempt: ask.attempt,
+                    });
+                    Request::Ask {
+                        pod,
+                        version: version.clone(),
+                        ask: ask.clone(),
+                    }
+                }
+                _ => continue,
+            };
+            self.numbers += 1;
+            case.request = Some(self.numbers);
+            requests.push((self.numbers, request));
+        }
+        requests
+    }
+
+    /// Begins nothing more.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether nothing is at the API.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.cases.values().all(|case| case.request.is_none())
+    }
+
+    /// Whether any pod is asked for, or about to be.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.cases.values().any(Case::is_in_hand)
+    }
+
+    /// What the rungs below may do to a pod.
+    #[must_use]
+    pub fn below(&self, uid: &PodUid) -> Below {
+        self.cases.get(uid).map_or(Below::May(None), |case| {
+            if case.is_outstanding() {
+                Below::Waits(Withheld::Healing)
+            } else {
+                case.below
+            }
+        })
+    }
+
+    /// How far the heal of a pod is.
+    #[must_use]
+    pub fn progress(&self, uid: &PodUid) -> Option<Progress> {
+        self.cases.get(uid)?.progress()
+    }
+
+    /// Whether repairs are off and this pod would be healed in place.
+    #[must_use]
+    pub fn would_heal(&self, uid: &PodUid) -> bool {
+        self.cases.get(uid).is_some_and(|case| case.would)
+    }
+
+    /// Whether heals on this node did not take.
+    #[must_use]
+    pub fn is_stopped(&self, now: Time) -> bool {
+        self.pace.is_stopped(now)
+    }
+
+    /// When there is something to do next, if nothing else happens.
+    #[must_use]
+    pub fn next_wake(&self, now: Time) -> Option<Time> {
+        let care = &self.healing.care;
+        let step = Duration::from_millis(1);
+        let due = self.cases.values().flat_map(|case| {
+            let stage = match &case.stage {
+                Stage::Watching => case.looked.map(|looked| looked + care.confirm / 2),
+                Stage::Looking { since, .. } => Some(*since + LOOK + step),
+                Stage::Waiting(waiting) => {
+                    let second = waiting.turn.map(|turn| turn + SECOND_AFTER);
+                    let late = waiting.turn.map(|turn| turn + care.deadline);
+                    let look = case.looked.map(|looked| looked + LOOK_AGAIN);
+                    [second, late, look]
+                        .into_iter()
+                        .flatten()
+                        .filter(|due| *due > now)
+                        .min()
+                }
+                _ => None,
+            };
+            stage.into_iter().chain([case.not_before])
+        });
+        let settled = [self.cni_since, self.ztunnel_since, self.connected_since]
+            .into_iter()
+            .flatten();
+        let settled = settled.map(|since| since + care.settle);
+        let spread = self.mass_loss_since.into_iter();
+        let spread = spread.flat_map(|since| (1..=GAPS).map(move |gap| since + care.owner_gap * gap));
+        let any = !self.cases.is_empty();
+        let node = settled
+            .chain(spread)
+            .chain(self.pace.next_wake(now, care))
+            .filter(|_| any);
+        due.chain(node).filter(|due| *due > now).min()
+    }
+
+    /// What happened since the last call, in order.
+    pub fn drain(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+}
+
+/// Whether a pod in this state may be out of the mesh.
+pub(super) const fn is_lost(state: State) -> bool {
+    matches!(
+        state,
+        State::Suspect | State::Orphan | State::Partial | State::Imposter
+    )
+}
+
+pub(super) fn tell(
+    notices: &mut Vec<Notice>,
+    case: &mut Case,
+    why: Withheld,
+    detail: Option<String>,
+    shadow: bool,
+) {
+    if case.told.replace((why, shadow)) != Some((why, shadow)) {
+        notices.push(Notice::Withheld {
+            pod: case.pod.clone(),
+            why,
+            detail,
+            shadow,
+        });
+    }
+}

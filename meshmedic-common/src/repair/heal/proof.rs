@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What becomes of those that were asked for: the last look before the ask, the proof after it, or why there is none.
+
+use std::collections::BTreeMap;
+
+use super::case::{Case, LOOK, LOOK_AGAIN, Stage, Waiting};
+use super::evidence::{Candidate, NodeView};
+use super::healer::tell;
+use super::{Diagnosis, Healer, Notice};
+use crate::repair::Moment;
+use crate::time::Time;
+use crate::uid::PodUid;
+use crate::verdict::State;
+
+impl Healer {
+    /// Goes on with those that were asked for, or are about to be.
+    pub(super) fn proceed(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
+        let forbidden = self.node_forbids(at, view);
+        let fell = view.gates.node_fault.is_some() || view.ztunnel_since.is_none();
+        let oldest = self.oldest_ask();
+        let uids: Vec<PodUid> = self.cases.keys().cloned().collect();
+        for uid in uids {
+            let (Some(candidate), Some(case)) = (pods.get(&uid), self.cases.get_mut(&uid)) else {
+                continue;
+            };
+            match std::mem::replace(&mut case.stage, Stage::Watching) {
+                Stage::Looking {
+                    since,
+                    ask,
+                    version,
+                    first,
+                } => {
+                    let care = &self.healing.care;
+                    let barred = case.forbids(&self.healing, at, candidate).map(|why| (why, None));
+                    if let Some((why, detail)) = forbidden.clone().or(barred) {
+                        // A first ask that stands goes on being waited for.
+                        case.stage = first.map_or(Stage::Watching, Stage::Waiting);
+                        tell(&mut self.notices, case, why, detail, false);
+                    } else if case.agrees(care, candidate, Some(since)) {
+                        let before = candidate.redirection;
+                        case.stage = Stage::Asking {
+                            ask,
+                            version,
+                            first,
+                            before,
+                        };
+                    } else if candidate.streak.is_none() && candidate.state == State::Captured
+                        || at.now.since(since) > LOOK
+                    {
+                        case.stage = first.map_or(Stage::Watching, Stage::Waiting);
+                    } else {
+                        case.stage = Stage::Looking {
+                            since,
+                            ask,
+                            version,
+                            first,
+                        };
+                    }
+                }
+                Stage::Waiting(waiting) => self.wait(at, &uid, candidate, waiting, oldest, fell),
+                other => case.stage = other,
+            }
+        }
+    }
+
+    /// When the oldest ask that is outstanding was made.
+    fn oldest_ask(&self) -> Option<Time> {
+        self.cases.values().filter_map(Case::asked_since).min()
+    }
+
+    /// Waits for the proof of one ask.
+    fn wait(
+        &mut self,
+        at: Moment,
+        uid: &PodUid,
+        candidate: &Candidate<'_>,
+        mut waiting: Waiting,
+        oldest: Option<Time>,
+        fell: bool,
+    ) {
+        let care = self.healing.care;
+        let Some(case) = self.cases.get_mut(uid) else {
+            return;
+        };
+        if waiting.is_proved(candidate) {
+            self.pace.succeeded(at.now);
+            self.notices.push(Notice::Healed {
+                pod: case.pod.clone(),
+                took: at.now.since(waiting.began),
+                attempt: waiting.ask.attempt,
+            });
+            (case.stage, case.told, case.conflicts) = (Stage::Watching, None, 0);
+            return;
+        }
+        if candidate.place.is_some() && waiting.place.is_some() && candidate.place != waiting.place {
+            // Another sandbox: what was asked for is gone, and says nothing.
+            case.stage = Stage::Watching;
+            return;
+        }
+        if waiting.is_answered(candidate) && !std::mem::replace(&mut waiting.answered, true) {
+            self.pace.worked(at.now);
+        }
+        // A second ask does not lose its place to those that were asked for later.
+        if oldest.is_none_or(|oldest| waiting.began <= oldest) {
+            waiting.turn.get_or_insert(at.now);
+        }
+        if waiting.wants_second(at.now, &care, candidate) && !fell && !self.stopping {
+            case.stage = Stage::Fetching { first: Some(waiting) };
+            return;
+        }
+        case.look(at.now, LOOK_AGAIN);
+        let seen = candidate.streak.is_some_and(|streak| streak.last > waiting.asked)
+            || candidate
+                .captured_at
+                .is_some_and(|captured| captured > waiting.asked);
+        // What no reading shows any more is given up later, but it is given up.
+        let blind = waiting
+            .turn
+            .is_some_and(|turn| at.now.since(turn) > care.deadline + LOOK);
+        if (waiting.is_late(at.now, &care) && seen) || fell && seen || blind {
+            let why = if fell {
+                Diagnosis::ZtunnelFell
+            } else {
+                waiting.diagnose(candidate)
+            };
+            self.fail(at, uid, candidate, &waiting, why);
+        } else {
+            case.stage = Stage::Waiting(waiting);
+        }
+    }
+
+    /// An ask did not take.
+    fn fail(
+        &mut self,
+        at: Moment,
+        uid: &PodUid,
+        candidate: &Candidate<'_>,
+        waiting: &Waiting,
+        why: Diagnosis,
+    ) {
+        let Some(case) = self.cases.get_mut(uid) else {
+            return;
+        };
+        self.notices.push(Notice::Failed {
+            pod: case.pod.clone(),
+            why,
+            took: at.now.since(waiting.began),
+        });
+        // That istio-cni did what it was asked for others, and later, shows that it works.
+        let own = why.is_own() || (why == Diagnosis::NotTakenUp && self.pace.has_worked_since(waiting.asked));
+        let whose = case.whose.clone();
+        let against = waiting.ask.against.clone();
+        case.stage = if waiting.made_it_worse(candidate) {
+            Stage::Undoing { against, why }
+        } else {
+            Stage::Spent {
+                against,
+                why,
+                unreachable: false,
+            }
+        };
+        if why == Diagnosis::ZtunnelFell {
+            // It is our doing until shown otherwise: the next one is a canary again.
+            self.pace.doubt();
+        }
+        if !own && self.pace.failed(at.now, &whose, waiting.asked) {
+            self.notices.push(Notice::Stopped);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whose turn it is: which pods are asked for next, and why the others wait.
+
+use std::collections::BTreeMap;
+
+use super::case::{Case, Stage};
+use super::evidence::{Candidate, NodeView};
+use super::healer::{is_lost, tell};
+use super::pace::Whose;
+use super::{Below, Healer, Healing, Notice};
+use crate::policy::{Permissions, Withheld};
+use crate::repair::sabotage::stands;
+use crate::repair::{Moment, PodRef};
+use crate::uid::PodUid;
+use crate::verdict::State;
+
+/// So many pods are read ahead, so that the next ones are proved when their turn comes.
+const PREPARED: usize = 16;
+/// Under mass loss the pods of a fleet are spread over so many gaps.
+pub(super) const GAPS: u32 = 3;
+
+impl Healer {
+    /// Begins what may begin, and says of the others why not.
+    pub(super) fn begin(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
+        let siblings = Siblings::count(pods);
+        for (uid, candidate) in pods.iter().filter(|(_, candidate)| is_lost(candidate.state)) {
+            if !self.cases.contains_key(uid) {
+                let facts = &candidate.standing.facts;
+                let pod = PodRef {
+                    namespace: facts.namespace.clone(),
+                    name: facts.name.clone(),
+                    uid: facts.uid.clone(),
+                    cgroup_uid: uid.clone(),
+                };
+                self.cases
+                    .insert(uid.clone(), Case::new(pod, siblings.whose(candidate)));
+            }
+        }
+        let forbidden = self.node_forbids(at, view);
+        let proved = self.pace.is_proved(at.now);
+        let mut order: Vec<(&PodUid, &Candidate<'_>)> = pods
+            .iter()
+            .filter(|(uid, _)| self.cases.get(*uid).is_some_and(|case| !case.is_outstanding()))
+            .collect();
+        // The canary is the one with least to lose: others stand in for it.
+        order.sort_by_key(|(uid, candidate)| {
+            (
+                !proved && !siblings.stand_in(candidate),
+                candidate.state != State::Orphan,
+                *uid,
+            )
+        });
+        let mut prepared = 0;
+        for (uid, candidate) in order {
+            let against = self.against(candidate);
+            let outstanding = self.cases.values().filter(|case| case.is_outstanding()).count();
+            let Some(case) = self.cases.get_mut(uid) else {
+                continue;
+            };
+            case.whose = siblings.whose(candidate);
+            if let Stage::Spent {
+                against: tried, why, ..
+            } = &case.stage
+            {
+                if against.as_ref() == Some(tried) {
+                    case.below = Below::May(Some(*why));
+                    continue;
+                }
+                case.stage = Stage::Watching;
+            }
+            if at.now < case.not_before {
+                continue;
+            }
+            let shadow = !(self.healing.permissions.ready || self.healing.permissions.stuck);
+            let of_pod = case.forbids(&self.healing.in_shadow(shadow), at, candidate);
+            let spread = self
+                .mass_loss_since
+                .filter(|_| proved)
+                .is_some_and(|since| at.now.since(since) < self.healing.care.owner_gap * slot(uid));
+            let reason = of_pod
+                .map(|why| (why, None))
+                .or_else(|| forbidden.clone())
+                .or_else(|| {
+                    let why = self
+                        .pace
+                        .forbids(at.now, &self.healing.care, outstanding, &case.whose);
+                    why.filter(stands).map(|why| (why, None))
+                })
+                .or_else(|| spread.then_some((Withheld::HealOwnerShare, None)));
+            if let Some((why, detail)) = reason {
+                case.below = below(why);
+                // A pod that is being confirmed is no finding yet: nobody is told why nothing is done.
+                if candidate.state != State::Suspect || why == Withheld::HealNotPermitted {
+                    tell(&mut self.notices, case, why, detail, shadow);
+                }
+                continue;
+            }
+            case.below = Below::Waits(Withheld::Healing);
+            if !case.agrees(&self.healing.care, candidate, None) {
+                if prepared < PREPARED {
+                    prepared += 1;
+                    case.look(at.now, self.healing.care.confirm / 2);
+                }
+                continue;
+            }
+            if shadow {
+                if !std::mem::replace(&mut case.would, true) {
+                    self.notices.push(Notice::Would {
+                        pod: case.pod.clone(),
+                    });
+                }
+                continue;
+            }
+            // Its turn counts from here: several may be on their way before the first is asked.
+            let gap = self.healing.care.owner_gap;
+            self.pace.asked(at.now, &case.whose.owner, gap);
+            case.stage = Stage::Fetching { first: None };
+        }
+    }
+}
+
+impl Healing {
+    /// The same with repairs on, where what would be done is wanted.
+    const fn in_shadow(self, shadow: bool) -> Self {
+        let permissions = Permissions {
+            ready: self.permissions.ready || shadow,
+            ..self.permissions
+        };
+        Self { permissions, ..self }
+    }
+}
+
+/// Of each owner's pods on this node: all, and those that are Ready.
+struct Siblings<'a>(BTreeMap<&'a str, (usize, usize)>);
+
+impl<'a> Siblings<'a> {
+    fn count(pods: &'a BTreeMap<PodUid, Candidate<'_>>) -> Self {
+        let mut owners: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for candidate in pods.values() {
+            let (all, ready) = owners.entry(owner(candidate)).or_default();
+            *all += 1;
+            *ready += usize::from(candidate.standing.facts.ready);
+        }
+        Self(owners)
+    }
+
+    fn whose(&self, candidate: &Candidate<'_>) -> Whose {
+        let owner = owner(candidate);
+        Whose {
+            owner: owner.to_owned(),
+            namespace: candidate.standing.facts.namespace.clone(),
+            siblings: self.0.get(owner).map_or(1, |(all, _)| *all),
+        }
+    }
+
+    /// Whether others of its owner do its work meanwhile, as far as this node shows.
+    fn stand_in(&self, candidate: &Candidate<'_>) -> bool {
+        let (_, ready) = self.0.get(owner(candidate)).copied().unwrap_or_default();
+        ready > usize::from(candidate.standing.facts.ready)
+    }
+}
+
+fn owner<'a>(candidate: &'a Candidate<'_>) -> &'a str {
+    let facts = &candidate.standing.facts;
+    facts
+        .controller
+        .as_ref()
+        .map_or(&facts.uid, |controller| &controller.uid)
+}
+
+/// Which gap of a mass loss is a pod's, the same for every agent and on every run: a likelihood, no promise, that the
+/// pods of one owner on many nodes are not asked for at once.
+fn slot(uid: &PodUid) -> u32 {
+    let hash = uid.as_str().bytes().fold(0_u64, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    u32::try_from(hash % u64::from(GAPS)).unwrap_or(0)
+}
+
+/// What the rungs below may do where this one withholds itself.
+pub(super) const fn below(why: Withheld) -> Below {
+    match why {
+        // This rung cannot help such a pod, on this node or at all.
+        Withheld::HealUnsupported
+        | Withheld::HealStopped
+        | Withheld::HealUnanswered
+        | Withheld::PortHeld
+        | Withheld::StaticPod
+        | Withheld::JobPod
+        | Withheld::Strategy
+        | Withheld::ByHand
+        | Withheld::Imposter
+        | Withheld::DetectOnly
+        | Withheld::GracePeriod
+        | Withheld::InFlightNode => Below::May(None),
+        why => Below::Waits(why),
+    }
+}
