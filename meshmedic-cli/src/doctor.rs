@@ -14,12 +14,12 @@ mod fold;
 mod need;
 mod policy;
 mod report;
+mod show;
 mod snapshot;
 mod strict_ready;
 mod view;
 
 use crate::connection;
-use crate::output;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Check, Severity};
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.check()?;
     let chosen = args.chosen()?;
     if args.list {
-        output::checks(chosen.into_iter())?;
+        show::checks(chosen.into_iter())?;
         return Ok(0);
     }
     let suppressions = args.suppressions()?;
@@ -50,11 +50,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.strict_ready {
         let namespace = args.one_namespace(&snapshot.scope)?;
         let readiness = StrictReadiness::judge(&snapshot, &namespace);
-        output::strict_readiness(&readiness, args.output)?;
+        show::strict_readiness(&readiness, args.output)?;
         return Ok(readiness.code());
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
-    output::doctor(&report, args.output, args.verbose)?;
+    show::doctor(&report, args.output, args.verbose)?;
     Ok(report.code(args.fail_on))
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic status`: the fleet at a glance, by what its agents say. No pod is touched.
 
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,7 +18,6 @@ use meshmedic_common::verdict::{Condition, State, exit_code};
 use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
-use crate::output;
 use crate::selection::{ZTUNNEL, list};
 use crate::ways::{AgentArgs, Fleet, fleet};
 
@@ -35,9 +36,9 @@ const MAX_WORDS: usize = 300;
 pub(crate) struct Args {
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
-    output: output::StatusFormat,
+    output: show::StatusFormat,
     /// How long an agent may take to answer
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::node::interval)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::spans::interval)]
     timeout: Duration,
     #[command(flatten)]
     agents: AgentArgs,
@@ -128,7 +129,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
         let connection = args.connection.connect().await?;
         let status = ask(args, &connection).await?;
-        output::status(&status, args.output)?;
+        show::status(&status, args.output)?;
         Ok(status.code())
     })
 }
@@ -243,7 +244,7 @@ impl FleetStatus {
         let code = exit_code(self.states.keys().copied());
         let unheard = |node: &NodeStatus| matches!(node.agent, AgentHealth::Silent | AgentHealth::Missing);
         if code == 0 && (self.absence.is_some() || self.nodes.iter().any(unheard)) {
-            crate::UNDETERMINED
+            crate::exit::UNDETERMINED
         } else {
             code
         }

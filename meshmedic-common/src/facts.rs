@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API says of a pod, reduced to what a verdict or a repair depends on.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::eligibility::Labels;
 use crate::uid::PodUid;
 
 /// The annotation in which istio-cni says that it enrolled a pod.
@@ -21,6 +21,9 @@ pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The annotation in which a toggle keeps the label's value while it is away.
 pub const TOGGLE_RESTORE: &str = "meshmedic.io/toggle-restore";
+
+/// Labels of a pod or a namespace.
+pub type Labels = BTreeMap<String, String>;
 
 /// What istio-cni says of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -72,3 +72,6 @@ pub fn gate_detail(gates: &Gates, why: Withheld) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

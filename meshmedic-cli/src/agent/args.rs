@@ -10,7 +10,8 @@ use meshmedic_common::duration::{self, show};
 use meshmedic_common::policy::{CONFIRM, GRACE_PERIOD, SETTLE};
 use meshmedic_common::repair;
 
-use crate::node::{Trigger, at_least, confirm, interval};
+use crate::node::Trigger;
+use crate::spans::{at_least, confirm, interval};
 
 /// Arguments of `meshmedic agent`.
 #[derive(clap::Args)]

@@ -10,7 +10,7 @@ use meshmedic_common::policy::{Mandate, Means, Permissions};
 use meshmedic_common::repair::{Claims, Limits, Repairer};
 
 use super::args::Args;
-use crate::Usage;
+use crate::exit::Usage;
 
 /// A ztunnel that is Ready for a shorter time may not have enrolled its pods yet.
 const SHORTEST_SETTLE: Duration = Duration::from_secs(1);

@@ -10,7 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshmedic_common::eligibility::{Enablement, Expectation, Labels};
+use meshmedic_common::eligibility::{Enablement, Expectation};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
 

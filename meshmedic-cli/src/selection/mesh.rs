@@ -10,7 +10,8 @@ use kube::Api;
 use kube::api::ListParams;
 use meshmedic_agent::cluster::CNI_CONFIG;
 use meshmedic_common::duration;
-use meshmedic_common::eligibility::{Enablement, Expectation, Labels, MODE_LABEL};
+use meshmedic_common::eligibility::{Enablement, Expectation, MODE_LABEL};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::{namespace_facts, pod_facts};
 

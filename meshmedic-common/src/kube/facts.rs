@@ -7,7 +7,7 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::eligibility::Labels;
+use crate::facts::Labels;
 use crate::facts::{
     CONFIG_HASH, Controller, Enrolment, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR, TOGGLE_RESTORE,
 };

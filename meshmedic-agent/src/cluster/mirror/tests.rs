@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::collections::BTreeMap;
 
-use meshmedic_common::eligibility::{Expectation, Labels, MODE_LABEL};
+use meshmedic_common::eligibility::{Expectation, MODE_LABEL};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Controller, Enrolment};
 use meshmedic_common::verdict::Reason;
 

@@ -294,7 +294,7 @@ fn host_network(view: &View<'_>) -> Vec<Finding> {
         .filter(|pod| pod.is_live() && pod.facts.host_network)
     {
         let labels = view.namespace_labels(&pod.facts.namespace);
-        let asks = |labels: &meshmedic_common::eligibility::Labels| {
+        let asks = |labels: &meshmedic_common::facts::Labels| {
             labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient")
         };
         let opted_out = pod.facts.labels.get(MODE_LABEL).is_some_and(|mode| mode == NONE);

@@ -2,7 +2,8 @@
 //! Pods that should have been given a sidecar, and were not.
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use meshmedic_common::eligibility::{Labels, MODE_LABEL};
+use meshmedic_common::eligibility::MODE_LABEL;
+use meshmedic_common::facts::Labels;
 
 use crate::doctor::finding::Finding;
 use crate::doctor::view::{PodView, View, endpoints};

@@ -11,8 +11,8 @@ use clap::ValueEnum;
 
 pub(crate) use strict::strict_readiness;
 
-use super::{Colour, paint, wrap, write};
-use crate::doctor::{Check, CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};
+use super::{Check, CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};
+use crate::output::{Colour, paint, wrap, write};
 
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
