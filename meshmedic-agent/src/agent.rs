@@ -6,6 +6,7 @@
 
 mod cni_settings;
 mod connection;
+mod istiod;
 mod report;
 mod teller;
 mod tidy;
@@ -21,7 +22,6 @@ use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cluster::acts::Acts;
 use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel::{self, Kernel};
@@ -30,6 +30,8 @@ use crate::options::{AgentOptions, Trigger};
 use crate::status::{Metrics, Resource, Server, ServerError, Status, Task};
 use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
+use istiod::Tracing;
+use meshmedic_common::kube::acts::Acts;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
 use teller::Teller;
@@ -104,6 +106,7 @@ struct Agent {
     acts: Arc<Acts>,
     running: JoinSet<(RequestId, Answer)>,
     cni: CniSettings,
+    tracing: Tracing,
     toggles: Toggles,
     tidy: Tidy,
     teller: Teller,
@@ -127,6 +130,7 @@ enum Wake {
     Api(Box<Seen>),
     Answer(RequestId, Answer),
     Cni(cni_settings::Read),
+    Istiod(istiod::Found),
     Time,
     Stop,
 }
@@ -159,7 +163,8 @@ impl Agent {
         )?;
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
-        let mirror = Mirror::new(leases == Leases::Needed);
+        let identity = options.identity.clone();
+        let mirror = Mirror::new(identity.clone(), leases == Leases::Needed);
         let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
         Ok(Self {
             pending: pending.collect(),
@@ -169,14 +174,16 @@ impl Agent {
             acts: Arc::new(Acts::new(
                 client.clone(),
                 Arc::clone(&clock),
+                identity.clone(),
                 &options.node,
                 &options.namespace,
             )),
-            watches: Watches::start(&client, &options.node, &options.namespace, leases),
+            watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
             planner,
             running: JoinSet::new(),
             cni: CniSettings::new(client.clone()),
+            tracing: Tracing::new(client.clone(), identity),
             tidy: Tidy::new(client.clone(), &options.namespace, &options.node),
             toggles: Toggles::new(client),
             gates: Gates::default(),
@@ -216,6 +223,7 @@ impl Agent {
                 Err(error) => panic!("a request failed to run: {error}"),
             },
             read = self.cni.next() => Wake::Cni(read),
+            found = self.tracing.next() => Wake::Istiod(found),
             () = tokio::time::sleep(timer) => Wake::Time,
         }
     }
@@ -239,7 +247,7 @@ impl Agent {
         self.changed |= match &wake {
             Wake::Node(events) => !events.is_empty(),
             Wake::Time => false,
-            Wake::Api(_) | Wake::Answer(..) | Wake::Cni(_) | Wake::Stop => true,
+            Wake::Api(_) | Wake::Answer(..) | Wake::Cni(_) | Wake::Istiod(_) | Wake::Stop => true,
         };
         match wake {
             Wake::Node(events) => self
@@ -255,6 +263,10 @@ impl Agent {
                 if self.mirror.enable(self.cni.take(read)) {
                     self.declare(now);
                 }
+            }
+            Wake::Istiod(found) => {
+                let traced = self.tracing.take(found, &self.mirror.istiod_pods());
+                self.mirror.trace(traced);
             }
             Wake::Time => {}
             Wake::Stop => self.stopping = true,
@@ -277,7 +289,10 @@ impl Agent {
             }
             next = self.watches.try_next();
         }
-        self.cni.refresh(self.mirror.cni_pods());
+        if let Some(guess) = self.cni.refresh(self.mirror.cni_pods()) {
+            pods |= self.mirror.enable(guess);
+        }
+        self.tracing.refresh(&self.mirror.istiod_pods());
         if pods {
             self.declare(now);
         }

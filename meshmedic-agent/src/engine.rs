@@ -7,6 +7,7 @@
 mod assess;
 mod gate;
 mod pod;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,6 +19,7 @@ pub use assess::{Look, Seen, ZtunnelSockets, assess};
 pub use gate::{Health, NodeGate, Ztunnel};
 pub use meshmedic_common::eligibility::Expectation;
 pub use pod::PodView;
+pub use turn::Urgency;
 
 use crate::time::Time;
 use meshmedic_common::repair::sabotage;
@@ -115,6 +117,14 @@ impl Engine {
         self.judge_mass_loss(now);
     }
 
+    /// Says that a pod's network namespace is another one since then, or none: what was seen of it is void.
+    pub fn replaced(&mut self, now: Time, uid: &PodUid, since: Time) {
+        if let Some(track) = self.pods.get_mut(uid) {
+            self.notices.extend(track.replaced(now, uid, since));
+        }
+        self.judge_mass_loss(now);
+    }
+
     /// Says what ztunnel's processes are like now.
     pub fn ztunnel(&mut self, now: Time, ztunnel: Ztunnel) {
         self.gate.observe(now, ztunnel);
@@ -156,7 +166,7 @@ impl Engine {
     /// Says that something changed in a pod's namespace: look at it.
     pub fn hint(&mut self, now: Time, uid: &PodUid) {
         if let Some(track) = self.pods.get_mut(uid) {
-            track.make_due(now);
+            track.hint(now);
         }
     }
 
@@ -177,56 +187,102 @@ impl Engine {
     /// Takes what a look at a pod gave.
     pub fn look(&mut self, now: Time, uid: &PodUid, look: Look) {
         let fault = self.gate.fault().is_some();
+        let complete = matches!(look.seen, Seen::Complete { .. });
+        let mut came_back = false;
         if let Some(track) = self.pods.get_mut(uid) {
+            came_back = fault && complete && track.is_lost();
             self.notices
                 .extend(track.look(now, uid, look, &self.settings, fault));
+        }
+        if came_back {
+            // While the node is at fault only a sample of the lost is read. If one came back, the others may have.
+            for track in self.pods.values_mut().filter(|track| track.is_lost()) {
+                track.read_at(now);
+            }
         }
         self.judge_mass_loss(now);
     }
 
-    /// The pods to look at now, so many at most. Each is handed out once, until its look came back.
+    /// The pods to look at now, so many at most and none that is less urgent. Each is handed out once, until its look
+    /// came back.
     ///
-    /// Each has its own time: none waits for another to be confirmed.
-    pub fn due(&mut self, now: Time, most: usize) -> Vec<PodUid> {
-        let due = self
+    /// Confirmations come first, the oldest before the others; then the pod whose last reading is the oldest, so that
+    /// each gets its turn however often another one changes.
+    pub fn due(&mut self, now: Time, most: usize, least: Urgency) -> Vec<PodUid> {
+        let mut due: Vec<_> = self
             .pods
-            .iter_mut()
-            .filter_map(|(uid, track)| track.take_due(now).then(|| uid.clone()));
-        due.take(most).collect()
+            .iter()
+            .filter(|(_, track)| track.due().is_some_and(|due| due <= now))
+            .map(|(uid, track)| (track.place(), track.due(), uid))
+            .filter(|(place, ..)| place.urgency() >= least)
+            .collect();
+        due.sort_unstable();
+        let chosen: Vec<PodUid> = due
+            .into_iter()
+            .take(most)
+            .map(|(_, _, uid)| uid.clone())
+            .collect();
+        for uid in &chosen {
+            if let Some(track) = self.pods.get_mut(uid) {
+                track.begin_reading(now);
+            }
+        }
+        chosen
     }
 
-    /// Takes a look that could not be had through one process back: there is another to try at once.
-    pub fn retry(&mut self, now: Time, uid: &PodUid) {
+    /// Takes a look back that gave no answer: another one may, from then on.
+    pub fn retry(&mut self, uid: &PodUid, at: Time) {
         if let Some(track) = self.pods.get_mut(uid) {
-            track.retry(now);
+            track.retry(at);
         }
     }
 
-    /// While ztunnel settles, has a pod that was found without listeners read again: after `first`, then after as
-    /// long as it has been so.
-    pub fn follow(&mut self, now: Time, uid: &PodUid, first: Duration) {
-        let settling = self.gate.fault().is_some() && self.gate.settles_at().is_some();
-        if let Some(track) = self.pods.get_mut(uid).filter(|_| settling) {
-            track.follow(now, first);
+    /// Whether something may be learned from reading a sample of the lost pods: ztunnel runs, and settles.
+    #[must_use]
+    pub fn wants_samples(&self) -> bool {
+        let settles = self.gate.fault().is_some() && self.gate.settles_at().is_some();
+        settles && self.pods.values().any(Track::is_lost)
+    }
+
+    /// Makes one of the lost pods due, the one whose last reading is the oldest.
+    pub fn sample(&mut self, now: Time) {
+        let lost = self.pods.values_mut().filter(|track| track.is_lost());
+        if let Some(track) = lost.min_by_key(|track| track.last_read()) {
+            track.read_at(now);
         }
+    }
+
+    /// When the next pod of this urgency is due.
+    #[must_use]
+    pub fn next_due(&self, urgency: Urgency) -> Option<Time> {
+        let of = |track: &&Track| track.place().urgency() == urgency;
+        self.pods.values().filter(of).filter_map(Track::due).min()
+    }
+
+    /// When the node's fault ends, if it ends by time alone.
+    #[must_use]
+    pub fn settles_at(&self) -> Option<Time> {
+        self.gate.settles_at()
     }
 
     /// When there is something to do next, if nothing else happens.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
-        self.pods
-            .values()
-            .filter_map(Track::next_due)
-            .chain(self.gate.settles_at())
-            .min()
+        let due = self.pods.values().filter_map(Track::due);
+        due.chain(self.gate.settles_at()).min()
     }
 
-    /// Makes the pods due that `choose` picks by name and by whose their listeners are known to be.
+    /// Makes the pods due that `choose` picks by name and by whose their listeners are known to be. While the node is
+    /// at fault, one of the lost stands for all of them: nothing is concluded from what they show.
     pub fn sweep(&mut self, now: Time, choose: impl Fn(&PodUid, Option<Owner>) -> bool) {
+        let fault = self.gate.fault().is_some();
         for (uid, track) in &mut self.pods {
-            if choose(uid, track.view().owner) {
-                track.make_due(now);
+            if !(fault && track.is_lost()) && choose(uid, track.view().owner) {
+                track.read_at(now);
             }
+        }
+        if fault {
+            self.sample(now);
         }
     }
 

@@ -15,6 +15,7 @@ pub use census::Census;
 pub use error::KernelError;
 pub use object::load;
 pub use trigger::Trigger;
+pub(crate) use trigger::readable;
 
 /// Where the kernel describes its own types.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -30,6 +31,8 @@ pub struct Options {
     pub object: Option<Cow<'static, [u8]>>,
     /// Never ask the kernel to limit the census to a process, as on kernels before 6.1.
     pub unfiltered_census: bool,
+    /// A census that finds more listeners than this fails.
+    pub census_rows: usize,
 }
 
 impl Default for Options {
@@ -39,6 +42,7 @@ impl Default for Options {
             btf: KERNEL_BTF.into(),
             object: None,
             unfiltered_census: false,
+            census_rows: census::ROWS_MAX,
         }
     }
 }

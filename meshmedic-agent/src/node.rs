@@ -3,20 +3,20 @@
 //!
 //! No Kubernetes type and no policy lives here. What is found is evidence; what it means is the engine's.
 
-mod addresses;
 mod cgroup;
 mod index;
+mod lives;
 mod names;
 mod process;
 mod reading;
 mod sockets;
 mod underneath;
 
-pub use addresses::NetAddresses;
 pub use cgroup::{CgroupPod, parse_cgroup};
 pub use index::{Mapping, NetnsIndex};
+pub use lives::Lives;
 pub use names::{PodName, PodNames};
-pub use process::{NetnsKey, Process, ProcessTable, is_running, uptime};
+pub use process::{NetnsKey, Process, ProcessTable, is_running, started, uptime};
 pub use reading::{Evidence, ReadJob, Unreadable};
 pub use sockets::socket_inodes;
 pub use underneath::Underneath;

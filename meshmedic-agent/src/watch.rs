@@ -8,25 +8,30 @@ mod pace;
 mod pods;
 mod readers;
 mod report;
+mod schedule;
+#[cfg(test)]
+mod simulation;
 mod sources;
+mod take;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meshmedic_common::abi::{CHANGE_OPENED, ListenChange};
+use meshmedic_common::abi::ListenChange;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection};
 
-use crate::engine::{Engine, Health, Look, Notice, Seen, Settings};
+use crate::engine::{Engine, Health, Look, Notice, Seen, Settings, Urgency};
 use crate::kernel::Kernel;
-use crate::node::{Mapping, NetnsIndex, PodName, PodNames, ProcessTable};
+use crate::node::{Lives, Mapping, NetnsIndex, PodName, PodNames, ProcessTable, ReadJob};
 use crate::time::Time;
 use pace::Pace;
 pub use pods::{Declared, PodSource};
 use readers::{Finished, Readers};
+use schedule::{Chore, Schedule};
 use sources::Sources;
 
 /// How to watch a node.
@@ -62,8 +67,10 @@ pub enum Event {
     Notice(Notice),
     /// So many records of the kernel were lost since the start: the census makes up for them.
     RecordsLost(u64),
-    /// The kernel programs failed while running; from now on a timer has to do.
+    /// The kernel's trigger failed while running; from now on a timer has to do.
     KernelFailed(String),
+    /// The census failed (`Some`, with the cause), or works again. Meanwhile each event asks for a reading.
+    Census(Option<String>),
 }
 
 /// How often what was done, since the start.
@@ -87,6 +94,8 @@ pub struct Counters {
     pub unreadable: u64,
     /// Processes whose files were read to learn whose they are.
     pub processes_read: u64,
+    /// Processor time that looking cost: readings, censuses, and the conclusions that came of them.
+    pub looking: Duration,
 }
 
 /// Why a node cannot be watched at all.
@@ -104,21 +113,10 @@ pub enum WatchError {
     },
 }
 
-/// A safety net this often at least, however long `--interval` is.
-const CENSUS_AT_MOST: Duration = Duration::from_secs(30);
 /// With eBPF, /proc is read of every pod once in this time even though the census is content.
 const ROTATION: Duration = Duration::from_secs(24 * 60 * 60);
-/// While no ztunnel is known, look for one this often.
-const SEARCH: Duration = Duration::from_secs(1);
-/// New processes are looked for this often at least while `--interval` is long.
-const REFRESH_AT_MOST: Duration = Duration::from_secs(30);
-/// With eBPF and the API, and every pod's namespace known, a new process tells nothing that is waited for: then they
-/// are looked for this often, so that a node of many processes costs no more than one of few.
-const REFRESH_AT_REST: Duration = Duration::from_secs(30 * 60);
-/// Records of namespaces that belong to no pod make us look for new processes this often at most.
-const REFRESH_FOR_STRANGERS: Duration = Duration::from_secs(1);
-/// While a ztunnel that came back settles, a pod without its listeners is read again after this, then ever later.
-const AGAIN_WHILE_SETTLING: Duration = Duration::from_secs(1);
+/// After a pod's process ended, or while a pod that is judged has none, they are looked for again after this.
+const REFRESH_AFTER_END: Duration = Duration::from_millis(250);
 
 /// One node being watched.
 #[derive(Debug)]
@@ -132,11 +130,12 @@ pub struct Watch {
     sources: Sources,
     readers: Readers,
     batch: Vec<ListenChange>,
-    next_sweep: Time,
-    next_census: Time,
-    next_search: Time,
-    next_refresh: Time,
+    /// The processes through which pods are read, as far as their end can be heard of.
+    lives: Lives,
+    schedule: Schedule,
     refreshed: Time,
+    /// Since when a pod that is judged has no process.
+    missing_since: Option<Time>,
     pace: Pace,
     rotation: Rotation,
     counters: Counters,
@@ -153,25 +152,32 @@ struct Rotation {
 enum Wake {
     Kernel(std::io::Result<()>),
     Read(Finished),
+    /// Processes ended through which pods were read.
+    Ended,
     Timer,
 }
 
 impl Watch {
     /// Learns of the node's pods. `kernel` are the loaded programs, `None` to poll.
     pub fn new(options: Options, kernel: Option<Kernel>) -> Result<Self, WatchError> {
-        let now = Time::now();
+        Self::begin(Time::now(), options, kernel)
+    }
+
+    fn begin(now: Time, options: Options, kernel: Option<Kernel>) -> Result<Self, WatchError> {
         let settings = Settings {
             confirm: options.confirm,
             settle: options.settle,
             reread: options.interval,
         };
-        let census_interval = census_interval(options.interval);
-        let steps = ROTATION.as_secs().div_ceil(census_interval.as_secs().max(1));
+        let schedule = Schedule::new(now, options.interval);
+        let steps = ROTATION
+            .as_secs()
+            .div_ceil(schedule.sweep_pause(true).as_secs().max(1));
         let mut watch = Self {
             table: ProcessTable::new(&options.proc_root),
             index: NetnsIndex::default(),
             names: PodNames::new(match &options.pods {
-                PodSource::Node(folder) => folder.as_path(),
+                PodSource::Node(folder, _) => folder.as_path(),
                 PodSource::Api => Path::new(""),
             }),
             declared: HashMap::new(),
@@ -179,11 +185,10 @@ impl Watch {
             sources: Sources::new(kernel, options.use_census),
             readers: Readers::new(),
             batch: Vec::new(),
-            next_sweep: now + options.interval,
-            next_census: now,
-            next_search: now,
-            next_refresh: now,
+            lives: Lives::new(),
+            schedule,
             refreshed: now,
+            missing_since: None,
             pace: Pace::default(),
             rotation: Rotation { step: 0, steps },
             counters: Counters::default(),
@@ -191,6 +196,9 @@ impl Watch {
             options,
         };
         watch.refresh(now)?;
+        // New pods are read anyway.
+        let pause = watch.schedule.sweep_pause(watch.sources.has_census());
+        watch.schedule.set(Chore::Sweep, now + pause);
         watch.run_census(now);
         watch.collect();
         Ok(watch)
@@ -274,7 +282,7 @@ impl Watch {
 
     async fn wait(&mut self) -> Wake {
         let now = Time::now();
-        let rest_until = self.pace.ready_at();
+        let rest_until = self.pace.ready_at(Urgency::Routine);
         let rests = rest_until > now;
         let timer = self.next_timer();
         let timer = if rests { timer.min(rest_until) } else { timer };
@@ -283,10 +291,12 @@ impl Watch {
             sources,
             readers,
             batch,
+            lives,
             ..
         } = self;
         tokio::select! {
             biased;
+            () = lives.ended() => Wake::Ended,
             // Meanwhile they gather in the kernel's buffer.
             result = sources.next_records(batch), if !rests => Wake::Kernel(result),
             finished = readers.next() => Wake::Read(finished),
@@ -295,154 +305,57 @@ impl Watch {
     }
 
     fn next_timer(&self) -> Time {
-        let next = if self.sources.has_census() {
-            self.next_census
-        } else {
-            self.next_sweep
-        };
-        let mut next = next.min(self.next_refresh);
+        let next = |chore| self.schedule.next(chore);
+        let mut soonest = next(Chore::Sweep).min(next(Chore::Refresh));
         if self.must_search() {
-            next = next.min(self.next_search);
+            soonest = soonest.min(next(Chore::Search));
         }
-        if !self.readers.is_full() {
-            next = self.engine.next_wake().map_or(next, |wake| wake.min(next));
+        if self.must_sample() {
+            soonest = soonest.min(next(Chore::Sample));
         }
-        next
-    }
-
-    fn take(&mut self, now: Time, wake: Wake) {
-        // Before anything is concluded: does ztunnel still live?
-        if !self.sources.ztunnel_alive(&self.options.proc_root) {
-            self.refresh_or_warn(now);
+        soonest = self
+            .sources
+            .tries_again_at()
+            .map_or(soonest, |at| at.min(soonest));
+        soonest = self.engine.settles_at().map_or(soonest, |at| at.min(soonest));
+        if self.readers.is_full() {
+            return soonest;
         }
-        match wake {
-            Wake::Kernel(Ok(())) => {
-                self.take_records(now);
-                self.pace.took(now, Time::now());
-            }
-            Wake::Kernel(Err(error)) => {
-                self.sources.disarm();
-                self.kernel_failed(&error);
-            }
-            Wake::Read(finished) => self.take_reading(now, finished),
-            Wake::Timer => {}
-        }
-        self.take_timers(now);
-        self.engine.tick(now);
-    }
-
-    fn take_records(&mut self, now: Time) {
-        let batch = std::mem::take(&mut self.batch);
-        self.counters.records += batch.len() as u64;
-        let unknown = batch
-            .iter()
-            .any(|change| self.index.pod_of(change.netns).is_none());
-        let opened = batch.iter().any(|change| change.change == CHANGE_OPENED);
-        if unknown || (opened && self.sources.ztunnel.is_empty()) {
-            let again = self.refreshed + REFRESH_FOR_STRANGERS;
-            if now >= again || self.sources.ztunnel.is_empty() {
-                self.refresh_or_warn(now);
-            } else {
-                self.next_refresh = self.next_refresh.min(again);
+        for urgency in [Urgency::Routine, Urgency::Evidence] {
+            if let Some(due) = self.engine.next_due(urgency) {
+                soonest = soonest.min(due.max(self.pace.ready_at(urgency)));
             }
         }
-        for change in batch.iter().filter(|change| change.change != CHANGE_OPENED) {
-            if let Some(uid) = self.index.pod_of(change.netns) {
-                self.engine.reported(uid, Time::from_nanos(change.at_ns));
-            }
-        }
-        // Of a port that capture does not hang on the census has nothing to say: DNS is often the first of a loss, and
-        // the census would then be over before the others closed.
-        let matters = |change: &ListenChange| PortSet::REQUIRED.contains(change.port);
-        let censused = batch.iter().any(matters) && self.run_census(now);
-        let reads_all = !self.sources.has_census();
-        for change in &batch {
-            let Some(uid) = self.index.pod_of(change.netns).cloned() else {
-                continue;
-            };
-            // Where the census cannot vouch for the pod, the event asks for a reading.
-            let vouched = censused && self.sources.sockets().is_complete_in(change.netns);
-            if !vouched && (matters(change) || reads_all) {
-                self.engine.hint(now, &uid);
-            }
-            self.events.push(Event::Kernel { change: *change, uid });
-        }
-        self.batch = batch;
-        self.batch.clear();
-        match self.sources.records_lost() {
-            lost if lost > self.counters.records_lost => {
-                self.counters.records_lost = lost;
-                self.events.push(Event::RecordsLost(lost));
-                self.engine.sweep(now, |_, _| true);
-            }
-            _ => {}
-        }
-    }
-
-    fn take_reading(&mut self, now: Time, finished: Finished) {
-        let Finished {
-            uid,
-            mapping,
-            started,
-            ended,
-            result,
-        } = finished;
-        let look = match result {
-            Ok(evidence) => {
-                let counter = match &evidence.reading {
-                    reading if reading.is_complete() => &mut self.counters.complete,
-                    reading if reading.ports().is_empty() => &mut self.counters.none,
-                    _ => &mut self.counters.partial,
-                };
-                *counter += 1;
-                let seen = self.sources.assess(&self.table, &uid, &evidence.reading);
-                let (ports, redirection) = (evidence.reading.ports(), evidence.redirection);
-                Look {
-                    started,
-                    finished: ended,
-                    seen,
-                    ports,
-                    redirection,
-                }
-            }
-            Err(unreadable) => {
-                self.counters.unreadable += 1;
-                // Its process may have ended while the pod lives on: look for another one.
-                self.table.reread(&uid);
-                self.refresh_or_warn(now);
-                match self.index.get(&uid) {
-                    Err(Reason::NoProcess) => return,
-                    Ok(other) if *other != mapping => return self.engine.retry(now, &uid),
-                    _ => {}
-                }
-                unreadable_look(now, unreadable.reason, unreadable.detail)
-            }
-        };
-        self.engine.look(now, &uid, look);
-        // The census tells when they are back; without it only another reading does.
-        if !self.sources.has_census() {
-            self.engine.follow(now, &uid, AGAIN_WHILE_SETTLING);
-        }
+        soonest
     }
 
     fn take_timers(&mut self, now: Time) {
-        if self.must_search() && now >= self.next_search {
-            self.next_search = now + SEARCH.min(self.options.interval);
-            if self.sources.ztunnel.is_empty() {
-                self.refresh_or_warn(now);
-            }
-        }
-        if self.sources.has_census() && now >= self.next_census {
-            self.next_census = now + census_interval(self.options.interval);
-            self.sweep(now);
-        }
-        if !self.sources.has_census() && now >= self.next_sweep {
-            self.next_sweep = now + self.options.interval;
-            self.sweep(now);
-        }
-        if now >= self.next_refresh {
+        let pause = self.schedule.search_pause();
+        if self.must_search()
+            && self.schedule.take(Chore::Search, now, pause)
+            && self.sources.ztunnel.is_empty()
+        {
             self.refresh_or_warn(now);
         }
+        if self.must_sample() && self.schedule.take(Chore::Sample, now, pause) {
+            self.engine.sample(now);
+        }
+        if self.sources.tries_again_at().is_some_and(|at| at <= now) {
+            self.run_census(now);
+        }
+        let pause = self.schedule.sweep_pause(self.sources.has_census());
+        if self.schedule.take(Chore::Sweep, now, pause) {
+            self.sweep(now);
+        }
+        // What it finds sets the next time.
+        if self.schedule.next(Chore::Refresh) <= now {
+            self.refresh_or_warn(now);
+        }
+    }
+
+    /// Whether nobody else tells when ztunnel is back in the pods that it had: the census would.
+    fn must_sample(&self) -> bool {
+        !self.sources.has_census() && self.engine.wants_samples()
     }
 
     /// Whether ztunnel is to be looked for, or after: nobody tells of its end where there is no trigger.
@@ -473,48 +386,71 @@ impl Watch {
     }
 
     fn start_due_readings(&mut self, now: Time) {
-        for uid in self.engine.due(now, self.readers.room()) {
+        for (uid, job) in self.due_jobs(now, self.readers.room()) {
+            self.readers.start(uid, job);
+        }
+        self.collect();
+    }
+
+    /// The readings that may begin now, so many at most.
+    fn due_jobs(&mut self, now: Time, most: usize) -> Vec<(PodUid, ReadJob)> {
+        self.pace.expect(self.engine.views().count());
+        let Some(least) = self.pace.affords(now) else {
+            return Vec::new();
+        };
+        let mut jobs = Vec::new();
+        for uid in self.engine.due(now, most, least) {
             match self.index.get(&uid) {
-                Ok(mapping) => self.readers.start(&self.options.proc_root, uid, mapping.clone()),
+                Ok(mapping) => {
+                    let job = ReadJob {
+                        root: self.options.proc_root.clone(),
+                        mapping: mapping.clone(),
+                    };
+                    jobs.push((uid, job));
+                }
                 Err(reason) => {
                     let look = unreadable_look(now, reason, reason.sentence().to_owned());
                     self.engine.look(now, &uid, look);
                 }
             }
         }
-        self.collect();
+        jobs
     }
 
     /// Runs the census and hands it to the engine. False where there is none.
     fn run_census(&mut self, now: Time) -> bool {
-        match self.sources.census() {
-            Ok(false) => false,
-            Ok(true) => {
-                // The census took its time, and the judgement comes after it.
-                let now = now.max(Time::now());
-                let Self {
-                    engine,
-                    index,
-                    sources,
-                    ..
-                } = self;
-                engine.census(now, |uid| {
-                    let inode = index.get(uid).ok()?.netns_inode?;
-                    Some(sources.sockets().is_complete_in(inode))
-                });
-                true
-            }
-            Err(error) => {
-                // The trigger may go on: each of its events then asks for a reading.
-                self.sources.drop_census();
-                self.kernel_failed(&error);
-                false
-            }
+        let worked = self.sources.has_census();
+        let answer = self.sources.census(now);
+        if let Err(error) = &answer
+            && worked
+        {
+            // The trigger goes on: each of its events then asks for a reading.
+            self.schedule.set(Chore::Sweep, now);
+            self.events.push(Event::Census(Some(error.to_string())));
         }
+        if !matches!(answer, Ok(true)) {
+            return false;
+        }
+        if !worked {
+            self.events.push(Event::Census(None));
+        }
+        // The census took its time, and the judgement comes after it.
+        let now = now.max(Time::now());
+        let Self {
+            engine,
+            index,
+            sources,
+            ..
+        } = self;
+        engine.census(now, |uid| {
+            let inode = index.get(uid).ok()?.netns_inode?;
+            Some(sources.sockets().is_complete_in(inode))
+        });
+        true
     }
 
-    fn kernel_failed(&mut self, error: &std::io::Error) {
-        self.next_sweep = Time::now();
+    fn kernel_failed(&mut self, now: Time, error: &std::io::Error) {
+        self.schedule.set(Chore::Sweep, now);
         self.events.push(Event::KernelFailed(error.to_string()));
     }
 
@@ -529,11 +465,9 @@ impl Watch {
     fn refresh(&mut self, now: Time) -> Result<(), WatchError> {
         let root = || self.options.proc_root.clone();
         self.refreshed = now;
-        self.next_refresh = now
-            + match self.sources.has_census() {
-                true => self.options.interval.min(REFRESH_AT_MOST),
-                false => self.options.interval,
-            };
+        let census = self.sources.has_census();
+        self.schedule
+            .set(Chore::Refresh, now + self.schedule.refresh_pause(census, false));
         self.table
             .refresh(now)
             .map_err(|source| WatchError::ProcRoot { root: root(), source })?;
@@ -541,8 +475,17 @@ impl Watch {
         if self.misses_a_process() && self.table.reread_strangers(now) {
             self.learn(now);
         }
-        if self.sources.has_census() && self.knows_all() {
-            self.next_refresh = now + REFRESH_AT_REST;
+        if self.misses_a_process() {
+            // Soon at first, since a sandbox that is replaced is back within seconds; then as long as it took so far.
+            let missed = now.since(*self.missing_since.get_or_insert(now));
+            self.schedule
+                .by(Chore::Refresh, now + missed.max(REFRESH_AFTER_END));
+        } else {
+            self.missing_since = None;
+        }
+        if self.knows_all() {
+            self.schedule
+                .set(Chore::Refresh, now + self.schedule.refresh_pause(census, true));
         }
         Ok(())
     }
@@ -561,10 +504,6 @@ fn unreadable_look(now: Time, reason: Reason, detail: String) -> Look {
         ports: PortSet::EMPTY,
         redirection: Redirection::Unknown,
     }
-}
-
-fn census_interval(interval: Duration) -> Duration {
-    (interval / 2).min(CENSUS_AT_MOST)
 }
 
 /// A pod's turn in the rotation, the same on every run.

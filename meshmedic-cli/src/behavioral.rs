@@ -11,19 +11,18 @@ use std::time::{Duration, Instant};
 use futures_util::{AsyncBufReadExt as _, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, LogParams};
+use kube::api::LogParams;
 use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::Component;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::ztunnel_log::{self, Directory, Findings, Limits, LogReader, PodId, PodIndex, Role};
 
 use crate::connection::{Connection, Failure};
 use crate::output::Progress;
-use crate::selection::list;
+use crate::selection::claimants;
 
-/// The label of ztunnel's pods.
-const ZTUNNEL: &str = "app=ztunnel";
 /// What ztunnel's chart calls its container.
 const CONTAINER: &str = "istio-proxy";
 /// A log that is being read and gives nothing for so long has got stuck.
@@ -44,7 +43,7 @@ pub(crate) struct Heard {
     pub(crate) logs: usize,
     /// The ztunnels whose logs were not, and why.
     pub(crate) unheard: Vec<(String, String)>,
-    /// Pods that carry ztunnel's label, and are none: no DaemonSet made them.
+    /// Pods that carry ztunnel's label, and are none.
     pub(crate) strangers: Vec<String>,
 }
 
@@ -74,7 +73,6 @@ pub(crate) struct Ztunnel {
     pub(crate) namespace: String,
     pub(crate) name: String,
     container: Option<String>,
-    of_daemon_set: bool,
 }
 
 impl Ztunnel {
@@ -86,9 +84,6 @@ impl Ztunnel {
         // The first, unless another bears the chart's name: somebody may have put one before it.
         let container = names.find(|name| name == CONTAINER).or(first);
         Self {
-            of_daemon_set: facts
-                .controller
-                .is_some_and(|controller| controller.kind == "DaemonSet"),
             namespace: facts.namespace,
             name: facts.name,
             container,
@@ -107,22 +102,19 @@ pub(crate) async fn listen(
     at_once: usize,
     directory: &dyn Directory,
 ) -> Result<Heard, Failure> {
-    let api: Api<Pod> = Api::all(connection.client.clone());
-    let parameters = ListParams::default().labels(ZTUNNEL);
-    let pods = list(
-        connection,
-        "listing ztunnel's pods",
-        &api,
-        &parameters,
-        Ztunnel::of,
-    )
+    let identity = &connection.istio.identity;
+    let is_one = |pod: &Pod| identity.proves(&pod_facts(pod), Component::Ztunnel);
+    let pods = claimants(connection, Component::Ztunnel, |pod| {
+        (is_one(pod), Ztunnel::of(pod))
+    })
     .await?;
-    let (ztunnels, strangers): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| pod.of_daemon_set);
+    let (ztunnels, strangers): (Vec<_>, Vec<_>) = pods.into_iter().partition(|(is_one, _)| *is_one);
+    let ztunnels: Vec<Ztunnel> = ztunnels.into_iter().map(|(_, ztunnel)| ztunnel).collect();
     let mut heard = Heard {
         findings: Findings::new(Limits::default()),
         logs: 0,
         unheard: Vec::new(),
-        strangers: strangers.iter().map(Ztunnel::display_name).collect(),
+        strangers: strangers.iter().map(|(_, pod)| pod.display_name()).collect(),
     };
     let read = |ztunnel: Ztunnel| async move {
         let (findings, problem) = read_log(connection, &ztunnel, since, directory).await;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, anyhow, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use meshmedic_common::duration;
+use meshmedic_common::identity::Identity;
 use meshmedic_common::kube::client::{self, ServerClock};
 
 pub(crate) use failure::{Failure, explain};
@@ -58,7 +59,18 @@ pub(crate) struct Connection {
     pub(crate) namespace: String,
     /// The API server's address, for messages.
     pub(crate) server: String,
+    /// Whom to take for Istio there; the charts' defaults until an agent was asked.
+    pub(crate) istio: Istio,
     timeout: Option<Duration>,
+}
+
+/// Whom a command takes for Istio.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Istio {
+    /// Who may speak for it.
+    pub(crate) identity: Identity,
+    /// What people should know about that.
+    pub(crate) notes: Vec<String>,
 }
 
 impl ConnectionArgs {
@@ -81,6 +93,7 @@ impl ConnectionArgs {
             clock: acting.clock,
             namespace,
             server,
+            istio: Istio::default(),
             timeout,
         })
     }

@@ -61,13 +61,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 fn take(args: &Args) -> anyhow::Result<Snapshot> {
     args.selection().check("default")?;
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
         let selection = args.selection().check(&connection.namespace)?;
         let plan = Plan {
             selection,
             ways: args.ways(),
             since: args.since,
         };
+        args.istio
+            .settle(&mut connection, plan.ways.agents(), plan.ways.timeout())
+            .await;
         tokio::select! {
             snapshot = collect(&connection, &plan) => Ok(snapshot),
             interrupt = tokio::signal::ctrl_c() => {

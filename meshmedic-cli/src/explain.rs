@@ -13,6 +13,7 @@ use meshmedic_common::policy::SETTLE;
 use meshmedic_common::report::NodeReport;
 
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::istio::IstioArgs;
 use crate::repair;
 use crate::scan::{self, sweep};
 use crate::selection::{self, Mesh, Selection, again};
@@ -40,6 +41,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     ways: WayArgs,
     #[command(flatten)]
+    istio: IstioArgs,
+    #[command(flatten)]
     connection: ConnectionArgs,
 }
 
@@ -55,7 +58,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.ways.check()?;
     selection::one(&args.pod, args.namespace.as_deref(), "default")?;
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, args.ways.agents(), args.ways.timeout())
+            .await;
         let (selection, key) = selection::one(&args.pod, args.namespace.as_deref(), &connection.namespace)?;
         let known = tokio::select! {
             known = look(args, &connection, &selection, &key) => known?,
@@ -118,8 +124,8 @@ async fn look(
     let events = events::of(connection, &target.facts, &mut notes).await;
     Ok(Known {
         expectation: mesh.expectation(&target.facts),
-        certain: mesh.enablement().certain,
-        health: mesh.health(&node, args.settle, connection.clock.now()),
+        certain: mesh.enablement(&target.facts).certain,
+        fault: mesh.node_fault(&node, args.settle, connection.clock.now()),
         now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
         facts: target.facts,
         pod,

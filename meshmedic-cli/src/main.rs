@@ -12,6 +12,7 @@ mod doctor;
 mod exit;
 mod explain;
 mod forward;
+mod istio;
 mod man_pages;
 mod node;
 mod output;
@@ -157,6 +158,15 @@ fn start_log(format: LogFormat, level: &str) {
             .with_target(false)
             .without_time()
             .init(),
+    }
+}
+
+/// What Go takes for a boolean, so that a deployment of the original means the same here.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
     }
 }
 

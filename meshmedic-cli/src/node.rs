@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use meshmedic_agent::kernel::{self, Kernel};
 use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
 use meshmedic_common::duration;
+use meshmedic_common::identity::{Identity, check_namespace};
 use meshmedic_common::policy::SETTLE;
 use meshmedic_common::verdict::exit_code;
 
@@ -55,6 +56,10 @@ pub(crate) struct Args {
     /// The kubelet's log folders, which give the pods their names [default: var/log/pods below --host-root]
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS")]
     host_logs: Option<PathBuf>,
+    /// A namespace of Istio's: only there a process called ztunnel is one. May be given several times
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system,kube-system", value_parser = check_namespace,
+          value_delimiter = ',', env = "MESHMEDIC_ISTIO_NAMESPACE")]
+    istio_namespace: Vec<String>,
     /// The node's name in the result [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: Option<String>,
@@ -116,7 +121,7 @@ fn start(args: &Args) -> anyhow::Result<Watch> {
     let options = Options {
         node: args.node.clone().unwrap_or_else(host_name),
         proc_root: args.host_proc.clone(),
-        pods: PodSource::Node(logs),
+        pods: PodSource::Node(logs, Identity::new(args.istio_namespace.clone(), false)),
         confirm: args.confirm,
         settle: args.settle,
         interval: args.interval,
@@ -199,6 +204,10 @@ fn warn_of(events: &[Event]) {
             Event::KernelFailed(error) => {
                 tracing::warn!(%error, "the kernel programs failed, polling from now on; restart to try them again");
             }
+            Event::Census(Some(error)) => {
+                tracing::warn!(%error, "the census failed and is tried again; meanwhile each change asks for a reading");
+            }
+            Event::Census(None) => tracing::info!("the census works again"),
             Event::Kernel { .. } | Event::Notice(_) => {}
         }
     }

@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::exit::Usage;
+use crate::istio::IstioArgs;
 use crate::scan::{self, ScannedPod, sweep};
 use crate::selection::{Scope, Selection, SelectionArgs};
 use crate::ways::WayArgs;
@@ -64,6 +65,8 @@ pub(crate) struct Args {
     risks: Risks,
     #[command(flatten)]
     ways: WayArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -280,7 +283,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         return Err(Usage(why.to_owned()).into());
     }
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, args.ways.agents(), args.ways.timeout())
+            .await;
         let selection = args.selection.check(&connection.namespace)?;
         repair(args, &connection, &selection).await
     })

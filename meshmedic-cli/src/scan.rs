@@ -13,6 +13,7 @@ use meshmedic_common::policy::SETTLE;
 use meshmedic_common::verdict::exit_code;
 
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::istio::IstioArgs;
 use crate::selection::{Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
@@ -52,6 +53,8 @@ pub(crate) struct Args {
     selection: SelectionArgs,
     #[command(flatten)]
     ways: WayArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -107,7 +110,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         args.ways.clone()
     };
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, ways.agents(), ways.timeout())
+            .await;
         let selection = args.selection.check(&connection.namespace)?;
         if args.watch {
             follow(args, &ways, &connection, &selection).await

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::exit::Usage;
 
 pub(crate) use listing::{Selected, Target, again, list, select};
-pub(crate) use mesh::{Mesh, NodeHealth, ZTUNNEL};
+pub(crate) use mesh::{Mesh, claimants};
 
 /// Which pods; flattened into every command that takes some.
 #[derive(clap::Args, Clone, Debug, Default)]

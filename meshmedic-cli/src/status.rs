@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::ListParams;
+use meshmedic_common::identity::Component;
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::report::{API_VERSION, BreakerReport, NodeReport, RepairReport, TriggerMode};
@@ -18,7 +16,8 @@ use meshmedic_common::verdict::{Condition, State, exit_code};
 use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
-use crate::selection::{ZTUNNEL, list};
+use crate::istio::{IstioArgs, difference};
+use crate::selection::claimants;
 use crate::ways::{AgentArgs, Fleet, fleet};
 
 /// The kind of [`FleetStatus`].
@@ -42,6 +41,8 @@ pub(crate) struct Args {
     timeout: Duration,
     #[command(flatten)]
     agents: AgentArgs,
+    #[command(flatten)]
+    istio: IstioArgs,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -127,7 +128,10 @@ pub(crate) struct NodeRepair {
 /// Shows the fleet; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
-        let connection = args.connection.connect().await?;
+        let mut connection = args.connection.connect().await?;
+        args.istio
+            .settle(&mut connection, &args.agents, args.timeout)
+            .await;
         let status = ask(args, &connection).await?;
         show::status(&status, args.output)?;
         Ok(status.code())
@@ -159,21 +163,23 @@ async fn ask(args: &Args, connection: &Connection) -> anyhow::Result<FleetStatus
         }
     };
     let fleet = fleet(connection, &args.agents, args.timeout, AT_ONCE, None).await;
+    let others = fleet.reports.iter().filter_map(|(node, report)| {
+        let theirs = report.as_ref().ok()?.istio.as_ref()?;
+        Some(format!(
+            "node {node}: {}",
+            difference(&connection.istio.identity, theirs)?
+        ))
+    });
+    notes.extend(others);
     Ok(FleetStatus::new(namespace, fleet, &ztunnels, paused, notes))
 }
 
 async fn ztunnel_nodes(connection: &Connection) -> Result<BTreeSet<String>, connection::Failure> {
-    let api: Api<Pod> = Api::all(connection.client.clone());
-    let parameters = ListParams::default().labels(ZTUNNEL);
-    let pods = list(connection, "listing ztunnel's pods", &api, &parameters, pod_facts).await?;
-    // Anybody can label a pod; ztunnel's are those of a DaemonSet.
-    let runs = pods.into_iter().filter(|pod| {
-        let owned = pod
-            .controller
-            .as_ref()
-            .is_some_and(|owner| owner.kind == "DaemonSet");
-        owned && !pod.finished
-    });
+    let identity = &connection.istio.identity;
+    let pods = claimants(connection, Component::Ztunnel, pod_facts).await?;
+    let runs = pods
+        .into_iter()
+        .filter(|pod| identity.proves(pod, Component::Ztunnel) && !pod.finished);
     Ok(runs.filter_map(|pod| pod.node).collect())
 }
 

@@ -2,11 +2,14 @@
 //! The acts on the Kubernetes API, which agent and CLI share.
 
 pub mod acted;
+pub mod acts;
 pub mod client;
 pub mod control;
 pub mod event;
 pub mod evict;
 pub mod facts;
+pub mod identity;
+pub mod leases;
 mod send;
 pub mod toggle;
 

@@ -7,11 +7,15 @@
 
 pub mod abi;
 #[cfg(feature = "std")]
+pub mod addresses;
+#[cfg(feature = "std")]
 pub mod duration;
 #[cfg(feature = "std")]
 pub mod eligibility;
 #[cfg(feature = "std")]
 pub mod facts;
+#[cfg(feature = "std")]
+pub mod identity;
 #[cfg(feature = "kube")]
 pub mod kube;
 #[cfg(feature = "std")]

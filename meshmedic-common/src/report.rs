@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::eligibility::Expectation;
+use crate::identity::{Claimant, Identity};
 use crate::ports::PortSet;
 use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
@@ -67,6 +68,7 @@ pub struct NodeReport {
     /// How changes are noticed.
     pub trigger: TriggerMode,
     /// What holds for the whole node.
+    #[serde(deserialize_with = "read::known_conditions")]
     pub conditions: Vec<ConditionReport>,
     /// ztunnel's processes.
     pub ztunnel: Vec<u32>,
@@ -88,6 +90,12 @@ pub struct NodeReport {
     /// The overlay network under the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
+    /// Who may speak for Istio, as this agent is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub istio: Option<Identity>,
+    /// Who claims to be a part of Istio and is ignored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<Claimant>,
     /// The pods, by namespace, name and UID.
     pub pods: Vec<PodReport>,
 }
@@ -243,6 +251,8 @@ impl NodeReport {
             repairs: self.repairs.clone(),
             cni_folder: self.cni_folder.clone(),
             overlay: self.overlay.clone(),
+            istio: self.istio.clone(),
+            strangers: self.strangers.clone(),
             pods,
         })
     }

@@ -107,6 +107,8 @@ named! {
         NotRead = "not-read", "not read yet";
         /// Unverifiable: its processes ended while being read.
         Gone = "gone", "its processes ended while being read";
+        /// Unverifiable: the network namespace that was judged is gone, and the one in its place was not read yet.
+        Replaced = "replaced", "its network namespace is gone; the new one was not read yet";
         /// Unverifiable: no process of the pod was found.
         NoProcess = "no-process", "no process of the pod was found";
         /// Unverifiable: no netns of its processes holds an address of the pod.
@@ -208,12 +210,16 @@ named! {
         NodeFault = "node-fault", "this node's ztunnel or istio-cni is missing or has not settled";
         /// istiod has no ready endpoint, or the API cannot be trusted.
         MeshFault = "mesh-fault", "a new pod would get no identity, or what the API says is too old";
+        /// The kernel's list of ztunnel's listeners cannot be had for now.
+        CensusDegraded = "census-degraded", "ztunnel's listeners cannot be listed for now; each change asks for a reading";
         /// Most of the pods are orphans under a healthy ztunnel: a reboot does this.
         MassLoss = "mass-loss", "most of this node's pods fell out of the mesh under a healthy ztunnel";
         /// No pods are repaired on a node whose pods are about to leave.
         Cordoned = "cordoned", "this node is cordoned: its pods are about to leave anyway";
         /// Somebody paused all repairs.
         Paused = "paused", "repairs are paused by the ConfigMap meshmedic-control";
+        /// Somebody outside Istio's namespaces, or not as Istio does it, claims to be a part of Istio. He is ignored.
+        IdentityConflict = "identity-conflict", "somebody claims to be a part of Istio and is ignored";
     }
 }
 

@@ -9,7 +9,8 @@ use kube::{Api, Client};
 use meshmedic_common::eligibility::Enablement;
 use tokio::task::JoinSet;
 
-use crate::cluster::{CNI_CONFIG, describe};
+use meshmedic_common::kube::acts::describe;
+use meshmedic_common::kube::facts::CNI_CONFIG;
 
 /// After it could not be read, it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -35,20 +36,34 @@ impl CniSettings {
         }
     }
 
-    /// Takes the UIDs and namespaces of istio-cni's pods on this node.
-    pub(super) fn refresh<'a>(&mut self, pods: impl Iterator<Item = (&'a str, &'a str)>) {
+    /// Takes the UIDs and namespaces of istio-cni's pods on this node. Where two namespaces have one neither's settings
+    /// hold, and the defaults stand in from now on.
+    pub(super) fn refresh<'a>(
+        &mut self,
+        pods: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Option<Enablement> {
         let pods: BTreeSet<_> = pods
             .map(|(uid, namespace)| (uid.to_owned(), namespace.to_owned()))
             .collect();
-        if pods != self.pods {
-            self.pods = pods;
-            self.read_after(Duration::ZERO);
+        if pods == self.pods {
+            return None;
         }
+        self.pods = pods;
+        self.read_after(Duration::ZERO);
+        (self.places().len() > 1).then(Enablement::guessed)
+    }
+
+    fn places(&self) -> BTreeSet<&str> {
+        self.pods
+            .iter()
+            .map(|(_, namespace)| namespace.as_str())
+            .collect()
     }
 
     fn read_after(&mut self, wait: Duration) {
         self.reading.abort_all();
-        let Some((_, namespace)) = self.pods.first() else {
+        let places = self.places();
+        let (Some(namespace), 1) = (places.first(), places.len()) else {
             return;
         };
         let configs: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
@@ -75,6 +90,9 @@ impl CniSettings {
     /// What follows from a result. Where istio-cni's own words cannot be had the defaults stand in, and no pod
     /// is repaired that they decide about.
     pub(super) fn take(&mut self, read: Read) -> Enablement {
+        if self.places().len() > 1 {
+            return Enablement::guessed();
+        }
         let understood = match read {
             Ok(Some(config)) => Enablement::from_config(&config).map_err(|error| error.to_string()),
             // An older istio-cni, which has no such settings.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use meshmedic_common::identity::Claimant;
 use meshmedic_common::policy::{Withheld, is_stuck};
 use meshmedic_common::report::{
     BreakerReport, BreakerScope, Budgets, ConditionReport, NodeReport, PodReport, RepairStanding,
@@ -12,6 +13,11 @@ use meshmedic_common::verdict::Condition;
 
 use super::Agent;
 use meshmedic_common::time::Time;
+
+/// How many strangers the condition names.
+const STRANGERS_NAMED: usize = 3;
+/// How many the report lists: whoever may make one may make thousands.
+const STRANGERS_MOST: usize = 64;
 
 impl Agent {
     /// Everything that is known of this node now.
@@ -30,6 +36,19 @@ impl Agent {
         if let Some(reason) = &self.gates.paused {
             report.conditions.push(condition(Condition::Paused, reason));
         }
+        report.istio = Some(self.mirror.identity().clone());
+        let strangers = self.mirror.strangers();
+        if !strangers.is_empty() {
+            let named = strangers.iter().take(STRANGERS_NAMED).map(Claimant::sentence);
+            let mut named: Vec<String> = named.collect();
+            if let more @ 1.. = strangers.len().saturating_sub(named.len()) {
+                named.push(format!("and {more} more"));
+            }
+            report
+                .conditions
+                .push(condition(Condition::IdentityConflict, &named.join("; ")));
+        }
+        report.strangers = strangers.into_iter().take(STRANGERS_MOST).collect();
         for pod in &mut report.pods {
             self.complete(pod, now, server);
         }

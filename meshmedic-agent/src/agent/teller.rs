@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells what happened: in the log, as Events, as metrics.
 
+mod strangers;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
 use meshmedic_common::policy::Means;
@@ -45,6 +48,8 @@ pub(super) struct Teller {
     /// Repairs under way, by the pod's UID.
     begun: HashMap<String, Means>,
     fault: Option<Fault>,
+    /// Who claims to be a part of Istio, as far as it was told.
+    strangers: BTreeSet<Claimant>,
 }
 
 /// What is wrong with the node.
@@ -75,7 +80,7 @@ impl Teller {
                     Ok(_) => counted.kube_event_suppressed(),
                     Err(error) => tracing::warn!(
                         reason = message.reason.as_str(),
-                        error = crate::cluster::describe(&error),
+                        error = meshmedic_common::kube::acts::describe(&error),
                         "an Event could not be written"
                     ),
                 }
@@ -92,6 +97,7 @@ impl Teller {
             repairs: Recent::default(),
             begun: HashMap::new(),
             fault: None,
+            strangers: BTreeSet::new(),
         }
     }
 
@@ -177,6 +183,10 @@ impl Teller {
                 Event::KernelFailed(error) => {
                     tracing::warn!(%error, "a kernel program failed; going on without it, restart to try again");
                 }
+                Event::Census(Some(error)) => {
+                    tracing::warn!(%error, "the census failed and is tried again; meanwhile each change asks for a reading");
+                }
+                Event::Census(None) => tracing::info!("the census works again"),
                 Event::Notice(Notice::Pod(transition)) => {
                     self.remember(transition, server);
                     self.transition(watch, mirror, transition);
@@ -409,6 +419,7 @@ impl Teller {
     /// What is looked at now and then rather than at each change.
     pub(super) fn look_over(&mut self, now: Time, watch: &Watch, mirror: &Mirror) {
         self.tell_fault(now);
+        self.tell_strangers(mirror);
         self.transitions
             .retain(|uid, _| mirror.standings().contains_key(uid));
         let missing: BTreeSet<PodUid> = watch

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API last said of this node and of the mesh.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
-use meshmedic_common::kube::control::Pause;
+use meshmedic_common::identity::{
+    Claimant, Component, DataPlane, Identity, Istiod, OnNode, PodKey, Slice, Traced,
+};
 use meshmedic_common::kube::facts::NamespaceFacts;
 use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 
 use super::store::{Delta, Store};
+use super::watches;
 use super::watches::Seen;
-use super::{ISTIO_CNI, SeenLease, ZTUNNEL};
 use crate::engine::Health;
 use crate::node::PodName;
 use crate::watch::Declared;
+use meshmedic_common::kube::leases::SeenLease;
 use meshmedic_common::time::Time;
 
 /// What changed by some news.
@@ -36,7 +37,11 @@ pub struct Changed {
 pub struct Mirror {
     pods: Store<PodFacts>,
     namespaces: Store<NamespaceFacts>,
-    endpoints: Store<usize>,
+    identity: Identity,
+    /// By the watch that tells of them.
+    slices: Vec<Store<Slice>>,
+    /// What stands behind istiod's endpoints, as far as it was found out.
+    traced: BTreeMap<PodKey, Traced>,
     node: Store<bool>,
     control: Store<Option<String>>,
     leases: Store<SeenLease>,
@@ -48,11 +53,14 @@ pub struct Mirror {
 impl Mirror {
     /// A mirror that was told nothing yet; with or without Leases on which something depends.
     #[must_use]
-    pub fn new(with_leases: bool) -> Self {
+    pub fn new(identity: Identity, with_leases: bool) -> Self {
+        let slices = watches::slices(&identity).map(|_| Store::default()).collect();
         Self {
             pods: Store::default(),
             namespaces: Store::default(),
-            endpoints: Store::default(),
+            identity,
+            slices,
+            traced: BTreeMap::new(),
             node: Store::default(),
             control: Store::default(),
             leases: Store::default(),
@@ -75,7 +83,10 @@ impl Mirror {
                 pods: self.namespaces.take(delta),
                 gates: false,
             },
-            Seen::Endpoints(delta) => above(self.endpoints.take(delta)),
+            Seen::Slice(watch, delta) => {
+                let slices = self.slices.get_mut(watch);
+                above(slices.is_some_and(|slices| slices.take(delta)))
+            }
             Seen::Node(delta) => above(self.node.take(delta)),
             Seen::Control(delta) => above(self.control.take(delta)),
             Seen::Lease(delta) => above(self.leases.take(delta)),
@@ -150,7 +161,7 @@ impl Mirror {
         [
             ("pods", self.pods.is_complete()),
             ("namespaces", self.namespaces.is_complete()),
-            ("endpointslices", self.endpoints.is_complete()),
+            ("endpointslices", self.slices.iter().all(Store::is_complete)),
             ("nodes", self.node.is_complete()),
             ("configmaps", self.control.is_complete()),
             ("leases", self.leases.is_complete() || !self.with_leases),
@@ -188,7 +199,7 @@ impl Mirror {
                 },
                 expectation: standing.expectation,
                 addresses: facts.addresses.clone(),
-                ztunnel: is_of(facts, ZTUNNEL),
+                ztunnel: self.identity.serves_as_ztunnel(facts),
             };
             (uid.clone(), declared)
         };
@@ -198,27 +209,77 @@ impl Mirror {
     /// Whether anything of Istio's data plane is on this node.
     #[must_use]
     pub fn has_istio(&self) -> bool {
+        self.has_component(Component::Ztunnel) || self.has_component(Component::Cni)
+    }
+
+    /// Whether a pod of this component is on this node.
+    #[must_use]
+    pub fn has_component(&self, component: Component) -> bool {
         self.pods
             .values()
-            .any(|facts| is_of(facts, ZTUNNEL) || is_of(facts, ISTIO_CNI))
+            .any(|facts| self.identity.proves(facts, component))
     }
 
     /// The UIDs and namespaces of istio-cni's pods on this node: another one has read its settings anew.
     pub fn cni_pods(&self) -> impl Iterator<Item = (&str, &str)> {
-        let pods = self.pods.values().filter(|facts| is_of(facts, ISTIO_CNI));
-        pods.map(|facts| (facts.uid.as_str(), facts.namespace.as_str()))
+        let cnis = self
+            .pods
+            .values()
+            .filter(|facts| self.identity.proves(facts, Component::Cni));
+        cnis.map(|facts| (facts.uid.as_str(), facts.namespace.as_str()))
     }
 
     /// How ztunnel and istio-cni of this node are. `None` until the pods were told.
     #[must_use]
     pub fn health(&self, now: Time, server: Timestamp) -> Option<Health> {
-        self.pods.is_complete().then(|| Health {
-            ztunnel_ready: ready_since(self.pods.values(), ZTUNNEL).map(|since| {
-                let ago = server.duration_since(since.unwrap_or(server));
-                now - Duration::try_from(ago).unwrap_or_default()
-            }),
-            cni_ready: ready_since(self.pods.values(), ISTIO_CNI).is_some(),
+        self.pods.is_complete().then(|| {
+            let plane = DataPlane::of(&self.identity, self.pods.values());
+            let ztunnel_ready = match plane.ztunnel {
+                OnNode::Ready(since) => {
+                    let ago = server.duration_since(since.unwrap_or(server));
+                    Some(now - Duration::try_from(ago).unwrap_or_default())
+                }
+                OnNode::Missing | OnNode::Disputed(_) | OnNode::NotReady => None,
+            };
+            Health {
+                ztunnel_ready,
+                fault: plane.fault(None),
+            }
         })
+    }
+
+    /// Who claims to be a component of Istio without proof: by pods of this node, and by istiod's endpoints anywhere.
+    #[must_use]
+    pub fn strangers(&self) -> BTreeSet<Claimant> {
+        let mut strangers = self.istiod().strangers;
+        strangers.extend(self.identity.strangers(self.pods.values()));
+        strangers
+    }
+
+    /// Who may speak for Istio.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The pods behind istiod's endpoints.
+    #[must_use]
+    pub fn istiod_pods(&self) -> BTreeSet<PodKey> {
+        self.identity.istiod_pods(self.all_slices()).cloned().collect()
+    }
+
+    /// Takes what stands behind these pods, all that is known of them.
+    pub fn trace(&mut self, traced: BTreeMap<PodKey, Traced>) {
+        self.traced = traced;
+    }
+
+    fn all_slices(&self) -> impl Iterator<Item = &Slice> {
+        self.slices.iter().flat_map(Store::values)
+    }
+
+    fn istiod(&self) -> Istiod {
+        self.identity
+            .istiod(self.all_slices(), |pod| self.traced.get(pod).copied())
     }
 
     /// What is wrong with the mesh, as far as it was told.
@@ -227,8 +288,7 @@ impl Mirror {
         if let Some(resource) = self.pending().next() {
             return Some(format!("the API has not told of {resource} yet"));
         }
-        let ready: usize = self.endpoints.values().sum();
-        (ready == 0).then(no_istiod)
+        self.istiod().fault()
     }
 
     /// Whether this node is cordoned. One that the API does not know is about to leave, too.
@@ -246,56 +306,6 @@ impl Mirror {
 
 const fn above(gates: bool) -> Changed {
     Changed { pods: false, gates }
-}
-
-pub(super) fn no_istiod() -> String {
-    "istiod has no ready endpoint".to_owned()
-}
-
-/// Whether a pod belongs to a part of Istio's data plane. A label alone can be had by anybody.
-fn is_of(facts: &PodFacts, (label, value): (&str, &str)) -> bool {
-    let owned = facts
-        .controller
-        .as_ref()
-        .is_some_and(|controller| controller.kind == "DaemonSet");
-    owned && facts.labels.get(label).is_some_and(|found| found == value)
-}
-
-/// Since when all pods of a part are Ready; `None` if there is none, or one that is not.
-///
-/// Whoever fakes such a pod can withhold repairs by it, and nothing else.
-pub(super) fn ready_since<'a>(
-    pods: impl Iterator<Item = &'a PodFacts>,
-    part: (&str, &str),
-) -> Option<Option<Timestamp>> {
-    let mut youngest = None;
-    let mut any = false;
-    for facts in pods.filter(|facts| is_of(facts, part) && !facts.deleting && !facts.finished) {
-        if !facts.ready {
-            return None;
-        }
-        any = true;
-        youngest = youngest.max(facts.ready_since);
-    }
-    any.then_some(youngest)
-}
-
-/// How many endpoints of a slice are ready.
-pub(super) fn ready_endpoints(slice: &EndpointSlice) -> usize {
-    // Not saying anything means ready.
-    let ready = |endpoint: &&k8s_openapi::api::discovery::v1::Endpoint| {
-        endpoint
-            .conditions
-            .as_ref()
-            .and_then(|conditions| conditions.ready)
-            .unwrap_or(true)
-    };
-    slice.endpoints.iter().flatten().filter(ready).count()
-}
-
-/// Why repairs are paused by the switch, if they are.
-pub(super) fn pause_reason(control: &ConfigMap) -> Option<String> {
-    Pause::read(control).map(|pause| pause.reason)
 }
 
 #[cfg(test)]

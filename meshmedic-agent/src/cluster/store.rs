@@ -75,7 +75,7 @@ impl<T: PartialEq> Store<T> {
         self.items.get(key)
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &T> {
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> + Clone {
         self.items.values()
     }
 }

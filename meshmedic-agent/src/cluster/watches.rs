@@ -15,14 +15,18 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource};
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::{Component, Identity, Slice};
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, pod_facts};
+use meshmedic_common::kube::identity::slice;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::leases::{self, SeenLease};
+use super::rights;
 use super::store::Delta;
-use super::{CONTROL, ISTIOD, mirror, rights};
+use meshmedic_common::kube::acts::root_cause;
+use meshmedic_common::kube::control::{CONTROL, pause_reason};
+use meshmedic_common::kube::leases::{self, SeenLease};
 
 /// A watch that is silent for this long, without even a bookmark, is begun anew where it was.
 const SILENCE: u32 = 180;
@@ -36,8 +40,8 @@ pub enum Seen {
     Pod(Delta<PodFacts>),
     /// Of namespaces, by name.
     Namespace(Delta<NamespaceFacts>),
-    /// Of istiod's endpoints: how many are ready, by slice.
-    Endpoints(Delta<usize>),
+    /// Of slices among which istiod's are, by namespace and name; which of the watches of [`slices`] tells so.
+    Slice(usize, Delta<Slice>),
     /// Of this node: whether it is cordoned.
     Node(Delta<bool>),
     /// Of the switch: why repairs are paused, if they are.
@@ -55,7 +59,7 @@ impl Seen {
         match self {
             Self::Pod(_) => "pods",
             Self::Namespace(_) => "namespaces",
-            Self::Endpoints(_) => "endpointslices",
+            Self::Slice(..) => "endpointslices",
             Self::Node(_) => "nodes",
             Self::Control(_) => "configmaps",
             Self::Lease(_) => "leases",
@@ -85,7 +89,7 @@ pub struct Watches {
 impl Watches {
     /// Begins to watch what concerns `node`.
     #[must_use]
-    pub fn start(client: &Client, node: &str, namespace: &str, leases: Leases) -> Self {
+    pub fn start(client: &Client, identity: &Identity, node: &str, namespace: &str, leases: Leases) -> Self {
         let (tell, news) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
         let all = || watcher::Config::default().timeout(SILENCE);
@@ -117,13 +121,22 @@ impl Watches {
             Seen::Namespace,
             tell.clone(),
         ));
-        tasks.spawn(follow(
-            watch(Api::<EndpointSlice>::all(client.clone()), all().labels(ISTIOD)),
-            "endpointslices",
-            |slice: EndpointSlice| Some((key(&slice)?, mirror::ready_endpoints(&slice))),
-            Seen::Endpoints,
-            tell.clone(),
-        ));
+        for (number, (place, selector)) in slices(identity).enumerate() {
+            let api: Api<EndpointSlice> = match place {
+                Some(place) => own(client, place),
+                None => Api::all(client.clone()),
+            };
+            tasks.spawn(follow(
+                watch(api, all().labels(&selector)),
+                "endpointslices",
+                |found: EndpointSlice| {
+                    let reduced = slice(&found);
+                    Some((format!("{}/{}", reduced.namespace, key(&found)?), reduced))
+                },
+                move |delta| Seen::Slice(number, delta),
+                tell.clone(),
+            ));
+        }
         tasks.spawn(follow(
             watch(Api::<Node>::all(client.clone()), named(node)),
             "nodes",
@@ -134,7 +147,7 @@ impl Watches {
         tasks.spawn(follow(
             watch(own::<ConfigMap>(client, namespace), named(CONTROL)),
             "configmaps",
-            |control: ConfigMap| Some((key(&control)?, mirror::pause_reason(&control))),
+            |control: ConfigMap| Some((key(&control)?, pause_reason(&control))),
             Seen::Control,
             tell.clone(),
         ));
@@ -182,6 +195,13 @@ impl Watches {
     }
 }
 
+/// Which slices are watched: all that claim to be istiod's, and those of an external istiod where they may be.
+pub(super) fn slices(identity: &Identity) -> impl Iterator<Item = (Option<&str>, String)> {
+    let external = identity.namespaces.iter().filter(|_| identity.external_istiod);
+    let there = external.map(|namespace| (Some(namespace.as_str()), identity.slice_selector()));
+    std::iter::once((None, Component::Istiod.selector())).chain(there)
+}
+
 fn own<K>(client: &Client, namespace: &str) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope>,
@@ -213,7 +233,7 @@ async fn follow<K, T: Debug>(
             }
             Ok(Event::Delete(object)) => reduce(object).map(|(key, _)| wrap(Delta::Gone(key))),
             Ok(Event::InitDone) => Some(wrap(Delta::End)),
-            Err(error) => Some(Seen::Trouble(resource, super::acts::root_cause(&error))),
+            Err(error) => Some(Seen::Trouble(resource, root_cause(&error))),
         };
         if let Some(news) = news
             && tell.send(news).await.is_err()

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::identity::NodeFault;
 
 use super::sabotage::{Defence, is_out};
 use crate::time::Time;
@@ -18,12 +19,12 @@ pub struct Ztunnel {
 }
 
 /// What the API says of the data plane on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Since when a ztunnel is Ready, and every ztunnel is; `None` while that is not so.
     pub ztunnel_ready: Option<Time>,
-    /// Whether istio-cni is Ready.
-    pub cni_ready: bool,
+    /// What is wrong with ztunnel or istio-cni.
+    pub fault: Option<NodeFault>,
 }
 
 /// Judges the node by its ztunnel.
@@ -55,7 +56,7 @@ impl NodeGate {
 
     /// Takes what the API says.
     pub fn observe_health(&mut self, now: Time, health: Health) {
-        let before = self.health.and_then(|health| health.ztunnel_ready);
+        let before = self.health.as_ref().and_then(|health| health.ztunnel_ready);
         if let Some(since) = health.ztunnel_ready {
             // Ready again: what it is now began when we heard so, whatever the API says of the past.
             let again = self.health.is_some() && before.is_none();
@@ -78,17 +79,12 @@ impl NodeGate {
     /// Judges, and remembers the judgement.
     pub fn judge(&mut self, now: Time) -> Option<&str> {
         self.judged = now;
+        let told = self.health.as_ref().and_then(|health| health.fault.as_ref());
         self.fault = match &self.seen {
             None => return self.fault.as_deref(),
-            Some(seen) if seen.processes.is_empty() => {
-                Some("no ztunnel process runs on this node".to_owned())
-            }
-            Some(_) if self.health.is_some_and(|health| health.ztunnel_ready.is_none()) => {
-                Some("ztunnel is not Ready on this node".to_owned())
-            }
-            Some(_) if self.health.is_some_and(|health| !health.cni_ready) => {
-                Some("istio-cni is not Ready on this node".to_owned())
-            }
+            // The API knows why: a process counts only while its pod is Ready.
+            Some(_) if told.is_some() => told.map(NodeFault::to_string),
+            Some(seen) if seen.processes.is_empty() => Some("no ztunnel process runs on the node".to_owned()),
             Some(_) if now.since(self.since) < self.settle && !is_out(Defence::Settling) => Some(format!(
                 "ztunnel started or changed less than {} ago",
                 duration::show(self.settle)

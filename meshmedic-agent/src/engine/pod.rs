@@ -11,6 +11,7 @@ use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 
 use super::assess::{Look, Seen};
 use super::sabotage::{Defence, is_out};
+use super::turn::{Place, Turn};
 use super::{Notice, Settings, Transition};
 use crate::time::Time;
 
@@ -59,15 +60,15 @@ pub(super) struct Track {
     since: Time,
     /// When the kernel, or failing that the first look, showed the change that is being judged.
     onset: Option<Time>,
-    due: Option<Time>,
-    looking: bool,
-    look_again: bool,
-    looked: bool,
+    /// When it is to be read.
+    turn: Turn,
     /// When the last reading that bore the state out began.
     read_at: Time,
     confirmation: Option<Confirmation>,
     was_captured: bool,
     captured_at: Time,
+    /// When its network namespace was last found to be another one.
+    replaced_at: Time,
     owner: Option<Owner>,
     holders: Vec<Holder>,
     ports: PortSet,
@@ -124,14 +125,12 @@ impl Track {
             detail: None,
             since: now,
             onset: None,
-            due: settled(expectation).is_none().then_some(now),
-            looking: false,
-            look_again: false,
-            looked: false,
+            turn: Turn::new(settled(expectation).is_none().then_some(now)),
             read_at: Time::default(),
             confirmation: None,
             was_captured: false,
             captured_at: Time::default(),
+            replaced_at: Time::default(),
             owner: None,
             holders: Vec::new(),
             ports: PortSet::EMPTY,
@@ -159,11 +158,28 @@ impl Track {
         self.expectation = expectation;
         self.confirmation = None;
         if let Some((state, reason)) = settled(expectation) {
-            self.due = None;
+            self.turn.cancel();
             return self.enter(now, uid, state, reason);
         }
-        self.make_due(now);
+        self.turn.schedule(now);
         self.enter(now, uid, State::Unverifiable, Some(Reason::NotRead))
+    }
+
+    /// Its network namespace is another one, or none, since then. Nothing that was seen holds for what is there now.
+    pub(super) fn replaced(&mut self, now: Time, uid: &PodUid, since: Time) -> Option<Notice> {
+        if self.is_settled() {
+            return None;
+        }
+        self.confirmation = None;
+        self.onset = Some(since);
+        self.replaced_at = now;
+        self.detail = None;
+        self.owner = None;
+        self.holders.clear();
+        self.ports = PortSet::EMPTY;
+        self.redirection = Redirection::Unknown;
+        self.turn.hint(now);
+        self.enter(now, uid, State::Unverifiable, Some(Reason::Replaced))
     }
 
     pub(super) fn node_fault(&mut self, now: Time, uid: &PodUid, fault: bool) -> Option<Notice> {
@@ -172,10 +188,10 @@ impl Track {
             return None;
         }
         if fault {
-            self.due = None;
+            self.turn.cancel();
             return self.enter(now, uid, State::Suspect, Some(Reason::NodeFault));
         }
-        self.make_due(now);
+        self.turn.schedule(now);
         self.enter(now, uid, State::Suspect, Some(Reason::Confirming))
     }
 
@@ -193,7 +209,7 @@ impl Track {
             self.ports = PortSet::REQUIRED.union(self.ports);
             // A loss that is over needs no reading any more; a pod new to us still gets its first.
             if self.state == State::Suspect {
-                self.due = None;
+                self.turn.cancel();
             }
             return self.captured(now, uid, true);
         }
@@ -205,7 +221,7 @@ impl Track {
                 self.suspect(now, uid, fault)
             }
             State::Unverifiable if self.reason == Some(Reason::NotRead) => {
-                self.make_due(now);
+                self.turn.schedule(now);
                 None
             }
             _ => None,
@@ -220,10 +236,13 @@ impl Track {
         settings: &Settings,
         fault: bool,
     ) -> Option<Notice> {
-        self.looking = false;
-        self.looked = true;
-        self.due = std::mem::take(&mut self.look_again).then_some(now);
+        self.turn.end(look.started);
         if self.is_settled() {
+            return None;
+        }
+        if look.started < self.replaced_at {
+            // It saw a namespace that is not the pod's any more.
+            self.turn.schedule(now);
             return None;
         }
         if !matches!(look.seen, Seen::Unreadable(..)) {
@@ -238,7 +257,7 @@ impl Track {
                 if self.state == State::Suspect && self.onset.is_some_and(|onset| look.started < onset) =>
             {
                 // It began before the loss that is being judged: what it saw is no recovery.
-                self.make_due(now);
+                self.turn.schedule(now);
                 return None;
             }
             Seen::Complete { proved } => {
@@ -251,7 +270,7 @@ impl Track {
         };
         if self.state == State::Captured && look.started < self.captured_at {
             // It was seen captured after this look had begun.
-            self.make_due(now);
+            self.turn.schedule(now);
             return None;
         }
         self.ports = look.ports;
@@ -264,7 +283,7 @@ impl Track {
         self.onset.get_or_insert(look.started);
         if fault {
             self.confirmation = None;
-            self.due = None;
+            self.turn.cancel();
             return self.suspect(now, uid, fault);
         }
         self.confirm(now, uid, loss, (look.started, look.finished), settings)
@@ -282,7 +301,7 @@ impl Track {
         if self.state == loss.verdict() {
             self.confirmation = None;
             self.read_at = started;
-            self.schedule(now + settings.reread);
+            self.turn.schedule(now + settings.reread);
             return None;
         }
         let patience = settings.confirm.max(LEAST_GAP);
@@ -308,12 +327,13 @@ impl Track {
         if confirmed || is_out(Defence::Confirmation) {
             self.confirmation = None;
             self.read_at = started;
-            self.schedule(now + settings.reread);
+            self.turn.schedule(now + settings.reread);
             return self.enter(now, uid, loss.verdict(), None);
         }
         let steps = (1..=STEPS).map(|step| confirmation.first + settings.confirm * step / STEPS);
         let next = steps.into_iter().find(|&step| step > finished);
-        self.schedule(next.unwrap_or(finished + settings.confirm / STEPS));
+        self.turn
+            .schedule(next.unwrap_or(finished + settings.confirm / STEPS));
         self.suspect(now, uid, false)
     }
 
@@ -326,8 +346,12 @@ impl Track {
         settings: &Settings,
     ) -> Option<Notice> {
         self.confirmation = None;
+        self.turn.schedule(now + settings.reread);
+        if (reason, self.reason) == (Reason::NoProcess, Some(Reason::Replaced)) {
+            // It says no more than what is known: the new namespace is still to come.
+            return None;
+        }
         self.detail = Some(detail);
-        self.schedule(now + settings.reread);
         let state = if reason == Reason::HostNetwork {
             State::Exempt
         } else {
@@ -354,7 +378,7 @@ impl Track {
 
     fn suspect(&mut self, now: Time, uid: &PodUid, fault: bool) -> Option<Notice> {
         if !fault && self.confirmation.is_none() {
-            self.make_due(now);
+            self.turn.hint(now);
         }
         // A loss that stands stays what it is until a different one is confirmed or the pod recovers.
         if self.state.is_finding() {
@@ -390,43 +414,56 @@ impl Track {
         }))
     }
 
-    pub(super) fn retry(&mut self, now: Time) {
-        self.looking = false;
-        self.make_due(now);
-    }
-
-    pub(super) fn make_due(&mut self, now: Time) {
-        if self.is_settled() {
-            return;
-        }
-        if self.looking {
-            self.look_again = true;
-        } else {
-            self.due = Some(self.due.map_or(now, |due| due.min(now)));
+    /// Something may have changed: it is read again, at once unless that happens very often.
+    pub(super) fn hint(&mut self, now: Time) {
+        if !self.is_settled() {
+            self.turn.hint(now);
         }
     }
 
-    pub(super) fn follow(&mut self, now: Time, first: Duration) {
-        if self.state == State::Suspect && !self.looking {
-            self.schedule(now + now.since(self.since).max(first));
+    /// It is read again at a time of somebody's choice.
+    pub(super) fn read_at(&mut self, at: Time) {
+        if !self.is_settled() {
+            self.turn.schedule(at);
         }
     }
 
-    fn schedule(&mut self, at: Time) {
-        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    /// A reading could not be had through one process, and there may be another.
+    pub(super) fn retry(&mut self, at: Time) {
+        self.turn.abandon();
+        self.hint(at);
     }
 
-    pub(super) fn take_due(&mut self, now: Time) -> bool {
-        let due = !self.looking && self.due.is_some_and(|due| due <= now);
-        if due {
-            self.looking = true;
-            self.due = None;
+    pub(super) fn begin_reading(&mut self, now: Time) {
+        self.turn.begin(now);
+    }
+
+    /// From when on it is to be read.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.turn.due()
+    }
+
+    /// Its place among those that are due.
+    pub(super) fn place(&self) -> Place {
+        let undecided = matches!(
+            self.reason,
+            Some(Reason::NotRead | Reason::Replaced | Reason::Confirming)
+        );
+        match self.confirmation {
+            Some(confirmation) => Place::Confirming(confirmation.first),
+            None if undecided => Place::Undecided(self.turn.last()),
+            None => Place::Known(self.turn.last()),
         }
-        due
     }
 
-    pub(super) fn next_due(&self) -> Option<Time> {
-        if self.looking { None } else { self.due }
+    /// Whether its listeners are known to be gone, confirmed or not.
+    pub(super) const fn is_lost(&self) -> bool {
+        matches!(self.state, State::Suspect) || self.state.is_finding()
+    }
+
+    /// When the last reading that came back began.
+    pub(super) const fn last_read(&self) -> Option<Time> {
+        self.turn.last()
     }
 
     pub(super) fn is_expected(&self) -> bool {
@@ -451,8 +488,12 @@ impl Track {
 
     /// A pod is decided once /proc was read of it and no loss is being confirmed.
     pub(super) fn undecided(&self) -> bool {
-        let waits = matches!(self.reason, Some(Reason::NotRead | Reason::Confirming));
-        let unread = !self.looked && !self.is_settled() && self.reason != Some(Reason::NodeFault);
+        let waits = matches!(
+            self.reason,
+            Some(Reason::NotRead | Reason::Replaced | Reason::Confirming)
+        );
+        let unread =
+            self.turn.last().is_none() && !self.is_settled() && self.reason != Some(Reason::NodeFault);
         waits || unread || self.confirmation.is_some()
     }
 

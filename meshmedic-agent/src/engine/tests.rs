@@ -58,7 +58,7 @@ impl Sim {
 
     /// Answers every look that is due with the same result.
     fn read(&mut self, seen: &Seen) {
-        for uid in self.engine.due(self.now, usize::MAX) {
+        for uid in self.engine.due(self.now, usize::MAX, Urgency::Routine) {
             self.engine.look(self.now, &uid, look(self.now, seen.clone()));
         }
         self.notices.extend(self.engine.drain());
@@ -237,7 +237,7 @@ fn the_census_says_captured_and_suspect_and_nothing_else() {
 fn a_look_that_began_before_the_pod_was_seen_captured_is_not_believed() {
     let mut sim = Sim::new(1);
     sim.engine.census(sim.now, |_| Some(false));
-    let due = sim.engine.due(sim.now, usize::MAX);
+    let due = sim.engine.due(sim.now, usize::MAX, Urgency::Routine);
     let began = sim.now;
     sim.now = sim.now + Duration::from_millis(1);
     sim.engine.census(sim.now, |_| Some(true));
@@ -245,7 +245,7 @@ fn a_look_that_began_before_the_pod_was_seen_captured_is_not_believed() {
     sim.engine.look(sim.now, &due[0], look(began, none()));
     assert_eq!(sim.state(0), State::Captured);
     assert_eq!(
-        sim.engine.due(sim.now, usize::MAX),
+        sim.engine.due(sim.now, usize::MAX, Urgency::Routine),
         due,
         "and the pod is looked at again"
     );
@@ -255,7 +255,7 @@ fn a_look_that_began_before_the_pod_was_seen_captured_is_not_believed() {
 fn a_complete_look_that_began_before_the_loss_is_no_recovery() {
     let mut sim = Sim::new(1);
     sim.engine.hint(sim.now, &sim.pods[0]);
-    let due = sim.engine.due(sim.now, usize::MAX);
+    let due = sim.engine.due(sim.now, usize::MAX, Urgency::Routine);
     let began = sim.now;
     sim.now = sim.now + Duration::from_millis(1);
     sim.engine.reported(&due[0], sim.now);
@@ -287,76 +287,90 @@ fn a_dead_ztunnel_is_the_node_s_fault_and_no_pod_s() {
 }
 
 #[test]
-fn a_pod_without_listeners_is_followed_ever_later_while_ztunnel_settles_and_only_then() {
-    let first = Duration::from_secs(1);
+fn of_the_lost_one_after_the_other_is_a_sample_while_ztunnel_settles_and_only_then() {
+    let mut sim = Sim::new(3);
+    assert!(!sim.engine.wants_samples(), "nothing is wrong");
+    sim.engine.ztunnel(sim.now, ztunnel(8));
+    sim.lose(3, &none());
+    assert_eq!(sim.count(State::Suspect), 3);
+    assert!(sim.engine.wants_samples());
+    let mut read = Vec::new();
+    for _ in 0..3 {
+        sim.now = sim.now + Duration::from_secs(1);
+        sim.engine.sample(sim.now);
+        let due = sim.engine.due(sim.now, usize::MAX, Urgency::Routine);
+        assert_eq!(due.len(), 1);
+        sim.engine.look(sim.now, &due[0], look(sim.now, none()));
+        read.extend(due);
+    }
+    read.sort();
+    assert_eq!(read, sim.pods, "each has its turn");
+    // One that is back wakes the others.
+    sim.now = sim.now + Duration::from_secs(1);
+    sim.engine.sample(sim.now);
+    sim.read(&complete());
+    assert_eq!(sim.count(State::Captured), 1);
+    sim.read(&complete());
+    assert_eq!(sim.count(State::Captured), 3);
+    assert!(!sim.ever(State::Orphan) && !sim.engine.wants_samples());
+}
+
+#[test]
+fn the_oldest_reading_is_the_next_and_what_was_begun_is_ended_first() {
+    let mut sim = Sim::new(4);
+    let pods = sim.pods.clone();
+    let second = Duration::from_secs(1);
+    // Read at different times, in this order.
+    for pod in [2, 0, 3, 1] {
+        sim.now = sim.now + second;
+        sim.engine.hint(sim.now, &pods[pod]);
+        sim.read(&complete());
+    }
+    sim.now = sim.now + second;
+    sim.engine.sweep(sim.now, |_, _| true);
+    assert_eq!(
+        sim.engine.due(sim.now, 2, Urgency::Routine),
+        [pods[2].clone(), pods[0].clone()]
+    );
+    // A confirmation that is due goes before those that are only known.
+    sim.engine.look(sim.now, &pods[0], look(sim.now, none()));
+    sim.now = sim.now + CONFIRM;
+    assert_eq!(sim.engine.due(sim.now, 1, Urgency::Routine), [pods[0].clone()]);
+    assert_eq!(sim.engine.due(sim.now, 9, Urgency::Evidence), []);
+    // Also before one that was never read.
+    let new = PodUid::parse("ffffffff-0000-0000-0000-000000000000").unwrap();
+    sim.engine.look(sim.now, &pods[0], look(sim.now, none()));
+    sim.engine.pod(sim.now, &new, Expectation::Expected);
+    sim.now = sim.now + CONFIRM;
+    assert_eq!(
+        sim.engine.due(sim.now, 2, Urgency::Evidence),
+        [pods[0].clone(), new]
+    );
+    assert_eq!(sim.engine.due(sim.now, 1, Urgency::Routine), [pods[3].clone()]);
+}
+
+#[test]
+fn nothing_that_was_seen_holds_for_another_namespace() {
     let mut sim = Sim::new(1);
     let uid = sim.pods[0].clone();
-    let settled = sim.engine.next_wake();
-    sim.engine.follow(sim.now, &uid, first);
-    assert_eq!(sim.engine.next_wake(), settled, "nothing is wrong");
-    sim.engine.ztunnel(sim.now, ztunnel(8));
-    sim.lose(1, &none());
+    let began = sim.now;
+    sim.now = sim.now + Duration::from_secs(1);
+    sim.engine.hint(sim.now, &uid);
+    let due = sim.engine.due(sim.now, 1, Urgency::Routine);
+    sim.now = sim.now + Duration::from_millis(1);
+    sim.engine.replaced(sim.now, &uid, sim.now);
+    sim.engine.look(sim.now, &due[0], look(began, complete()));
+    let view = sim.engine.view(&uid).unwrap();
+    assert_eq!(
+        (view.state, view.reason),
+        (State::Unverifiable, Some(Reason::Replaced))
+    );
+    // A reading that finds no process yet says nothing new.
+    sim.read(&Seen::Unreadable(Reason::NoProcess, String::new()));
+    assert_eq!(sim.engine.view(&uid).unwrap().reason, Some(Reason::Replaced));
+    sim.engine.hint(sim.now, &uid);
+    sim.read(&none());
     assert_eq!(sim.state(0), State::Suspect);
-    for waited in [0, 1, 2, 4, 8] {
-        sim.now = sim.now.max(START + Duration::from_secs(waited));
-        sim.read(&none());
-        sim.engine.follow(sim.now, &uid, first);
-        let next = sim.now + first.max(Duration::from_secs(waited));
-        assert_eq!(sim.engine.next_wake(), Some(next), "after {waited} s");
-        sim.now = next;
-    }
-    sim.read(&complete());
-    assert_eq!(sim.state(0), State::Captured);
-    assert!(!sim.ever(State::Orphan));
-}
-
-#[test]
-fn a_fault_however_short_starts_the_confirmation_anew() {
-    let mut sim = Sim::settling(1, Duration::ZERO);
-    sim.lose(1, &none());
-    sim.run(CONFIRM - Duration::from_nanos(1), &none());
-    sim.engine.ztunnel(sim.now, Ztunnel::default());
-    sim.engine.ztunnel(sim.now, ztunnel(8));
-    sim.run(CONFIRM - Duration::from_nanos(1), &none());
-    assert_eq!(sim.state(0), State::Suspect);
-    sim.run(CONFIRM, &none());
-    assert_eq!(sim.state(0), State::Orphan);
-}
-
-#[test]
-fn a_loss_confirmed_before_a_fault_stands() {
-    let mut sim = Sim::new(1);
-    sim.lose(1, &none());
-    sim.run(CONFIRM, &none());
-    sim.engine.ztunnel(sim.now, Ztunnel::default());
-    sim.run(CONFIRM, &none());
-    assert_eq!(sim.state(0), State::Orphan);
-}
-
-#[test]
-fn mass_loss_needs_five_orphans_and_four_fifths() {
-    for (pods, lost, mass) in [
-        (200, 200, true),
-        (10, 8, true),
-        (10, 7, false),
-        (4, 4, false),
-        (5, 5, true),
-    ] {
-        let mut sim = Sim::new(pods);
-        sim.lose(lost, &none());
-        sim.run(CONFIRM, &none());
-        assert_eq!(sim.count(State::Orphan), lost);
-        assert_eq!(sim.engine.mass_loss(), mass, "{lost} of {pods}");
-        assert_eq!(sim.node_notices(Condition::MassLoss).len(), usize::from(mass));
-    }
-}
-
-#[test]
-fn pods_are_confirmed_side_by_side() {
-    let mut sim = Sim::new(200);
-    sim.lose(200, &none());
-    sim.run(CONFIRM, &none());
-    assert_eq!(sim.count(State::Orphan), 200);
 }
 
 #[test]
@@ -369,13 +383,13 @@ fn an_undeclared_pod_is_expected_only_by_evidence() {
         redirection: Redirection::Absent,
         ..look(now, none())
     };
-    let due = sim.engine.due(sim.now, usize::MAX);
+    let due = sim.engine.due(sim.now, usize::MAX, Urgency::Routine);
     sim.engine.look(sim.now, &due[0], unrouted(sim.now));
     assert_eq!(sim.state(0), State::Exempt);
     sim.lose(1, &complete());
     assert_eq!(sim.state(0), State::Captured);
     sim.engine.hint(sim.now, &uid);
-    let due = sim.engine.due(sim.now, usize::MAX);
+    let due = sim.engine.due(sim.now, usize::MAX, Urgency::Routine);
     sim.engine.look(sim.now, &due[0], unrouted(sim.now));
     assert_eq!(sim.state(0), State::Suspect, "it was captured before");
 }
@@ -423,7 +437,7 @@ fn check_proof(steps: Vec<(u8, u64)>, orphans: &Cell<u32>) -> Result<(), TestCas
             empty = 0;
         }
         sim.engine.hint(sim.now, &sim.pods[0]);
-        for uid in sim.engine.due(sim.now, usize::MAX) {
+        for uid in sim.engine.due(sim.now, usize::MAX, Urgency::Routine) {
             let before = sim.state(0);
             sim.engine.look(sim.now, &uid, look(sim.now, seen.clone()));
             if seen == none() && healthy {

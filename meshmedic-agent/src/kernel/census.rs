@@ -27,7 +27,7 @@ const EVERYBODY: u32 = 0;
 /// Bytes read at once, a multiple of a row, so that no row is cut: the kernel's own buffer is as big.
 const READ_BYTES: usize = 1_365 * size_of::<CensusRow>();
 /// More listeners than a node of 1,000 pods has two hundred times over: a process that holds so many is an attack.
-const ROWS_MAX: usize = 1 << 20;
+pub(super) const ROWS_MAX: usize = 1 << 20;
 
 /// Lists listeners by process; see [`Census::of`].
 pub struct Census {
@@ -44,6 +44,8 @@ pub struct Census {
     /// The link over all processes.
     everybody: Option<OwnedFd>,
     buffer: Box<[u8]>,
+    /// More rows than this are not taken.
+    rows_max: usize,
 }
 
 impl fmt::Debug for Census {
@@ -56,7 +58,12 @@ impl fmt::Debug for Census {
 }
 
 impl Census {
-    pub(super) fn new(program: ProgramFd, tgids: Map, filter: bool) -> Result<Self, KernelError> {
+    pub(super) fn new(
+        program: ProgramFd,
+        tgids: Map,
+        filter: bool,
+        rows_max: usize,
+    ) -> Result<Self, KernelError> {
         let tgids = HashMap::try_from(tgids)
             .map_err(|error| KernelError::from_load("use the census's list of processes", &error))?;
         let initial_pid_namespace =
@@ -70,6 +77,7 @@ impl Census {
             links: BTreeMap::new(),
             everybody: None,
             buffer: vec![0; READ_BYTES].into(),
+            rows_max,
         })
     }
 
@@ -146,7 +154,7 @@ impl Census {
         let first_of_all = rows.len();
         for (&tgid, link) in &self.links {
             let first = rows.len();
-            match read(link, &mut self.buffer, first_of_all, rows) {
+            match read(link, &mut self.buffer, first_of_all + self.rows_max, rows) {
                 Ok(()) => {}
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => rows.truncate(first),
                 Err(error) => return Err(error),
@@ -164,7 +172,7 @@ impl Census {
             None => bpf::iterator_link(self.program.as_fd(), None)?,
         };
         let link = self.everybody.insert(link);
-        read(link, &mut self.buffer, rows.len(), rows)
+        read(link, &mut self.buffer, rows.len() + self.rows_max, rows)
     }
 
     /// Makes the program's list of processes this one.
@@ -193,8 +201,8 @@ impl Census {
     }
 }
 
-/// One pass of the iterator.
-fn read(link: &OwnedFd, buffer: &mut [u8], first: usize, rows: &mut Vec<CensusRow>) -> io::Result<()> {
+/// One pass of the iterator, after which there are so many rows at most.
+fn read(link: &OwnedFd, buffer: &mut [u8], most: usize, rows: &mut Vec<CensusRow>) -> io::Result<()> {
     let mut pass = File::from(bpf::iterate(link.as_fd())?);
     loop {
         let length = match pass.read(buffer) {
@@ -219,10 +227,10 @@ fn read(link: &OwnedFd, buffer: &mut [u8], first: usize, rows: &mut Vec<CensusRo
             ));
         }
         rows.extend(whole.iter().filter_map(|row| CensusRow::from_bytes(row)));
-        if rows.len() - first > ROWS_MAX {
+        if rows.len() > most {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("the census found more than {ROWS_MAX} listeners"),
+                "the census found more listeners than any mesh has",
             ));
         }
     }

@@ -73,7 +73,7 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
         .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError))
         .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
     let filter = resolved.process_filter && !options.unfiltered_census;
-    let census = Census::new(iterator, tgids, filter)?;
+    let census = Census::new(iterator, tgids, filter, options.census_rows)?;
 
     // Last: from its attachment on the ring fills, and all who could read it must be there.
     let tracepoint: &mut BtfTracePoint = program(&mut ebpf, "trigger")?;

@@ -114,7 +114,8 @@ impl Trigger {
     }
 }
 
-fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
+/// Waits for a descriptor to be readable.
+pub(crate) fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let fd = fd.try_clone_to_owned()?;
     // SAFETY: an `OwnedFd` is open, and the same descriptor, for as long as it lives; the `AsyncFd` owns it.
     let waiting = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };

@@ -301,6 +301,16 @@ pub fn is_running(root: &Path, pid: u32, start: u64) -> bool {
     stat.is_ok_and(|stat| stat.alive && stat.start == start)
 }
 
+/// Start times are counted in ticks of this many a second, whatever the kernel's own clock does.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// When a process began that has this start time.
+#[must_use]
+pub fn started(now: Time, start: u64) -> Option<Time> {
+    let after_boot = Duration::from_millis(start.saturating_mul(1_000 / TICKS_PER_SECOND));
+    Some(now - uptime()?.saturating_sub(after_boot))
+}
+
 /// For how long the machine has been up, the time it slept included, as start times count it.
 #[must_use]
 pub fn uptime() -> Option<Duration> {

@@ -10,8 +10,9 @@ mod register;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use meshmedic_common::identity::Component;
 use meshmedic_common::policy::{Means, Withheld};
-use meshmedic_common::report::{BreakerScope, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -93,6 +94,7 @@ struct Inner {
     events_lost: Counter,
     kernel_failures: Counter,
     readings: Family<Label, Counter>,
+    looking: Counter<f64, std::sync::atomic::AtomicU64>,
     pods: Family<Label, Gauge>,
     suspects: Gauge,
     flaps: Counter,
@@ -100,6 +102,8 @@ struct Inner {
     condition: Family<Label, Gauge>,
     unverifiable: Family<Label, Gauge>,
     unredirected: Gauge,
+    expected: Gauge,
+    identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
     withheld: Family<Labels<3>, Counter>,
     would: Counter,
@@ -183,6 +187,9 @@ impl Metrics {
         inner
             .events_lost
             .inc_by(now.records_lost.saturating_sub(before.records_lost));
+        inner
+            .looking
+            .inc_by(now.looking.saturating_sub(before.looking).as_secs_f64());
         for (result, read, before) in [
             ("complete", now.complete, before.complete),
             ("partial", now.partial, before.partial),
@@ -230,6 +237,19 @@ impl Metrics {
         inner.unredirected.set(count(&|pod| {
             pod.state == State::Captured && pod.redirection == Redirection::Absent
         }));
+        inner.expected.set(count(&|pod| {
+            matches!(pod.expectation, Some(Expected::Yes | Expected::Unverifiable))
+        }));
+        for component in Component::ALL {
+            let strangers = report
+                .strangers
+                .iter()
+                .filter(|stranger| stranger.component == *component);
+            inner
+                .identity_conflicts
+                .get_or_create(&[("component", component.as_str())])
+                .set(i64::try_from(strangers.count()).unwrap_or(i64::MAX));
+        }
         for condition in Condition::ALL {
             let holds = report.conditions.iter().any(|c| c.condition == *condition);
             inner
@@ -265,7 +285,10 @@ impl Metrics {
             }
             Event::Notice(Notice::Pod(transition)) => self.transition(transition),
             // The counters and the report that follow show it.
-            Event::Kernel { .. } | Event::RecordsLost(_) | Event::Notice(Notice::Node { .. }) => {}
+            Event::Kernel { .. }
+            | Event::RecordsLost(_)
+            | Event::Census(_)
+            | Event::Notice(Notice::Node { .. }) => {}
         }
     }
 

@@ -65,6 +65,16 @@ fn metrics(status: &Status, path: &str) -> Answer {
     }
 }
 
+/// The report is for people on loopback, under no other name.
+pub(super) fn misdirected() -> Answer {
+    let message = "the report is served to localhost only: ask for it through kubectl port-forward, as                    http://localhost:<port>";
+    refuse(
+        Endpoint::Status,
+        StatusCode::MISDIRECTED_REQUEST,
+        message.to_owned(),
+    )
+}
+
 /// What came of an attempt to reach another agent.
 pub(super) fn reached(reach: &Reach) -> Answer {
     match serde_json::to_string(reach) {

@@ -2,19 +2,21 @@
 //! The listeners: one for scrapers and the kubelet, one on loopback for people.
 //!
 //! Anybody who reaches the node may connect to the first one. So everything is bounded: the size of a
-//! request, the time of a connection, their number, and the number from one address, so that one flood
-//! does not keep the kubelet out. They run on a thread of their own, and the agent's loop never waits for them.
+//! request, the time of a connection, their number, and the number from one address; and when all places are taken a
+//! newcomer takes the place of the greediest, so that no flood keeps the kubelet out. They run on a thread of their
+//! own, and the agent's loop never waits for them.
 
-use std::collections::HashMap;
+mod crowd;
+
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::header::HOST;
+use http::{HeaderMap, Method, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,7 +28,8 @@ use tokio::task::JoinSet;
 use super::board::Status;
 use super::listen::ListenAddr;
 use super::reach;
-use super::routes::{Endpoint, reached, respond};
+use super::routes::{Endpoint, misdirected, reached, respond};
+use crowd::{Crowd, Place};
 
 /// Where to listen; `None` for not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -229,10 +232,9 @@ impl Host {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        // Whoever finds no place sees the connection closed.
-                        if let Some(place) = self.crowd.enter(peer.ip(), &self.limits) {
-                            connections.spawn(self.clone().connection(stream, place));
-                        }
+                        let Limits { connections: most, per_peer, .. } = self.limits;
+                        let place = self.crowd.enter(peer.ip(), most, per_peer);
+                        connections.spawn(self.clone().connection(stream, place));
                     }
                     Err(error) => {
                         tracing::debug!(%error, "a connection could not be accepted");
@@ -248,7 +250,7 @@ impl Host {
         }
     }
 
-    async fn connection(self, stream: TcpStream, _place: Place) {
+    async fn connection(self, stream: TcpStream, mut place: Place) {
         let Self {
             endpoint,
             status,
@@ -261,6 +263,7 @@ impl Host {
             let (method, path) = (request.method(), request.uri().path());
             let asked = reach::asked(path).filter(|_| endpoint == Endpoint::Status && method == Method::GET);
             let answer = match asked.zip(neighbours) {
+                _ if endpoint == Endpoint::Status && !is_local(request.headers()) => Ok(misdirected()),
                 Some(to) => Err(to),
                 None => Ok(respond(endpoint, &status, method, path)),
             };
@@ -287,7 +290,11 @@ impl Host {
                 }
             }
         };
-        match tokio::time::timeout(limits.connection, served).await {
+        let served = tokio::select! {
+            served = tokio::time::timeout(limits.connection, served) => served,
+            () = place.taken_away() => return tracing::debug!("a connection made room for another one"),
+        };
+        match served {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a connection broke"),
             Err(_) => tracing::debug!("a connection took too long and was closed"),
@@ -295,49 +302,28 @@ impl Host {
     }
 }
 
+/// Whether a request to loopback means loopback. A page in an administrator's browser may have its own name lead to
+/// 127.0.0.1, and so to a port that is forwarded here; its requests then carry that name.
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else {
+        // Browsers always send it.
+        return true;
+    };
+    let Some(authority) = host
+        .to_str()
+        .ok()
+        .and_then(|host| host.parse::<http::uri::Authority>().ok())
+    else {
+        return false;
+    };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let address = name.parse::<std::net::IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// Waits until the server stops, or is gone.
 async fn end(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
-}
-
-/// Who is connected.
-#[derive(Clone, Debug, Default)]
-struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection's place among the others, until it is dropped.
-#[derive(Debug)]
-struct Place {
-    crowd: Crowd,
-    peer: IpAddr,
-}
-
-impl Crowd {
-    fn enter(&self, peer: IpAddr, limits: &Limits) -> Option<Place> {
-        let peer = peer.to_canonical();
-        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = peers.values().sum();
-        let of_peer = peers.get(&peer).copied().unwrap_or_default();
-        if all >= limits.connections || of_peer >= limits.per_peer {
-            return None;
-        }
-        peers.insert(peer, of_peer + 1);
-        Some(Place {
-            crowd: self.clone(),
-            peer,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut peers = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match peers.get_mut(&self.peer) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                peers.remove(&self.peer);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

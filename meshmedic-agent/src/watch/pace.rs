@@ -1,38 +1,87 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How often records of the kernel are taken, so that a storm of them costs a share of one processor at most.
+//! One account for all the work of looking, so that nothing a pod does costs more than a share of one processor.
+//!
+//! Records of the kernel, censuses and readings of /proc are charged alike, whatever asked for them. What is spent is
+//! paid for by waiting. How deep the debt may grow depends on what hangs on the next piece of work: routine stops
+//! early, and evidence goes on until every pod of the node could have been confirmed once.
 
 use std::time::Duration;
 
+use crate::engine::Urgency;
 use crate::time::Time;
 
-/// Of so much time one part is spent on records.
-const SHARE: u32 = 5;
-/// So much rest may be owed: a loss, and all the records of one, are taken as they come.
-const CREDIT: Duration = Duration::from_millis(200);
+/// Of so much time one part is spent on looking.
+const SHARE: u32 = 8;
+/// Routine may be ahead by this much processor time: a loss, and all the records of one, are taken as they come.
+const ROUTINE_AHEAD: Duration = Duration::from_millis(40);
+/// A confirmation takes so many readings, one more than it needs.
+const READINGS: u32 = 4;
+/// What a reading costs until one was measured: two walks of a hash table of common size.
+const FIRST_GUESS: Duration = Duration::from_millis(5);
+/// A reading weighs this much against those before it.
+const WEIGHT: u32 = 8;
 
-/// Owes rest for the time that was spent.
-#[derive(Debug, Default)]
+/// Owes rest for the processor time that was spent.
+#[derive(Debug)]
 pub(super) struct Pace {
     /// When all that was spent is paid for.
     paid_at: Time,
-    taken_at: Time,
+    spent_at: Time,
+    /// What a reading costs lately.
+    reading: Duration,
+    /// How many pods may have to be confirmed at once.
+    pods: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            paid_at: Time::default(),
+            spent_at: Time::default(),
+            reading: FIRST_GUESS,
+            pods: 0,
+        }
+    }
 }
 
 impl Pace {
-    /// Records were taken from then until then.
-    pub(super) fn took(&mut self, began: Time, ended: Time) {
-        self.paid_at = self.paid_at.max(began) + ended.since(began) * SHARE;
-        self.taken_at = ended;
+    /// Says how many pods are judged.
+    pub(super) fn expect(&mut self, pods: usize) {
+        self.pods = u32::try_from(pods).unwrap_or(u32::MAX);
     }
 
-    /// Whether nothing is owed: the whole credit is there.
+    /// Charges processor time that was spent by now.
+    pub(super) fn spent(&mut self, now: Time, cost: Duration) {
+        self.paid_at = self.paid_at.max(now - cost) + cost * SHARE;
+        self.spent_at = now;
+    }
+
+    /// Charges a reading of /proc.
+    pub(super) fn read(&mut self, now: Time, cost: Duration) {
+        self.reading = (self.reading * (WEIGHT - 1) + cost) / WEIGHT;
+        self.spent(now, cost);
+    }
+
+    /// Whether nothing is owed.
     pub(super) fn is_paid(&self, now: Time) -> bool {
         self.paid_at <= now
     }
 
-    /// When the next may be taken.
-    pub(super) fn ready_at(&self) -> Time {
-        (self.paid_at - CREDIT).max(self.taken_at)
+    /// When the next piece of such work may begin.
+    pub(super) fn ready_at(&self, urgency: Urgency) -> Time {
+        let ahead = match urgency {
+            Urgency::Routine => ROUTINE_AHEAD,
+            Urgency::Evidence => {
+                ROUTINE_AHEAD.saturating_add((self.reading * READINGS).saturating_mul(self.pods))
+            }
+        };
+        (self.paid_at - ahead.saturating_mul(SHARE)).max(self.spent_at)
+    }
+
+    /// The least urgent work that may begin now, if any may.
+    pub(super) fn affords(&self, now: Time) -> Option<Urgency> {
+        let ready = |urgency: &Urgency| self.ready_at(*urgency) <= now;
+        [Urgency::Routine, Urgency::Evidence].into_iter().find(ready)
     }
 }
 
@@ -41,26 +90,65 @@ mod tests {
     use super::*;
 
     const MILLISECOND: Duration = Duration::from_millis(1);
+    const START: Time = Time::from_nanos(1_000_000_000_000);
 
-    #[test]
-    fn a_loss_is_taken_as_it_comes_and_a_storm_a_fifth_of_the_time() {
-        let mut pace = Pace::default();
-        let mut now = Time::from_nanos(1_000_000_000);
-        for _ in 0..50 {
-            assert!(pace.ready_at() <= now, "a burst waits for nothing");
-            pace.took(now, now + MILLISECOND);
-            now = now + MILLISECOND;
-        }
-        let begun = now;
+    /// Works for a while as hard as it may; gives the share of one processor that it took.
+    fn share(pace: &mut Pace, urgency: Urgency, now: &mut Time, span: Duration) -> f64 {
+        let begun = *now;
         let mut spent = Duration::ZERO;
-        while now.since(begun) < Duration::from_secs(10) {
-            now = now.max(pace.ready_at());
-            pace.took(now, now + MILLISECOND);
-            now = now + MILLISECOND;
+        while now.since(begun) < span {
+            *now = (*now).max(pace.ready_at(urgency)) + MILLISECOND;
+            pace.read(*now, MILLISECOND);
             spent += MILLISECOND;
         }
-        let share = spent.as_secs_f64() / now.since(begun).as_secs_f64();
-        assert!((0.19..0.22).contains(&share), "{share}");
-        assert!(!pace.is_paid(now) && pace.is_paid(now + CREDIT * 2), "rest pays");
+        spent.as_secs_f64() / now.since(begun).as_secs_f64()
+    }
+
+    #[test]
+    fn a_loss_is_taken_as_it_comes_and_a_storm_an_eighth_of_the_time() {
+        let mut pace = Pace::default();
+        let mut now = START;
+        for _ in 0..40 {
+            assert!(
+                pace.ready_at(Urgency::Routine) <= now,
+                "a burst waits for nothing"
+            );
+            now = now + MILLISECOND;
+            pace.spent(now, MILLISECOND);
+        }
+        let share = share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
+        assert!((0.12..0.14).contains(&share), "{share}");
+        assert!(
+            !pace.is_paid(now) && pace.is_paid(now + Duration::from_secs(1)),
+            "rest pays"
+        );
+    }
+
+    #[test]
+    fn evidence_waits_for_nothing_until_each_pod_could_have_been_confirmed() {
+        let mut pace = Pace::default();
+        pace.expect(250);
+        let mut now = START;
+        for reading in 0..250 * READINGS {
+            assert!(pace.ready_at(Urgency::Evidence) <= now, "reading {reading} waits");
+            now = now + MILLISECOND * 8;
+            pace.read(now, MILLISECOND * 8);
+        }
+        assert_eq!(
+            pace.affords(now),
+            Some(Urgency::Evidence),
+            "the first readings are as dear as the last"
+        );
+        let share = share(&mut pace, Urgency::Evidence, &mut now, Duration::from_secs(600));
+        assert!(share < 0.14, "and from then on an eighth: {share}");
+    }
+
+    #[test]
+    fn routine_does_not_use_up_what_evidence_needs() {
+        let mut pace = Pace::default();
+        pace.expect(10);
+        let mut now = START;
+        share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
+        assert_eq!(pace.affords(now), Some(Urgency::Evidence));
     }
 }

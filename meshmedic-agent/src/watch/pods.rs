@@ -5,20 +5,23 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use meshmedic_common::identity::Identity;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
 use super::Watch;
+use super::schedule::Chore;
 use super::sources::{is_named_ztunnel, is_ztunnel};
 use crate::engine::Expectation;
-use crate::node::{NetnsIndex, PodName};
+use crate::node::{Mapping, NetnsIndex, PodName, started};
 use crate::time::Time;
 
 /// Who says which pods are on this node, and which of them should be captured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodSource {
-    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here.
-    Node(PathBuf),
+    /// Nobody but the node itself: every pod that has processes, named by the kubelet's log folders here; and in which
+    /// namespaces ztunnel may be.
+    Node(PathBuf, Identity),
     /// The API, through [`Watch::declare`]: no other pod is judged.
     Api,
 }
@@ -32,7 +35,7 @@ pub struct Declared {
     pub expectation: Expectation,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether it is ztunnel's own.
+    /// Whether it is ztunnel's own, Ready, and stays: only then its processes are ztunnel's.
     pub ztunnel: bool,
 }
 
@@ -80,25 +83,29 @@ impl Watch {
             .declared
             .iter()
             .map(|(uid, pod)| (uid.clone(), pod.addresses.clone()));
-        self.index = NetnsIndex::build(&self.table, &addresses.collect());
+        let index = NetnsIndex::build(&self.table, &addresses.collect());
+        let before = std::mem::replace(&mut self.index, index);
+        self.void_what_moved(now, &before);
+        self.lives.watch(&self.index);
         let by_api = self.options.pods == PodSource::Api;
         if !by_api && let Err(error) = self.names.refresh() {
             tracing::debug!(%error, folder = %self.names.folder().display(), "no names of pods");
         }
         let before = std::mem::take(&mut self.sources.ztunnel);
-        let ztunnel = match by_api {
-            true => self.sources.find_ztunnel(&self.table, now, |process| {
+        let ztunnel = match &self.options.pods {
+            PodSource::Api => self.sources.find_ztunnel(&self.table, now, |process| {
                 let pod = self.declared.get(&process.pod);
                 is_named_ztunnel(&process.name) && pod.is_some_and(|pod| pod.ztunnel)
             }),
-            false => self.sources.find_ztunnel(&self.table, now, |process| {
-                is_ztunnel(&process.name, self.names.get(&process.pod))
+            PodSource::Node(_, identity) => self.sources.find_ztunnel(&self.table, now, |process| {
+                is_ztunnel(&process.name, self.names.get(&process.pod), identity)
             }),
         };
         self.engine.ztunnel(now, ztunnel);
         if self.sources.ztunnel != before && !self.sources.ztunnel.is_empty() {
-            self.next_census = now;
-            if !self.sources.has_census() {
+            if self.sources.has_census() {
+                self.schedule.set(Chore::Sweep, now);
+            } else {
                 self.engine.sweep(now, |_, _| true);
             }
         }
@@ -128,6 +135,31 @@ impl Watch {
                 _ => Expectation::Undeclared,
             };
             self.engine.pod(now, uid, expectation);
+        }
+    }
+
+    /// What was seen of a pod holds for the namespace in which it was seen. Where that is another one by now, or none,
+    /// nothing holds; where there was none, there may be something to see.
+    fn void_what_moved(&mut self, now: Time, before: &NetnsIndex) {
+        for (uid, mapping) in before.pods() {
+            let Ok(mapping) = mapping else {
+                if self.index.get(uid).is_ok() {
+                    self.engine.hint(now, uid);
+                }
+                continue;
+            };
+            let netns = |mapping: &Mapping| (mapping.netns, mapping.netns_inode);
+            let there = self.index.get(uid).ok();
+            if there.is_some_and(|there| netns(there) == netns(mapping)) {
+                continue;
+            }
+            let since = there.and_then(|there| started(now, there.start));
+            self.engine.replaced(now, uid, since.unwrap_or(now));
+        }
+        for (uid, _) in self.index.pods().filter(|(_, mapping)| mapping.is_ok()) {
+            if before.get(uid) == Err(Reason::NoProcess) {
+                self.engine.hint(now, uid);
+            }
         }
     }
 }

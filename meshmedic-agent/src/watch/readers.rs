@@ -2,10 +2,13 @@
 //! Readings under way. Each blocks a thread for the milliseconds that the kernel needs, so they run
 //! beside the loop, a few at a time.
 
-use std::path::Path;
+use std::time::Duration;
 
 use meshmedic_common::uid::PodUid;
 use tokio::task::JoinSet;
+
+/// However many processors a node has, no more than this are kept busy by readings.
+const MOST: usize = 2;
 
 use crate::node::{Evidence, Mapping, ReadJob, Unreadable};
 use crate::time::Time;
@@ -17,6 +20,8 @@ pub(super) struct Finished {
     pub(super) mapping: Mapping,
     pub(super) started: Time,
     pub(super) ended: Time,
+    /// The processor time that it took.
+    pub(super) cost: Duration,
     pub(super) result: Result<Evidence, Unreadable>,
 }
 
@@ -28,7 +33,9 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) fn new() -> Self {
-        let limit = std::thread::available_parallelism().map_or(1, usize::from);
+        let limit = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(MOST);
         Self {
             running: JoinSet::new(),
             limit,
@@ -47,19 +54,17 @@ impl Readers {
         self.running.is_empty()
     }
 
-    pub(super) fn start(&mut self, root: &Path, uid: PodUid, mapping: Mapping) {
-        let job = ReadJob {
-            root: root.to_owned(),
-            mapping,
-        };
+    pub(super) fn start(&mut self, uid: PodUid, job: ReadJob) {
         self.running.spawn_blocking(move || {
             let started = Time::now();
+            let before = cpu_time();
             let result = job.run();
             Finished {
                 uid,
                 mapping: job.mapping,
                 started,
                 ended: Time::now(),
+                cost: cpu_time().saturating_sub(before),
                 result,
             }
         });
@@ -74,4 +79,11 @@ impl Readers {
             None => std::future::pending().await,
         }
     }
+}
+
+/// The processor time that this thread has used.
+pub(super) fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let part = |value: i64| u64::try_from(value).unwrap_or_default();
+    Duration::from_secs(part(used.tv_sec)) + Duration::from_nanos(part(used.tv_nsec))
 }

@@ -25,6 +25,12 @@ impl Watch {
                 detail,
             });
         }
+        if let Some(detail) = self.sources.census_failure() {
+            conditions.push(ConditionReport {
+                condition: Condition::CensusDegraded,
+                detail: detail.to_owned(),
+            });
+        }
         let mut pods: Vec<PodReport> = self.engine.views().map(|(uid, _)| self.pod_report(uid)).collect();
         pods.sort_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
         NodeReport {
@@ -41,6 +47,8 @@ impl Watch {
             repairs: Recent::default(),
             cni_folder: None,
             overlay: None,
+            istio: None,
+            strangers: Vec::new(),
             pods,
         }
     }

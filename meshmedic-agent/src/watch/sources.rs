@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use meshmedic_common::abi::{CensusRow, ListenChange};
+use meshmedic_common::identity::Identity;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
 use meshmedic_common::sockets::{AddressKind, Reading};
@@ -14,18 +15,24 @@ use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
 use crate::kernel::{Census, Kernel, Trigger};
-use crate::node::{PodName, Process, ProcessTable, is_running, socket_inodes, uptime};
+use crate::node::{PodName, Process, ProcessTable, is_running, socket_inodes, started};
 use crate::time::Time;
 
 /// What ztunnel's process is called, and what the name of its pod begins with.
 const ZTUNNEL: &str = "ztunnel";
+/// For so long the list of all listeners of the node is good enough: to make it, the kernel walks the descriptors of
+/// all processes, of which a pod may hold as many as it likes.
+pub(super) const LISTING_LASTS: Duration = Duration::from_secs(1);
+/// A census that failed is tried again after this, then after twice as long, up to the second.
+const CENSUS_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10 * 60));
 
 /// Whether a process is ztunnel's, as far as names tell: without the API there is nothing else.
 ///
 /// Any process may call itself ztunnel. The name of its pod is the kubelet's word, so where that is
-/// known, a pod of another name cannot pass.
-pub(super) fn is_ztunnel(process: &str, pod: Option<&PodName>) -> bool {
-    is_named_ztunnel(process) && pod.is_none_or(|pod| pod.name.starts_with(ZTUNNEL))
+/// known, a pod of another name, or outside Istio's namespaces, cannot pass.
+pub(super) fn is_ztunnel(process: &str, pod: Option<&PodName>, identity: &Identity) -> bool {
+    let passes = |pod: &PodName| pod.name.starts_with(ZTUNNEL) && identity.trusts(&pod.namespace);
+    is_named_ztunnel(process) && pod.is_none_or(passes)
 }
 
 /// Whether a process calls itself ztunnel; its pod holds others, too.
@@ -33,15 +40,28 @@ pub(super) fn is_named_ztunnel(process: &str) -> bool {
     process == ZTUNNEL
 }
 
+/// A census that failed.
+#[derive(Debug)]
+struct Lapse {
+    cause: String,
+    /// How long it is left alone.
+    wait: Duration,
+    again_at: Time,
+}
+
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) trigger: Option<Trigger>,
     census: Option<Census>,
+    /// While the census fails.
+    lapse: Option<Lapse>,
     /// ztunnel's processes: number and start time, sorted.
     pub(super) ztunnel: Vec<(u32, u64)>,
     ztunnel_pods: HashSet<PodUid>,
     sockets: ZtunnelSockets,
     rows: Vec<CensusRow>,
+    /// Every listener of the node, and when that was.
+    listing: Option<(Time, Vec<CensusRow>)>,
 }
 
 impl Sources {
@@ -51,10 +71,12 @@ impl Sources {
         Self {
             trigger,
             census: census.filter(|_| use_census),
+            lapse: None,
             ztunnel: Vec::new(),
             ztunnel_pods: HashSet::new(),
             sockets: ZtunnelSockets::default(),
             rows: Vec::new(),
+            listing: None,
         }
     }
 
@@ -73,19 +95,42 @@ impl Sources {
             .unwrap_or(0)
     }
 
+    /// Whether the census can be had, as far as is known.
     pub(super) fn has_census(&self) -> bool {
-        self.census.is_some()
+        self.census.is_some() && self.lapse.is_none()
     }
 
-    /// Goes on without the census.
-    pub(super) fn drop_census(&mut self) {
-        self.census = None;
+    /// Goes on without the census for a while: what made it fail may pass.
+    fn lapse(&mut self, now: Time, cause: String) {
+        let (first, most) = CENSUS_AGAIN;
+        let wait = self
+            .lapse
+            .as_ref()
+            .map_or(first, |lapse| (lapse.wait * 2).min(most));
+        let again_at = now + wait;
+        self.lapse = Some(Lapse {
+            cause,
+            wait,
+            again_at,
+        });
+    }
+
+    /// Why the census cannot be had, while that is so.
+    pub(super) fn census_failure(&self) -> Option<&str> {
+        self.lapse.as_ref().map(|lapse| lapse.cause.as_str())
+    }
+
+    /// When the census is tried again. While there is no ztunnel it has nothing to list.
+    pub(super) fn tries_again_at(&self) -> Option<Time> {
+        let lapse = self.lapse.as_ref().filter(|_| !self.ztunnel.is_empty())?;
+        Some(lapse.again_at)
     }
 
     /// Goes on without the kernel programs.
     pub(super) fn disarm(&mut self) {
         self.trigger = None;
         self.census = None;
+        self.lapse = None;
     }
 
     /// ztunnel's sockets as last looked at.
@@ -95,17 +140,24 @@ impl Sources {
 
     /// Takes a census of ztunnel's processes. False where there is no census, or no ztunnel to ask:
     /// then it says nothing of any pod.
-    pub(super) fn census(&mut self) -> io::Result<bool> {
+    pub(super) fn census(&mut self, now: Time) -> io::Result<bool> {
         let Some(census) = &mut self.census else {
             return Ok(false);
         };
+        if self.lapse.as_ref().is_some_and(|lapse| now < lapse.again_at) {
+            return Ok(false);
+        }
         if self.ztunnel.is_empty() {
             self.sockets = ZtunnelSockets::default();
             return Ok(false);
         }
         let processes: Vec<u32> = self.ztunnel.iter().map(|&(pid, _)| pid).collect();
         self.rows.clear();
-        census.of(&processes, &mut self.rows)?;
+        if let Err(error) = census.of(&processes, &mut self.rows) {
+            self.lapse(now, error.to_string());
+            return Err(error);
+        }
+        self.lapse = None;
         self.sockets = ZtunnelSockets::from_census(&self.rows);
         Ok(true)
     }
@@ -125,10 +177,9 @@ impl Sources {
         }
         self.ztunnel.sort_unstable();
         let youngest = self.ztunnel.iter().map(|&(_, start)| start).max();
-        let age = youngest.and_then(|start| Some(uptime()?.saturating_sub(start_after_boot(start))));
         Ztunnel {
             processes: self.ztunnel.clone(),
-            youngest: age.map(|age| now - age),
+            youngest: youngest.and_then(|start| started(now, start)),
         }
     }
 
@@ -144,27 +195,34 @@ impl Sources {
             .all(|&(pid, start)| is_running(root, pid, start))
     }
 
-    /// Concludes from a reading, after asking whose the listeners are.
-    pub(super) fn assess(&mut self, table: &ProcessTable, uid: &PodUid, reading: &Reading) -> Seen {
+    /// Concludes from a reading, after asking whose the listeners are. `None` while that was asked too lately to ask
+    /// again.
+    pub(super) fn assess(
+        &mut self,
+        now: Time,
+        table: &ProcessTable,
+        uid: &PodUid,
+        reading: &Reading,
+    ) -> Option<Seen> {
         if !reading.is_complete() || self.ztunnel.is_empty() {
-            return assess(reading, None, Vec::new());
+            return Some(assess(reading, None, Vec::new()));
         }
         // The last look at ztunnel's sockets may do; if it does not, they may have changed since.
-        if !self.sockets.own_all_of(reading) && !self.look_at_ztunnel(table) {
-            return assess(reading, None, Vec::new());
+        if !self.sockets.own_all_of(reading) && !self.look_at_ztunnel(now, table) {
+            return Some(assess(reading, None, Vec::new()));
         }
         let foreign = !self.sockets.own_all_of(reading);
         let holders = if foreign {
-            self.holders(table, uid, reading)
+            self.holders(now, table, uid, reading)?
         } else {
             Vec::new()
         };
-        assess(reading, Some(&self.sockets), holders)
+        Some(assess(reading, Some(&self.sockets), holders))
     }
 
     /// Looks at ztunnel's sockets, by census or by its file descriptors. False if that is refused.
-    fn look_at_ztunnel(&mut self, table: &ProcessTable) -> bool {
-        if matches!(self.census(), Ok(true)) {
+    fn look_at_ztunnel(&mut self, now: Time, table: &ProcessTable) -> bool {
+        if matches!(self.census(now), Ok(true)) {
             return true;
         }
         let tables = self
@@ -183,8 +241,15 @@ impl Sources {
         }
     }
 
-    /// Who but ztunnel holds the required listeners of a reading.
-    fn holders(&mut self, table: &ProcessTable, uid: &PodUid, reading: &Reading) -> Vec<Holder> {
+    /// Who but ztunnel holds the required listeners of a reading. `None` where the list of listeners is older than the
+    /// reading, and too young to be made again.
+    fn holders(
+        &mut self,
+        now: Time,
+        table: &ProcessTable,
+        uid: &PodUid,
+        reading: &Reading,
+    ) -> Option<Vec<Holder>> {
         let wanted = |inode: u64| {
             let mut listeners = reading.listeners.iter();
             listeners
@@ -196,13 +261,9 @@ impl Sources {
             let ports = held.entry(pid).or_default();
             *ports = ports.with(port);
         };
-        self.rows.clear();
-        let listed = self
-            .census
-            .as_mut()
-            .is_some_and(|census| census.of_all(&mut self.rows).is_ok());
-        if listed {
-            for row in &self.rows {
+        let fresh = self.list_all(now);
+        if let Some((_, rows)) = &self.listing {
+            for row in rows {
                 if let Some(port) = wanted(row.inode) {
                     add(row.tgid, port);
                 }
@@ -216,23 +277,33 @@ impl Sources {
                 }
             }
         }
+        if held.is_empty() && !fresh {
+            return None;
+        }
         let is_ztunnel = |pid: u32| self.ztunnel.iter().any(|&(known, _)| known == pid);
         let others = held.into_iter().filter(|&(pid, _)| pid != 0 && !is_ztunnel(pid));
-        others
-            .map(|(pid, ports)| Holder {
-                pid,
-                name: table.name_of(pid),
-                ports,
-            })
-            .collect()
+        let others = others.map(|(pid, ports)| Holder {
+            pid,
+            name: table.name_of(pid),
+            ports,
+        });
+        Some(others.collect())
     }
-}
 
-/// Start times are counted in ticks of this many a second, whatever the kernel's own clock does.
-const TICKS_PER_SECOND: u64 = 100;
-
-fn start_after_boot(ticks: u64) -> Duration {
-    Duration::from_millis(ticks.saturating_mul(1_000 / TICKS_PER_SECOND))
+    /// Lists every listener of the node, unless that was done a moment ago. True if the list is new, or cannot be had.
+    fn list_all(&mut self, now: Time) -> bool {
+        let lasts = |(at, _): &(Time, _)| now.since(*at) < LISTING_LASTS;
+        if self.listing.as_ref().is_some_and(lasts) {
+            return false;
+        }
+        let mut rows = self.listing.take().map(|(_, rows)| rows).unwrap_or_default();
+        rows.clear();
+        let census = self.census.as_mut().filter(|_| self.lapse.is_none());
+        if census.is_some_and(|census| census.of_all(&mut rows).is_ok()) {
+            self.listing = Some((now, rows));
+        }
+        true
+    }
 }
 
 #[cfg(test)]
@@ -241,13 +312,20 @@ mod tests {
 
     #[test]
     fn a_process_that_only_calls_itself_ztunnel_does_not_pass() {
-        let pod = |name: &str| PodName {
-            namespace: "shop".into(),
-            name: name.into(),
+        let passes = |process: &str, pod: Option<(&str, &str)>| {
+            let pod = pod.map(|(namespace, name)| PodName {
+                namespace: namespace.into(),
+                name: name.into(),
+            });
+            is_ztunnel(process, pod.as_ref(), &Identity::default())
         };
-        assert!(is_ztunnel("ztunnel", Some(&pod("ztunnel-8k2qv"))));
-        assert!(is_ztunnel("ztunnel", None));
-        assert!(!is_ztunnel("ztunnel", Some(&pod("cart-6d5f7c9b8-x2x4z"))));
-        assert!(!is_ztunnel("envoy", Some(&pod("ztunnel-8k2qv"))));
+        assert!(passes("ztunnel", Some(("istio-system", "ztunnel-8k2qv"))));
+        assert!(passes("ztunnel", None));
+        assert!(!passes("ztunnel", Some(("shop", "ztunnel-8k2qv"))));
+        assert!(!passes(
+            "ztunnel",
+            Some(("istio-system", "istiod-6d5f7c9b8-x2x4z"))
+        ));
+        assert!(!passes("envoy", Some(("istio-system", "ztunnel-8k2qv"))));
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use meshmedic_agent::engine::{Notice, Transition};
 use meshmedic_agent::kernel;
 use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
+use meshmedic_common::identity::Identity;
 use meshmedic_common::report::{NodeReport, PodReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Owner, State};
@@ -50,15 +51,30 @@ impl Bench {
 
     /// Over another /proc root than the lab's.
     pub(crate) fn over(proc_root: &Path, log_root: &Path, mode: TriggerMode, patience: Patience) -> Self {
+        let options = (mode == TriggerMode::Ebpf).then(kernel::Options::default);
+        Self::with(proc_root, log_root, options.as_ref(), patience)
+    }
+
+    /// With the kernel programs loaded like this, or by polling.
+    pub(crate) fn with(
+        proc_root: &Path,
+        log_root: &Path,
+        kernel: Option<&kernel::Options>,
+        patience: Patience,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let kernel = (mode == TriggerMode::Ebpf).then(|| kernel::load(&kernel::Options::default()).unwrap());
+        let kernel = kernel.map(|options| kernel::load(options).unwrap());
+        let mode = match kernel {
+            Some(_) => TriggerMode::Ebpf,
+            None => TriggerMode::Poll,
+        };
         let options = Options {
             node: "lab".to_owned(),
             proc_root: proc_root.to_owned(),
-            pods: PodSource::Node(log_root.to_owned()),
+            pods: PodSource::Node(log_root.to_owned(), Identity::default()),
             confirm: patience.confirm,
             settle: patience.settle,
             interval: patience.interval,
@@ -161,6 +177,11 @@ impl Bench {
 
     pub(crate) fn knows(&self, pod: &Pod) -> bool {
         find(&self.report(), pod).is_some()
+    }
+
+    /// How often all pods were looked at because it was time.
+    pub(crate) fn sweeps(&self) -> u64 {
+        self.watch.counters().sweeps
     }
 
     pub(crate) fn has(&self, condition: Condition) -> bool {

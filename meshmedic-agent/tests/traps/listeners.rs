@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What listens, on which address, and whose it is.
 
+use meshmedic_agent::kernel;
 use meshmedic_agent::node::{NetnsIndex, ProcessTable, ReadJob};
 use meshmedic_agent::time::Time;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::TriggerMode;
-use meshmedic_common::verdict::{Redirection, State, Traffic};
-use meshmedic_lab::{Lab, ZtunnelSpec};
+use meshmedic_common::verdict::{Condition, Redirection, State, Traffic};
+use meshmedic_lab::{Lab, ZtunnelSpec, need};
 
-use crate::common::{Bench, QUICK, find, in_both_modes, is_captured, spec, uid};
+use crate::common::{Bench, QUICK, find, holds, in_both_modes, is_captured, many, spec, uid};
 
 in_both_modes!(
     ipv4_only_and_ipv6_only_listeners,
@@ -228,4 +229,33 @@ fn what_the_traffic_of_an_orphan_does(mode: TriggerMode) {
     bench.until("the evidence to follow", |report| {
         find(report, &closed).is_some_and(|pod| pod.traffic == Some(Traffic::Bypassing))
     });
+}
+
+/// Fails where a census that failed once is never taken again.
+#[test]
+fn a_census_that_fails_is_taken_again_once_it_can_be() {
+    if !need::ebpf("traps: a census that fails") {
+        return;
+    }
+    let lab = Lab::isolated().unwrap();
+    let pods = many(&lab, 4);
+    let ztunnel = lab.ztunnel(ZtunnelSpec::default()).unwrap();
+    ztunnel.enrol_many(&pods).unwrap();
+    // Two pods' worth and a little more.
+    let options = kernel::Options {
+        census_rows: 12,
+        ..kernel::Options::default()
+    };
+    let mut bench = Bench::with(lab.proc_root(), lab.log_root(), Some(&options), QUICK);
+    bench.until("the census to fail", |report| {
+        holds(report, Condition::CensusDegraded)
+    });
+    // Readings do without: these four are captured, and a loss is still told.
+    bench.until_all_captured(&pods);
+    ztunnel.unenrol_many(&pods[1..]).unwrap();
+    bench.until_state(&pods[1], State::Orphan);
+    bench.until("the census to work", |report| {
+        !holds(report, Condition::CensusDegraded)
+    });
+    bench.until_captured(&pods[0]);
 }

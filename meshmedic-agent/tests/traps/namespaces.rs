@@ -2,6 +2,7 @@
 //! Which network namespace is a pod's.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use meshmedic_agent::node::{NetnsIndex, ProcessTable};
 use meshmedic_agent::time::Time;
@@ -9,9 +10,10 @@ use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::{Reason, State};
 use meshmedic_lab::{Lab, ProcessNetns, ZtunnelSpec, need};
 
-use crate::common::{Bench, QUICK, find, in_both_modes, is_captured, spec, uid};
+use crate::common::{Bench, Patience, QUICK, find, in_both_modes, is_captured, spec, uid};
 
 in_both_modes!(
+    a_sandbox_that_is_replaced_is_judged_at_once,
     a_nested_namespace_speaks_for_nobody,
     a_helper_on_the_hosts_network_speaks_for_nobody,
     a_pod_of_which_only_a_host_helper_is_left_is_never_an_orphan,
@@ -149,4 +151,27 @@ fn an_address_of_the_pod_decides_before_age() {
         mapped(&["203.0.113.7".parse().unwrap()]),
         Err(Reason::NoAddressMatch)
     );
+}
+
+/// Fails where the end of a pod's process is found by the next sweep only: ztunnel still listens in the old namespace,
+/// and the census goes on to see all that it expects.
+fn a_sandbox_that_is_replaced_is_judged_at_once(mode: TriggerMode) {
+    let lab = Lab::isolated().unwrap();
+    let pods = [
+        lab.pod(spec("replaced")).unwrap(),
+        lab.pod(spec("stays")).unwrap(),
+    ];
+    let ztunnel = lab.ztunnel(ZtunnelSpec::default()).unwrap();
+    ztunnel.enrol_many(&pods).unwrap();
+    let patience = Patience {
+        interval: Duration::from_secs(3600),
+        ..QUICK
+    };
+    let mut bench = Bench::new(&lab, mode, patience);
+    bench.until_all_captured(&pods);
+    let sweeps = bench.sweeps();
+    pods[0].replace_netns().unwrap();
+    bench.until_state(&pods[0], State::Orphan);
+    assert_eq!(bench.sweeps(), sweeps, "nobody waited for the clock");
+    assert_eq!(bench.pod(&pods[1]).state, State::Captured);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ArgAction;
 use meshmedic_agent::status::ListenAddr;
 use meshmedic_common::duration::{self, show};
+use meshmedic_common::identity::check_namespace;
 use meshmedic_common::policy::{CONFIRM, GRACE_PERIOD, SETTLE};
 use meshmedic_common::repair;
 
@@ -74,6 +75,15 @@ pub(super) struct Detection {
     /// How long ztunnel must have been Ready before its absence in a pod means anything
     #[arg(long, value_name = "DURATION", default_value = show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
     pub(super) settle: Duration,
+    /// A namespace of Istio's: only pods there count as ztunnel, istio-cni or istiod. May be given several times
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system,kube-system", value_parser = check_namespace,
+          value_delimiter = ',', env = "MESHMEDIC_ISTIO_NAMESPACE")]
+    pub(super) istio_namespace: Vec<String>,
+    /// istiod runs outside the cluster: in Istio's namespaces its endpoints count without pods
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool,
+          env = "MESHMEDIC_EXTERNAL_ISTIOD")]
+    pub(super) external_istiod: bool,
     /// An orphan that has not been Ready for longer than this is stuck
     #[arg(long, value_name = "DURATION", default_value = show(GRACE_PERIOD), value_parser = duration::parse, env = "MESHMEDIC_GRACE_PERIOD")]
     pub(super) grace_period: Duration,
@@ -85,24 +95,24 @@ pub(super) struct Detection {
 pub(super) struct Repair {
     /// Repair orphans that are Ready
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_AUTO_REPAIR")]
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_AUTO_REPAIR")]
     pub(super) auto_repair: bool,
     /// Repair orphans that are stuck
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_REPAIR_STUCK")]
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_REPAIR_STUCK")]
     pub(super) repair_stuck: bool,
     /// Repair pods of Jobs as well: what they did is lost
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_REPAIR_JOBS")]
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_REPAIR_JOBS")]
     pub(super) repair_jobs: bool,
     /// Delete pods instead of evicting them: past every PodDisruptionBudget
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
-          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool,
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool,
           env = "MESHMEDIC_DELETE_INSTEAD_OF_EVICT")]
     pub(super) delete_instead_of_evict: bool,
     /// Prove successors that land on this node, for repairs of any node; needs the right to the Leases
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true",
-          default_missing_value = "true", action = ArgAction::Set, value_parser = go_bool, env = "MESHMEDIC_PROVE")]
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_PROVE")]
     pub(super) prove: bool,
 }
 
@@ -198,15 +208,6 @@ fn listen(text: &str) -> Result<Listen, String> {
     }
     let address = text.parse::<ListenAddr>().map_err(|error| error.to_string())?;
     Ok(Listen(Some(address)))
-}
-
-/// What Go takes for a boolean, so that a deployment of the original means the same here.
-fn go_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("write true or false".to_owned()),
-    }
 }
 
 /// A shorter one would be none.

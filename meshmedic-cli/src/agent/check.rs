@@ -4,8 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespace};
+use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, own_namespace};
 use meshmedic_common::duration::show;
+use meshmedic_common::identity::Identity;
+use meshmedic_common::kube::leases::holder;
 use meshmedic_common::policy::{Mandate, Means, Permissions};
 use meshmedic_common::repair::{Claims, Limits, Repairer};
 
@@ -41,6 +43,7 @@ impl Args {
                 .kubeconfig
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),
+            identity: Identity::new(detection.istio_namespace, detection.external_istiod),
             namespace: own_namespace(std::env::var("POD_NAMESPACE").ok(), Path::new(NAMESPACE_FILE)),
             prove: repair.prove,
             repairer: Repairer {

@@ -76,7 +76,7 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
     }
     for stranger in &heard.strangers {
         notes.push(format!(
-            "{stranger} has the label app=ztunnel and belongs to no DaemonSet: its log was not read"
+            "{stranger} claims to be ztunnel by its label, and is ignored: its log was not read"
         ));
     }
     for (count, what) in [
@@ -101,10 +101,10 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
 /// That there is nobody to listen to.
 pub(crate) fn nobody(heard: &Heard) -> String {
     let strangers = match heard.strangers.first() {
-        Some(stranger) => format!(" ({stranger} has it and belongs to none)"),
+        Some(stranger) => format!(" ({stranger} claims to be one and is ignored)"),
         None => String::new(),
     };
-    format!("no ztunnel found: no pod of a DaemonSet has the label app=ztunnel{strangers}")
+    format!("no ztunnel found{strangers}")
 }
 
 /// How many pods are accused, by whom.

@@ -11,6 +11,7 @@ use super::snapshot::Scope;
 use crate::connection::ConnectionArgs;
 use crate::doctor::show::DoctorFormat;
 use crate::exit::Usage;
+use crate::istio::IstioArgs;
 use crate::selection::SelectionArgs;
 use crate::ways::{AgentArgs, WayArgs};
 
@@ -79,6 +80,8 @@ pub(crate) struct Args {
     timeout: Duration,
     #[command(flatten, next_help_heading = "Reading")]
     agents: AgentArgs,
+    #[command(flatten)]
+    pub(super) istio: IstioArgs,
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 }

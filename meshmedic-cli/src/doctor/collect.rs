@@ -33,6 +33,7 @@ pub(crate) struct Plan {
 pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> Snapshot {
     let mut snapshot = api::read(connection).await;
     snapshot.scope = scope(&plan.selection);
+    snapshot.istio = connection.istio.identity.clone();
     says::settings(connection, &mut snapshot).await;
     says::scan(connection, plan, &mut snapshot).await;
     reach::ask(connection, plan, &mut snapshot).await;

@@ -20,6 +20,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use meshmedic_common::identity::Identity;
 use meshmedic_common::report::NodeReport;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,9 @@ pub(crate) struct Snapshot {
     pub(crate) pods: Part<Vec<Pod>>,
     #[serde(default)]
     pub(crate) namespaces: Part<Vec<Namespace>>,
+    /// Who was to be taken for Istio.
+    #[serde(default)]
+    pub(crate) istio: Identity,
     #[serde(default)]
     pub(crate) nodes: Part<Vec<Node>>,
     #[serde(default)]
@@ -131,6 +135,7 @@ impl Snapshot {
             server_version: Part::default(),
             pods: Part::default(),
             namespaces: Part::default(),
+            istio: Identity::default(),
             nodes: Part::default(),
             services: Part::default(),
             endpoint_slices: Part::default(),

@@ -11,16 +11,16 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshmedic_common::eligibility::{Enablement, Expectation};
-use meshmedic_common::facts::Labels;
-use meshmedic_common::facts::PodFacts;
-use meshmedic_common::kube::facts::pod_facts;
+use meshmedic_common::facts::{Controller, Labels, PodFacts};
+use meshmedic_common::identity::{Claim, Component, DEFAULT_NAMESPACES, Identity, Traced};
+use meshmedic_common::kube::facts::{controller, pod_facts};
 
 use super::finding::{Finding, ObjectRef};
 use super::policy::{Gaps, NetworkPolicies};
 use super::snapshot::{Custom, Snapshot};
 
 /// Where Istio is if nothing tells otherwise.
-const ISTIO: &str = "istio-system";
+const ISTIO: &str = DEFAULT_NAMESPACES[0];
 /// The label of namespaces that holds their name.
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -89,6 +89,8 @@ pub(crate) struct View<'s> {
     pods_by_name: HashMap<(&'s str, &'s str), usize>,
     pods_by_namespace: BTreeMap<&'s str, Vec<usize>>,
     namespaces: BTreeMap<&'s str, &'s Namespace>,
+    /// By namespace and name, what made each ReplicaSet.
+    sets: HashMap<(&'s str, &'s str), Controller>,
     none: Labels,
     /// How many pairs of peers NetworkPolicies were decided for.
     decided: Cell<u64>,
@@ -110,7 +112,7 @@ impl<'s> View<'s> {
             .had()
             .and_then(|config| Enablement::from_config(config).ok())
             .unwrap_or_else(Enablement::guessed);
-        let owners = deployments_of_replica_sets(snapshot);
+        let sets = makers_of_replica_sets(snapshot);
         let pods: Vec<PodView<'_>> = snapshot
             .pods
             .all()
@@ -120,7 +122,7 @@ impl<'s> View<'s> {
                 let labels = namespaces.get(facts.namespace.as_str());
                 let labels = labels.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
                 let expectation = enablement.expectation(&facts, labels.as_ref());
-                let workload = workload(&facts, &owners);
+                let workload = workload(&facts, &sets);
                 PodView {
                     pod,
                     facts,
@@ -153,6 +155,7 @@ impl<'s> View<'s> {
             pods_by_name,
             pods_by_namespace,
             namespaces,
+            sets,
             none: Labels::new(),
             decided: Cell::new(0),
             policies: OnceCell::new(),
@@ -207,43 +210,54 @@ impl<'s> View<'s> {
 
     /// istiod's pods, those that live.
     pub(crate) fn istiods(&self) -> impl Iterator<Item = &PodView<'s>> {
-        self.component("app", "istiod")
+        // Where ReplicaSets could not be read, nothing is above them.
+        let known = self.snapshot.replica_sets.had().is_some();
+        self.component(Component::Istiod).filter(move |pod| {
+            let set = pod.facts.controller.as_ref();
+            let set = set.map(|set| (pod.facts.namespace.as_str(), set.name.as_str()));
+            let above = set.and_then(|set| self.sets.get(&set));
+            !known || self.identity().trace(&pod.facts, above) == Traced::Deployment
+        })
+    }
+
+    /// Who may speak for Istio.
+    pub(crate) fn identity(&self) -> &'s Identity {
+        &self.snapshot.istio
     }
 
     /// ztunnel's pods, those that live.
     pub(crate) fn ztunnels(&self) -> impl Iterator<Item = &PodView<'s>> {
-        self.component("app", "ztunnel").filter(|pod| of_daemon_set(pod))
+        self.component(Component::Ztunnel)
     }
 
     /// istio-cni's pods, those that live.
     pub(crate) fn cnis(&self) -> impl Iterator<Item = &PodView<'s>> {
-        self.component("k8s-app", "istio-cni-node")
-            .filter(|pod| of_daemon_set(pod))
+        self.component(Component::Cni)
     }
 
-    fn component(&self, key: &'static str, value: &'static str) -> impl Iterator<Item = &PodView<'s>> {
+    fn component(&self, component: Component) -> impl Iterator<Item = &PodView<'s>> {
+        let identity = self.identity();
         self.pods
             .iter()
-            .filter(move |pod| pod.is_live() && pod.facts.labels.get(key).is_some_and(|label| label == value))
+            .filter(move |pod| pod.is_live() && identity.proves(&pod.facts, component))
     }
 
     /// ztunnel's DaemonSets.
     pub(crate) fn ztunnel_sets(&self) -> impl Iterator<Item = &'s DaemonSet> {
-        self.sets("app", "ztunnel")
+        self.daemon_sets_of(Component::Ztunnel)
     }
 
     /// istio-cni's DaemonSets.
     pub(crate) fn cni_sets(&self) -> impl Iterator<Item = &'s DaemonSet> {
-        self.sets("k8s-app", "istio-cni-node")
+        self.daemon_sets_of(Component::Cni)
     }
 
-    fn sets(&self, key: &'static str, value: &'static str) -> impl Iterator<Item = &'s DaemonSet> {
+    fn daemon_sets_of(&self, component: Component) -> impl Iterator<Item = &'s DaemonSet> {
+        let identity = self.identity();
         self.snapshot.daemon_sets.all().iter().filter(move |set| {
             let template = set.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
             let labels = template.and_then(|metadata| metadata.labels.as_ref());
-            labels
-                .and_then(|labels| labels.get(key))
-                .is_some_and(|label| label == value)
+            labels.is_some_and(|labels| identity.is_workload_of(component, namespace(&set.metadata), labels))
         })
     }
 
@@ -257,15 +271,15 @@ impl<'s> View<'s> {
 
     /// istiod's Deployments: one a revision.
     pub(crate) fn istiod_deployments(&self) -> impl Iterator<Item = &'s Deployment> {
+        let identity = self.identity();
         self.snapshot.deployments.all().iter().filter(|deployment| {
             let template = deployment
                 .spec
                 .as_ref()
                 .and_then(|spec| spec.template.metadata.as_ref());
             let labels = template.and_then(|metadata| metadata.labels.as_ref());
-            labels
-                .and_then(|labels| labels.get("app"))
-                .is_some_and(|label| label == "istiod")
+            let of = namespace(&deployment.metadata);
+            labels.is_some_and(|labels| identity.is_workload_of(Component::Istiod, of, labels))
         })
     }
 
@@ -372,37 +386,23 @@ pub(crate) fn namespace(metadata: &ObjectMeta) -> &str {
     metadata.namespace.as_deref().unwrap_or_default()
 }
 
-/// Anybody can label a pod; the mesh's own are those of a DaemonSet.
-fn of_daemon_set(pod: &PodView<'_>) -> bool {
-    pod.facts
-        .controller
-        .as_ref()
-        .is_some_and(|owner| owner.kind == "DaemonSet")
-}
-
-fn deployments_of_replica_sets(snapshot: &Snapshot) -> HashMap<(&str, &str), &str> {
-    let mut owners = HashMap::new();
-    for set in snapshot.replica_sets.all() {
-        let mut controllers = set.metadata.owner_references.iter().flatten();
-        if let Some(owner) =
-            controllers.find(|owner| owner.controller == Some(true) && owner.kind == "Deployment")
-        {
-            owners.insert(
-                (namespace(&set.metadata), name(&set.metadata)),
-                owner.name.as_str(),
-            );
-        }
-    }
-    owners
+fn makers_of_replica_sets(snapshot: &Snapshot) -> HashMap<(&str, &str), Controller> {
+    let sets = snapshot.replica_sets.all().iter();
+    let made = sets.filter_map(|set| {
+        let key = (namespace(&set.metadata), name(&set.metadata));
+        Some((key, controller(&set.metadata)?))
+    });
+    made.collect()
 }
 
 /// Where ReplicaSets could not be read, the hash that a pod's label carries tells the Deployment's name as well.
-fn workload(pod: &PodFacts, deployments: &HashMap<(&str, &str), &str>) -> Option<ObjectRef> {
+fn workload(pod: &PodFacts, makers: &HashMap<(&str, &str), Controller>) -> Option<ObjectRef> {
     let owner = pod.controller.as_ref()?;
     if owner.kind == "ReplicaSet" {
-        let known = deployments
-            .get(&(pod.namespace.as_str(), owner.name.as_str()))
-            .copied();
+        let maker = makers.get(&(pod.namespace.as_str(), owner.name.as_str()));
+        let known = maker
+            .filter(|maker| maker.kind == "Deployment")
+            .map(|maker| maker.name.as_str());
         let hash = pod.labels.get("pod-template-hash");
         let guessed = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'));
         if let Some(deployment) = known.or(guessed) {
@@ -412,27 +412,27 @@ fn workload(pod: &PodFacts, deployments: &HashMap<(&str, &str), &str>) -> Option
     Some(ObjectRef::new(&owner.kind, &pod.namespace, &owner.name))
 }
 
-/// Where istiod is, else where ztunnel is, else where it usually is.
+/// Where istiod is, else where ztunnel is, else where it usually is; always one of the trusted namespaces.
 fn istio_namespace(pods: &[PodView<'_>], snapshot: &Snapshot) -> String {
-    let labelled = |value: &str| {
-        let mut found = pods
+    let identity = &snapshot.istio;
+    let place_of = |component: Component| {
+        let found = pods
             .iter()
-            .filter(|pod| pod.facts.labels.get("app").is_some_and(|label| label == value));
-        let places: BTreeSet<&str> = found.by_ref().map(|pod| pod.facts.namespace.as_str()).collect();
+            .filter(|pod| identity.claim(&pod.facts) == Some(Claim::Trusted(component)));
+        let places: BTreeSet<&str> = found.map(|pod| pod.facts.namespace.as_str()).collect();
         if places.contains(ISTIO) {
             Some(ISTIO.to_owned())
         } else {
             places.first().map(|&place| place.to_owned())
         }
     };
-    let deployment = snapshot
-        .deployments
-        .all()
-        .iter()
-        .find(|deployment| name(&deployment.metadata) == "istiod");
+    let deployment = snapshot.deployments.all().iter().find(|deployment| {
+        name(&deployment.metadata) == "istiod" && identity.trusts(namespace(&deployment.metadata))
+    });
     deployment
         .map(|deployment| namespace(&deployment.metadata).to_owned())
-        .or_else(|| labelled("istiod"))
-        .or_else(|| labelled("ztunnel"))
+        .or_else(|| place_of(Component::Istiod))
+        .or_else(|| place_of(Component::Ztunnel))
+        .or_else(|| identity.namespaces.first().cloned())
         .unwrap_or_else(|| ISTIO.to_owned())
 }

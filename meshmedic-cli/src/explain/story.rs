@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::NodeFault;
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::{NodeReport, PodReport, RepairStanding};
 use meshmedic_common::text::clean;
@@ -12,7 +13,6 @@ use meshmedic_common::verdict::{Reason, State};
 use super::events::Told;
 use crate::repair::{Action, Item};
 use crate::scan::ScannedPod;
-use crate::selection::NodeHealth;
 use crate::status::ago;
 use crate::ways::Way;
 
@@ -32,7 +32,7 @@ pub(super) struct Known {
     pub(super) pod: ScannedPod,
     pub(super) expectation: Expectation,
     pub(super) certain: bool,
-    pub(super) health: NodeHealth,
+    pub(super) fault: Option<NodeFault>,
     pub(super) agent: Result<NodeReport, String>,
     pub(super) repair: Option<Item>,
     pub(super) events: Vec<Told>,
@@ -166,9 +166,9 @@ impl Known {
     }
 
     fn node(&self) -> Vec<String> {
-        let mut lines = vec![match &self.health {
-            NodeHealth::Well => "ztunnel and istio-cni are Ready, as far as the API tells.".to_owned(),
-            NodeHealth::Fault(why) => format!("{why}: a loss is not judged meanwhile."),
+        let mut lines = vec![match &self.fault {
+            None => "ztunnel and istio-cni are Ready, as far as the API tells.".to_owned(),
+            Some(fault) => format!("{fault}: a loss is not judged meanwhile."),
         }];
         match &self.agent {
             Ok(report) => {

@@ -60,7 +60,7 @@ pub(crate) fn events(watch: &Watch, events: &[Event], format: Format) -> anyhow:
                     paint(condition.as_str(), Colour::Green)
                 ))?;
             }
-            Event::Kernel { .. } | Event::RecordsLost(_) | Event::KernelFailed(_) => {}
+            Event::Kernel { .. } | Event::RecordsLost(_) | Event::KernelFailed(_) | Event::Census(_) => {}
         }
     }
     Ok(())
@@ -142,5 +142,6 @@ fn as_json(watch: &Watch, event: &Event) -> Option<serde_json::Value> {
         })),
         Event::RecordsLost(total) => Some(json!({ "time": time, "event": "records-lost", "total": total })),
         Event::KernelFailed(error) => Some(json!({ "time": time, "event": "kernel-failed", "error": error })),
+        Event::Census(error) => Some(json!({ "time": time, "event": "census", "error": error })),
     }
 }

@@ -190,7 +190,7 @@ impl Drive<'_> {
                     (Request::Act { .. }, Means::Restore) => Answer::Acted(shop.put_back(facts).await),
                     _ => {
                         shop.records
-                            .perform(facts, request, &shop.world.enablement())
+                            .perform(facts, request, &shop.world.enablement(facts))
                             .await
                     }
                 };

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 use kube::api::ListParams;
@@ -15,6 +14,7 @@ use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Controller, PodFacts};
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts};
+use meshmedic_common::kube::identity;
 use meshmedic_common::policy::{Gates, Means, Standing, Withheld, forbids};
 use meshmedic_common::repair::gate_detail;
 use meshmedic_common::verdict::{Reason, State};
@@ -23,10 +23,7 @@ use super::records::Records;
 use super::{Action, How, Item, Risks, Strategy};
 use crate::connection::{Connection, Failure};
 use crate::scan::ScannedPod;
-use crate::selection::{Mesh, NodeHealth, Selection, again, list, select};
-
-/// The label of istiod's endpoints.
-const ISTIOD: &str = "app=istiod";
+use crate::selection::{Mesh, Selection, again, list, select};
 
 /// What holds above the pods.
 pub(crate) struct World {
@@ -36,8 +33,8 @@ pub(crate) struct World {
     /// Nodes that are cordoned, or that the API does not know.
     cordoned: BTreeSet<String>,
     pub(crate) paused: Option<Pause>,
-    /// Whether a successor would get an identity.
-    istiod: bool,
+    /// Why a successor would get no identity.
+    mesh_fault: Option<String>,
     budgets: BTreeMap<String, Result<Vec<Budget>, String>>,
 }
 
@@ -95,16 +92,9 @@ impl World {
     ) -> anyhow::Result<Self> {
         let mesh = Mesh::read(connection, selection).await?;
         let paused = crate::control::read(connection, agents).await?;
-        let slices: Api<EndpointSlice> = Api::all(connection.client.clone());
-        let parameters = ListParams::default().labels(ISTIOD);
-        let ready = list(
-            connection,
-            "listing istiod's endpoints",
-            &slices,
-            &parameters,
-            ready_endpoints,
-        )
-        .await?;
+        let what = "reading istiod's endpoints and the pods behind them";
+        let read = || identity::istiod(&connection.client, &connection.istio.identity);
+        let istiod = connection.ask(what, read).await?;
         let mut namespaces = BTreeMap::new();
         let mut budgets = BTreeMap::new();
         for name in lost.iter().map(|pod| &pod.namespace).collect::<BTreeSet<_>>() {
@@ -134,14 +124,14 @@ impl World {
             namespaces,
             cordoned,
             paused,
-            istiod: ready.iter().sum::<usize>() > 0,
+            mesh_fault: istiod.fault(),
             budgets,
         })
     }
 
-    /// Whom istio-cni enrols.
-    pub(super) fn enablement(&self) -> Enablement {
-        self.mesh.enablement()
+    /// Whom the istio-cni of a pod's node enrols.
+    pub(super) fn enablement(&self, pod: &PodFacts) -> Enablement {
+        self.mesh.enablement(pod)
     }
 
     /// The labels of a namespace.
@@ -152,13 +142,10 @@ impl World {
 
     /// What holds above a pod of this node.
     pub(crate) fn gates(&self, connection: &Connection, node: &str) -> Gates {
-        let health = self.mesh.health(node, self.settle, connection.clock.now());
+        let fault = self.mesh.node_fault(node, self.settle, connection.clock.now());
         Gates {
-            node_fault: match health {
-                NodeHealth::Fault(why) => Some(why),
-                NodeHealth::Well => None,
-            },
-            mesh_fault: (!self.istiod).then(|| "istiod has no ready endpoint".to_owned()),
+            node_fault: fault.map(|fault| fault.to_string()),
+            mesh_fault: self.mesh_fault.clone(),
             cordoned: self.cordoned.contains(node),
             paused: self.paused.as_ref().map(|pause| pause.reason.clone()),
         }
@@ -167,7 +154,7 @@ impl World {
     /// The pod as the rules look at it.
     pub(crate) fn standing(&self, facts: &PodFacts) -> Standing {
         let namespace = self.namespaces.get(&facts.namespace);
-        let enablement = self.enablement();
+        let enablement = self.enablement(facts);
         Standing {
             expectation: enablement.expectation(facts, namespace.map(|known| &known.labels)),
             certain: enablement.certain,
@@ -225,15 +212,6 @@ async fn budgets_of(connection: &Connection, namespace: &str) -> Result<Vec<Budg
     Ok(all.into_iter().flatten().collect())
 }
 
-fn ready_endpoints(slice: &EndpointSlice) -> usize {
-    // Not saying anything means ready.
-    let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
-        let conditions = endpoint.conditions.as_ref();
-        conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
-    });
-    ready.count()
-}
-
 impl Planned {
     /// Plans for one pod.
     pub(super) async fn of(
@@ -264,7 +242,7 @@ impl Planned {
         let mut withheld = why.map(|why| (why, gate_detail(&gates, why)));
         if withheld.is_none()
             && how.strategy == Strategy::Toggle
-            && !world.enablement().heeds_opt_out(&facts, &labels)
+            && !world.enablement(&facts).heeds_opt_out(&facts, &labels)
         {
             withheld = Some((Withheld::NoToggle, None));
         }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-use meshmedic_agent::cluster::acts::Acts;
-use meshmedic_agent::options::holder;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::acts::Acts;
+use meshmedic_common::kube::leases::holder;
 use meshmedic_common::policy::{Mandate, Means, Withheld};
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{
@@ -134,9 +134,12 @@ impl Records {
             let record = own.entry(lease.clone()).or_default();
             return Answer::Updated(update(record, change, allowance, self.moment().server).1);
         }
-        let Connection { client, clock, .. } = &self.connection;
+        let Connection {
+            client, clock, istio, ..
+        } = &self.connection;
+        let (client, clock, identity) = (client.clone(), clock.clone(), istio.identity.clone());
         let node = pod.node.as_deref().unwrap_or_default();
-        let acts = Acts::new(client.clone(), clock.clone(), node, &self.namespace);
+        let acts = Acts::new(client, clock, identity, node, &self.namespace);
         acts.perform(request, pod.ready, enablement).await
     }
 }

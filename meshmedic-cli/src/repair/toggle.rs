@@ -84,7 +84,7 @@ impl Repairs<'_> {
             standing.namespace_repair = None;
         }
         let version = resource_version(&found.metadata);
-        let (enablement, labels) = (self.world.enablement(), self.world.labels(namespace));
+        let (enablement, labels) = (self.world.enablement(facts), self.world.labels(namespace));
         let patch =
             toggle::plan_begin(&standing, uid, version, &enablement, &labels).map_err(|why| (why, None))?;
         match toggle::apply(&self.connection.client, &patch, false).await {

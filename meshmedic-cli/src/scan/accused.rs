@@ -58,7 +58,7 @@ pub(crate) struct Logs {
     pub(crate) read: usize,
     /// Those that were not.
     pub(crate) failed: Vec<FailedLog>,
-    /// Pods with ztunnel's label that no `DaemonSet` made; their logs were not read.
+    /// Pods with ztunnel's label that are none; their logs were not read.
     strangers: Vec<String>,
     /// Whether all was heard; if not, a pod may be accused that is no candidate.
     pub(crate) complete: bool,

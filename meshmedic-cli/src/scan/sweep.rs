@@ -13,7 +13,7 @@ use meshmedic_common::verdict::{Owner, Reason, State, Traffic};
 use super::{Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
-use crate::selection::{Mesh, NodeHealth, Selection, Target, again, select};
+use crate::selection::{Mesh, Selection, Target, again, select};
 use crate::ways::{Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
@@ -239,16 +239,14 @@ fn revised(
     if let Some(other) = unneeded(mesh, now) {
         return other;
     }
-    let health = pod
-        .node
-        .as_deref()
-        .map(|node| mesh.health(node, settle, connection.clock.now()));
-    match health {
+    let node = pod.node.as_deref();
+    let fault = node.and_then(|node| mesh.node_fault(node, settle, connection.clock.now()));
+    match fault {
         // An agent watches its ztunnel closer than we do.
-        Some(NodeHealth::Fault(why)) if pod.state.is_finding() && pod.via != Some(Way::Agent) => ScannedPod {
+        Some(fault) if pod.state.is_finding() && pod.via != Some(Way::Agent) => ScannedPod {
             state: State::Suspect,
             reason: Some(Reason::NodeFault),
-            detail: Some(why),
+            detail: Some(fault.to_string()),
             ..pod
         },
         _ => pod,

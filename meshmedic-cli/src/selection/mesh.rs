@@ -8,159 +8,153 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::Api;
 use kube::api::ListParams;
-use meshmedic_agent::cluster::CNI_CONFIG;
-use meshmedic_common::duration;
 use meshmedic_common::eligibility::{Enablement, Expectation, MODE_LABEL};
 use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::{Claimant, Component, DataPlane, FLAG, Identity, NodeFault};
+use meshmedic_common::kube::facts::CNI_CONFIG;
 use meshmedic_common::kube::facts::{namespace_facts, pod_facts};
 
 use super::{Scope, Selection, list};
 use crate::connection::{Connection, Failure};
 
-/// The labels of ztunnel's and istio-cni's pods.
-pub(crate) const ZTUNNEL: &str = "app=ztunnel";
-const ISTIO_CNI: &str = "k8s-app=istio-cni-node";
-/// Where Istio is if it is not said otherwise.
-const ISTIO: &str = "istio-system";
-
-/// Whether a pod's missing listeners can be its own fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NodeHealth {
-    /// ztunnel and istio-cni are Ready and have settled, as far as one may know.
-    Well,
-    /// They are not, and how.
-    Fault(String),
-}
+/// How many strangers are named.
+const STRANGERS_NAMED: usize = 5;
 
 /// What is known of the mesh, and what is not.
 #[derive(Debug)]
 pub(crate) struct Mesh {
-    enablement: Enablement,
+    identity: Identity,
+    /// What istio-cni's settings are, by its namespace.
+    enablements: BTreeMap<String, Enablement>,
     /// The labels of the namespaces; none if they could not be read.
     namespaces: Option<BTreeMap<String, Labels>>,
-    /// ztunnel's and istio-cni's pods by node; none if they could not be read.
-    ztunnels: Option<Nodes>,
-    cnis: Option<Nodes>,
-    /// What could not be known, for people.
+    /// The pods that claim to be ztunnel or istio-cni, by node; none if they could not be read.
+    nodes: Option<Nodes>,
+    /// What could not be known, and what is odd, for people.
     pub(crate) notes: Vec<String>,
 }
 
-type Nodes = BTreeMap<String, Vec<Component>>;
-
-/// A pod of ztunnel or istio-cni.
-#[derive(Clone, Debug)]
-struct Component {
-    ready: bool,
-    since: Option<Timestamp>,
-}
+type Nodes = BTreeMap<String, Vec<PodFacts>>;
 
 impl Mesh {
     /// Reads it. What is forbidden is noted and done without.
     pub(crate) async fn read(connection: &Connection, selection: &Selection) -> anyhow::Result<Self> {
-        let mut notes = Vec::new();
-        let (namespaces, ztunnels, cnis) = (
-            namespaces(connection, selection).await,
-            components(connection, ZTUNNEL).await,
-            components(connection, ISTIO_CNI).await,
-        );
+        let identity = connection.istio.identity.clone();
+        let mut notes = connection.istio.notes.clone();
+        let (namespaces, parts) = (namespaces(connection, selection).await, parts(connection).await);
         let namespaces = forbidden_is_none(namespaces, &mut notes, |why| {
             format!(
                 "namespaces cannot be read, so a pod counts as expected if istio-cni's annotation says so ({why})"
             )
         })?;
-        let ztunnels = forbidden_is_none(ztunnels, &mut notes, |why| {
-            format!("ztunnel's pods cannot be read, so a finding may be a fault of its node ({why})")
+        let parts = forbidden_is_none(parts, &mut notes, |why| {
+            format!(
+                "ztunnel's and istio-cni's pods cannot be read, so a finding may be a fault of its node ({why})"
+            )
         })?;
-        if ztunnels.as_ref().is_some_and(Vec::is_empty) {
-            anyhow::bail!(
-                "no ztunnel found in {}: no pod of any namespace has the label {ZTUNNEL}. Is Istio's ambient mode \
-                 installed, and is this the right context?",
-                connection.server
-            );
+        let strangers: BTreeSet<Claimant> = identity.strangers(parts.iter().flatten()).collect();
+        if let Some(parts) = &parts
+            && !parts.iter().any(|pod| identity.proves(pod, Component::Ztunnel))
+        {
+            anyhow::bail!("{}", no_ztunnel(connection, &strangers));
         }
-        let cnis = forbidden_is_none(cnis, &mut notes, |_| String::new())?;
-        let enablement = enablement(connection, cnis.as_deref().unwrap_or_default(), &mut notes).await?;
-        notes.retain(|note| !note.is_empty());
+        notes.extend(notes_of(&strangers));
+        let enablements = enablements(connection, parts.as_deref().unwrap_or_default(), &mut notes).await?;
         Ok(Self {
-            enablement,
+            identity,
+            enablements,
             namespaces,
-            ztunnels: ztunnels.map(by_node),
-            cnis: cnis.map(by_node),
+            nodes: parts.map(by_node),
             notes,
         })
     }
 
     /// Looks at ztunnel's and istio-cni's pods anew: one may have died since.
     pub(crate) async fn refresh(&mut self, connection: &Connection) -> Result<(), Failure> {
-        if self.ztunnels.is_some() {
-            self.ztunnels = Some(by_node(components(connection, ZTUNNEL).await?));
-        }
-        if self.cnis.is_some() {
-            self.cnis = Some(by_node(components(connection, ISTIO_CNI).await?));
+        if self.nodes.is_some() {
+            self.nodes = Some(by_node(parts(connection).await?));
         }
         Ok(())
     }
 
     /// Whether a pod should be captured.
     pub(crate) fn expectation(&self, pod: &PodFacts) -> Expectation {
+        let enablement = self.enablement(pod);
         match &self.namespaces {
-            Some(namespaces) => self.enablement.expectation(pod, namespaces.get(&pod.namespace)),
+            Some(namespaces) => enablement.expectation(pod, namespaces.get(&pod.namespace)),
             // What istio-cni wrote down is all there is, as the original has it.
             None => {
                 let assumed: Labels = [(MODE_LABEL.to_owned(), "ambient".to_owned())].into();
-                self.enablement.expectation(pod, Some(&assumed))
+                enablement.expectation(pod, Some(&assumed))
             }
         }
     }
 
-    /// Whom istio-cni enrols; not certain where a pod's namespace could not be read.
-    pub(crate) fn enablement(&self) -> Enablement {
-        let mut enablement = self.enablement.clone();
+    /// Whom the istio-cni of a pod's node enrols; not certain where the pod's namespace could not be read, and where
+    /// several settings may hold.
+    pub(crate) fn enablement(&self, pod: &PodFacts) -> Enablement {
+        let node = pod.node.as_deref().unwrap_or_default();
+        let here = self.nodes.as_ref().and_then(|nodes| nodes.get(node));
+        let cnis = here
+            .into_iter()
+            .flatten()
+            .filter(|pod| self.identity.proves(pod, Component::Cni));
+        let mut places: BTreeSet<&str> = cnis.map(|pod| pod.namespace.as_str()).collect();
+        if places.is_empty() {
+            places = self.enablements.keys().map(String::as_str).collect();
+        }
+        let mut settings = places.iter().filter_map(|place| self.enablements.get(*place));
+        let mut enablement = match settings.next() {
+            Some(first) if settings.all(|other| other == first) => first.clone(),
+            Some(_) | None => Enablement::guessed(),
+        };
         enablement.certain &= self.namespaces.is_some();
         enablement
     }
 
-    /// How a node's ztunnel and istio-cni are. ztunnel must have been Ready for as long as `settle` before its absence
-    /// in a pod means anything.
-    pub(crate) fn health(&self, node: &str, settle: Duration, now: Option<Timestamp>) -> NodeHealth {
-        let ztunnels = self.ztunnels.as_ref();
-        if let Some(fault) = ztunnels.and_then(|nodes| fault(nodes.get(node), "ztunnel", Some(settle), now)) {
-            return NodeHealth::Fault(fault);
-        }
-        // Where no node has one, it goes by another name.
-        let cnis = self.cnis.as_ref().filter(|nodes| !nodes.is_empty());
-        match cnis.and_then(|nodes| fault(nodes.get(node), "istio-cni", None, now)) {
-            Some(fault) => NodeHealth::Fault(fault),
-            None => NodeHealth::Well,
-        }
+    /// What is wrong with a node's ztunnel and istio-cni, as far as one may know. ztunnel must have been Ready for as
+    /// long as `settle` before its absence in a pod means anything.
+    pub(crate) fn node_fault(
+        &self,
+        node: &str,
+        settle: Duration,
+        now: Option<Timestamp>,
+    ) -> Option<NodeFault> {
+        let pods = self.nodes.as_ref()?.get(node);
+        let plane = DataPlane::of(&self.identity, pods.into_iter().flatten());
+        plane.fault(now.map(|now| (settle, now)))
     }
 }
 
-fn fault(
-    pods: Option<&Vec<Component>>,
-    name: &str,
-    settle: Option<Duration>,
-    now: Option<Timestamp>,
-) -> Option<String> {
-    let mut ready = pods.into_iter().flatten().filter(|pod| pod.ready).peekable();
-    if ready.peek().is_none() {
-        return Some(match pods {
-            Some(_) => format!("{name} on its node is not Ready"),
-            None => format!("no {name} runs on its node"),
-        });
+/// Why there is no mesh to look at.
+fn no_ztunnel(connection: &Connection, strangers: &BTreeSet<Claimant>) -> String {
+    let identity = &connection.istio.identity;
+    let strangers: Vec<Claimant> = strangers.iter().cloned().collect();
+    match identity.hint(Component::Ztunnel, &strangers) {
+        Some(hint) => format!("no ztunnel found in {}: {hint}", connection.server),
+        None => format!(
+            "no ztunnel found in {}: no DaemonSet's pod in {} has the label {}. Is Istio's ambient mode installed, and \
+             is this the right context? {FLAG} names other namespaces",
+            connection.server,
+            identity.places(),
+            Component::Ztunnel.selector()
+        ),
     }
-    let (settle, now) = (settle?, now?);
-    let settled = |since: Timestamp| {
-        let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
-        (age < settle).then_some(age)
-    };
-    // With two of them, while one replaces the other, the younger one decides.
-    let youngest = ready.filter_map(|pod| settled(pod.since?)).min()?;
-    Some(format!(
-        "{name} on its node has been Ready for {} only",
-        duration::show(youngest)
-    ))
+}
+
+fn notes_of(strangers: &BTreeSet<Claimant>) -> Vec<String> {
+    let mut notes: Vec<String> = strangers
+        .iter()
+        .take(STRANGERS_NAMED)
+        .map(|stranger| format!("{}, and is ignored", stranger.sentence()))
+        .collect();
+    if let more @ 1.. = strangers.len().saturating_sub(STRANGERS_NAMED) {
+        notes.push(format!(
+            "{more} more claim to be a part of Istio, and are ignored"
+        ));
+    }
+    notes
 }
 
 /// Turns a refusal into a note.
@@ -208,84 +202,97 @@ async fn namespaces(
     Ok(found)
 }
 
-/// The pods of a component, in whichever namespace it is; where that may not be asked, in Istio's own.
-async fn components(connection: &Connection, label: &str) -> Result<Vec<PodFacts>, Failure> {
-    let parameters = ListParams::default().labels(label);
+/// The pods that claim to be ztunnel or istio-cni.
+async fn parts(connection: &Connection) -> Result<Vec<PodFacts>, Failure> {
+    let (ztunnels, cnis) = (
+        claimants(connection, Component::Ztunnel, pod_facts).await?,
+        claimants(connection, Component::Cni, pod_facts).await?,
+    );
+    Ok(ztunnels.into_iter().chain(cnis).collect())
+}
+
+/// The pods that claim to be a component's, in whichever namespace; where that may not be asked, in Istio's own.
+pub(crate) async fn claimants<T>(
+    connection: &Connection,
+    component: Component,
+    reduce: impl Fn(&Pod) -> T + Copy,
+) -> Result<Vec<T>, Failure> {
+    let parameters = ListParams::default().labels(&component.selector());
     let client = || connection.client.clone();
-    let what = format!("listing pods with the label {label}");
-    let found = list(
-        connection,
-        &what,
-        &Api::<Pod>::all(client()),
-        &parameters,
-        pod_facts,
-    )
-    .await;
-    match found {
-        Err(failure) if failure.is_forbidden() => {
-            let api = Api::<Pod>::namespaced(client(), ISTIO);
-            let nearer = list(connection, &what, &api, &parameters, pod_facts).await;
-            // An empty answer of one namespace proves nothing about the others.
-            nearer.and_then(|pods| if pods.is_empty() { Err(failure) } else { Ok(pods) })
+    let what = format!("listing pods with the label {}", component.selector());
+    let failure = match list(connection, &what, &Api::all(client()), &parameters, reduce).await {
+        Err(failure) if failure.is_forbidden() => failure,
+        found => return found,
+    };
+    let mut nearer = Vec::new();
+    for namespace in &connection.istio.identity.namespaces {
+        let api = Api::namespaced(client(), namespace);
+        match list(connection, &what, &api, &parameters, reduce).await {
+            Err(failure) if failure.is_forbidden() => {}
+            found => nearer.extend(found?),
         }
-        found => found,
+    }
+    // An empty answer of some namespaces proves nothing about the others.
+    if nearer.is_empty() {
+        Err(failure)
+    } else {
+        Ok(nearer)
     }
 }
 
 fn by_node(pods: Vec<PodFacts>) -> Nodes {
     let mut nodes = Nodes::new();
-    for pod in pods.into_iter().filter(|pod| !pod.finished) {
-        if let Some(node) = pod.node {
-            nodes.entry(node).or_default().push(Component {
-                ready: pod.ready && !pod.deleting,
-                since: pod.ready_since,
-            });
+    for pod in pods {
+        if let Some(node) = pod.node.clone() {
+            nodes.entry(node).or_default().push(pod);
         }
     }
     nodes
 }
 
-/// Whom istio-cni enrols, from the ConfigMap beside it.
-async fn enablement(
+/// Whom each istio-cni enrols, from the ConfigMap beside it; where none is known, from all places where it may be.
+async fn enablements(
     connection: &Connection,
-    cnis: &[PodFacts],
+    parts: &[PodFacts],
     notes: &mut Vec<String>,
-) -> Result<Enablement, Failure> {
-    // Anybody can label a pod; istio-cni's are those of a DaemonSet, and rarely anywhere but in Istio's namespace.
-    let of_set = |pod: &&PodFacts| {
-        pod.controller
-            .as_ref()
-            .is_some_and(|owner| owner.kind == "DaemonSet")
-    };
-    let places: BTreeSet<&str> = cnis
-        .iter()
-        .filter(of_set)
-        .map(|pod| pod.namespace.as_str())
-        .collect();
-    let place = if places.contains(ISTIO) {
-        Some(ISTIO)
+) -> Result<BTreeMap<String, Enablement>, Failure> {
+    let identity = &connection.istio.identity;
+    let cnis = parts.iter().filter(|pod| identity.proves(pod, Component::Cni));
+    let known: BTreeSet<&str> = cnis.map(|pod| pod.namespace.as_str()).collect();
+    let places = if known.is_empty() {
+        identity.namespaces.iter().map(String::as_str).collect()
     } else {
-        places.first().copied()
+        known.clone()
     };
-    let place = place.unwrap_or(ISTIO);
-    let api: Api<ConfigMap> = Api::namespaced(connection.client.clone(), place);
-    let what = format!("reading ConfigMap {place}/{CNI_CONFIG}");
-    let guess = |why: String| {
-        (
-            Enablement::guessed(),
-            format!("istio-cni's settings cannot be read, so Istio's defaults stand in ({why})"),
-        )
-    };
-    let (enablement, note) = match connection.ask(&what, || api.get_opt(CNI_CONFIG)).await {
-        Ok(Some(config)) => match Enablement::from_config(&config.data.unwrap_or_default()) {
-            Ok(enablement) => (enablement, String::new()),
-            Err(error) => guess(error.to_string()),
-        },
-        // An older istio-cni, which has no such settings.
-        Ok(None) => (Enablement::default(), String::new()),
-        Err(failure) if failure.is_forbidden() => guess(failure.short()),
-        Err(failure) => return Err(failure),
-    };
-    notes.push(note);
-    Ok(enablement)
+    let mut enablements = BTreeMap::new();
+    for place in places {
+        let api: Api<ConfigMap> = Api::namespaced(connection.client.clone(), place);
+        let what = format!("reading ConfigMap {place}/{CNI_CONFIG}");
+        let read = match connection.ask(&what, || api.get_opt(CNI_CONFIG)).await {
+            Ok(Some(config)) => {
+                let data = config.data.unwrap_or_default();
+                Enablement::from_config(&data).map_err(|error| error.to_string())
+            }
+            // An older istio-cni, which has no such settings.
+            Ok(None) if known.is_empty() => continue,
+            Ok(None) => Ok(Enablement::default()),
+            Err(failure) if failure.is_forbidden() => Err(failure.short()),
+            Err(failure) => return Err(failure),
+        };
+        let enablement = read.unwrap_or_else(|why| {
+            notes.push(format!(
+                "istio-cni's settings cannot be read, so Istio's defaults stand in ({why})"
+            ));
+            Enablement::guessed()
+        });
+        enablements.insert(place.to_owned(), enablement);
+    }
+    // Of places where nobody is known to be, what may not be read says nothing beside what can.
+    if known.is_empty() && enablements.values().any(|enablement| enablement.certain) {
+        enablements.retain(|_, enablement| enablement.certain);
+    }
+    if enablements.is_empty() {
+        enablements.insert(String::new(), Enablement::default());
+    }
+    Ok(enablements)
 }

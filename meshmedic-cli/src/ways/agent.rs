@@ -15,6 +15,7 @@ use kube::Api;
 use kube::api::ListParams;
 use meshmedic_common::duration;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::identity::Identity;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::report::{NodeReport, PodReport};
 use meshmedic_common::text::clean;
@@ -33,6 +34,8 @@ const NAME: &str = "meshmedic";
 const MAX_REPORT: usize = 16 * 1024 * 1024;
 /// A report that is older was not written by an agent that lives.
 const OLDEST: Duration = Duration::from_secs(180);
+/// So many agents are asked for what all of them should say.
+const AGENTS_ASKED: usize = 3;
 /// How much of what an agent's node says in an error is kept.
 const MAX_WORDS: usize = 200;
 
@@ -155,12 +158,7 @@ pub(crate) async fn fleet(
     let ask = |(node, pods): (String, Vec<PodFacts>)| async move {
         let mut last = Err("it does not run".to_owned());
         for pod in pods {
-            let report = tokio::time::timeout(timeout, fetch(connection, args.agent_port, &pod)).await;
-            last = match report {
-                Ok(Ok(report)) => check(report, &node, connection.clock.now()),
-                Ok(Err(error)) => Err(clean(&format!("{error:#}"), MAX_WORDS)),
-                Err(_) => Err(format!("no answer within {}", duration::show(timeout))),
-            };
+            last = report_of(connection, args, timeout, &node, &pod).await;
             if last.is_ok() {
                 break;
             }
@@ -170,6 +168,44 @@ pub(crate) async fn fleet(
     let asked = by_node.into_iter().map(ask).collect::<Vec<_>>();
     fleet.reports = stream::iter(asked).buffer_unordered(at_once).collect().await;
     fleet
+}
+
+async fn report_of(
+    connection: &Connection,
+    args: &AgentArgs,
+    timeout: Duration,
+    node: &str,
+    pod: &PodFacts,
+) -> Result<NodeReport, String> {
+    let report = tokio::time::timeout(timeout, fetch(connection, args.agent_port, pod)).await;
+    match report {
+        Ok(Ok(report)) => check(report, node, connection.clock.now()),
+        Ok(Err(error)) => Err(clean(&format!("{error:#}"), MAX_WORDS)),
+        Err(_) => Err(format!("no answer within {}", duration::show(timeout))),
+    }
+}
+
+/// Whom the agents take for Istio, as one of them says; `status` and `doctor` ask all. `None` where none says so.
+pub(crate) async fn setting(
+    connection: &Connection,
+    args: &AgentArgs,
+    timeout: Duration,
+) -> Option<Identity> {
+    let set = daemon_set(connection, &args.agent_namespace).await.ok()?;
+    let by_node = pods_of(connection, &args.agent_namespace, &set.uid).await.ok()?;
+    let mut pods: Vec<_> = by_node
+        .iter()
+        .flat_map(|(node, pods)| pods.iter().map(move |pod| (node, pod)))
+        .filter(|(_, pod)| pod.ready && !pod.deleting)
+        .collect();
+    // Those that have run for longest answer most likely.
+    pods.sort_by_key(|(_, pod)| pod.ready_since);
+    for (node, pod) in pods.into_iter().take(AGENTS_ASKED) {
+        if let Ok(report) = report_of(connection, args, timeout, node, pod).await {
+            return report.istio;
+        }
+    }
+    None
 }
 
 struct Set {

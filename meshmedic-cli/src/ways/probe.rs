@@ -12,6 +12,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
+use meshmedic_common::identity::Component;
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Reason;
 use serde_json::json;
@@ -22,9 +23,6 @@ use super::{Unread, WayArgs};
 use crate::connection::Connection;
 use crate::selection::{Target, list};
 
-/// Where istio-cni's DaemonSet is; elsewhere anybody could put one of that name and have its image run in our pods.
-const ISTIO_PLACES: [&str; 2] = ["istio-system", "kube-system"];
-const ISTIO_CNI: &str = "k8s-app=istio-cni-node";
 /// The command of our own image that prints the tables.
 pub(crate) const PRINT: &str = "print-sockets";
 /// Nobody in particular: the user of our own image.
@@ -68,7 +66,8 @@ pub(super) async fn image(connection: &Connection, args: &WayArgs, agents: &Agen
             own: true,
         });
     }
-    for namespace in ISTIO_PLACES {
+    // Elsewhere anybody could put one of that name and have its image run in our pods.
+    for namespace in &connection.istio.identity.namespaces {
         let api: Api<DaemonSet> = Api::namespaced(connection.client.clone(), namespace);
         let what = format!("listing DaemonSets in namespace {namespace}");
         let reduce = |set: &DaemonSet| {
@@ -79,7 +78,7 @@ pub(super) async fn image(connection: &Connection, args: &WayArgs, agents: &Agen
             connection,
             &what,
             &api,
-            &ListParams::default().labels(ISTIO_CNI),
+            &ListParams::default().labels(&Component::Cni.selector()),
             reduce,
         )
         .await;

@@ -12,7 +12,7 @@ use crate::process::Agent;
 use crate::world::{REPAIR, World};
 
 /// Runs a command; gives its exit code and what it printed.
-fn run(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn run(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
         .args(arguments)
         .arg("--kubeconfig")

@@ -7,7 +7,7 @@ use meshmedic_lab::{Pod, need};
 use crate::process::Agent;
 use crate::world::{REPAIR, USER, World};
 
-const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
+pub(crate) const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
 
 fn state(agent: &Agent, pod: &Pod) -> Option<State> {
     let report = agent.report();

@@ -11,5 +11,6 @@ mod process;
 mod repair;
 mod rights;
 mod scan;
+mod traps;
 mod withheld;
 mod world;

@@ -35,7 +35,7 @@ fn command(world: &World, arguments: &[&str]) -> Command {
 }
 
 /// Repairs; gives the exit code and what became of each pod.
-fn repair(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
+pub(crate) fn repair(world: &World, arguments: &[&str]) -> (Option<i32>, Value) {
     read(&command(world, arguments).output().unwrap())
 }
 

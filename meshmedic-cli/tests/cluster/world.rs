@@ -40,7 +40,7 @@ impl World {
         })
     }
 
-    fn with(spec: ClusterSpec) -> Self {
+    pub(crate) fn with(spec: ClusterSpec) -> Self {
         Self::granting(spec, &[DETECT, REPAIR_RIGHTS], "meshmedic")
     }
 

@@ -131,6 +131,17 @@ impl World {
                 "template": template(&json!({ "app": "istiod" })),
             },
         }));
+        self.make(&json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": { "namespace": "istio-system", "name": "istiod", "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "Deployment", "name": "istiod", "uid": istiod["metadata"]["uid"],
+                "controller": true,
+            }] },
+            "spec": {
+                "replicas": 1, "selector": { "matchLabels": { "app": "istiod" } },
+                "template": template(&json!({ "app": "istiod" })),
+            },
+        }));
         istiod["status"] = json!({ "replicas": 1, "readyReplicas": 1 });
         self.api.update_status(&istiod).unwrap();
         self.make(&json!({

@@ -359,8 +359,8 @@ fn without_a_ztunnel_there_is_nobody_to_listen_to() {
     assert_says(
         &ran.stderr,
         &[
-            "no ztunnel found: no pod of a DaemonSet",
-            "shop/liar has it and belongs to none",
+            "no ztunnel is in istio-system, kube-system",
+            "Pod shop/liar claims to be ztunnel: what Istio's charts install is made by a DaemonSet",
         ],
     );
 }

@@ -66,6 +66,11 @@ pub(crate) fn assert_says(text: &str, words: &[&str]) {
     }
 }
 
+/// What says that a DaemonSet made a pod.
+fn made_by(set: &str) -> Value {
+    json!([{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": set, "uid": "7", "controller": true }])
+}
+
 /// A mesh of one node.
 pub(crate) struct World {
     pub(crate) api: ApiServer,
@@ -79,11 +84,9 @@ impl World {
         world.namespace("istio-system", false);
         world.namespace("shop", true);
         world.ztunnel(LONG_AGO);
-        let cni = world.template(
-            "istio-system",
-            "istio-cni-x",
-            json!({ "k8s-app": "istio-cni-node" }),
-        );
+        let labels = json!({ "k8s-app": "istio-cni-node" });
+        let mut cni = world.template("istio-system", "istio-cni-x", labels);
+        cni["metadata"]["ownerReferences"] = made_by("istio-cni-node");
         world.create(cni, LONG_AGO);
         world.api.forget_requests().unwrap();
         world
@@ -96,9 +99,7 @@ impl World {
     /// One of ztunnel's pods.
     pub(crate) fn ztunnel_called(&self, name: &str, since: &str) {
         let mut pod = self.template("istio-system", name, json!({ "app": "ztunnel" }));
-        pod["metadata"]["ownerReferences"] = json!([{
-            "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "7", "controller": true,
-        }]);
+        pod["metadata"]["ownerReferences"] = made_by("ztunnel");
         self.create(pod, since);
     }
 

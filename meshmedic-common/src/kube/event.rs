@@ -3,6 +3,7 @@
 //!
 //! Needs the right to create `events` of `events.k8s.io`.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ const MAX_INSTANCE: usize = 128;
 const MAX_NAME: usize = 253;
 /// Events of objects without a namespace live here.
 const NAMESPACE_OF_NODES: &str = "default";
+/// The API's answer where an object of that name is there.
+const ALREADY_EXISTS: u16 = 409;
 
 named! {
     /// What an Event is about. Its name is the Event's reason.
@@ -45,6 +48,8 @@ named! {
         RepairFailed = "MeshRepairFailed", "a repair did not take";
         /// ztunnel or istio-cni of a node is at fault.
         NodeFault = "MeshNodeFault", "a node's ztunnel or istio-cni is at fault";
+        /// Somebody in a namespace claims to be a part of Istio.
+        IdentityConflict = "MeshIdentityConflict", "somebody claims to be a part of Istio and is ignored";
     }
 }
 
@@ -53,7 +58,11 @@ impl EventReason {
     #[must_use]
     pub const fn event_type(self) -> &'static str {
         match self {
-            Self::CaptureLost | Self::RepairBlocked | Self::RepairFailed | Self::NodeFault => "Warning",
+            Self::CaptureLost
+            | Self::RepairBlocked
+            | Self::RepairFailed
+            | Self::NodeFault
+            | Self::IdentityConflict => "Warning",
             Self::CaptureRecovered | Self::RepairStarted | Self::RepairSucceeded => "Normal",
         }
     }
@@ -62,7 +71,7 @@ impl EventReason {
     #[must_use]
     pub const fn action(self) -> &'static str {
         match self {
-            Self::CaptureLost | Self::CaptureRecovered | Self::NodeFault => "Detect",
+            Self::CaptureLost | Self::CaptureRecovered | Self::NodeFault | Self::IdentityConflict => "Detect",
             Self::RepairStarted | Self::RepairBlocked | Self::RepairSucceeded | Self::RepairFailed => {
                 "Repair"
             }
@@ -86,6 +95,15 @@ pub enum Subject {
     Pod(Target),
     /// A node, by its name.
     Node(String),
+    /// A namespace, by its name.
+    Namespace(String),
+}
+
+impl Subject {
+    /// Whether every agent of the cluster may say the same of it, and one of them is enough.
+    const fn is_shared(&self) -> bool {
+        matches!(self, Self::Namespace(_))
+    }
 }
 
 /// Publishes Events.
@@ -138,6 +156,9 @@ impl Reporter {
         let namespace = event.metadata.namespace.as_deref().unwrap_or_default();
         let events: Api<Event> = Api::namespaced(self.client.clone(), namespace);
         if let Err(error) = events.create(&PostParams::default(), &event).await {
+            if subject.is_shared() && matches!(&error, Error::Api(status) if status.code == ALREADY_EXISTS) {
+                return Ok(Decision::Duplicate);
+            }
             // Nobody read it, so the next one like it is no duplicate.
             self.limiter().forget(subject, reason);
             return Err(error);
@@ -179,21 +200,30 @@ fn event(
         }
         // The kubelet names a node by its name instead of its UID, `kubectl describe node` looks for that in all its
         // versions, and we need not know the UID. The namespace stays out of it: kubectl asks for Events without.
-        Subject::Node(node) => {
+        Subject::Node(name) | Subject::Namespace(name) => {
+            let kind = if subject.is_shared() { "Namespace" } else { "Node" };
             let regarding = ObjectReference {
                 api_version: Some("v1".to_owned()),
-                kind: Some("Node".to_owned()),
-                name: Some(node.clone()),
-                uid: Some(node.clone()),
+                kind: Some(kind.to_owned()),
+                name: Some(name.clone()),
+                uid: Some(name.clone()),
                 ..ObjectReference::default()
             };
-            (regarding, NAMESPACE_OF_NODES, node)
+            (regarding, NAMESPACE_OF_NODES, name)
         }
+    };
+    // The same words of two agents have the same name, and the API takes the first only.
+    let suffix = if subject.is_shared() {
+        let mut hasher = DefaultHasher::new();
+        (reason, &note).hash(&mut hasher);
+        u128::from(hasher.finish())
+    } else {
+        u128::try_from(now.as_nanosecond()).unwrap_or_default()
     };
     Event {
         metadata: ObjectMeta {
             namespace: Some(namespace.to_owned()),
-            name: Some(event_name(name, now)),
+            name: Some(event_name(name, suffix)),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
@@ -208,9 +238,9 @@ fn event(
     }
 }
 
-/// The object's name and the time, as is the custom; cut where the API would refuse the whole.
-fn event_name(object: &str, now: Timestamp) -> String {
-    let suffix = format!(".{:x}", now.as_nanosecond());
+/// The object's name and mostly the time, as is the custom; cut where the API would refuse the whole.
+fn event_name(object: &str, suffix: u128) -> String {
+    let suffix = format!(".{suffix:x}");
     let mut end = object.len().min(MAX_NAME - suffix.len());
     while !object.is_char_boundary(end) {
         end -= 1;

@@ -12,6 +12,9 @@ use crate::facts::{
     CONFIG_HASH, Controller, Enrolment, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR, TOGGLE_RESTORE,
 };
 
+/// istio-cni's settings.
+pub const CNI_CONFIG: &str = "istio-cni-config";
+
 /// The annotations of a pod that [`pod_facts`] looks at.
 const POD_ANNOTATIONS: [&str; 6] = [REDIRECTION, SIDECAR, REPAIR, CONFIG_HASH, MIRROR, TOGGLE_RESTORE];
 /// The taints by which autoscalers announce that they are about to remove a node. They drain it without cordoning.
@@ -22,6 +25,8 @@ const LEAVING_TAINTS: [&str; 4] = [
     "karpenter.sh/disruption",
 ];
 const READY: &str = "Ready";
+/// The group whose objects name none.
+const CORE: &str = "";
 
 /// What the API says of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,14 +174,32 @@ fn ready_condition(status: Option<&PodStatus>) -> Option<&PodCondition> {
     conditions.find(|condition| condition.type_ == READY)
 }
 
-fn controller(metadata: &ObjectMeta) -> Option<Controller> {
+/// Who recreates an object.
+#[must_use]
+pub fn controller(metadata: &ObjectMeta) -> Option<Controller> {
     let controls = |owner: &&OwnerReference| owner.controller == Some(true);
     let owner = metadata.owner_references.iter().flatten().find(controls)?;
     Some(Controller {
-        kind: owner.kind.clone(),
+        kind: kind(owner),
         name: owner.name.clone(),
         uid: owner.uid.clone(),
     })
+}
+
+/// The kind as people write it: Kubernetes' own by its name alone, and any other with its group, as `kubectl` does. So
+/// `DaemonSet` is what the kubelet's nodes are served by, and `DaemonSet.apps.kruise.io` is not taken for it.
+fn kind(owner: &OwnerReference) -> String {
+    let own_group = match owner.kind.as_str() {
+        "DaemonSet" | "Deployment" | "ReplicaSet" | "StatefulSet" => "apps",
+        "CronJob" | "Job" => "batch",
+        _ => CORE,
+    };
+    match owner.api_version.split_once('/') {
+        Some((group, _)) if group == own_group => owner.kind.clone(),
+        None if own_group == CORE => owner.kind.clone(),
+        Some((group, _)) => format!("{}.{group}", owner.kind),
+        None => format!("{}.core", owner.kind),
+    }
 }
 
 /// A pod's addresses in the order of the API, each once.

@@ -5,7 +5,9 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, StringDeserializer};
 use serde::{Deserialize, Deserializer};
 
-use super::{API_VERSION, ERROR, NODE_REPORT, NodeReport};
+use crate::verdict::Condition;
+
+use super::{API_VERSION, ConditionReport, ERROR, NODE_REPORT, NodeReport};
 
 /// Why something is no report that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,27 @@ impl NodeReport {
         }
         serde_json::from_slice(bytes).map_err(ReadError::Malformed)
     }
+}
+
+/// The conditions that mean something here; a newer writer may know more of them.
+pub(super) fn known_conditions<'de, D>(deserializer: D) -> Result<Vec<ConditionReport>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(deserialize_with = "known")]
+        condition: Option<Condition>,
+        detail: String,
+    }
+    let told: Vec<Told> = Vec::deserialize(deserializer)?;
+    let known = |Told { condition, detail }| {
+        Some(ConditionReport {
+            condition: condition?,
+            detail,
+        })
+    };
+    Ok(told.into_iter().filter_map(known).collect())
 }
 
 /// A name that a newer writer may have added, and that means nothing here yet.

@@ -71,6 +71,8 @@ pub struct ClusterSpec {
     pub nodes: usize,
     /// Whether Istio is installed: istiod, and ztunnel and istio-cni on every node.
     pub istio: bool,
+    /// The namespace in which it is.
+    pub istio_namespace: &'static str,
     /// Whether its API server is the real one, which can neither fail on demand nor tell of its requests.
     pub real_api: bool,
 }
@@ -80,6 +82,7 @@ impl Default for ClusterSpec {
         Self {
             nodes: 1,
             istio: true,
+            istio_namespace: "istio-system",
             real_api: false,
         }
     }
@@ -95,6 +98,7 @@ pub struct Cluster {
 struct Shared {
     api: ApiServer,
     nodes: Vec<Node>,
+    istio_namespace: &'static str,
     controls: Mutex<Controls>,
     /// Whether there is something to do.
     work: Mutex<bool>,
@@ -191,6 +195,7 @@ impl Cluster {
         let shared = Arc::new(Shared {
             api,
             nodes,
+            istio_namespace: spec.istio_namespace,
             controls: Mutex::default(),
             work: Mutex::new(true),
             wake: Condvar::new(),
@@ -205,7 +210,7 @@ impl Cluster {
             cluster.api().update_status(&node.object())?;
         }
         if spec.istio {
-            istio::objects()
+            istio::objects(spec.istio_namespace)
                 .iter()
                 .try_for_each(|object| cluster.api().create(object).map(drop))?;
         }
@@ -224,6 +229,9 @@ impl Cluster {
         }
         cluster.threads = threads;
         if spec.istio {
+            cluster.wait("istiod", || {
+                istio::start_istiod(&cluster.shared).is_ok_and(|started| started)
+            })?;
             for node in &cluster.shared.nodes {
                 cluster.wait(&format!("ztunnel on {}", node.name()), || {
                     node.ztunnel().is_ok() && node.cni_ready()

@@ -80,6 +80,8 @@ pub struct PodSpec {
     pub listeners: Vec<SocketAddr>,
     /// Whether Istio's route and rule are in its network namespace.
     pub redirected: bool,
+    /// What its processes call themselves.
+    pub process_name: String,
 }
 
 impl PodSpec {
@@ -99,6 +101,7 @@ impl PodSpec {
             host_network: false,
             listeners: Vec::new(),
             redirected: true,
+            process_name: "app".to_owned(),
         }
     }
 }
@@ -363,7 +366,7 @@ fn start(shared: &Arc<Shared>, spec: &PodSpec, cgroup: &str, redirected: bool) -
         reuse_port: false,
     });
     let setup = Setup {
-        comm: "app".to_owned(),
+        comm: spec.process_name.clone(),
         cgroup: shared.enterable(cgroup)?,
         netns,
         listeners: listeners.collect(),

@@ -9,6 +9,7 @@ use meshmedic_agent::engine::Notice;
 use meshmedic_agent::kernel;
 use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
 use meshmedic_common::abi::CHANGE_OPENED;
+use meshmedic_common::identity::Identity;
 use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
@@ -88,7 +89,7 @@ async fn delays(use_census: bool, pods: usize, losses: usize) -> anyhow::Result<
     let options = Options {
         node: "lab".to_owned(),
         proc_root: scene.root().to_owned(),
-        pods: PodSource::Node(scene.lab.log_root().to_owned()),
+        pods: PodSource::Node(scene.lab.log_root().to_owned(), Identity::default()),
         confirm: CONFIRM,
         // The lab's ztunnel is known to be well.
         settle: Duration::ZERO,

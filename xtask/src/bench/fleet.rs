@@ -191,7 +191,7 @@ fn rows(nodes: usize, measured: &Measured, outage: &Outage) -> Vec<Row> {
             .target("all healed", outage.healed == outage.orphans)
             .remark(&format!(
                 "{} repairs an hour in the cluster are the default; at most {} were under way at once",
-                model::PER_HOUR,
+                meshmedic_common::repair::Limits::DEFAULT.per_hour_cluster,
                 outage.most_at_once
             )),
     );

@@ -198,7 +198,7 @@ fn get(address: SocketAddr, path: &str) -> anyhow::Result<(String, String)> {
     stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

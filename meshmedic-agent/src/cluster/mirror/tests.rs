@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use meshmedic_common::eligibility::{Expectation, MODE_LABEL};
 use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Controller, Enrolment};
+use meshmedic_common::identity::Endpoint;
+use meshmedic_common::kube::control::pause_reason;
 use meshmedic_common::verdict::Reason;
 
 use super::*;
@@ -15,6 +18,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn at() -> Time {
     Time::from_nanos(0) + MINUTE * 60
 }
+
+const ZTUNNEL: (&str, &str) = ("app", "ztunnel");
+const ISTIO_CNI: (&str, &str) = ("k8s-app", "istio-cni-node");
 
 fn pod(name: &str, part: (&str, &str), owner: Option<&str>) -> PodFacts {
     let number: usize = name.bytes().map(usize::from).sum();
@@ -36,7 +42,7 @@ fn pod(name: &str, part: (&str, &str), owner: Option<&str>) -> PodFacts {
 
 /// A mirror that was told of these pods, and of one namespace with these labels.
 fn told(pods: impl IntoIterator<Item = PodFacts>, labels: Labels) -> Mirror {
-    let mut mirror = Mirror::new(false);
+    let mut mirror = Mirror::new(Identity::default(), false);
     let mut tell = |seen| {
         mirror.take(seen);
     };
@@ -91,17 +97,55 @@ fn a_label_alone_makes_no_ztunnel() {
 }
 
 #[test]
-fn istio_cni_is_asked_for_by_its_label() {
-    assert!(health([pod("istio-cni-a", ISTIO_CNI, Some("DaemonSet"))]).cni_ready);
-    assert!(!health([pod("ztunnel-a", ZTUNNEL, Some("DaemonSet"))]).cni_ready);
+fn a_node_needs_both_parts() {
+    let ztunnel = || pod("ztunnel-a", ZTUNNEL, Some("DaemonSet"));
+    let cni = || pod("istio-cni-a", ISTIO_CNI, Some("DaemonSet"));
+    let fault = |pods: Vec<PodFacts>| health(pods).fault.map(|fault| fault.to_string());
+    assert_eq!(fault(vec![ztunnel(), cni()]), None);
+    assert_eq!(
+        fault(vec![ztunnel()]).as_deref(),
+        Some("no istio-cni runs on the node")
+    );
+    assert_eq!(fault(vec![cni()]).as_deref(), Some("no ztunnel runs on the node"));
+}
+
+#[test]
+fn a_stranger_is_told_of_and_changes_nothing() {
+    let mut fake = pod("ztunnel-fake", ZTUNNEL, Some("DaemonSet"));
+    fake.namespace = "shop".to_owned();
+    fake.ready = false;
+    let mirror = told(
+        [
+            pod("ztunnel-a", ZTUNNEL, Some("DaemonSet")),
+            fake,
+            pod("istio-cni-a", ISTIO_CNI, Some("DaemonSet")),
+        ],
+        Labels::new(),
+    );
+    assert_eq!(mirror.health(at(), NOW).unwrap().fault, None);
+    assert_eq!(mirror.declared().values().filter(|pod| pod.ztunnel).count(), 1);
+    let strangers: Vec<String> = mirror.strangers().iter().map(Claimant::sentence).collect();
+    assert_eq!(strangers, ["DaemonSet shop/some claims to be ztunnel"]);
+}
+
+#[test]
+fn a_ztunnel_that_is_not_ready_has_no_process_that_counts() {
+    let mut ztunnel = pod("ztunnel-a", ZTUNNEL, Some("DaemonSet"));
+    ztunnel.ready = false;
+    assert!(
+        told([ztunnel], Labels::new())
+            .declared()
+            .values()
+            .all(|pod| !pod.ztunnel)
+    );
 }
 
 #[test]
 fn nothing_is_said_of_the_node_before_its_pods_were_told() {
-    assert_eq!(Mirror::new(false).health(at(), NOW), None);
-    assert!(Mirror::new(false).mesh_fault().is_some());
+    assert_eq!(Mirror::new(Identity::default(), false).health(at(), NOW), None);
+    assert!(Mirror::new(Identity::default(), false).mesh_fault().is_some());
     assert!(
-        Mirror::new(false).is_cordoned(),
+        Mirror::new(Identity::default(), false).is_cordoned(),
         "a node that nobody knows is left alone"
     );
 }
@@ -109,19 +153,60 @@ fn nothing_is_said_of_the_node_before_its_pods_were_told() {
 #[test]
 fn a_mesh_without_istiod_is_at_fault() {
     let mut mirror = told([], Labels::new());
-    let mut all = |delta: fn() -> Delta<usize>| mirror.take(Seen::Endpoints(delta()));
-    all(|| Delta::Begin);
-    all(|| Delta::Is("istiod-1".to_owned(), 0));
-    all(|| Delta::End);
     for seen in [Delta::Begin, Delta::Is("node-a".to_owned(), false), Delta::End] {
         mirror.take(Seen::Node(seen));
     }
     mirror.take(Seen::Control(Delta::Begin));
     mirror.take(Seen::Control(Delta::End));
-    assert_eq!(mirror.mesh_fault(), Some(no_istiod()));
-    mirror.take(Seen::Endpoints(Delta::Is("istiod-1".to_owned(), 1)));
+    assert_eq!(
+        mirror.mesh_fault().as_deref(),
+        Some("the API has not told of endpointslices yet")
+    );
+    let key = PodKey {
+        namespace: "istio-system".to_owned(),
+        name: "istiod-1".to_owned(),
+        uid: "1".to_owned(),
+    };
+    let slice = |ready| Slice {
+        namespace: "istio-system".to_owned(),
+        service: Some("istiod".to_owned()),
+        endpoints: vec![Endpoint {
+            ready,
+            pod: Some(key.clone()),
+        }],
+    };
+    mirror.take(Seen::Slice(0, Delta::Begin));
+    mirror.take(Seen::Slice(0, Delta::Is("istiod-1".to_owned(), slice(false))));
+    mirror.take(Seen::Slice(0, Delta::End));
+    assert_eq!(
+        mirror.mesh_fault().as_deref(),
+        Some("istiod has no ready endpoint")
+    );
+    mirror.take(Seen::Slice(0, Delta::Is("istiod-1".to_owned(), slice(true))));
+    assert!(mirror.mesh_fault().unwrap().contains("is not known yet"));
+    assert_eq!(mirror.istiod_pods(), [key.clone()].into());
+    mirror.trace([(key, Traced::Deployment)].into());
     assert_eq!(mirror.mesh_fault(), None);
     assert!(!mirror.is_cordoned());
+}
+
+#[test]
+fn of_an_external_istiod_all_slices_of_its_namespaces_are_watched() {
+    let external = Identity {
+        external_istiod: true,
+        ..Identity::default()
+    };
+    let watched: Vec<_> = watches::slices(&external).collect();
+    let all = || "kubernetes.io/service-name".to_owned();
+    assert_eq!(
+        watched,
+        [
+            (None, "app=istiod".to_owned()),
+            (Some("istio-system"), all()),
+            (Some("kube-system"), all())
+        ]
+    );
+    assert_eq!(watches::slices(&Identity::default()).count(), 1);
 }
 
 #[test]

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use meshmedic_common::identity::{Component, NodeFault};
 use meshmedic_common::policy::{Gates, Mandate, Means, Permissions, Standing};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Reason, Redirection};
 
-use super::super::{Engine, Health, Look, Seen, Ztunnel};
+use super::super::{Engine, Health, Look, Seen, Urgency, Ztunnel};
 use super::person::Person;
 use super::trace::{PodId, Shows, What};
 use super::world::{SWEEP, moment, owner_of, owner_uid, pod_of};
@@ -226,7 +227,11 @@ impl Sim {
             now,
             Health {
                 ztunnel_ready: node.ztunnel.map(|_| node.ztunnel_since),
-                cni_ready: node.cni_ready,
+                fault: match (node.ztunnel, node.cni_ready) {
+                    (None, _) => Some(NodeFault::NotReady(Component::Ztunnel)),
+                    (Some(_), false) => Some(NodeFault::NotReady(Component::Cni)),
+                    (Some(_), true) => None,
+                },
             },
         );
         let there = |uid: &PodUid| pod_of(uid.as_str()).is_some_and(|id| !self.world.pods[id as usize].gone);
@@ -326,7 +331,7 @@ impl Sim {
             process.engine.ztunnel(now, Ztunnel { processes, youngest });
         }
         process.engine.tick(now);
-        for uid in process.engine.due(now, usize::MAX) {
+        for uid in process.engine.due(now, usize::MAX, Urgency::Routine) {
             let Some(look) = self.look(a, &uid, process.number) else {
                 process.engine.pod_gone(now, &uid);
                 continue;

@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 
+use meshmedic_common::identity::Component;
 use meshmedic_common::report::{BreakerScope, TriggerMode};
 use meshmedic_common::verdict::{Condition, State};
 use prometheus_client::metrics::family::Family;
@@ -87,6 +88,10 @@ impl Inner {
                 "Readings of a pod's sockets, by what they showed: complete, partial, none or unreadable",
                 Family::default(),
             ),
+            looking: c.plain(
+                "meshmedic_looking_seconds_total",
+                "Processor time spent on looking: readings, censuses, and what follows from them",
+            ),
             pods: c.add(
                 "meshmedic_pods",
                 &["state"],
@@ -105,7 +110,7 @@ impl Inner {
             condition: c.add(
                 "meshmedic_condition",
                 &["condition"],
-                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned or paused",
+                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused or identity-conflict",
                 Family::default(),
             ),
             unverifiable: c.add(
@@ -117,6 +122,16 @@ impl Inner {
             unredirected: c.plain(
                 "meshmedic_pods_unredirected",
                 "Captured pods without Istio's routing table: their traffic may bypass ztunnel",
+            ),
+            expected: c.plain(
+                "meshmedic_pods_expected",
+                "Pods of this node that should be captured, by what the API and istio-cni's settings say",
+            ),
+            identity_conflicts: c.add(
+                "meshmedic_identity_conflicts",
+                &["component"],
+                "Who claims to be ztunnel, istio-cni or istiod and is ignored: on this node, of istiod in the cluster",
+                Family::default(),
             ),
             repairs: c.add(
                 "meshmedic_repairs_total",
@@ -175,6 +190,12 @@ impl Inner {
         }
         for condition in Condition::ALL {
             drop(self.condition.get_or_create(&[("condition", condition.as_str())]));
+        }
+        for component in Component::ALL {
+            drop(
+                self.identity_conflicts
+                    .get_or_create(&[("component", component.as_str())]),
+            );
         }
         for result in READINGS {
             drop(self.readings.get_or_create(&[("result", result)]));

@@ -261,6 +261,18 @@ fn readings_are_told_apart() {
     }
 }
 
+#[test]
+fn the_time_spent_on_looking_is_counted_in_seconds() {
+    let metrics = Metrics::new();
+    for looking in [500, 1_500] {
+        metrics.counters(&Counters {
+            looking: Duration::from_millis(looking),
+            ..Counters::default()
+        });
+    }
+    assert_value(&metrics, "meshmedic_looking_seconds_total", 1.5);
+}
+
 fn ended(outcome: Outcome, stuck: bool) -> RepairNotice {
     RepairNotice::Ended {
         pod: pod(),

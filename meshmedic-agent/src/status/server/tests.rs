@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use meshmedic_common::report::{NodeReport, ReadError};
 
@@ -56,7 +57,26 @@ fn reply(mut stream: TcpStream) -> Reply {
 }
 
 fn ask(address: SocketAddr, method: &str, path: &str) -> Reply {
-    send(address, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+    send(
+        address,
+        &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    )
+}
+
+/// A connection from an address of loopback, which says nothing.
+fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let SocketAddr::V4(to) = to else {
+        panic!("{to} is no IPv4 address")
+    };
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        None,
+    )
+    .unwrap();
+    rustix::net::bind(&socket, &std::net::SocketAddrV4::new(from.into(), 0)).unwrap();
+    rustix::net::connect(&socket, &to).unwrap();
+    socket.into()
 }
 
 #[test]
@@ -263,7 +283,7 @@ fn a_client_that_does_not_read_is_cut_at_the_end() {
     let server = Server::start(endpoints(), status).unwrap();
     let address = server.status_addr().unwrap();
     let mut lazy = TcpStream::connect(address).unwrap();
-    lazy.write_all(b"GET /v1/node HTTP/1.1\r\nHost: a\r\n\r\n")
+    lazy.write_all(b"GET /v1/node HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .unwrap();
     // One byte has come, so the answer is under way; then nothing is read until the server is over.
     lazy.read_exact(&mut [0]).unwrap();
@@ -281,50 +301,56 @@ fn a_client_that_does_not_read_is_cut_at_the_end() {
 }
 
 #[test]
-fn one_address_cannot_take_all_places() {
+fn slow_clients_from_everywhere_do_not_keep_the_kubelet_out() {
     let limits = Limits {
-        connections: 3,
-        per_peer: 2,
-        ..LIMITS
-    };
-    let crowd = Crowd::default();
-    let peer = |last: u8| IpAddr::from([10, 0, 0, last]);
-    let first = crowd.enter(peer(1), &limits).unwrap();
-    let second = crowd.enter(peer(1), &limits).unwrap();
-    assert!(crowd.enter(peer(1), &limits).is_none(), "it has its two");
-    let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
-    assert!(crowd.enter(mapped, &limits).is_none(), "it is the same one");
-    let other = crowd.enter(peer(2), &limits).unwrap();
-    assert!(crowd.enter(peer(3), &limits).is_none(), "all places are taken");
-    drop(first);
-    let third = crowd.enter(peer(3), &limits).unwrap();
-    drop((second, third, other));
-    assert!(crowd.0.lock().unwrap().is_empty());
-}
-
-#[test]
-fn whoever_finds_no_place_is_closed_and_may_come_again() {
-    let limits = Limits {
-        per_peer: 1,
+        connections: 12,
+        per_peer: 3,
         ..LIMITS
     };
     let server = Server::start_with(endpoints(), status(), limits).unwrap();
     let address = server.metrics_addr().unwrap();
-    let holder = TcpStream::connect(address).unwrap();
-    assert_eq!(
-        ask(address, "GET", "/healthz").code,
-        0,
-        "closed without an answer"
-    );
-    drop(holder);
-    while ask(address, "GET", "/healthz").code != 200 {}
+    // From four addresses of loopback, as many as there are places.
+    let mut slow = Vec::new();
+    for last in 1..=4 {
+        for _ in 0..3 {
+            slow.push(connect_from([127, 0, 0, last], address));
+        }
+    }
+    for _ in 0..40 {
+        assert_eq!(ask(address, "GET", "/healthz").code, 200);
+    }
+}
+
+#[test]
+fn the_report_is_for_localhost_under_no_other_name() {
+    let status = status();
+    status.publish(report());
+    let server = Server::start(endpoints(), status).unwrap();
+    let address = server.status_addr().unwrap();
+    for (host, code) in [
+        ("localhost:9101", 200),
+        ("LOCALHOST", 200),
+        ("127.0.0.1:80", 200),
+        ("[::1]:9101", 200),
+        ("rebound.example:9101", 421),
+        ("localhost.rebound.example", 421),
+        ("10.0.0.1", 421),
+        ("a b", 421),
+    ] {
+        let reply = send(address, &format!("GET /v1/node HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(reply.code, code, "{host}");
+    }
+    // Scrapers and the kubelet call the other one by any name.
+    let other = server.metrics_addr().unwrap();
+    let reply = send(other, "GET /healthz HTTP/1.1\r\nHost: 10.0.0.1:9100\r\n\r\n");
+    assert_eq!(reply.code, 200);
 }
 
 #[test]
 fn a_request_that_is_too_long_is_refused() {
     let server = Server::start(endpoints(), status()).unwrap();
     let long = "a".repeat(4 * LONGEST_HEAD);
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n");
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n");
     let reply = send(server.metrics_addr().unwrap(), &request);
     assert!(matches!(reply.code, 0 | 431), "{}", reply.code);
     assert_eq!(ask(server.metrics_addr().unwrap(), "GET", "/healthz").code, 200);

@@ -132,8 +132,11 @@ fn list(pods: &[(String, Answer)]) -> String {
         } else {
             json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "ztunnel", "uid": "1", "controller": true}])
         };
+        let labels = json!({"app": "ztunnel"});
         json!({
-            "metadata": {"name": name, "namespace": "istio-system", "uid": name, "ownerReferences": owners},
+            "metadata": {
+                "name": name, "namespace": "istio-system", "uid": name, "ownerReferences": owners, "labels": labels,
+            },
             "spec": {"containers": [{"name": "before"}, {"name": "istio-proxy"}]},
         })
     };

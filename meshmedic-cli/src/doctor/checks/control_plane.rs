@@ -4,6 +4,8 @@
 mod version;
 mod webhooks;
 
+use meshmedic_common::identity::Component;
+
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
@@ -171,9 +173,8 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
     }
     let leads_to_istiod = |service: &&k8s_openapi::api::core::v1::Service| {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        selector
-            .and_then(|selector| selector.get("app"))
-            .is_some_and(|app| app == "istiod")
+        let of = namespace(&service.metadata);
+        selector.is_some_and(|selector| view.identity().is_workload_of(Component::Istiod, of, selector))
     };
     let services: Vec<_> = view
         .snapshot

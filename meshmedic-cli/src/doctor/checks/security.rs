@@ -3,6 +3,7 @@
 
 mod authorization;
 pub(crate) mod health;
+mod identity;
 pub(crate) mod mtls;
 mod peer_authentication;
 pub(crate) mod plaintext;
@@ -72,6 +73,14 @@ pub(crate) const CHECKS: &[Check] = &[
         severity: Severity::Info,
         needs: &[Need::Pods, Need::Namespaces, Need::Custom(PEER)],
         run: mtls::run,
+    },
+    Check {
+        code: "MM0607",
+        category: Category::Security,
+        title: "nobody but Istio claims to be a part of Istio",
+        severity: Severity::Warning,
+        needs: &[Need::Pods],
+        run: identity::run,
     },
 ];
 

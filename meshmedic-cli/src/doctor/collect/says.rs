@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the mesh's settings, its istiods, the agents and a scan say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, stream};
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use meshmedic_agent::cluster::CNI_CONFIG;
 use meshmedic_common::duration;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::facts::CNI_CONFIG;
 use meshmedic_common::report::NodeReport;
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Redirection;
@@ -81,10 +81,19 @@ pub(super) fn unread<T>(failure: &crate::behavioral::Problem) -> Part<T> {
 pub(super) async fn settings(connection: &Connection, snapshot: &mut Snapshot) {
     let view = View::new(snapshot);
     let istio = view.istio.clone();
-    let cni = view
-        .cnis()
-        .next()
-        .map_or_else(|| istio.clone(), |pod| pod.facts.namespace.clone());
+    let places: BTreeSet<&str> = view.cnis().map(|pod| pod.facts.namespace.as_str()).collect();
+    if places.len() > 1 {
+        let places: Vec<&str> = places.into_iter().collect();
+        let why = format!(
+            "istio-cni is in {}: which settings hold depends on the node",
+            places.join(" and ")
+        );
+        snapshot.cni_config = Part::failed(why);
+        return;
+    }
+    let cni = places
+        .first()
+        .map_or_else(|| istio.clone(), |&place| place.to_owned());
     let revision = view
         .istiods()
         .find_map(|pod| pod.facts.labels.get("istio.io/rev").cloned());

@@ -62,6 +62,34 @@ fn an_event_of_a_node_is_found_by_kubectl() {
 }
 
 #[test]
+fn what_every_agent_says_of_a_namespace_is_one_event() {
+    let tenant = Subject::Namespace("shop".to_owned());
+    let named = |subject: &Subject, note: &str, now: Timestamp| {
+        let event = event(
+            subject,
+            EventReason::IdentityConflict,
+            note.to_owned(),
+            now,
+            "meshmedic.io/agent",
+            "agent-x",
+        );
+        (event.metadata.name.unwrap(), event.metadata.namespace.unwrap())
+    };
+    let first = named(&tenant, "why", now());
+    assert_eq!(
+        first,
+        named(&tenant, "why", now() + std::time::Duration::from_secs(9))
+    );
+    assert_eq!(
+        first.1, "default",
+        "where the namespace's own people write nothing"
+    );
+    assert_ne!(first, named(&tenant, "why else", now()));
+    let other = Subject::Namespace("pay".to_owned());
+    assert_ne!(first, named(&other, "why", now()));
+}
+
+#[test]
 fn reasons_have_types_actions_and_names_that_stay() {
     let all: Vec<(&str, &str, &str)> = EventReason::ALL
         .iter()
@@ -77,6 +105,7 @@ fn reasons_have_types_actions_and_names_that_stay() {
             ("MeshRepairSucceeded", "Normal", "Repair"),
             ("MeshRepairFailed", "Warning", "Repair"),
             ("MeshNodeFault", "Warning", "Detect"),
+            ("MeshIdentityConflict", "Warning", "Detect"),
         ]
     );
 }
@@ -89,11 +118,11 @@ fn the_longest_name_still_makes_an_event() {
         "ž".repeat(200),
         String::new(),
     ] {
-        let name = event_name(&object, now());
+        let name = event_name(&object, 7);
         assert!(name.len() <= MAX_NAME, "{name}");
         assert!(!name.contains("-."), "{name}");
     }
-    assert!(event_name(&"a".repeat(253), now()).len() > 250);
+    assert!(event_name(&"a".repeat(253), u128::MAX).len() > 250);
 }
 
 #[tokio::test]

@@ -109,6 +109,24 @@ fn an_owner_is_no_controller_unless_it_says_so() {
 }
 
 #[test]
+fn a_kind_of_another_group_is_not_taken_for_kubernetes_own() {
+    for (api_version, kind, expected) in [
+        ("apps/v1", "DaemonSet", "DaemonSet"),
+        ("batch/v1", "Job", "Job"),
+        ("v1", "Node", "Node"),
+        ("v1", "ReplicationController", "ReplicationController"),
+        ("apps.kruise.io/v1alpha1", "DaemonSet", "DaemonSet.apps.kruise.io"),
+        ("v1", "DaemonSet", "DaemonSet.core"),
+        ("example.com/v1", "Node", "Node.example.com"),
+        ("argoproj.io/v1alpha1", "Rollout", "Rollout.argoproj.io"),
+    ] {
+        let owners = json!([{"apiVersion": api_version, "kind": kind, "name": "some", "uid": "2", "controller": true}]);
+        let facts = facts(json!({"metadata": {"ownerReferences": owners}}));
+        assert_eq!(facts.controller.unwrap().kind, expected);
+    }
+}
+
+#[test]
 fn only_a_mirror_has_a_config_hash() {
     let hash = "0123456789abcdef0123456789abcdef";
     let uid = "0a1b2c3d-1111-2222-3333-444455556666";

@@ -67,7 +67,12 @@ impl Cluster {
     /// Sets whether the istio-cni pod of a node is ready, and waits until the API says so.
     pub fn set_cni_ready(&self, node: &str, ready: bool) -> Result<()> {
         let pod = self.istio_pod("k8s-app%3Distio-cni-node", node)?;
-        self.set_ready_by("istio-system", meta(&pod, "name"), meta(&pod, "uid"), ready)
+        self.set_ready_by(
+            self.shared.istio_namespace,
+            meta(&pod, "name"),
+            meta(&pod, "uid"),
+            ready,
+        )
     }
 
     /// Kills the ztunnel of a node, whose pod is then not ready.
@@ -85,12 +90,19 @@ impl Cluster {
     /// Sets whether the ztunnel pod of a node is ready, and waits until the API says so.
     pub fn ztunnel_ready(&self, node: &str, ready: bool) -> Result<()> {
         let pod = self.istio_pod("app%3Dztunnel", node)?;
-        self.set_ready_by("istio-system", meta(&pod, "name"), meta(&pod, "uid"), ready)
+        self.set_ready_by(
+            self.shared.istio_namespace,
+            meta(&pod, "name"),
+            meta(&pod, "uid"),
+            ready,
+        )
     }
 
     fn istio_pod(&self, label: &str, node: &str) -> Result<Value> {
         let query = format!("labelSelector={label}&fieldSelector=spec.nodeName%3D{node}");
-        let pods = self.api().list_where("pods", "istio-system", &query)?;
+        let pods = self
+            .api()
+            .list_where("pods", self.shared.istio_namespace, &query)?;
         let mut pods = pods
             .into_iter()
             .filter(|pod| meta(pod, "deletionTimestamp").is_empty());
@@ -101,9 +113,11 @@ impl Cluster {
 
     /// Sets whether istiod has a ready endpoint.
     pub fn set_istiod_ready(&self, ready: bool) -> Result<()> {
-        let patch = json!({ "endpoints": istio::endpoints(ready) });
+        let endpoints = istio::endpoints(&self.shared, ready)?;
+        let patch = json!({ "endpoints": endpoints });
+        let namespace = self.shared.istio_namespace;
         self.api()
-            .patch("endpointslices", "istio-system", istio::ISTIOD_SLICE, &patch)
+            .patch("endpointslices", namespace, istio::ISTIOD_SLICE, &patch)
             .map(drop)
     }
 }

@@ -76,7 +76,7 @@ fn run(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()>
             // A mirror for which nothing runs: the static pod was taken away.
             return Ok(());
         }
-        local.insert(uid.to_owned(), start(node, pod)?);
+        local.insert(uid.to_owned(), start(shared, node, pod)?);
     }
     let Some(local) = local.get_mut(uid) else {
         return Ok(());
@@ -105,11 +105,11 @@ fn tell(shared: &Shared, pod: &Value, local: &mut Local) -> Result<()> {
     Ok(())
 }
 
-fn start(node: &Node, pod: &Value) -> Result<Local> {
+fn start(shared: &Shared, node: &Node, pod: &Value) -> Result<Local> {
     let (namespace, name) = (meta(pod, "namespace"), meta(pod, "name"));
     let uid = Some(meta(pod, "uid").to_owned());
     let labels = &pod["metadata"]["labels"];
-    let is_istio = |key: &str, value: &str| namespace == "istio-system" && labels[key] == value;
+    let is_istio = |key: &str, value: &str| namespace == shared.istio_namespace && labels[key] == value;
     let (what, address) = if is_istio("app", "ztunnel") {
         let ztunnel = node.lab().ztunnel(ZtunnelSpec {
             name: name.to_owned(),
@@ -126,6 +126,10 @@ fn start(node: &Node, pod: &Value) -> Result<Local> {
         spec.addresses.extend(address);
         // That is istio-cni's work.
         spec.redirected = false;
+        // Whoever claims to be ztunnel calls itself so as well.
+        if labels["app"] == "ztunnel" {
+            spec.process_name = "ztunnel".to_owned();
+        }
         let pod = node.lab().pod(spec)?;
         let what = if is_istio("k8s-app", "istio-cni-node") {
             What::Cni(pod)

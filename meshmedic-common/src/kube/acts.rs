@@ -4,23 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::eligibility::Enablement;
+use crate::facts::PodFacts;
+use crate::identity::{Component, DataPlane, Identity, NodeFault};
+use crate::kube::acted::{Acted as Done, Target};
+use crate::kube::client::ServerClock;
+use crate::kube::evict;
+use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts};
+use crate::kube::identity;
+use crate::policy::{Gates, Means, Standing, Withheld};
 use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
-use meshmedic_common::eligibility::Enablement;
-use meshmedic_common::facts::PodFacts;
-use meshmedic_common::kube::acted::{Acted as Done, Target};
-use meshmedic_common::kube::client::ServerClock;
-use meshmedic_common::kube::evict;
-use meshmedic_common::kube::facts::{is_cordoned, namespace_facts, pod_facts};
-use meshmedic_common::policy::{Gates, Means, Standing, Withheld};
 
-use super::{CONTROL, ISTIO_CNI, ISTIOD, ZTUNNEL, leases, mirror};
-use meshmedic_common::repair::ledger::{Allowance, Change, Record};
-use meshmedic_common::repair::{self, Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
+use super::control::{CONTROL, pause_reason};
+use super::leases;
+use crate::repair::ledger::{Allowance, Change, Record};
+use crate::repair::{self, Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -43,6 +45,7 @@ const TRIES: usize = 4;
 pub struct Acts {
     client: Client,
     clock: Arc<ServerClock>,
+    identity: Identity,
     node: String,
     namespace: String,
 }
@@ -50,10 +53,17 @@ pub struct Acts {
 impl Acts {
     /// For the agent of `node`, which keeps its Leases in `namespace`. The client must not retry by itself.
     #[must_use]
-    pub fn new(client: Client, clock: Arc<ServerClock>, node: &str, namespace: &str) -> Self {
+    pub fn new(
+        client: Client,
+        clock: Arc<ServerClock>,
+        identity: Identity,
+        node: &str,
+        namespace: &str,
+    ) -> Self {
         Self {
             client,
             clock,
+            identity,
             node: node.to_owned(),
             namespace: namespace.to_owned(),
         }
@@ -150,27 +160,25 @@ impl Acts {
         let client = || self.client.clone();
         let pods: Api<Pod> = Api::namespaced(client(), &pod.namespace);
         let here: Api<Pod> = Api::all(client());
-        let of = |(label, value): (&str, &str)| {
-            let labels = format!("{label}={value}");
+        let of = |component: Component| {
             ListParams::default()
-                .labels(&labels)
+                .labels(&component.selector())
                 .fields(&format!("spec.nodeName={}", self.node))
         };
         let namespaces: Api<Namespace> = Api::all(client());
         let nodes: Api<Node> = Api::all(client());
         let controls: Api<ConfigMap> = Api::namespaced(client(), &self.namespace);
-        let slices: Api<EndpointSlice> = Api::all(client());
-        let (istiod, ztunnel, cni) = (ListParams::default().labels(ISTIOD), of(ZTUNNEL), of(ISTIO_CNI));
+        let (ztunnel, cni) = (of(Component::Ztunnel), of(Component::Cni));
         let fetched = tokio::try_join!(
             pods.get_opt(&pod.name),
             namespaces.get_metadata(&pod.namespace),
             nodes.get(&self.node),
             controls.get_opt(CONTROL),
-            slices.list(&istiod),
+            identity::istiod(&self.client, &self.identity),
             here.list(&ztunnel),
             here.list(&cni),
         );
-        let (found, namespace, node, control, slices, ztunnels, cnis) =
+        let (found, namespace, node, control, istiod, ztunnels, cnis) =
             fetched.map_err(|error| describe(&error))?;
         let Some(found) = found else { return Ok(None) };
         let facts = pod_facts(&found);
@@ -184,21 +192,13 @@ impl Acts {
             namespace_repair: namespace.repair,
             facts,
         };
-        let is_ready = |pods: &[Pod], part| {
-            let facts: Vec<_> = pods.iter().map(pod_facts).collect();
-            mirror::ready_since(facts.iter(), part).is_some()
-        };
-        let node_fault = match () {
-            () if !is_ready(&ztunnels.items, ZTUNNEL) => Some("ztunnel is not Ready on this node".to_owned()),
-            () if !is_ready(&cnis.items, ISTIO_CNI) => Some("istio-cni is not Ready on this node".to_owned()),
-            () => None,
-        };
-        let endpoints: usize = slices.items.iter().map(mirror::ready_endpoints).sum();
+        let parts: Vec<_> = ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect();
+        let plane = DataPlane::of(&self.identity, parts.iter());
         let gates = Gates {
-            node_fault,
-            mesh_fault: (endpoints == 0).then(mirror::no_istiod),
+            node_fault: plane.fault(None).as_ref().map(NodeFault::to_string),
+            mesh_fault: istiod.fault(),
             cordoned: is_cordoned(&node),
-            paused: control.as_ref().and_then(mirror::pause_reason),
+            paused: control.as_ref().and_then(pause_reason),
         };
         let siblings = self.young_siblings(&found, &standing.facts).await?;
         Ok(Some(Box::new(Check {
@@ -298,7 +298,8 @@ pub fn describe(error: &kube::Error) -> String {
 }
 
 /// The innermost error, which is the one that tells something.
-pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+#[must_use]
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
