@@ -25,7 +25,6 @@ use crate::output;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
-pub(crate) use command::Command;
 pub(crate) use compare::Comparison;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
