@@ -2,6 +2,7 @@
 //! The way to a cluster, and what to say when it is barred.
 
 mod failure;
+mod istio;
 mod rule;
 
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use anyhow::{Context as _, anyhow, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use meshmedic_common::duration;
-use meshmedic_common::identity::Identity;
 use meshmedic_common::kube::client::{self, ServerClock};
 
 pub(crate) use failure::{Failure, explain};
+pub(crate) use istio::{Heard, Istio};
 
 /// How many times a question is asked again that the server was too busy for.
 const ATTEMPTS: u32 = 6;
@@ -62,15 +63,6 @@ pub(crate) struct Connection {
     /// Whom to take for Istio there; the charts' defaults until an agent was asked.
     pub(crate) istio: Istio,
     timeout: Option<Duration>,
-}
-
-/// Whom a command takes for Istio.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Istio {
-    /// Who may speak for it.
-    pub(crate) identity: Identity,
-    /// What people should know about that.
-    pub(crate) notes: Vec<String>,
 }
 
 impl ConnectionArgs {

@@ -7,6 +7,8 @@ mod args;
 mod check;
 mod checks;
 mod collect;
+mod command;
+mod compare;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -22,13 +24,14 @@ mod view;
 use crate::connection;
 
 pub(crate) use args::Args;
-pub(crate) use check::{Check, Severity};
-pub(crate) use finding::Remedy;
+pub(crate) use check::{Category, Check, Severity};
+pub(crate) use compare::Comparison;
+pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};
 pub(crate) use strict_ready::{Ready, StrictReadiness, Verdict};
 
-use collect::{Plan, collect};
+use collect::{Budget, Plan, collect};
 use snapshot::Snapshot;
 
 /// Looks, judges and tells; gives the exit code.
@@ -54,6 +57,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         return Ok(readiness.code());
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
+    if let Some(path) = &args.against {
+        let earlier = DoctorReport::judge(&snapshot::read(path)?, args.chosen()?, &suppressions);
+        let compared = Comparison::of(report, &earlier);
+        show::comparison(&compared, args.output, args.verbose)?;
+        return Ok(compared.new.code(args.fail_on));
+    }
     show::doctor(&report, args.output, args.verbose)?;
     Ok(report.code(args.fail_on))
 }
@@ -67,6 +76,7 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
             selection,
             ways: args.ways(),
             since: args.since,
+            budget: Budget::default(),
         };
         args.istio
             .settle(&mut connection, plan.ways.agents(), plan.ways.timeout())

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whom a command takes for Istio: as it is told, else as the agents are configured, else as Istio's charts have it.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::ArgAction;
 use meshmedic_common::identity::{FLAG, Identity, check_namespace};
 
 use crate::connection::{Connection, Istio};
-use crate::ways::{AgentArgs, setting};
+use crate::ways::{AgentArgs, first_report};
 
 /// Where Istio is; flattened into every command that judges pods by it.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -27,13 +28,15 @@ pub(crate) struct IstioArgs {
 impl IstioArgs {
     /// Asks an agent, and has the connection go by the result.
     pub(crate) async fn settle(&self, connection: &mut Connection, agents: &AgentArgs, timeout: Duration) {
-        let asked = tokio::time::timeout(timeout, setting(connection, agents, timeout)).await;
-        let agents = asked.unwrap_or_default();
+        let asked = tokio::time::timeout(timeout, first_report(connection, agents, timeout)).await;
+        let heard = asked.unwrap_or_default();
+        let agents = heard.as_ref().and_then(|heard| heard.report.istio.clone());
         let identity = self.over(agents.clone().unwrap_or_default());
         let notes = agents.as_ref().and_then(|agents| difference(&identity, agents));
         connection.istio = Istio {
             identity,
             notes: notes.into_iter().collect(),
+            heard: Arc::new(Mutex::new(heard)),
         };
     }
 

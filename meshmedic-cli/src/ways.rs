@@ -20,7 +20,7 @@ use crate::connection::{Connection, Failure};
 use crate::exit::Usage;
 use crate::selection::{Selection, Target};
 
-pub(crate) use agent::{Fleet, fleet, setting};
+pub(crate) use agent::{Fleet, first_report, fleet};
 pub(crate) use tables::{FILES, Readout};
 
 /// Which way to go.

@@ -2,6 +2,7 @@
 //! The project's own tasks: `cargo xtask --help`.
 
 mod bench;
+mod cluster;
 mod demo;
 mod docs;
 mod ebpf;
@@ -34,6 +35,8 @@ enum Task {
     Image(image::ImageArgs),
     /// Make a kind cluster with a mesh, break a pod in it, and show that it heals; needs Docker
     Kind(kind::KindArgs),
+    /// Build the programs of a real Kubernetes and a real Istio from pinned sources
+    Cluster(cluster::ClusterArgs),
     /// Write the pages of commands and metrics, and the manual pages
     Docs(docs::DocsArgs),
     /// Run every test that this machine can run, and list what it skipped
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ebpf(args) => ebpf::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Kind(args) => kind::run(&args),
+        Task::Cluster(args) => cluster::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Test(args) => {
             if !test::run(&args)? {

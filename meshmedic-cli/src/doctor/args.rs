@@ -54,6 +54,9 @@ pub(crate) struct Args {
         conflicts_with_all = ["save", "all_namespaces", "pods"]
     )]
     pub(super) from: Option<PathBuf>,
+    /// Say only what is new and what is gone since what was seen then
+    #[arg(long, value_name = "FILE", help_heading = "Snapshot", conflicts_with_all = ["strict_ready", "list"])]
+    pub(super) against: Option<PathBuf>,
     /// The mesh itself, and this namespace only [default: all namespaces]
     #[arg(
         short,
@@ -103,6 +106,7 @@ Examples:
   meshmedic doctor -n shop -o short       only what concerns this namespace
   meshmedic doctor -o html >report.html   a page for a ticket
   meshmedic doctor --save mesh.json       keep it; judge it with --from
+  meshmedic doctor --against mesh.json    what is new, and gone, since then
   meshmedic doctor --suppress 'MM0405=shop/*'";
 
 impl Args {
@@ -132,6 +136,9 @@ impl Args {
             }
             (None, None) if self.strict_ready => {
                 usage("--strict-ready is about one namespace: name it with -n")
+            }
+            _ if self.against.is_some() && self.output == DoctorFormat::Html => {
+                usage("--against is written as table, short, json or yaml")
             }
             _ if self.strict_ready && self.output == DoctorFormat::Html => {
                 usage("--strict-ready is written as table, short, json or yaml")

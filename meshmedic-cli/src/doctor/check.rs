@@ -38,6 +38,21 @@ impl Category {
         }
     }
 
+    /// What its findings break, as a heading above them.
+    pub(crate) const fn breaks(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "istiod and what it hands out",
+            Self::DataPlane => "ztunnel and istio-cni on the nodes",
+            Self::PodCreation => "pods that do not start",
+            Self::Enrolment => "pods in and out of the mesh",
+            Self::NetworkPolicy => "connections that policies cut",
+            Self::Security => "protection and identity",
+            Self::Traffic => "routes and where they lead",
+            Self::Sidecars => "pods with sidecars",
+            Self::NetworkUnderneath => "the network between nodes",
+        }
+    }
+
     /// How the codes of its checks begin.
     #[cfg(test)]
     pub(crate) const fn prefix(self) -> &'static str {

@@ -3,6 +3,7 @@
 //! down as such, and nothing is changed in the cluster.
 
 mod api;
+mod budget;
 mod exposition;
 mod reach;
 mod recheck;
@@ -12,6 +13,8 @@ mod ztunnel;
 use std::time::Duration;
 
 use jiff::Timestamp;
+
+pub(crate) use budget::Budget;
 
 use super::snapshot::{Scope, Snapshot};
 use crate::connection::Connection;
@@ -27,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) ways: WayArgs,
     /// How far back logs are read.
     pub(crate) since: Duration,
+    /// What may be kept of all that pods say.
+    pub(crate) budget: Budget,
 }
 
 /// Takes it.

@@ -6,10 +6,16 @@ use std::fmt;
 use meshmedic_common::text::clean;
 use serde::Serialize;
 
+use super::command::Command;
+
 /// The most that is kept of one sentence. What stands in objects and logs was written by others.
 const MAX_WORDS: usize = 600;
 /// Patches are ours, but name what others named.
 const MAX_PATCH: usize = 16 * 1024;
+/// What is shown of a name that is none.
+const MAX_SPOILED: usize = 60;
+/// The line that ends the here-document in which objects are printed.
+pub(crate) const HERE_DOCUMENT_ENDS: &str = "EOF";
 
 /// An object of the API.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -76,8 +82,8 @@ pub(crate) struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Remedy {
-    /// Commands for a shell.
-    Commands(Vec<String>),
+    /// Commands, each a list of words.
+    Commands(Vec<Command>),
     /// Objects for `kubectl apply -f -`.
     Apply(String),
     /// No command does it, and why, or what a person has to decide.
@@ -115,9 +121,14 @@ impl Finding {
         self
     }
 
-    /// A command that helps. Whatever goes into one must be a name that Kubernetes gives, or be quoted.
-    pub(crate) fn run(mut self, command: impl Into<String>) -> Self {
-        let command = clean(&command.into(), MAX_WORDS);
+    /// A command that helps; where a name of others spoiled it, the advice to look at that name.
+    pub(crate) fn run(mut self, command: Command) -> Self {
+        if let Some(word) = command.spoiled_by() {
+            let word = clean(word, MAX_SPOILED);
+            return self.by_hand(format!(
+                "\"{word}\" is no name that Kubernetes gives, so no command with it is printed: find out who wrote it."
+            ));
+        }
         if let Some(Remedy::Commands(commands)) = self.remedy.last_mut() {
             commands.push(command);
         } else {
@@ -126,14 +137,18 @@ impl Finding {
         self
     }
 
-    /// Objects in YAML that help.
+    /// Objects in YAML that help; where a terminal would not show them as they are, the advice to write them by hand.
     pub(crate) fn apply(mut self, yaml: &str) -> Self {
-        let lines = yaml.lines().map(|line| {
-            let indent = line.len() - line.trim_start().len();
-            format!("{}{}", " ".repeat(indent), clean(line, MAX_PATCH))
-        });
-        self.remedy
-            .push(Remedy::Apply(lines.collect::<Vec<_>>().join("\n")));
+        let fit = |line: &str| {
+            let text = line.trim_start_matches(' ');
+            line != HERE_DOCUMENT_ENDS && clean(text, MAX_PATCH) == text.trim_end()
+        };
+        if !yaml.lines().all(fit) {
+            return self.by_hand(
+                "The object holds text that is not safe to print, so no patch is printed: find out who wrote it.",
+            );
+        }
+        self.remedy.push(Remedy::Apply(yaml.trim_end().to_owned()));
         self
     }
 

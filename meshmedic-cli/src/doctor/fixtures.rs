@@ -4,6 +4,7 @@
 //! A test takes [`healthy`], hurts it in one place, and asks one check with [`findings`] or [`assert_passes`].
 
 mod healthy;
+pub(crate) mod hostile;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::check::Outcome;
 use super::checks;
-use super::finding::Finding;
+use super::finding::{Finding, Remedy};
 use super::report::{DoctorReport, Suppression};
 use super::snapshot::{CUSTOM_KINDS, Custom, Part, Snapshot};
 use super::view::View;
@@ -89,6 +90,7 @@ pub(crate) fn assert_finds(code: &str, snapshot: &Snapshot, on: &str) -> Finding
         !finding.problem.contains(&finding.object.path()),
         "findings that name their object never fold"
     );
+    hostile::assert_unshaken(code, snapshot);
     finding
 }
 
@@ -133,7 +135,8 @@ pub(crate) fn pod(
             "namespace": namespace, "name": name, "uid": uid(namespace, name), "labels": labels,
             "creationTimestamp": LONG_AGO,
             "ownerReferences": [{
-                "apiVersion": "apps/v1", "kind": owner.0, "name": owner.1, "uid": uid(namespace, owner.1),
+                "apiVersion": if owner.0 == "Job" { "batch/v1" } else { "apps/v1" },
+                "kind": owner.0, "name": owner.1, "uid": uid(namespace, owner.1),
                 "controller": true,
             }],
         },
@@ -212,6 +215,17 @@ pub(crate) fn custom(key: &str, namespace: &str, name: &str, spec: Value) -> Cus
         "apiVersion": format!("{}/v1", kind.group), "kind": kind.kind,
         "metadata": { "namespace": namespace, "name": name }, "spec": spec,
     }))
+}
+
+impl Finding {
+    /// The commands of its remedy, as a shell takes them.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let of = |remedy: &Remedy| match remedy {
+            Remedy::Commands(commands) => commands.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        };
+        self.remedy.iter().flat_map(of).collect()
+    }
 }
 
 impl Snapshot {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::command::Command;
 use super::finding::{Finding, ObjectRef, Remedy};
 
 /// How much of each list is shown of findings that were folded.
@@ -85,7 +86,7 @@ fn steps(alike: &[&Finding], most: usize) -> (Vec<Remedy>, usize) {
         .max()
         .unwrap_or_default();
     for step in 0..longest {
-        let mut commands: Vec<String> = Vec::new();
+        let mut commands: Vec<Command> = Vec::new();
         let mut others: Vec<Remedy> = Vec::new();
         for remedy in alike.iter().filter_map(|finding| finding.remedy.get(step)) {
             match remedy {
@@ -166,7 +167,7 @@ mod tests {
             .of(Some(ObjectRef::new("Deployment", "shop", of)))
             .because(format!("seen on {name}"))
             .so("it is lost")
-            .run(format!("kubectl rollout restart -n shop deployment/{of}"))
+            .run(Command::new("kubectl rollout restart -n shop").path("deployment", of))
     }
 
     #[test]

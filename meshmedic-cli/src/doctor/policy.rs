@@ -22,7 +22,7 @@ use meshmedic_common::facts::Labels;
 use classes::Classes;
 use compile::{Compiler, Policy};
 
-pub(crate) use gaps::{Gap, Gaps};
+pub(crate) use gaps::{Behind, Detour, Gap, Gaps};
 
 /// A protocol that a NetworkPolicy can name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,16 +42,44 @@ pub(crate) enum Direction {
     Egress,
 }
 
-/// How a pod stands to HBONE.
+/// Who puts a pod's connections to others of the mesh into HBONE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Hbone {
-    /// It is not captured.
+pub(crate) enum Sends {
+    /// Nobody: they go out in plaintext, or in the mTLS of sidecars.
     #[default]
-    None,
-    /// It is captured, and what is sent to it goes to a waypoint first.
-    BehindWaypoint,
-    /// It is captured: pods of the mesh reach it on port 15008, whatever port they mean.
-    Direct,
+    Plain,
+    /// ztunnel, which asks waypoints first.
+    Ztunnel,
+    /// An Envoy of Istio that is a sidecar or a waypoint: it sends to pods, past their waypoints.
+    Envoy,
+    /// An Envoy of Istio that is a gateway: it asks waypoints where a Service wants that of gateways.
+    Gateway,
+}
+
+/// How connections of the mesh arrive at a pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Takes {
+    /// As they were meant: on the port of the app.
+    #[default]
+    Plain,
+    /// In HBONE, and from a waypoint where the sender asks waypoints.
+    BehindWaypoint {
+        /// Whether gateways ask them too (`istio.io/ingress-use-waypoint`).
+        for_gateways: bool,
+    },
+    /// In HBONE, on port 15008, whatever port is meant.
+    Hbone,
+}
+
+impl Takes {
+    /// Whether what this sender means for the pod goes straight to the pod's port 15008.
+    pub(crate) const fn directly(self, sender: Sends) -> bool {
+        match (sender, self) {
+            (Sends::Plain, _) | (_, Self::Plain) | (Sends::Ztunnel, Self::BehindWaypoint { .. }) => false,
+            (_, Self::Hbone) | (Sends::Envoy, Self::BehindWaypoint { .. }) => true,
+            (Sends::Gateway, Self::BehindWaypoint { for_gateways }) => !for_gateways,
+        }
+    }
 }
 
 /// A pod as a NetworkPolicy sees it.
@@ -66,7 +94,8 @@ pub(crate) struct Endpoint {
     pub(crate) serves: BTreeSet<u16>,
     /// Whether policies neither isolate it nor select it as a peer: it is in its node's network, or has ended.
     pub(crate) apart: bool,
-    pub(crate) hbone: Hbone,
+    pub(crate) sends: Sends,
+    pub(crate) takes: Takes,
 }
 
 /// Who is at the other end.
@@ -116,6 +145,8 @@ pub(crate) struct NetworkPolicies {
     policies: Vec<Rc<Policy>>,
     /// Per class, the policies that select it.
     selecting: Rc<Vec<Vec<usize>>>,
+    /// Per policy, how many pods it selects.
+    selected: Rc<Vec<usize>>,
 }
 
 impl NetworkPolicies {
@@ -133,12 +164,21 @@ impl NetworkPolicies {
             .map(|policy| Rc::new(compiler.policy(policy)))
             .collect();
         let selecting = compiler.selecting(&policies);
+        let mut selected = vec![0; policies.len()];
+        for (class, places) in selecting.iter().enumerate() {
+            for &place in places {
+                if let Some(count) = selected.get_mut(place) {
+                    *count += classes.members(class).len();
+                }
+            }
+        }
         Self {
             endpoints: Rc::new(endpoints),
             namespaces: Rc::new(namespaces),
             classes: Rc::new(classes),
             policies,
             selecting: Rc::new(selecting),
+            selected: Rc::new(selected),
         }
     }
 
@@ -188,10 +228,7 @@ impl NetworkPolicies {
             isolating.push(policy);
             for (rule, compiled) in rules.iter().enumerate() {
                 let from = match peer {
-                    Peer::Pod(peer) => self
-                        .classes
-                        .of(peer)
-                        .is_some_and(|class| compiled.peers.contains(class)),
+                    Peer::Pod(peer) => self.admits_pod(compiled, peer),
                     Peer::Address(address) => compiled.rule.admits_address(address),
                 };
                 if from && compiled.rule.ports.admit(destination, port, protocol) {
@@ -204,6 +241,25 @@ impl NetworkPolicies {
         } else {
             Decision::Denied(isolating)
         }
+    }
+
+    /// A pod in its node's network has that node's address, and no selector selects it.
+    fn admits_pod(&self, compiled: &compile::Rule, peer: usize) -> bool {
+        if let Some(class) = self.classes.of(peer) {
+            return compiled.peers.contains(class);
+        }
+        let addresses = self.endpoints.get(peer).map_or(&[][..], |peer| &peer.addresses);
+        let mut addresses = addresses.iter();
+        compiled.rule.admits_everybody() || addresses.any(|address| compiled.rule.admits_address(*address))
+    }
+
+    /// Of policies the one that selects the fewest pods: a change of it changes least.
+    pub(crate) fn narrowest(&self, places: &[usize]) -> Option<usize> {
+        let selected = |place: usize| self.selected.get(place).copied().unwrap_or_default();
+        places
+            .iter()
+            .copied()
+            .min_by_key(|&place| (selected(place), place))
     }
 
     /// Whether anybody at all may open a connection to a port of a pod.

@@ -141,6 +141,43 @@ impl DoctorReport {
         }
     }
 
+    /// The same with some of the findings alone. A check of which none is left has passed, as far as it was asked.
+    pub(crate) fn only(mut self, keep: impl Fn(&CheckReport, &Finding) -> bool) -> Self {
+        let mut summary = Summary::default();
+        for check in &mut self.checks {
+            let findings = std::mem::take(&mut check.findings);
+            check.findings = findings
+                .into_iter()
+                .filter(|finding| keep(check, finding))
+                .collect();
+            if check.result == Ending::Findings && check.findings.is_empty() {
+                check.result = Ending::Passed;
+            }
+            summary.count(check);
+        }
+        self.summary = summary;
+        self
+    }
+
+    /// Why checks were skipped, and which; in the order of the table. Without `all` only those that somebody with more
+    /// rights could run.
+    pub(crate) fn skipped(&self, all: bool) -> Vec<(&str, Vec<&'static str>)> {
+        let mut groups: Vec<(&str, Vec<&'static str>)> = Vec::new();
+        for check in &self.checks {
+            let Some(reason) = check.reason.as_deref() else {
+                continue;
+            };
+            if check.result != Ending::Skipped || !(all || check.open) {
+                continue;
+            }
+            match groups.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, codes)) => codes.push(check.code),
+                None => groups.push((reason, vec![check.code])),
+            }
+        }
+        groups
+    }
+
     /// The exit code: 1 for a finding as bad as this, 3 where something stayed open, else 0.
     pub(crate) fn code(&self, fail_on: Severity) -> u8 {
         let bad = |check: &CheckReport| check.result == Ending::Findings && check.severity >= fail_on;
@@ -195,14 +232,20 @@ fn one(check: &Check, view: &View<'_>, suppressions: &[Suppression], summary: &m
             report.reason = Some(why);
         }
     }
-    summary.suppressed += report.suppressed;
-    match (report.result, check.severity) {
-        (Ending::Passed, _) => summary.passed += 1,
-        (Ending::Skipped, _) => summary.skipped += 1,
-        (Ending::Failed, _) => summary.failed += 1,
-        (Ending::Findings, Severity::Error) => summary.errors += report.findings.len(),
-        (Ending::Findings, Severity::Warning) => summary.warnings += report.findings.len(),
-        (Ending::Findings, Severity::Info) => summary.infos += report.findings.len(),
-    }
+    summary.count(&report);
     report
+}
+
+impl Summary {
+    fn count(&mut self, check: &CheckReport) {
+        self.suppressed += check.suppressed;
+        match (check.result, check.severity) {
+            (Ending::Passed, _) => self.passed += 1,
+            (Ending::Skipped, _) => self.skipped += 1,
+            (Ending::Failed, _) => self.failed += 1,
+            (Ending::Findings, Severity::Error) => self.errors += check.findings.len(),
+            (Ending::Findings, Severity::Warning) => self.warnings += check.findings.len(),
+            (Ending::Findings, Severity::Info) => self.infos += check.findings.len(),
+        }
+    }
 }

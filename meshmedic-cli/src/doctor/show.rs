@@ -5,19 +5,22 @@ mod html;
 mod strict;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use clap::ValueEnum;
 
 pub(crate) use strict::strict_readiness;
 
-use super::{Check, CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};
+use crate::doctor::{
+    Category, Check, CheckReport, Comparison, DoctorReport, Ending, Group, HERE_DOCUMENT_ENDS, Remedy,
+    Severity, fold,
+};
 use crate::output::{Colour, paint, wrap, write};
 
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DoctorFormat {
-    /// For people: every check, category by category
+    /// For people: what is wrong, the worst first; then what was skipped and what passed
     #[default]
     Table,
     /// For people: only what is wrong or left open
@@ -41,6 +44,44 @@ pub(crate) fn doctor(report: &DoctorReport, format: DoctorFormat, verbose: bool)
     })
 }
 
+/// Writes what is new and what is gone.
+pub(crate) fn comparison(compared: &Comparison, format: DoctorFormat, verbose: bool) -> anyhow::Result<()> {
+    write(&match format {
+        DoctorFormat::Json => format!("{}\n", serde_json::to_string_pretty(compared)?),
+        DoctorFormat::Yaml => serde_saphyr::to_string(compared)?,
+        DoctorFormat::Table | DoctorFormat::Short | DoctorFormat::Html => differences(compared, verbose)?,
+    })
+}
+
+fn differences(compared: &Comparison, verbose: bool) -> anyhow::Result<String> {
+    let since = compared.against.strftime("%Y-%m-%d %H:%M UTC");
+    let new = compared.new.summary;
+    let count = new.errors + new.warnings + new.infos;
+    let mut out = wrap(
+        &format!(
+            "Since {since}: {count} new, {} gone, {} as before.",
+            compared.gone.len(),
+            compared.same
+        ),
+        0,
+    );
+    for severity in WORST_FIRST {
+        findings(&mut out, &compared.new, severity, verbose)?;
+    }
+    if !compared.gone.is_empty() {
+        heading(&mut out, "Gone")?;
+        for gone in &compared.gone {
+            let line = format!("{} {}: {}", gone.code, gone.object, gone.problem);
+            writeln!(out, "{} {}", paint("√", Colour::Green), wrap(&line, 2).trim())?;
+        }
+    }
+    if !compared.not_looked_for.is_empty() {
+        heading(&mut out, "Found then, and not looked for now")?;
+        out += &wrap(&compared.not_looked_for.join(", "), 2);
+    }
+    Ok(out)
+}
+
 /// Writes which checks there are.
 pub(crate) fn checks<'c>(checks: impl Iterator<Item = &'c Check>) -> anyhow::Result<()> {
     let mut out = String::new();
@@ -56,33 +97,123 @@ pub(crate) fn checks<'c>(checks: impl Iterator<Item = &'c Check>) -> anyhow::Res
     write(&out)
 }
 
+/// What is wrong first, the worst before the rest and by what it breaks; then what is not known, what was skipped and
+/// what would run it, and last what passed.
 fn text(report: &DoctorReport, verbose: bool, all: bool) -> anyhow::Result<String> {
-    let mut out = String::new();
-    let mut category = None;
+    let mut out = summary(report);
     let mut reasons: BTreeMap<&str, &str> = BTreeMap::new();
-    for check in &report.checks {
-        if !all && check.result == Ending::Passed || !all && check.result == Ending::Skipped && !check.open {
+    for severity in WORST_FIRST {
+        findings(&mut out, report, severity, verbose)?;
+    }
+    let failed = of_ending(report, Ending::Failed);
+    if !failed.is_empty() {
+        heading(&mut out, "Not known")?;
+        for check in failed {
+            let same = check.reason.as_deref().and_then(|reason| {
+                let first = *reasons.entry(reason).or_insert(check.code);
+                (first != check.code).then_some(first)
+            });
+            one(&mut out, check, verbose, same)?;
+        }
+    }
+    skipped(&mut out, report, all)?;
+    if all {
+        passed(&mut out, report, verbose)?;
+    }
+    Ok(out)
+}
+
+const WORST_FIRST: [Severity; 3] = [Severity::Error, Severity::Warning, Severity::Info];
+
+fn of_ending(report: &DoctorReport, ending: Ending) -> Vec<&CheckReport> {
+    let checks = report.checks.iter();
+    checks.filter(|check| check.result == ending).collect()
+}
+
+fn heading(out: &mut String, title: &str) -> fmt::Result {
+    writeln!(out, "\n{title}\n{}", "-".repeat(title.chars().count()))
+}
+
+/// The findings of one severity, those together that break the same thing.
+fn findings(
+    out: &mut String,
+    report: &DoctorReport,
+    severity: Severity,
+    verbose: bool,
+) -> anyhow::Result<()> {
+    let mut category = None;
+    for check in of_ending(report, Ending::Findings) {
+        if check.severity != severity {
             continue;
         }
         if category != Some(check.category) {
-            if category.is_some() {
-                out.push('\n');
-            }
-            let title = check.category.title();
-            writeln!(out, "{title}\n{}", "-".repeat(title.chars().count()))?;
+            heading(out, &format!("{}: {}", plural(severity), check.category.breaks()))?;
             category = Some(check.category);
         }
-        let same = check.reason.as_deref().and_then(|reason| {
-            let first = *reasons.entry(reason).or_insert(check.code);
-            (first != check.code).then_some(first)
-        });
-        one(&mut out, check, verbose, same)?;
+        one(out, check, verbose, None)?;
     }
-    if category.is_some() {
-        out.push('\n');
+    Ok(())
+}
+
+const fn plural(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "Errors",
+        Severity::Warning => "Warnings",
+        Severity::Info => "Remarks",
     }
-    out += &summary(report);
-    Ok(out)
+}
+
+/// Checks that were skipped, by the reason that they have in common; without `all` only those that could be run.
+fn skipped(out: &mut String, report: &DoctorReport, all: bool) -> anyhow::Result<()> {
+    let groups = report.skipped(all);
+    if groups.is_empty() {
+        return Ok(());
+    }
+    heading(out, "Skipped, and why")?;
+    for (reason, codes) in groups {
+        let mark = paint("-", Colour::Dim);
+        writeln!(out, "{mark} {}", wrap(&codes.join(", "), 2).trim())?;
+        // A rule that is missing has lines of its own, which are to be copied.
+        let mut lines = reason.lines();
+        *out += &wrap(lines.next().unwrap_or_default(), 4);
+        for line in lines {
+            writeln!(out, "    {line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that passed, folded to their number in each category.
+fn passed(out: &mut String, report: &DoctorReport, verbose: bool) -> anyhow::Result<()> {
+    let passed = of_ending(report, Ending::Passed);
+    if passed.is_empty() {
+        return Ok(());
+    }
+    heading(out, "Passed")?;
+    if verbose {
+        for check in passed {
+            one(out, check, verbose, None)?;
+        }
+        return Ok(());
+    }
+    let mut counts: BTreeMap<Category, (usize, usize)> = BTreeMap::new();
+    for check in &report.checks {
+        let (ours, all) = counts.entry(check.category).or_default();
+        *ours += usize::from(check.result == Ending::Passed);
+        *all += 1;
+    }
+    let words = counts.iter().filter(|(_, (ours, _))| *ours > 0);
+    let words: Vec<String> = words
+        .map(|(category, (ours, all))| format!("{} {ours} of {all}", category.title()))
+        .collect();
+    writeln!(
+        out,
+        "{} {}",
+        paint("√", Colour::Green),
+        wrap(&words.join(", "), 2).trim()
+    )?;
+    writeln!(out, "  -v names them")?;
+    Ok(())
 }
 
 fn mark(check: &CheckReport) -> String {
@@ -165,11 +296,11 @@ fn finding(out: &mut String, group: &Group<'_>) -> anyhow::Result<()> {
                 }
             }
             Remedy::Apply(yaml) => {
-                writeln!(out, "      fix: kubectl apply -f - <<'EOF'")?;
+                writeln!(out, "      fix: kubectl apply -f - <<'{HERE_DOCUMENT_ENDS}'")?;
                 for line in yaml.lines() {
                     writeln!(out, "{line}")?;
                 }
-                writeln!(out, "EOF")?;
+                writeln!(out, "{HERE_DOCUMENT_ENDS}")?;
             }
             Remedy::ByHand(what) => *out += &wrap(&format!("fix: {what}"), 6),
         }

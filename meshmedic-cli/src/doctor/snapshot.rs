@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -75,7 +75,11 @@ pub(crate) struct Snapshot {
     #[serde(default)]
     pub(crate) replica_sets: Part<Vec<ReplicaSet>>,
     #[serde(default)]
+    pub(crate) stateful_sets: Part<Vec<StatefulSet>>,
+    #[serde(default)]
     pub(crate) jobs: Part<Vec<Job>>,
+    #[serde(default)]
+    pub(crate) cron_jobs: Part<Vec<CronJob>>,
     #[serde(default)]
     pub(crate) mutating_webhooks: Part<Vec<MutatingWebhookConfiguration>>,
     #[serde(default)]
@@ -142,7 +146,9 @@ impl Snapshot {
             daemon_sets: Part::default(),
             deployments: Part::default(),
             replica_sets: Part::default(),
+            stateful_sets: Part::default(),
             jobs: Part::default(),
+            cron_jobs: Part::default(),
             mutating_webhooks: Part::default(),
             validating_webhooks: Part::default(),
             network_policies: Part::default(),

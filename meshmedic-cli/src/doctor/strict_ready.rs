@@ -12,6 +12,7 @@ use super::checks::security::health::unchanged;
 use super::checks::security::mtls::{self, Mode, in_mesh};
 use super::checks::security::plaintext;
 use super::checks::traffic;
+use super::command::Command;
 use super::snapshot::{Custom, Snapshot};
 use super::view::{PodView, View, endpoints};
 
@@ -62,7 +63,7 @@ pub(crate) struct StrictReadiness {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) apply: Option<String>,
     /// How to look afterwards.
-    pub(crate) watch: Vec<String>,
+    pub(crate) watch: Vec<Command>,
 }
 
 impl StrictReadiness {
@@ -92,11 +93,8 @@ impl StrictReadiness {
                 .then(|| strict(&view, namespace))
                 .flatten(),
             watch: vec![
-                format!(
-                    "kubectl logs -n {} -l app=ztunnel --since=5m | grep 'policy rejection'",
-                    view.istio
-                ),
-                format!("meshmedic doctor -n {namespace} --category security"),
+                Command::new("kubectl logs -l app=ztunnel --since 5m").namespace(&view.istio),
+                Command::new("meshmedic doctor --category security").namespace(namespace),
             ],
             steps,
         }

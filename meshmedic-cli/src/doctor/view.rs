@@ -2,25 +2,32 @@
 //! A snapshot, indexed once, so that checks are short.
 
 pub(crate) mod endpoints;
+pub(crate) mod keeper;
+pub(crate) mod revisions;
 
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshmedic_common::eligibility::{Enablement, Expectation};
 use meshmedic_common::facts::{Controller, Labels, PodFacts};
 use meshmedic_common::identity::{Claim, Component, DEFAULT_NAMESPACES, Identity, Traced};
 use meshmedic_common::kube::facts::{controller, pod_facts};
 
+use super::command::Command;
 use super::finding::{Finding, ObjectRef};
 use super::policy::{Gaps, NetworkPolicies};
 use super::snapshot::{Custom, Snapshot};
 
 /// Where Istio is if nothing tells otherwise.
 const ISTIO: &str = DEFAULT_NAMESPACES[0];
+/// istiod's switch for ambient mode. It is off where it is not set.
+pub(crate) const ENABLE_AMBIENT: &str = "PILOT_ENABLE_AMBIENT";
+const ISTIO_GATEWAY: &str = "gateways.networking.istio.io";
 /// The label of namespaces that holds their name.
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
@@ -47,21 +54,31 @@ impl PodView<'_> {
     }
 
     /// A command that makes it anew: its workload's rollout, or its deletion; none where nothing recreates it.
-    pub(crate) fn restart(&self) -> Option<String> {
+    pub(crate) fn restart(&self) -> Option<Command> {
         let namespace = &self.facts.namespace;
         match &self.workload {
             Some(workload)
                 if matches!(workload.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet") =>
             {
-                Some(format!(
-                    "kubectl rollout restart -n {namespace} {}/{}",
-                    workload.kind.to_lowercase(),
-                    workload.name
-                ))
+                let kind = workload.kind.to_lowercase();
+                let restart = Command::new("kubectl rollout restart").namespace(namespace);
+                Some(restart.path(&kind, &workload.name))
             }
-            Some(_) => Some(format!("kubectl delete pod -n {namespace} {}", self.facts.name)),
+            Some(_) => Some(self.delete()),
             None => None,
         }
+    }
+
+    /// A command that deletes it.
+    pub(crate) fn delete(&self) -> Command {
+        let (of, called) = (&self.facts.namespace, &self.facts.name);
+        Command::new("kubectl delete pod").namespace(of).name(called)
+    }
+
+    /// A command that shows the end of its log.
+    pub(crate) fn logs(&self) -> Command {
+        let (of, called) = (&self.facts.namespace, &self.facts.name);
+        Command::new("kubectl logs --tail 200").namespace(of).name(called)
     }
 
     /// A finding that ends once the pod is made anew.
@@ -97,6 +114,7 @@ pub(crate) struct View<'s> {
     /// The NetworkPolicies, compiled when the first check asks for them.
     policies: OnceCell<NetworkPolicies>,
     gaps: OnceCell<Gaps>,
+    patches: OnceCell<BTreeMap<usize, NetworkPolicy>>,
 }
 
 impl<'s> View<'s> {
@@ -160,6 +178,7 @@ impl<'s> View<'s> {
             decided: Cell::new(0),
             policies: OnceCell::new(),
             gaps: OnceCell::new(),
+            patches: OnceCell::new(),
         }
     }
 
@@ -283,6 +302,52 @@ impl<'s> View<'s> {
         })
     }
 
+    /// Whether istiod has its Envoys send HBONE: a switch of ambient mode, which is off where nobody turns it on.
+    pub(crate) fn envoys_send_hbone(&self) -> bool {
+        let said = self.istiod_switch("PILOT_ENABLE_SENDING_HBONE");
+        said != Some(false) && self.ambient_switch()
+    }
+
+    /// Whether istiod has ambient mode on. Where no istiod is to be seen, the ztunnels tell.
+    pub(crate) fn ambient_switch(&self) -> bool {
+        let unseen = self.istiods().next().is_none() && self.istiod_deployments().next().is_none();
+        let ambient = self.ztunnels().next().is_some() || self.ztunnel_sets().next().is_some();
+        match self.istiod_switch(ENABLE_AMBIENT) {
+            Some(on) => on,
+            None => unseen && ambient,
+        }
+    }
+
+    /// What any istiod is told by a variable; `None` where none is told. One whose value comes from elsewhere counts
+    /// as on where a ztunnel is there.
+    fn istiod_switch(&self, name: &str) -> Option<bool> {
+        let of_pods = self.istiods().filter_map(|pod| pod.pod.spec.as_ref());
+        let templates = self
+            .istiod_deployments()
+            .filter_map(|deployment| deployment.spec.as_ref()?.template.spec.as_ref());
+        let said: Vec<bool> = of_pods
+            .chain(templates)
+            .filter_map(|spec| switch(spec, name, self.ztunnels().next().is_some()))
+            .collect();
+        (!said.is_empty()).then(|| said.contains(&true))
+    }
+
+    /// Whether a Gateway of Istio's own API selects pods with these labels.
+    pub(crate) fn is_selected_by_gateway(&self, labels: &Labels) -> bool {
+        self.custom(ISTIO_GATEWAY).iter().any(|gateway| {
+            let selector = gateway
+                .spec
+                .get("selector")
+                .and_then(serde_json::Value::as_object);
+            selector.is_some_and(|selector| {
+                let has = |(key, value): (&String, &serde_json::Value)| {
+                    labels.get(key).map(String::as_str) == value.as_str()
+                };
+                !selector.is_empty() && selector.iter().all(has)
+            })
+        })
+    }
+
     /// Whether any istiod is Ready.
     pub(crate) fn has_ready_istiod(&self) -> bool {
         self.istiods().any(|pod| pod.facts.ready)
@@ -345,6 +410,14 @@ impl<'s> View<'s> {
         self.pods_by_name.get(&name).copied()
     }
 
+    /// The places, among the pods of [`Self::network_policies`], of the istiod and the ztunnel that an installation
+    /// would bring; none where there is an istiod, or no namespace for one.
+    pub(crate) fn planned(&self) -> Option<(usize, usize)> {
+        let none = self.istiods().next().is_none() && self.istiod_deployments().next().is_none();
+        let place = self.pods.len();
+        (none && self.namespaces.contains_key(self.istio.as_str())).then_some((place, place + 1))
+    }
+
     /// The NetworkPolicies of the cluster; their pods are those of [`Self::pods`], in that order.
     pub(crate) fn network_policies(&self) -> &NetworkPolicies {
         self.policies.get_or_init(|| endpoints::compile(self))
@@ -359,9 +432,24 @@ impl<'s> View<'s> {
         })
     }
 
+    /// What cures the NetworkPolicies at these places, made once by who knows how.
+    pub(crate) fn patches(
+        &self,
+        make: impl FnOnce() -> BTreeMap<usize, NetworkPolicy>,
+    ) -> &BTreeMap<usize, NetworkPolicy> {
+        self.patches.get_or_init(make)
+    }
+
     pub(crate) fn decided(&self) -> u64 {
         self.decided.get()
     }
+}
+
+/// What a variable of one of the containers says; `unsaid` where its value is not to be seen.
+pub(crate) fn switch(spec: &PodSpec, name: &str, unsaid: bool) -> Option<bool> {
+    let mut variables = spec.containers.iter().flat_map(|one| one.env.iter().flatten());
+    let variable = variables.find(|variable| variable.name == name)?;
+    Some(variable.value.as_deref().map_or(unsaid, |value| value == "true"))
 }
 
 /// Whether labels have all of these.

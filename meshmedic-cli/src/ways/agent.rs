@@ -15,14 +15,13 @@ use kube::Api;
 use kube::api::ListParams;
 use meshmedic_common::duration;
 use meshmedic_common::facts::PodFacts;
-use meshmedic_common::identity::Identity;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::report::{NodeReport, PodReport};
 use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
 
 use super::{AgentArgs, WayArgs};
-use crate::connection::{Connection, Failure};
+use crate::connection::{Connection, Failure, Heard};
 use crate::forward::{self, PodPort};
 use crate::selection::list;
 
@@ -177,6 +176,9 @@ async fn report_of(
     node: &str,
     pod: &PodFacts,
 ) -> Result<NodeReport, String> {
+    if let Some(report) = connection.istio.take_heard(&pod.uid) {
+        return Ok(report);
+    }
     let report = tokio::time::timeout(timeout, fetch(connection, args.agent_port, pod)).await;
     match report {
         Ok(Ok(report)) => check(report, node, connection.clock.now()),
@@ -185,12 +187,12 @@ async fn report_of(
     }
 }
 
-/// Whom the agents take for Istio, as one of them says; `status` and `doctor` ask all. `None` where none says so.
-pub(crate) async fn setting(
+/// The report of an agent, whichever answers: for what all of them should say. `status` and `doctor` ask all.
+pub(crate) async fn first_report(
     connection: &Connection,
     args: &AgentArgs,
     timeout: Duration,
-) -> Option<Identity> {
+) -> Option<Heard> {
     let set = daemon_set(connection, &args.agent_namespace).await.ok()?;
     let by_node = pods_of(connection, &args.agent_namespace, &set.uid).await.ok()?;
     let mut pods: Vec<_> = by_node
@@ -202,7 +204,8 @@ pub(crate) async fn setting(
     pods.sort_by_key(|(_, pod)| pod.ready_since);
     for (node, pod) in pods.into_iter().take(AGENTS_ASKED) {
         if let Ok(report) = report_of(connection, args, timeout, node, pod).await {
-            return report.istio;
+            let agent = pod.uid.clone();
+            return Some(Heard { agent, report });
         }
     }
     None

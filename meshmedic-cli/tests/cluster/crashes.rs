@@ -10,7 +10,7 @@ use crate::process::PATIENCE;
 use crate::world::{REPAIR, USER, World};
 
 /// A repair is so many requests long, from the first claim to the last Lease that is freed, and some more.
-const POINTS: usize = 22;
+const POINTS: usize = 26;
 /// Slow enough to be killed in the middle of a request, quick enough for the claims to last.
 const SLOW: Duration = Duration::from_millis(150);
 

@@ -106,6 +106,7 @@ fn the_settings_of_a_false_istio_cni_take_nobody_out_of_the_mesh() {
     assert!(after.iter().any(|pod| pod.uid() == pods[1].uid()));
 
     // The command reads the settings by itself.
+    assert!(agent.terminate().success());
     cluster.orphan(&pods[1]).unwrap();
     let (_, text) = run(
         &world,

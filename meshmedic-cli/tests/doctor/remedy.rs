@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use crate::world::World;
 
 /// Commands that change nothing.
-const LOOKS: [&str; 8] = [
-    "istioctl analyze",
-    "istioctl proxy-status",
-    "istioctl ztunnel-config",
-    "kubectl describe",
-    "kubectl get",
-    "kubectl logs",
-    "meshmedic explain",
-    "meshmedic doctor",
+const LOOKS: [[&str; 2]; 8] = [
+    ["istioctl", "analyze"],
+    ["istioctl", "proxy-status"],
+    ["istioctl", "ztunnel-config"],
+    ["kubectl", "describe"],
+    ["kubectl", "get"],
+    ["kubectl", "logs"],
+    ["meshmedic", "explain"],
+    ["meshmedic", "doctor"],
 ];
 
 /// Carries out every remedy of a report.
@@ -28,7 +28,9 @@ pub(crate) fn cure(world: &World, report: &Value) {
     {
         for step in finding["remedy"].as_array().unwrap() {
             for command in step["commands"].as_array().into_iter().flatten() {
-                run(world, command.as_str().unwrap());
+                let argv = command.as_array().unwrap().iter();
+                let argv: Vec<&str> = argv.map(|word| word.as_str().unwrap()).collect();
+                run(world, &argv);
             }
             if let Some(yaml) = step["apply"].as_str() {
                 world.api.apply_yaml(yaml).unwrap();
@@ -37,13 +39,11 @@ pub(crate) fn cure(world: &World, report: &Value) {
     }
 }
 
-fn run(world: &World, command: &str) {
-    if LOOKS.iter().any(|look| command.starts_with(look)) {
+fn run(world: &World, argv: &[&str]) {
+    if LOOKS.iter().any(|look| argv.starts_with(look)) {
         return;
     }
-    let quoted: Vec<&str> = command.split('\'').collect();
-    let words: Vec<&str> = quoted[0].split_whitespace().collect();
-    match words.as_slice() {
+    match argv {
         ["kubectl", "delete", "pod", "-n", namespace, name] => made_anew(world, namespace, name),
         ["kubectl", "rollout", "restart", "-n", namespace, workload] => restart(world, namespace, workload),
         ["kubectl", "label", "namespace", name, change] => label(world, name, change),
@@ -54,17 +54,19 @@ fn run(world: &World, command: &str) {
             "-n",
             namespace,
             name,
-            "--type=json",
+            "--type",
+            "json",
             "-p",
+            patch,
         ] => {
-            let patch: Value = serde_json::from_str(quoted[1]).unwrap();
+            let patch: Value = serde_json::from_str(patch).unwrap();
             let resource = format!("{kind}s");
             world
                 .api
                 .patch_as("application/json-patch+json", &resource, namespace, name, &patch)
                 .unwrap();
         }
-        _ => panic!("nobody told how to do this: {command}"),
+        _ => panic!("this command is not known here: {argv:?}"),
     }
 }
 

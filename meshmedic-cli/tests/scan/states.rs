@@ -146,7 +146,7 @@ fn under_a_ztunnel_that_is_away_or_new_nobody_is_accused() {
     ztunnel["status"]["conditions"][0]["status"] = "False".into();
     world.api.update_status(&ztunnel).unwrap();
     let ran = world.scan(&[]);
-    assert_says(&ran.stdout, &["suspect", "ztunnel on its node is not Ready"]);
+    assert_says(&ran.stdout, &["suspect", "ztunnel is not Ready on the node"]);
     assert_eq!(ran.code, 0);
 }
 

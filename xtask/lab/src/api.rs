@@ -19,7 +19,7 @@ mod client;
 mod fault;
 mod http;
 mod kubeconfig;
-mod manifest;
+pub(crate) mod manifest;
 mod order;
 mod pods;
 mod real;
@@ -46,7 +46,6 @@ pub use request::Request;
 
 use crate::error::{Context as _, Error, Result};
 use crate::process::{binary, lock};
-pub(crate) use real::ASSETS;
 use real::Real;
 use std::os::unix::process::CommandExt as _;
 
@@ -62,7 +61,7 @@ pub struct ApiServer {
 
 enum Process {
     Lab(Mutex<Running>),
-    Real(#[expect(dead_code, reason = "it ends when it is dropped")] Real),
+    Real(Real),
 }
 
 struct Running {
@@ -174,6 +173,15 @@ impl ApiServer {
     pub fn client_of(&self, namespace: &str, name: &str) -> Result<Client> {
         let token = self.token_of(namespace, name)?;
         Ok(self.client.with_token(&token))
+    }
+
+    /// The certificate by which one knows it, where it is a real one.
+    #[must_use]
+    pub(crate) fn certificate(&self) -> Option<PathBuf> {
+        match &self.process {
+            Process::Lab(_) => None,
+            Process::Real(real) => Some(real.certificate()),
+        }
     }
 
     /// Whether it is a real one, which can neither fail on demand nor tell of its requests.

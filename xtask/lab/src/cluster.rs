@@ -20,6 +20,7 @@
 //! Its parts have users of their own (`kubelet`, `kube-scheduler`, `kube-controller-manager`, `istio-cni`), by
 //! which the log of requests can be told apart and which a fault can spare.
 
+mod cni;
 mod controllers;
 mod faults;
 mod istio;
@@ -27,7 +28,7 @@ mod kubelet;
 mod node;
 mod scheduler;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -99,6 +100,8 @@ struct Shared {
     api: ApiServer,
     nodes: Vec<Node>,
     istio_namespace: &'static str,
+    /// The labels of each namespace, as istio-cni's informer has them.
+    namespaces: Mutex<BTreeMap<String, BTreeMap<String, Value>>>,
     controls: Mutex<Controls>,
     /// Whether there is something to do.
     work: Mutex<bool>,
@@ -162,10 +165,9 @@ impl Shared {
         while !self.is_stopping() {
             let done = controllers::control(self)
                 .and_then(|()| scheduler::schedule(self))
-                .and_then(|()| kubelet::keep(self))
-                .and_then(|settled| istio::enrol(self).map(|enrolled| settled && enrolled));
+                .and_then(|()| kubelet::keep(self));
             let work = lock(&self.work);
-            let mut work = if matches!(done, Ok(true)) {
+            let mut work = if done.is_ok() {
                 let waited = self.wake.wait_while(work, |work| !*work && !self.is_stopping());
                 waited.unwrap_or_else(std::sync::PoisonError::into_inner)
             } else {
@@ -196,6 +198,7 @@ impl Cluster {
             api,
             nodes,
             istio_namespace: spec.istio_namespace,
+            namespaces: Mutex::default(),
             controls: Mutex::default(),
             work: Mutex::new(true),
             wake: Condvar::new(),
@@ -212,7 +215,7 @@ impl Cluster {
         if spec.istio {
             istio::objects(spec.istio_namespace)
                 .iter()
-                .try_for_each(|object| cluster.api().create(object).map(drop))?;
+                .try_for_each(|object| cluster.api().apply(object).map(drop))?;
         }
         let start = |name: &str, run: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = Arc::clone(&cluster.shared);
@@ -227,6 +230,19 @@ impl Cluster {
                 Box::new(|shared: &Shared| shared.watch(resource)),
             )?);
         }
+        if spec.istio {
+            for resource in ["pods", "namespaces"] {
+                let inform = move |shared: &Shared| cni::inform(shared, resource);
+                threads.push(start("istio-cni informer", Box::new(inform))?);
+            }
+            for number in 0..cluster.shared.nodes.len() {
+                let serve = move |shared: &Shared| shared.nodes[number].cni().serve(shared);
+                let work =
+                    move |shared: &Shared| shared.nodes[number].cni().work(shared, &shared.nodes[number]);
+                threads.push(start("istio-cni server", Box::new(serve))?);
+                threads.push(start("istio-cni", Box::new(work))?);
+            }
+        }
         cluster.threads = threads;
         if spec.istio {
             cluster.wait("istiod", || {
@@ -234,7 +250,7 @@ impl Cluster {
             })?;
             for node in &cluster.shared.nodes {
                 cluster.wait(&format!("ztunnel on {}", node.name()), || {
-                    node.ztunnel().is_ok() && node.cni_ready()
+                    node.ztunnel().is_ok() && node.cni_ready() && node.cni().snapshots() > 0
                 })?;
             }
         }
@@ -405,6 +421,7 @@ impl Drop for Cluster {
         self.shared.stopping.store(true, Ordering::Release);
         // Whoever waits for the server notices that it is gone.
         self.shared.api.end();
+        self.shared.nodes.iter().for_each(|node| node.cni().close());
         self.shared.wake();
         for thread in self.threads.drain(..) {
             let _ = thread.join();

@@ -9,9 +9,11 @@ mod enter;
 mod held;
 mod janitor;
 mod leash;
+mod room;
 mod sockets;
+mod zds;
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -24,9 +26,11 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::LinkNameSpaceType;
 
 use crate::net::Netlink;
-use crate::protocol::{Command, Enrolment, Netns, Reply, Setup, VERSION};
+use crate::protocol::{Command, Enrolment, Listen, Netns, Reply, Setup, Socket, VERSION};
 use crate::sys;
+use crate::ztunnel::{OWN, ZtunnelSpec};
 use held::Held;
+use zds::{Act, Zds};
 
 /// How many events one wait takes.
 const EVENTS: usize = 64;
@@ -40,9 +44,11 @@ pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let result = match arguments.first().and_then(|a| a.to_str()) {
         Some("pod" | "ztunnel" | "bystanders") => Helper::start().and_then(Helper::serve),
+        Some("zds") => Helper::alone(&arguments[1..]).and_then(Helper::serve),
         Some("janitor") => janitor::run(&arguments[1..]),
         Some("enter") => enter::run(&arguments[1..]),
         Some("leash") => leash::run(&arguments[1..]),
+        Some("room") => room::run(&arguments[1..]),
         Some("apiserver") => crate::apiserver::run(arguments.get(1)),
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),
@@ -75,18 +81,12 @@ struct Helper {
     /// The write end that keeps forked children alive.
     children: Option<OwnedFd>,
     end: Option<Instant>,
+    /// The conversation with istio-cni, of a ztunnel that was told where that listens.
+    zds: Option<Zds>,
 }
 
 impl Helper {
     fn start() -> io::Result<Self> {
-        let limit = rustix::process::getrlimit(Resource::Nofile);
-        rustix::process::setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: limit.maximum,
-                maximum: limit.maximum,
-            },
-        )?;
         let mut input = Input::default();
         let setup = loop {
             if let Some(line) = input.line() {
@@ -96,40 +96,73 @@ impl Helper {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
             }
         };
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &epoll,
-            io::stdin(),
-            epoll::EventData::new_u64(Held::INPUT),
-            epoll::EventFlags::IN,
-        )?;
-        match Self::prepare(&setup) {
-            Ok(home) => {
-                let mut helper = Self {
-                    epoll,
-                    input,
-                    held: Held::default(),
-                    home,
-                    connections: Vec::new(),
-                    children: None,
-                    end: None,
-                };
-                let mut ready = Reply::Ready { version: VERSION };
-                for listen in setup.listeners {
-                    match helper.run(Command::Listen(listen)) {
-                        Reply::Bound(_) => {}
-                        problem => ready = problem,
-                    }
-                }
-                answer(&ready)?;
-                Ok(helper)
-            }
+        let mut helper = match Self::prepare(&setup).and_then(|home| Self::at(home, input)) {
+            Ok(helper) => helper,
             Err(error) => {
                 answer(&Reply::Failed(error.to_string()))?;
                 // The library tells it; twice would be once too often.
                 std::process::exit(1)
             }
+        };
+        epoll::add(
+            &helper.epoll,
+            io::stdin(),
+            epoll::EventData::new_u64(Held::INPUT),
+            epoll::EventFlags::IN,
+        )?;
+        let mut ready = Reply::Ready { version: VERSION };
+        for listen in setup.listeners {
+            match helper.run(Command::Listen(listen)) {
+                Reply::Bound(_) => {}
+                problem => ready = problem,
+            }
         }
+        answer(&ready)?;
+        Ok(helper)
+    }
+
+    /// A ztunnel without a lab, for an istio-cni that is the real one: where that listens is its only argument. It
+    /// stays where it was started, and is ended by a signal.
+    fn alone(arguments: &[OsString]) -> io::Result<Self> {
+        let [path] = arguments else {
+            return Err(io::Error::other(
+                "usage: meshmedic-lab zds /var/run/ztunnel/ztunnel.sock",
+            ));
+        };
+        let mut helper = Self::at(File::open("/proc/self/ns/net")?, Input::default())?;
+        for address in OWN {
+            let listen = Listen {
+                address,
+                reuse_port: false,
+            };
+            match helper.try_run(Command::Listen(listen))? {
+                Reply::Bound(_) => {}
+                problem => return Err(io::Error::other(format!("listening on {address}: {problem:?}"))),
+            }
+        }
+        helper.zds = Some(Zds::new(path.into(), ZtunnelSpec::default().sockets()));
+        Ok(helper)
+    }
+
+    fn at(home: File, input: Input) -> io::Result<Self> {
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        rustix::process::setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        )?;
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            input,
+            held: Held::default(),
+            home,
+            connections: Vec::new(),
+            children: None,
+            end: None,
+            zds: None,
+        })
     }
 
     /// Takes the process to its place, and returns the network namespace in which it lives.
@@ -187,11 +220,16 @@ impl Helper {
                 let command = serde_json::from_slice(&line)?;
                 answer(&self.run(command))?;
             }
-            let timeout = match self.end {
-                Some(end) => match end.checked_duration_since(Instant::now()) {
-                    Some(left) => Some(left.try_into().map_err(io::Error::other)?),
-                    None => return Ok(()),
-                },
+            if self.end.is_some_and(|end| end <= Instant::now()) {
+                return Ok(());
+            }
+            self.converse()?;
+            let due = self.zds.as_ref().and_then(Zds::due);
+            let timeout = match self.end.into_iter().chain(due).min() {
+                Some(next) => {
+                    let left = next.saturating_duration_since(Instant::now());
+                    Some(left.try_into().map_err(io::Error::other)?)
+                }
                 None => None,
             };
             events.clear();
@@ -210,6 +248,7 @@ impl Helper {
                             return Ok(());
                         }
                     }
+                    Held::ISTIO_CNI => self.obey()?,
                     id => self.held.accept(id),
                 }
             }
@@ -260,12 +299,18 @@ impl Helper {
                 self.held.release(|owner, _| uids.iter().any(|uid| uid == owner));
                 self.held.leave(&uids);
             }
+            Command::CloseAll(uid) => {
+                self.held.release(|owner, _| owner == uid);
+            }
+            Command::Zds { path, sockets } => self.zds = Some(Zds::new(path, sockets)),
             Command::ClosePort { uid, port } => {
                 self.held
                     .release(|owner, address| owner == uid && address.port() == port);
             }
             Command::Terminate { linger_ms } => {
                 self.held.release(|_, _| true);
+                // Whoever leaves is told of no pod any more.
+                self.zds = None;
                 self.end = Some(Instant::now() + Duration::from_millis(linger_ms));
             }
         }
@@ -300,28 +345,39 @@ impl Helper {
     fn enrol(&mut self, enrolments: &[Enrolment]) -> io::Result<Reply> {
         let mut reply = Reply::Done;
         for enrolment in enrolments {
-            let result = self.enrol_one(enrolment);
-            enter(&self.home)?;
-            let problem = match result {
-                Ok(None) => continue,
-                Ok(Some(taken)) => Reply::PortTaken(taken),
-                Err(error) => {
-                    Reply::Failed(explain(error, format!("enrolling {}", enrolment.uid)).to_string())
-                }
+            let served = match File::open(&enrolment.netns) {
+                Ok(netns) => self.serve_pod(&enrolment.uid, netns, &enrolment.sockets)?,
+                Err(error) => Err(Reply::Failed(error.to_string())),
             };
-            // All or nothing, as the real one.
-            self.held.release(|owner, _| owner == enrolment.uid);
-            if matches!(reply, Reply::Done) {
+            if let Err(problem) = served
+                && matches!(reply, Reply::Done)
+            {
                 reply = problem;
             }
         }
         Ok(reply)
     }
 
-    fn enrol_one(&mut self, enrolment: &Enrolment) -> io::Result<Option<SocketAddr>> {
-        let netns = File::open(&enrolment.netns)?;
-        enter(&netns)?;
-        for wanted in &enrolment.sockets {
+    /// Binds in a pod: everything or, as the real one, nothing. Fails only where the way home is lost.
+    fn serve_pod(&mut self, uid: &str, netns: File, sockets: &[Socket]) -> io::Result<Result<(), Reply>> {
+        let result = self.bind_in(uid, &netns, sockets);
+        enter(&self.home)?;
+        let problem = match result {
+            Ok(None) => {
+                self.held.stay(uid, netns);
+                return Ok(Ok(()));
+            }
+            Ok(Some(taken)) => Reply::PortTaken(taken),
+            Err(error) => Reply::Failed(explain(error, format!("enrolling {uid}")).to_string()),
+        };
+        self.held.release(|owner, _| owner == uid);
+        Ok(Err(problem))
+    }
+
+    /// Binds one after the other, and stops at the first address that is taken.
+    fn bind_in(&mut self, uid: &str, netns: &File, sockets: &[Socket]) -> io::Result<Option<SocketAddr>> {
+        enter(netns)?;
+        for wanted in sockets {
             let socket = if wanted.udp {
                 sockets::bind_udp(wanted.address)
             } else {
@@ -329,8 +385,7 @@ impl Helper {
             };
             match socket {
                 Ok(socket) => {
-                    self.held
-                        .hold(&self.epoll, &enrolment.uid, wanted.address, socket)?;
+                    self.held.hold(&self.epoll, uid, wanted.address, socket)?;
                 }
                 // The real one does without `[::1]` where the pod has IPv6 switched off.
                 Err(error)
@@ -340,12 +395,59 @@ impl Helper {
                 Err(error) => return Err(explain(error, format!("binding {}", wanted.address))),
             }
         }
-        self.held.stay(&enrolment.uid, netns);
         Ok(None)
+    }
+
+    /// Does what is due towards istio-cni.
+    fn converse(&mut self) -> io::Result<()> {
+        let Some(zds) = &mut self.zds else { return Ok(()) };
+        zds.connect(&self.epoll, Held::ISTIO_CNI)?;
+        for (uid, netns) in zds.retries() {
+            self.take_in(uid, netns)?;
+        }
+        Ok(())
+    }
+
+    /// Does what istio-cni asks, and says what came of it.
+    fn obey(&mut self) -> io::Result<()> {
+        let Some(zds) = &mut self.zds else { return Ok(()) };
+        let problem = match zds.receive(self.held.served())? {
+            Act::Nothing => return Ok(()),
+            Act::LetGo(uids) => {
+                self.held.release(|owner, _| uids.iter().any(|uid| uid == owner));
+                self.held.leave(&uids);
+                None
+            }
+            Act::Serve { uid, netns } => self.take_in(uid, netns)?,
+        };
+        if let Some(zds) = &mut self.zds {
+            zds.acknowledge(problem);
+        }
+        Ok(())
+    }
+
+    /// Serves a pod that is new, or that has a new network namespace. What is wrong, if anything is.
+    fn take_in(&mut self, uid: String, netns: File) -> io::Result<Option<String>> {
+        self.held.release(|owner, _| owner == uid);
+        self.held.leave(std::slice::from_ref(&uid));
+        let Some(zds) = &mut self.zds else { return Ok(None) };
+        let again = netns.try_clone()?;
+        let sockets = zds.sockets();
+        let Err(problem) = self.serve_pod(&uid, netns, &sockets)? else {
+            return Ok(None);
+        };
+        if let Some(zds) = &mut self.zds {
+            zds.postpone(uid, again);
+        }
+        Ok(Some(match problem {
+            Reply::PortTaken(address) => format!("failure to start proxy : {address}: AddrInUse"),
+            other => format!("failure to start proxy : {other:?}"),
+        }))
     }
 }
 
-fn enter(netns: &File) -> io::Result<()> {
+/// Takes the calling thread into a network namespace.
+pub(crate) fn enter(netns: &File) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(
         netns.as_fd(),
         Some(LinkNameSpaceType::Network),

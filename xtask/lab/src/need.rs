@@ -7,6 +7,12 @@ use std::path::Path;
 
 /// Names the file to which every skipped test is appended, with its reason.
 const SKIPPED: &str = "MESHMEDIC_SKIPPED";
+/// Names the folder with `etcd`, `kube-apiserver` and `kubectl`, as `setup-envtest` prints it.
+pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
+/// Names the folder in which `cargo xtask cluster build` put what it built.
+pub const BUILT: &str = "MESHMEDIC_CLUSTER";
+/// Where the programs that are not on every machine come from.
+const BUILD: &str = "`cargo xtask cluster build`, and then `cargo xtask test`";
 /// The kernel's description of its own types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const CAP_NET_ADMIN: u32 = 12;
@@ -49,20 +55,32 @@ pub fn userns(test: &str) -> bool {
 
 /// Whether a test against the real API server can run; says so where not.
 ///
-/// It is skipped in CI without a panic, unlike the others: CI has no such binaries, and the same tests run there
-/// against the lab's own server. `setup-envtest` gets them.
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
 #[must_use]
 pub fn real_apiserver(test: &str) -> bool {
-    let missing = std::env::var_os(crate::api::ASSETS).is_none();
-    decide_optional(
+    decide(test, unset(ASSETS))
+}
+
+/// Whether a test with the real istio-cni can run; says so where not.
+///
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
+#[must_use]
+pub fn real_istio_cni(test: &str) -> bool {
+    decide(
         test,
-        missing.then(|| format!("{} is not set", crate::api::ASSETS)),
+        root_problem().or_else(|| unset(ASSETS)).or_else(|| unset(BUILT)),
     )
 }
 
 /// Whether a test that asks with `kubectl` can run; says so where not.
 ///
-/// It is skipped in CI without a panic, since nothing but its own point of view depends on `kubectl`.
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
 #[must_use]
 pub fn kubectl(test: &str) -> bool {
     program(test, "kubectl")
@@ -70,7 +88,9 @@ pub fn kubectl(test: &str) -> bool {
 
 /// Whether a test that renders the chart with `helm` can run; says so where not.
 ///
-/// It is skipped in CI without a panic: what it renders is recorded, and the recording is looked at everywhere.
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
 #[must_use]
 pub fn helm(test: &str) -> bool {
     program(test, "helm")
@@ -78,7 +98,9 @@ pub fn helm(test: &str) -> bool {
 
 /// Whether a test that runs the alerts in `promtool` can run; says so where not.
 ///
-/// It is skipped in CI without a panic: nothing but the alerts depends on it.
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
 #[must_use]
 pub fn promtool(test: &str) -> bool {
     program(test, "promtool")
@@ -87,13 +109,16 @@ pub fn promtool(test: &str) -> bool {
 fn program(test: &str, name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    decide_optional(test, (!found).then(|| format!("{name} is not installed")))
+    decide(
+        test,
+        (!found).then(|| format!("{name} is not installed: {BUILD}")),
+    )
 }
 
-fn decide_optional(test: &str, problem: Option<String>) -> bool {
-    let Some(why) = problem else { return true };
-    record(test, &why, "\toptional");
-    false
+/// What to do where the environment does not name what was built.
+fn unset(variable: &str) -> Option<String> {
+    let unset = std::env::var_os(variable).is_none();
+    unset.then(|| format!("{variable} is not set: {BUILD}"))
 }
 
 fn root_problem() -> Option<String> {
@@ -133,11 +158,11 @@ pub fn skip(test: &str, why: &str) {
         std::env::var("CI").as_deref() != Ok("true"),
         "{test} must not be skipped in CI: {why}"
     );
-    record(test, why, "");
+    record(test, why);
 }
 
-/// Adds a line to the list; `mark` says of a test that it need not run anywhere.
-fn record(test: &str, why: &str, mark: &str) {
+/// Adds a line to the list.
+fn record(test: &str, why: &str) {
     #[expect(clippy::print_stderr, reason = "this is read beside the test's result")]
     {
         eprintln!("skipped: {test}: {why}");
@@ -148,7 +173,7 @@ fn record(test: &str, why: &str, mark: &str) {
             .append(true)
             .create(true)
             .open(&list)
-            .and_then(|mut file| file.write_all(format!("{test}\t{why}{mark}\n").as_bytes()));
+            .and_then(|mut file| file.write_all(format!("{test}\t{why}\n").as_bytes()));
         assert!(written.is_ok(), "{}: {written:?}", Path::new(&list).display());
     }
 }

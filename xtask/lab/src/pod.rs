@@ -329,8 +329,19 @@ impl Pod {
     /// Ends all its processes and starts the first one anew, in a new network namespace: the same pod,
     /// cgroup and addresses, as after a restart of its sandbox.
     pub fn replace_netns(&self) -> Result<()> {
+        let redirected = lock(&self.0.processes).redirected;
+        self.start_anew(redirected)
+    }
+
+    /// The same with nothing of Istio in the new network namespace.
+    pub fn renew_sandbox(&self) -> Result<()> {
+        self.start_anew(false)
+    }
+
+    fn start_anew(&self, redirected: bool) -> Result<()> {
         let mut processes = lock(&self.0.processes);
         processes.kill();
+        processes.redirected = redirected;
         let main = start(&self.0.shared, &self.0.spec, &self.0.cgroup, processes.redirected)?;
         processes.main = main;
         processes.main.ready()

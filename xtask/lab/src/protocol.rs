@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Raised whenever the types below change, so that an outdated binary is recognised.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The first line that a helper reads.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,6 +85,13 @@ pub(crate) enum Command {
     Bystanders(usize),
     Enrol(Vec<Enrolment>),
     Unenrol(Vec<String>),
+    /// Close every socket in a pod, and go on believing that it is served.
+    CloseAll(String),
+    /// Let istio-cni, which listens there, say which pods are served, and with what.
+    Zds {
+        path: PathBuf,
+        sockets: Vec<Socket>,
+    },
     /// Close the sockets of one port in one pod.
     ClosePort {
         uid: String,

@@ -17,6 +17,13 @@ pub(crate) fn new_netns() -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves the mounts of everybody else for a copy of them.
+pub(crate) fn new_mount_namespace() -> io::Result<()> {
+    // SAFETY: NEWNS changes nothing that memory safety rests on; of the flags, only FILES does.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    Ok(())
+}
+
 /// Forks a child that does nothing: it waits until `until_eof`, if given, has no writer left, and exits.
 ///
 /// Only for processes of one thread: the helpers are.

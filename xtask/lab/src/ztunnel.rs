@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const SOCKS5: u16 = 15080;
 /// The ports without which a pod is not captured, in the order in which the real one binds them.
 const REQUIRED: [u16; 3] = [15008, 15006, 15001];
 /// Its administration, metrics and readiness, in its own network namespace.
-const OWN: [SocketAddr; 3] = [
+pub(crate) const OWN: [SocketAddr; 3] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15020),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 15021),
@@ -45,6 +46,8 @@ pub struct ZtunnelSpec {
     pub dns: bool,
     /// Whether the SOCKS5 listener is on.
     pub socks5: bool,
+    /// Where istio-cni's node agent listens for it: the lab's or a real one. It then says which pods are served.
+    pub zds: Option<PathBuf>,
 }
 
 impl Default for ZtunnelSpec {
@@ -56,13 +59,14 @@ impl Default for ZtunnelSpec {
             ipv6: true,
             dns: true,
             socks5: false,
+            zds: None,
         }
     }
 }
 
 impl ZtunnelSpec {
     /// What it binds in a pod, in the order of the real one.
-    fn sockets(&self) -> Vec<Socket> {
+    pub(crate) fn sockets(&self) -> Vec<Socket> {
         let mut sockets = Vec::new();
         let local = |port, udp| {
             let mut hosts = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
@@ -241,6 +245,11 @@ impl Ztunnel {
         state.worker.act(&Command::Unenrol(uids))
     }
 
+    /// Closes everything in a pod, and goes on believing that it is served: another Add of istio-cni does nothing.
+    pub fn lose_listeners(&self, pod: &Pod) -> Result<()> {
+        self.worker().act(&Command::CloseAll(pod.uid().to_owned()))
+    }
+
     /// Closes one port in a pod.
     pub fn close_port(&self, pod: &Pod, port: u16) -> Result<()> {
         self.worker().act(&Command::ClosePort {
@@ -368,5 +377,9 @@ fn run(shared: &Arc<Shared>, spec: &ZtunnelSpec, cgroup: &str) -> Result<Arc<Wor
     };
     let worker = Worker::spawn(shared, "ztunnel", &setup, cgroup)?;
     worker.ready()?;
+    if let Some(path) = &spec.zds {
+        let (path, sockets) = (path.clone(), spec.sockets());
+        worker.act(&Command::Zds { path, sockets })?;
+    }
     Ok(worker)
 }

@@ -77,21 +77,13 @@ impl Tally {
 #[derive(Debug, Default)]
 pub(super) struct Skips {
     by_reason: BTreeMap<String, BTreeSet<String>>,
-    /// Whether one of them must run where everything is there.
-    binding: bool,
 }
 
 impl Skips {
-    /// Reads the lines `<test>\t<why>`, or `<test>\t<why>\toptional` of a test that need not run even in CI; a
-    /// line without a tab is a test that gave no reason.
+    /// Reads the lines `<test>\t<why>`; a line without a tab is a test that gave no reason.
     pub(super) fn from_notes(notes: &str) -> Self {
         let mut skips = Self::default();
         for line in notes.lines().filter(|line| !line.trim().is_empty()) {
-            let (line, optional) = match line.strip_suffix("\toptional") {
-                Some(line) => (line, true),
-                None => (line, false),
-            };
-            skips.binding |= !optional;
             let (test, why) = line.split_once('\t').unwrap_or((line, "no reason given"));
             skips.add(test.trim(), why.trim());
         }
@@ -118,11 +110,6 @@ impl Skips {
 
     pub(super) fn is_empty(&self) -> bool {
         self.by_reason.is_empty()
-    }
-
-    /// Whether one of them must run where everything is there that a test may ask for.
-    pub(super) fn is_binding(&self) -> bool {
-        self.binding
     }
 
     /// How many tests there are, one with several reasons counted once.
@@ -200,18 +187,6 @@ test result: ok. 41 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; fin
         tally.feed(b"\nrunning 1 test\ntest c ... ok\n\ntest result: ok. 1 passed; 0 failed\n");
         tally.finish();
         assert_eq!((tally.passed, tally.unfinished), (1, 1));
-    }
-
-    #[test]
-    fn an_optional_test_may_be_skipped() {
-        let optional = Skips::from_notes("a\tKUBEBUILDER_ASSETS is not set\toptional\n");
-        assert!(!optional.is_binding());
-        assert_eq!(
-            optional.to_string(),
-            "Skipped:\n  KUBEBUILDER_ASSETS is not set\n    a\n"
-        );
-        assert!(Skips::from_notes("a\tthis\toptional\nb\tneeds root\n").is_binding());
-        assert!(Skips::from_notes("lonely\n").is_binding());
     }
 
     #[test]

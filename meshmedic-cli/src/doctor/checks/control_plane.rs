@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! istiod, its Service, its webhooks, what it could not push, and whether versions fit.
 
+mod pushes;
 mod version;
 mod webhooks;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use meshmedic_common::identity::Component;
 
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
-use crate::doctor::view::{View, name, namespace, written};
+use crate::doctor::view::keeper::ChartValue;
+use crate::doctor::view::revisions::REVISION;
+use crate::doctor::view::{ENABLE_AMBIENT, View, name, namespace, switch, written};
 
 /// Where istiod hands out configuration and certificates.
 const XDS: i32 = 15012;
@@ -45,7 +50,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0104",
         category: Category::ControlPlane,
-        title: "Istio's webhooks have a CA bundle and a living Service",
+        title: "Istio's webhooks have a CA bundle and a living Service, and answer",
         severity: Severity::Error,
         needs: &[
             Need::MutatingWebhooks,
@@ -66,10 +71,10 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0106",
         category: Category::ControlPlane,
-        title: "proxies accept what istiod pushes",
+        title: "proxies get what istiod pushes soon, and accept it",
         severity: Severity::Warning,
         needs: &[Need::IstiodMetrics],
-        run: rejected_pushes,
+        run: pushes::run,
     },
     Check {
         code: "MM0107",
@@ -94,27 +99,55 @@ const NO_CONFIG: &str = "no pod gets new configuration or a certificate: new pod
 
 fn istiod_ready(view: &View<'_>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
-    if view.has_ready_istiod() {
-        return findings;
-    }
+    let in_use = view.revisions_in_use();
+    let several = view.istiod_deployments().nth(1).is_some();
     for deployment in view.istiod_deployments() {
+        if view.pods_of_istiod(deployment).any(|pod| pod.facts.ready) {
+            continue;
+        }
+        let revision = View::revision_of_istiod(deployment);
+        let wanted = wanted(deployment);
+        // A revision that nobody asks for any more is scaled away on purpose, before it is taken out.
+        if several && wanted == 0 && !in_use.contains(revision) {
+            continue;
+        }
         let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
-        let wanted = deployment
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1);
-        let finding = Finding::on(ObjectRef::new("Deployment", of, called), "no istiod is Ready")
+        let problem = if several {
+            "no istiod of its revision is Ready"
+        } else {
+            "no istiod is Ready"
+        };
+        let mut finding = Finding::on(ObjectRef::new("Deployment", of, called), problem)
             .because(format!("0 of {wanted} replicas are Ready"))
             .so(NO_CONFIG);
+        if several {
+            finding = finding.because(format!(
+                "it is revision {revision}: proxies of another revision are not concerned"
+            ));
+        }
         findings.push(if wanted == 0 {
-            finding.run(format!("kubectl scale -n {of} deployment/{called} --replicas=1"))
+            finding.run(
+                Command::new("kubectl scale --replicas 1")
+                    .namespace(of)
+                    .path("deployment", called),
+            )
         } else {
             finding
-                .run(format!("kubectl describe pods -n {of} -l app=istiod"))
-                .run(format!("kubectl logs -n {of} deployment/{called} --tail=100"))
-                .run(format!("kubectl rollout restart -n {of} deployment/{called}"))
+                .run(Command::new("kubectl describe pods -l app=istiod").namespace(of))
+                .run(
+                    Command::new("kubectl logs --tail 200")
+                        .namespace(of)
+                        .path("deployment", called),
+                )
+                .run(
+                    Command::new("kubectl rollout restart")
+                        .namespace(of)
+                        .path("deployment", called),
+                )
         });
+    }
+    if view.has_ready_istiod() {
+        return findings;
     }
     // A mesh whose istiod is elsewhere reaches it through a Service without a selector.
     let external = view.service(&view.istio, "istiod").is_some_and(|service| {
@@ -134,19 +167,20 @@ fn istiod_ready(view: &View<'_>) -> Vec<Finding> {
             Finding::on(ObjectRef::cluster("Namespace", &view.istio), "there is no istiod")
                 .because("no Deployment has pods with the label app=istiod")
                 .so(NO_CONFIG)
-                .by_hand("install istiod again, in the version of the ztunnels (istioctl install, or its Helm chart)"),
+                .by_hand("install istiod again, in the version of the ztunnels, in the way in which Istio was installed"),
         );
     }
     findings
 }
 
+fn wanted(deployment: &Deployment) -> i32 {
+    let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    replicas.unwrap_or(1)
+}
+
 fn istiod_replicas(view: &View<'_>) -> Vec<Finding> {
     let lacking = view.istiod_deployments().filter_map(|deployment| {
-        let wanted = deployment
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1);
+        let wanted = wanted(deployment);
         let ready = deployment
             .status
             .as_ref()
@@ -160,7 +194,7 @@ fn istiod_replicas(view: &View<'_>) -> Vec<Finding> {
             )
             .because(format!("{ready} of {wanted} replicas are Ready"))
             .so("the others carry the load; if one more fails, pushes get slow or stop")
-            .run(format!("kubectl describe pods -n {of} -l app=istiod"))
+            .run(Command::new("kubectl describe pods -l app=istiod").namespace(of))
         })
     });
     lacking.collect()
@@ -197,16 +231,26 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for service in services {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        // Without a Ready istiod of its revision it can have no endpoint: that has a finding of its own.
+        if let Some(revision) = selector.and_then(|selector| selector.get(REVISION))
+            && !view.is_revision_ready(revision)
+        {
+            continue;
+        }
         let (of, called) = (namespace(&service.metadata), name(&service.metadata));
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
         let on = |problem: &str| Finding::on(ObjectRef::new("Service", of, called), problem).so(effect);
         let Some(port) = ports.clone().find(|port| port.port == XDS) else {
             let known: Vec<String> = ports.map(|port| port.port.to_string()).collect();
             findings.push(
-                on("it has no port 15012").because(format!("spec.ports: {}", known.join(", "))).run(format!(
-                    "kubectl patch service -n {of} {called} --type=json -p \
-                     '[{{\"op\":\"add\",\"path\":\"/spec/ports/-\",\"value\":{{\"name\":\"https-dns\",\"port\":15012}}}}]'"
-                )),
+                on("it has no port 15012").because(format!("spec.ports: {}", known.join(", "))).run(
+                    Command::new("kubectl patch service")
+                        .namespace(of)
+                        .name(called)
+                        .words("--type json")
+                        .option("-p", r#"[{"op":"add","path":"/spec/ports/-","value":{"name":"https-dns","port":15012}}]"#),
+                ),
             );
             continue;
         };
@@ -245,52 +289,16 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
                         "spec.selector: {}; istiods that are Ready: {ready}",
                         written(&selector)
                     ))
-                    .run(format!(
-                        "kubectl get endpointslices -n {of} -l {SERVICE_NAME}={called} -o wide"
-                    ))
-                    .run(format!("kubectl get pods -n {of} -l app=istiod --show-labels"))
+                    .run(
+                        Command::new("kubectl get endpointslices -o wide")
+                            .namespace(of)
+                            .words("-l")
+                            .label(SERVICE_NAME, Some(called)),
+                    )
+                    .run(Command::new("kubectl get pods -l app=istiod --show-labels").namespace(of))
                     .by_hand("make the Service's selector fit istiod's labels; its chart has both right"),
             );
         }
-    }
-    findings
-}
-
-fn rejected_pushes(view: &View<'_>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for istiod in view.snapshot.istiods.all() {
-        let metrics = istiod.metrics.had().into_iter().flatten();
-        let rejected: Vec<String> = metrics
-            .filter(|(key, value)| {
-                **value > 0.0
-                    && [
-                        "pilot_total_xds_rejects",
-                        "pilot_total_xds_internal_errors",
-                        "pilot_total_rejected_configs",
-                    ]
-                    .iter()
-                    .any(|counted| key.starts_with(counted))
-            })
-            .map(|(key, value)| format!("{key}: {value}"))
-            .collect();
-        if rejected.is_empty() {
-            continue;
-        }
-        let (of, called) = (&istiod.namespace, &istiod.name);
-        let mut finding = Finding::on(
-            ObjectRef::new("Pod", of, called),
-            "proxies rejected what it pushed, or it could not make it",
-        )
-        .so("those proxies go on with what they had: a change that was applied has no effect on them")
-        .run("istioctl analyze -A")
-        .run("istioctl proxy-status")
-        .run(format!(
-            "kubectl logs -n {of} {called} | grep -iE 'rejected|NACK|error'"
-        ));
-        for line in rejected {
-            finding = finding.because(format!("{line} since it started"));
-        }
-        findings.push(finding);
     }
     findings
 }
@@ -323,7 +331,10 @@ fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {
             .because(asked.clone())
             .because("no DaemonSet has pods with the label app=ztunnel")
             .so(effect)
-            .run("istioctl install --set profile=ambient"),
+            .by_hand(
+                "Install ztunnel, of istiod's version, in the way in which istiod was installed: the chart ztunnel, the \
+                 operator's ZTunnel, or `istioctl install` with all its settings and the profile ambient.",
+            ),
         );
     }
     if view
@@ -333,47 +344,60 @@ fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {
         .and_then(|config| config.get("AMBIENT_ENABLED"))
         .is_some_and(|on| on == "false")
     {
-        findings.push(
-            Finding::on(
-                mesh(),
-                "istio-cni has ambient mode turned off, and namespaces ask for it",
-            )
-            .because(asked.clone())
-            .because("ConfigMap istio-cni-config: AMBIENT_ENABLED=false")
-            .so(effect)
-            .run(format!(
-                "helm upgrade istio-cni istio/cni -n {} --reuse-values --set ambient.enabled=true",
-                view.istio
-            )),
-        );
+        let finding = Finding::on(
+            mesh(),
+            "istio-cni has ambient mode turned off, and namespaces ask for it",
+        )
+        .because(asked.clone())
+        .because("ConfigMap istio-cni-config: AMBIENT_ENABLED=false")
+        .so(effect);
+        let set = view.cni_sets().next().map(|set| &set.metadata);
+        findings.push(view.set_value(
+            finding,
+            set,
+            ChartValue {
+                chart: "cni",
+                set: "ambient.enabled=true",
+            },
+        ));
     }
-    for deployment in view.istiod_deployments() {
-        let spec = deployment
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.template.spec.as_ref());
-        let mut variables = spec
-            .into_iter()
-            .flat_map(|spec| &spec.containers)
-            .flat_map(|one| one.env.iter().flatten());
-        let switch = variables.find(|variable| variable.name == "PILOT_ENABLE_AMBIENT");
-        if switch.is_some_and(|switch| switch.value.as_deref() == Some("false")) {
-            let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
-            findings.push(
-                Finding::on(
-                    ObjectRef::new("Deployment", of, called),
-                    "istiod has ambient mode turned off",
-                )
-                .because(asked.clone())
-                .because("PILOT_ENABLE_AMBIENT=false")
-                .so("istiod tells ztunnels of no workload: nothing gets an identity or mTLS")
-                .run(format!(
-                    "kubectl set env -n {of} deployment/{called} PILOT_ENABLE_AMBIENT=true"
-                )),
-            );
-        }
-    }
+    findings.extend(istiod_switched_off(view, &asked));
     findings
+}
+
+/// Of several revisions one with ambient mode is enough.
+fn istiod_switched_off(view: &View<'_>, asked: &str) -> Vec<Finding> {
+    let said = |deployment: &Deployment| {
+        let spec = deployment.spec.as_ref()?.template.spec.as_ref()?;
+        switch(spec, ENABLE_AMBIENT, true)
+    };
+    let deployments: Vec<&Deployment> = view.istiod_deployments().collect();
+    if deployments
+        .iter()
+        .any(|deployment| said(deployment) == Some(true))
+    {
+        return Vec::new();
+    }
+    let off = deployments.into_iter().map(|deployment| {
+        let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
+        let seen = match said(deployment) {
+            Some(_) => format!("{ENABLE_AMBIENT}=false"),
+            None => format!("{ENABLE_AMBIENT} is not set, and it is off by default"),
+        };
+        let finding = Finding::on(
+            ObjectRef::new("Deployment", of, called),
+            "istiod has ambient mode turned off",
+        )
+        .because(asked.to_owned())
+        .because(seen)
+        .so("istiod tells ztunnels of no workload: nothing gets an identity or mTLS");
+        let value = ChartValue {
+            chart: "istiod",
+            set: "profile=ambient",
+        };
+        view.set_value(finding, Some(&deployment.metadata), value)
+    });
+    off.collect()
 }
 
 #[cfg(test)]

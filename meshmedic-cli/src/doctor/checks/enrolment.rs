@@ -5,12 +5,15 @@ mod captured;
 
 use jiff::SignedDuration;
 use meshmedic_common::eligibility::{Expectation, MODE_LABEL, NONE};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Enrolment, REDIRECTION, TOGGLE_RESTORE};
 use meshmedic_common::verdict::Reason;
 
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
+use crate::doctor::view::revisions::{INJECTION, REVISION};
 use crate::doctor::view::{PodView, View};
 
 /// The checks, by code.
@@ -167,10 +170,9 @@ fn pending(view: &View<'_>) -> Vec<Finding> {
         let node = pod.facts.node.as_deref().unwrap_or_default();
         let cni = view.cnis().find(|cni| cni.facts.node.as_deref() == Some(node));
         let finding = match cni {
-            Some(cni) => finding.run(format!(
-                "kubectl logs -n {} {} --tail=200 | grep {}",
-                cni.facts.namespace, cni.facts.name, pod.facts.name
-            )),
+            Some(cni) => finding
+                .run(cni.logs())
+                .by_hand("Look there for the lines that name this pod."),
             None => finding,
         };
         findings.push(pod.made_anew(finding));
@@ -235,31 +237,48 @@ fn both(view: &View<'_>) -> Vec<Finding> {
 fn asks_for_both(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, namespace) in view.namespaces() {
-        let label = |key: &str| {
-            namespace
-                .metadata
-                .labels
-                .as_ref()
-                .and_then(|labels| labels.get(key))
-                .map(String::as_str)
-        };
-        if label("istio-injection") != Some("enabled") || label(MODE_LABEL) != Some("ambient") {
+        let empty = Labels::new();
+        let labels = namespace.metadata.labels.as_ref().unwrap_or(&empty);
+        if labels.get(MODE_LABEL).is_none_or(|mode| mode != "ambient") {
             continue;
         }
-        findings.push(
-            Finding::on(
-                ObjectRef::cluster("Namespace", name),
-                "it asks for sidecars and for ambient mode",
-            )
-            .because(format!(
-                "labels istio-injection: enabled and {MODE_LABEL}: ambient"
+        let Some(asked) = View::asked_by(name, labels).flatten() else {
+            continue;
+        };
+        // A revision that no webhook injects is there for waypoints.
+        let key = if labels.contains_key(INJECTION) {
+            INJECTION
+        } else {
+            REVISION
+        };
+        if key == REVISION && !view.injects_into(&asked.name, labels) {
+            continue;
+        }
+        let by_revision = key == REVISION;
+        let finding = Finding::on(
+            ObjectRef::cluster("Namespace", name),
+            "it asks for sidecars and for ambient mode",
+        )
+        .because(format!(
+            "labels {key}: {} and {MODE_LABEL}: ambient",
+            if by_revision { &asked.name } else { "enabled" }
+        ))
+        .so("new pods get a sidecar and stay out of ambient mode, whatever was meant")
+        .run(
+            Command::new("kubectl label namespace")
+                .name(name)
+                .label(key, None),
+        )
+        .by_hand(format!(
+            "Or, if sidecars are meant, take the label {MODE_LABEL} off instead."
+        ));
+        findings.push(if by_revision {
+            finding.by_hand(format!(
+                "A waypoint that is to have this revision has the label {REVISION} on its Gateway."
             ))
-            .so("new pods get a sidecar and stay out of ambient mode, whatever was meant")
-            .run(format!("kubectl label namespace {name} istio-injection-"))
-            .by_hand(format!(
-                "or, if sidecars are meant: kubectl label namespace {name} {MODE_LABEL}-"
-            )),
-        );
+        } else {
+            finding
+        });
     }
     findings
 }
@@ -279,7 +298,7 @@ fn toggled(view: &View<'_>) -> Vec<Finding> {
                 .of(pod.workload.clone())
                 .because(format!("label {MODE_LABEL}: {NONE}; annotation {TOGGLE_RESTORE}"))
                 .so("it speaks plaintext past the mesh until the label is back as it was")
-                .run(format!("meshmedic repair --strategy toggle --yes {of}/{called}"))
+                .run(Command::new("meshmedic repair --strategy toggle --yes").path(of, called))
                 .by_hand("an agent that may patch pods restores it by itself; if a toggle runs right now, wait a minute"),
         );
     }
@@ -294,9 +313,7 @@ fn host_network(view: &View<'_>) -> Vec<Finding> {
         .filter(|pod| pod.is_live() && pod.facts.host_network)
     {
         let labels = view.namespace_labels(&pod.facts.namespace);
-        let asks = |labels: &meshmedic_common::facts::Labels| {
-            labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient")
-        };
+        let asks = |labels: &Labels| labels.get(MODE_LABEL).is_some_and(|mode| mode == "ambient");
         let opted_out = pod.facts.labels.get(MODE_LABEL).is_some_and(|mode| mode == NONE);
         if opted_out || !(asks(labels) || asks(&pod.facts.labels)) {
             continue;

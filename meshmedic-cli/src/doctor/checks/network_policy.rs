@@ -7,9 +7,12 @@ mod plugins;
 mod probes;
 mod remedy;
 mod timeouts;
+mod waypoints;
 
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
+use crate::doctor::view::View;
+use remedy::Fault;
 
 /// What evaluating policies takes.
 const EVALUATION: &[Need] = &[
@@ -27,7 +30,7 @@ pub(crate) const CHECKS: &[Check] = &[
         title: "NetworkPolicies let pods of the mesh in on port 15008 too",
         severity: Severity::Error,
         needs: EVALUATION,
-        run: hbone::ingress,
+        run: |view| remedy::findings(view, hbone::ingress(view)),
     },
     Check {
         code: "MM0502",
@@ -35,7 +38,7 @@ pub(crate) const CHECKS: &[Check] = &[
         title: "NetworkPolicies let pods out to the mesh on port 15008 too",
         severity: Severity::Error,
         needs: EVALUATION,
-        run: hbone::egress,
+        run: |view| remedy::findings(view, hbone::egress(view)),
     },
     Check {
         code: "MM0503",
@@ -43,7 +46,7 @@ pub(crate) const CHECKS: &[Check] = &[
         title: "NetworkPolicies let the kubelet's probes in from the address that istio-cni gives them",
         severity: Severity::Warning,
         needs: EVALUATION,
-        run: probes::run,
+        run: |view| remedy::findings(view, probes::faults(view)),
     },
     Check {
         code: "MM0504",
@@ -51,7 +54,7 @@ pub(crate) const CHECKS: &[Check] = &[
         title: "NetworkPolicies let proxies and the API server reach istiod",
         severity: Severity::Error,
         needs: EVALUATION,
-        run: mesh::istiod,
+        run: |view| remedy::findings(view, mesh::istiod(view)),
     },
     Check {
         code: "MM0505",
@@ -59,7 +62,7 @@ pub(crate) const CHECKS: &[Check] = &[
         title: "NetworkPolicies let waypoints reach the pods behind them",
         severity: Severity::Error,
         needs: EVALUATION,
-        run: mesh::waypoints,
+        run: |view| remedy::findings(view, waypoints::faults(view)),
     },
     Check {
         code: "MM0506",
@@ -84,6 +87,17 @@ pub(crate) const CHECKS: &[Check] = &[
         run: plugins::run,
     },
 ];
+
+/// Everything that is wrong with policies, whichever of the checks were asked for: what helps is one patch a policy.
+/// Those come first that change a rule that is there, for they may make a rule more needless.
+fn faults<'v>(view: &'v View<'_>) -> Vec<Fault<'v>> {
+    let mut all = hbone::ingress(view);
+    all.extend(hbone::egress(view));
+    all.extend(probes::faults(view));
+    all.extend(mesh::istiod(view));
+    all.extend(waypoints::faults(view));
+    all
+}
 
 #[cfg(test)]
 mod tests;

@@ -202,10 +202,7 @@ fn restart_maker(view: &View<'_>, finding: Finding, node: &str) -> Finding {
         of_set && named && pod.facts.node.as_deref() == Some(node)
     });
     match maker {
-        Some(pod) => finding.run(format!(
-            "kubectl delete pod -n {} {}",
-            pod.facts.namespace, pod.facts.name
-        )),
+        Some(pod) => finding.run(pod.delete()),
         None => {
             finding.by_hand("restart the network plugin's pod on this node: it makes interface and port anew")
         }

@@ -70,15 +70,7 @@ fn blocked_by_cni(view: &View<'_>) -> Vec<Finding> {
             .because(told(event))
             .so("the pod does not start until istio-cni answers on its node");
         findings.push(match cni {
-            Some(cni) => finding
-                .run(format!(
-                    "kubectl logs -n {} {} --tail=50",
-                    cni.facts.namespace, cni.facts.name
-                ))
-                .run(format!(
-                    "kubectl delete pod -n {} {}",
-                    cni.facts.namespace, cni.facts.name
-                )),
+            Some(cni) => finding.run(cni.logs()).run(cni.delete()),
             None => finding.by_hand(format!(
                 "no istio-cni runs on node {node}: let its DaemonSet run there (MM0202)"
             )),
@@ -103,12 +95,12 @@ fn blocked_by_ztunnel(view: &View<'_>) -> Vec<Finding> {
         .so("the pod does not start until a ztunnel on its node has connected to istio-cni");
         findings.push(match ztunnel {
             Some(ztunnel) => {
-                let (of, called) = (&ztunnel.facts.namespace, &ztunnel.facts.name);
+                let called = &ztunnel.facts.name;
                 let is = if ztunnel.facts.ready { "Ready" } else { "not Ready" };
                 finding
                     .because(format!("ztunnel {called} on node {node} is {is}"))
-                    .run(format!("kubectl logs -n {of} {called} --tail=50"))
-                    .run(format!("kubectl delete pod -n {of} {called}"))
+                    .run(ztunnel.logs())
+                    .run(ztunnel.delete())
                     .by_hand("a ztunnel that does not reach istiod does not connect to istio-cni either: see MM0205 first")
             }
             None => finding.by_hand(format!("no ztunnel runs on node {node}: let its DaemonSet run there (MM0201)")),
@@ -135,7 +127,7 @@ fn conflist(view: &View<'_>) -> Vec<Finding> {
             .so("pods that start or restart on this node get no redirection: after a reboot, all of them are orphans");
         findings.push(match cni {
             Some(cni) => finding
-                .run(format!("kubectl delete pod -n {} {}", cni.facts.namespace, cni.facts.name))
+                .run(cni.delete())
                 .by_hand(
                     "istio-cni writes itself into the file when it starts. If something takes it out again, such as the \
                      CNI's own installer, set istioOwnedCNIConfig=true in istio-cni's chart",

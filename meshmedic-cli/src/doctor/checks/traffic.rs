@@ -14,6 +14,7 @@ use crate::doctor::need::Need;
 
 pub(super) const VIRTUAL_SERVICE: &str = "virtualservices.networking.istio.io";
 pub(crate) const DESTINATION_RULE: &str = "destinationrules.networking.istio.io";
+pub(super) const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
 pub(super) const HTTP_ROUTE: &str = "httproutes.gateway.networking.k8s.io";
 pub(super) const GRPC_ROUTE: &str = "grpcroutes.gateway.networking.k8s.io";
 pub(super) const GATEWAY: &str = "gateways.gateway.networking.k8s.io";

@@ -35,7 +35,7 @@ struct Reading<'c> {
 }
 
 /// How many kinds Kubernetes itself has that are read.
-const OWN_KINDS: usize = 13;
+const OWN_KINDS: usize = 15;
 
 /// Reads all of it.
 pub(super) async fn read(connection: &Connection) -> Snapshot {
@@ -64,6 +64,7 @@ pub(super) async fn read(connection: &Connection) -> Snapshot {
             snapshot.validating_webhooks,
             snapshot.network_policies,
         ),
+        (snapshot.stateful_sets, snapshot.cron_jobs),
         (snapshot.events, snapshot.custom, snapshot.server_version),
     ) = tokio::join!(
         async {
@@ -88,6 +89,12 @@ pub(super) async fn read(connection: &Connection) -> Snapshot {
                 reading.kind("mutatingwebhookconfigurations", redact::mutating_webhook),
                 reading.kind("validatingwebhookconfigurations", redact::validating_webhook),
                 reading.kind("networkpolicies", redact::network_policy),
+            )
+        },
+        async {
+            tokio::join!(
+                reading.kind("statefulsets", redact::stateful_set),
+                reading.kind("cronjobs", redact::cron_job),
             )
         },
         async { tokio::join!(reading.events(), reading.custom(), reading.version()) },

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reads metrics as Prometheus and OpenMetrics write them: as much as checks need.
 
+use std::io::{BufRead as _, BufReader, Read};
+
 /// One sample.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample<'t> {
@@ -17,11 +19,35 @@ impl Sample<'_> {
     }
 }
 
-/// The samples of a page. Lines that make no sense are passed over: they are others'.
-pub(super) fn samples(page: &str) -> impl Iterator<Item = Sample<'_>> {
-    page.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(sample)
+/// No line of a metric that we look at is longer.
+const MAX_LINE: u64 = 64 * 1024;
+
+/// Gives each sample of a page while it comes. Lines that make no sense are passed over: they are others'.
+pub(super) fn samples(
+    page: impl Read,
+    mut each: impl FnMut(&Sample<'_>) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut page = BufReader::new(page);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = page.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+        if read.map_err(|error| error.to_string())? == 0 {
+            return Ok(());
+        }
+        let whole = line.len() as u64 != MAX_LINE || line.ends_with(b"\n");
+        if !whole {
+            page.skip_until(b'\n').map_err(|error| error.to_string())?;
+            continue;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches(['\r', '\n']);
+        if !text.starts_with('#')
+            && let Some(sample) = sample(text)
+        {
+            each(&sample)?;
+        }
+    }
 }
 
 fn sample(line: &str) -> Option<Sample<'_>> {
@@ -70,20 +96,29 @@ mod tests {
     fn samples_are_read_with_their_labels() {
         let page = "# HELP a b\n# TYPE a counter\na 1\nb_total{x=\"1\",y=\"a\\\"}\\\\b\"} 2.5 1700000000\n\
                     c{} +Inf\nd{le=\"0.5\",} 3\n";
-        let all: Vec<_> = samples(page).collect();
-        let read: Vec<_> = all
-            .iter()
-            .map(|one| (one.name, one.label("y"), one.value))
-            .collect();
-        assert_eq!(
-            read,
-            [
-                ("a", "", 1.0),
-                ("b_total", "a\"}\\b", 2.5),
-                ("c", "", f64::INFINITY),
-                ("d", "", 3.0)
-            ]
-        );
+        let mut read = Vec::new();
+        samples(page.as_bytes(), |one| {
+            read.push(format!("{} {} {}", one.name, one.label("y"), one.value));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(read, ["a  1", "b_total a\"}\\b 2.5", "c  inf", "d  3"]);
+    }
+
+    fn count(page: &[u8]) -> usize {
+        let mut count = 0;
+        samples(page, |_| {
+            count += 1;
+            Ok(())
+        })
+        .unwrap();
+        count
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_kept_and_the_next_is_read() {
+        let long = "x".repeat(3 * 64 * 1024);
+        assert_eq!(count(format!("{long} 1\na 1\n{long}").as_bytes()), 1);
     }
 
     #[test]
@@ -99,7 +134,7 @@ mod tests {
             "é{",
             "\u{0}",
         ] {
-            assert_eq!(samples(line).count(), 0, "{line:?}");
+            assert_eq!(count(line.as_bytes()), 0, "{line:?}");
         }
     }
 }

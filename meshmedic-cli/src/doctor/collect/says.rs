@@ -2,6 +2,8 @@
 //! What the mesh's settings, its istiods, the agents and a scan say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io::Read;
 
 use futures_util::{StreamExt as _, stream};
 use hyper::body::Bytes;
@@ -15,11 +17,12 @@ use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Redirection;
 
 use super::Plan;
+use super::budget::{Budget, add};
 use super::exposition::samples;
 use crate::connection::{Connection, Failure};
 use crate::doctor::snapshot::{IstiodFacts, MeshConfig, Part, PodState, Snapshot, Unknown, redact};
 use crate::doctor::view::View;
-use crate::forward::{self, PodPort};
+use crate::forward::{self, Body, PodPort};
 use crate::scan::{self, Options, ScannedPod};
 use crate::ways::{AgentArgs, Fleet, fleet};
 
@@ -28,8 +31,10 @@ const MAX_METRICS: usize = 64 * 1024 * 1024;
 /// What is kept of a failure.
 const MAX_WORDS: usize = 400;
 /// The metrics of istiod that checks look at, and the label that tells their kind.
-const KEPT: [(&str, &str); 6] = [
+const KEPT: [(&str, &str); 8] = [
     ("istio_build", "tag"),
+    ("pilot_proxy_convergence_time_bucket", "le"),
+    ("pilot_proxy_convergence_time_count", ""),
     ("pilot_total_rejected_configs", ""),
     ("pilot_total_xds_internal_errors", ""),
     ("pilot_total_xds_rejects", "type"),
@@ -53,9 +58,33 @@ pub(super) async fn get(
         pod: &pod.name,
         port,
     };
+    within(plan, port, forward::get(connection, at, path, most)).await
+}
+
+/// Has an answer of a port of a pod read while it comes, within the time for one answer.
+pub(super) async fn stream<T: Send + 'static>(
+    connection: &Connection,
+    plan: &Plan,
+    pod: &PodFacts,
+    (port, path, most): (u16, &str, usize),
+    read: impl FnOnce(&mut Body) -> Result<T, String> + Send + 'static,
+) -> Part<T> {
+    let at = PodPort {
+        namespace: &pod.namespace,
+        pod: &pod.name,
+        port,
+    };
+    match within(plan, port, forward::stream(connection, at, path, most, read)).await {
+        Part::Had(Ok(had)) => Part::Had(had),
+        Part::Had(Err(why)) => Part::failed(format!("port {port}: {path}: {}", clean(&why, MAX_WORDS))),
+        Part::Unknown(why) => Part::Unknown(why),
+    }
+}
+
+async fn within<T>(plan: &Plan, port: u16, answer: impl Future<Output = anyhow::Result<T>>) -> Part<T> {
     let timeout = plan.ways.timeout();
-    match tokio::time::timeout(timeout, forward::get(connection, at, path, most)).await {
-        Ok(Ok(body)) => Part::Had(body),
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(Ok(had)) => Part::Had(had),
         Ok(Err(error)) => match error.downcast::<Failure>() {
             Ok(failure) => Part::of(Err(failure), "it is gone"),
             Err(error) => Part::failed(clean(&format!("port {port}: {error:#}"), MAX_WORDS)),
@@ -139,8 +168,10 @@ pub(super) async fn istiods(connection: &Connection, plan: &Plan, snapshot: &mut
     let ask = |pod: &PodFacts| {
         let pod = pod.clone();
         async move {
-            let body = get(connection, plan, &pod, ISTIOD_METRICS, "/metrics", MAX_METRICS).await;
-            let metrics = body.map(|body| kept(&String::from_utf8_lossy(&body)));
+            let budget = plan.budget.clone();
+            let read = move |body: &mut Body| kept(body, &budget);
+            let asked = (ISTIOD_METRICS, "/metrics", MAX_METRICS);
+            let metrics = stream(connection, plan, &pod, asked, read).await;
             IstiodFacts {
                 namespace: pod.namespace,
                 name: pod.name,
@@ -157,21 +188,21 @@ pub(super) async fn istiods(connection: &Connection, plan: &Plan, snapshot: &mut
     snapshot.istiods = Part::Had(all);
 }
 
-fn kept(page: &str) -> BTreeMap<String, f64> {
+fn kept(page: impl Read, budget: &Budget) -> Result<BTreeMap<String, f64>, String> {
     let mut metrics = BTreeMap::new();
-    for sample in samples(page) {
+    samples(page, |sample| {
         let label = match KEPT.iter().find(|(name, _)| *name == sample.name) {
             Some((_, label)) => *label,
             None if sample.name == "pilot_xds_pushes" && sample.label("type").ends_with(SEND_ERROR) => "type",
-            None => continue,
+            None => return Ok(()),
         };
         let name = match sample.label(label) {
             "" => sample.name.to_owned(),
             value => format!("{}{{{label}={}}}", sample.name, clean(value, MAX_WORDS)),
         };
-        *metrics.entry(name).or_default() += sample.value;
-    }
-    metrics
+        add(&mut metrics, name, sample.value, budget)
+    })?;
+    Ok(metrics)
 }
 
 /// What agents report, and what a look at the pods shows where some were named.

@@ -1,32 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What each ztunnel says: its dump, its metrics, its log.
 
-use std::collections::BTreeMap;
+mod dump;
+
+use std::io::Read;
 
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::text::clean;
 use meshmedic_common::ztunnel_log::{self, PodIndex};
-use serde::Deserialize;
 use serde_json::Value;
 
+use super::budget::{Budget, add};
 use super::exposition::samples;
 use super::{Plan, says};
 use crate::behavioral::{self, Ztunnel};
 use crate::connection::Connection;
 use crate::doctor::snapshot::{
-    Certificate, Link, LinkKind, LogFacts, Part, Sighting, Snapshot, Workload, ZtunnelDump, ZtunnelFacts,
-    ZtunnelMetrics,
+    Link, LinkKind, LogFacts, Part, Sighting, Snapshot, ZtunnelFacts, ZtunnelMetrics,
 };
 use crate::doctor::view::View;
+use crate::forward::Body;
 use crate::output::Progress;
 
 const ADMIN: u16 = 15000;
 const STATS: u16 = 15020;
 /// The dump of a ztunnel in a mesh of tens of thousands of pods.
-const MAX_DUMP: usize = 256 * 1024 * 1024;
+const MAX_DUMP: usize = 1024 * 1024 * 1024;
 const MAX_METRICS: usize = 64 * 1024 * 1024;
 /// What is kept of a name or a state.
 const MAX_WORDS: usize = 300;
@@ -66,20 +67,20 @@ pub(super) async fn ask(connection: &Connection, plan: &Plan, snapshot: &mut Sna
 async fn one(connection: &Connection, plan: &Plan, pod: &Pod, directory: &PodIndex) -> ZtunnelFacts {
     let facts = pod_facts(pod);
     let node = facts.node.clone().unwrap_or_default();
-    let get = |port, path, most| says::get(connection, plan, &facts, port, path, most);
-    let (dump, metrics, log) = tokio::join!(
-        get(ADMIN, "/config_dump", MAX_DUMP),
-        get(STATS, "/metrics", MAX_METRICS),
-        log(connection, plan, pod, directory),
-    );
-    let dump = dump.map(|body| parse_dump(&body, &node));
+    let dump = {
+        let (node, budget) = (node.clone(), plan.budget.clone());
+        let read = move |body: &mut Body| dump::read(body, &node, &budget);
+        says::stream(connection, plan, &facts, (ADMIN, "/config_dump", MAX_DUMP), read)
+    };
+    let metrics = {
+        let budget = plan.budget.clone();
+        let read = move |body: &mut Body| parse_metrics(body, &budget);
+        says::stream(connection, plan, &facts, (STATS, "/metrics", MAX_METRICS), read)
+    };
+    let (dump, metrics, log) = tokio::join!(dump, metrics, log(connection, plan, pod, directory));
     ZtunnelFacts {
-        dump: match dump {
-            Part::Had(Ok(dump)) => Part::Had(dump),
-            Part::Had(Err(error)) => Part::failed(format!("its config_dump cannot be read: {error}")),
-            Part::Unknown(why) => Part::Unknown(why),
-        },
-        metrics: metrics.map(|body| parse_metrics(&String::from_utf8_lossy(&body))),
+        dump,
+        metrics,
         log,
         namespace: facts.namespace,
         name: facts.name,
@@ -158,122 +159,17 @@ fn reduce(findings: &ztunnel_log::Findings, broke_off: Option<String>) -> LogFac
     }
 }
 
-/// What is read of a dump. Older ztunnels write some of it otherwise.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Dump {
-    #[serde(default)]
-    workloads: Value,
-    #[serde(default)]
-    services: Value,
-    #[serde(default, alias = "workload_state")]
-    workload_state: BTreeMap<String, Proxy>,
-    #[serde(default)]
-    certificates: Vec<Certs>,
-}
-
-#[derive(Deserialize)]
-struct Proxy {
-    #[serde(default)]
-    state: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Certs {
-    #[serde(default)]
-    identity: String,
-    #[serde(default)]
-    state: String,
-    #[serde(default, alias = "ca_cert")]
-    ca_cert: Vec<Cert>,
-    #[serde(default, alias = "cert_chain")]
-    cert_chain: Vec<Cert>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Cert {
-    #[serde(default, alias = "valid_from")]
-    valid_from: String,
-    #[serde(default, alias = "expiration_time")]
-    expiration_time: String,
-}
-
-/// A list, or an object whose keys do not matter.
-fn entries(value: &Value) -> Vec<&Value> {
-    match value {
-        Value::Array(all) => all.iter().collect(),
-        Value::Object(all) => all.values().collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn parse_dump(body: &[u8], node: &str) -> Result<ZtunnelDump, serde_json::Error> {
-    let dump: Dump = serde_json::from_slice(body)?;
-    let workloads = entries(&dump.workloads);
-    let text = |value: &Value, key: &str| {
-        value
-            .get(key)
-            .and_then(Value::as_str)
-            .map(|text| clean(text, MAX_WORDS))
-            .unwrap_or_default()
-    };
-    Ok(ZtunnelDump {
-        workloads_known: workloads.len(),
-        services_known: entries(&dump.services).len(),
-        workloads: workloads
-            .iter()
-            .filter(|workload| workload.get("node").and_then(Value::as_str) == Some(node))
-            .map(|workload| Workload {
-                namespace: text(workload, "namespace"),
-                name: text(workload, "name"),
-                protocol: text(workload, "protocol"),
-                waypoint: workload
-                    .get("waypoint")
-                    .filter(|waypoint| !waypoint.is_null())
-                    .map(|waypoint| {
-                        let place = waypoint.get("destination").unwrap_or(waypoint);
-                        clean(&place.to_string(), MAX_WORDS)
-                    }),
-            })
-            .collect(),
-        proxies: dump
-            .workload_state
-            .into_iter()
-            .map(|(uid, proxy)| (uid, clean(proxy.state.as_str().unwrap_or("unknown"), MAX_WORDS)))
-            .collect(),
-        certificates: dump.certificates.iter().map(certificate).collect(),
-    })
-}
-
-/// Of a chain the certificate that ends first, which is ztunnel's own in every sane one.
-fn certificate(certs: &Certs) -> Certificate {
-    let time = |text: &str| text.parse::<Timestamp>().ok();
-    let chain = certs.ca_cert.iter().chain(&certs.cert_chain);
-    let times = chain.filter_map(|cert| Some((time(&cert.expiration_time)?, time(&cert.valid_from))));
-    let first = times.min();
-    Certificate {
-        identity: clean(&certs.identity, MAX_WORDS),
-        state: clean(&certs.state, MAX_WORDS),
-        expires: first.map(|(expires, _)| expires),
-        begins: first.and_then(|(_, begins)| begins),
-    }
-}
-
-fn parse_metrics(page: &str) -> ZtunnelMetrics {
+fn parse_metrics(page: impl Read, budget: &Budget) -> Result<ZtunnelMetrics, String> {
     let mut metrics = ZtunnelMetrics::default();
-    for sample in samples(page) {
+    samples(page, |sample| {
         let label = |key| clean(sample.label(key), MAX_WORDS);
         match sample.name {
             "workload_manager_active_proxy_count" => metrics.active_proxies = Some(sample.value),
             "workload_manager_pending_proxy_count" => metrics.pending_proxies = Some(sample.value),
             "istio_build" if sample.label("component") == "ztunnel" => metrics.version = Some(label("tag")),
             "istio_tcp_connections_failed_total" => {
-                *metrics
-                    .failed_connections
-                    .entry(label("response_flags"))
-                    .or_default() += sample.value;
+                let flags = label("response_flags");
+                return add(&mut metrics.failed_connections, flags, sample.value, budget);
             }
             "istio_tcp_connections_opened_total"
                 if sample.label("reporter") == "destination"
@@ -284,12 +180,13 @@ fn parse_metrics(page: &str) -> ZtunnelMetrics {
                     label("destination_workload_namespace"),
                     label("destination_workload")
                 );
-                *metrics.plaintext.entry(to).or_default() += sample.value;
+                return add(&mut metrics.plaintext, to, sample.value, budget);
             }
             _ => {}
         }
-    }
-    metrics
+        Ok(())
+    })?;
+    Ok(metrics)
 }
 
 #[cfg(test)]

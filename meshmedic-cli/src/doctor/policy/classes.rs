@@ -7,7 +7,10 @@ use fixedbitset::FixedBitSet;
 use kube::core::{Expression, Selector};
 
 use super::rules::{Block, Peer, Policy};
-use super::{Endpoint, Hbone, Protocol};
+use super::{Endpoint, Protocol, Sends, Takes};
+
+/// The label by which istiod names the Gateway that a pod was made for.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Which class each pod is in. Pods that policies leave alone are in none.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ struct Key<'a> {
     blocks: FixedBitSet,
     named_ports: &'a BTreeMap<(Protocol, String), u16>,
     serves: &'a BTreeSet<u16>,
-    hbone: Hbone,
+    sends: Sends,
+    takes: Takes,
 }
 
 impl Classes {
@@ -56,7 +60,8 @@ impl Classes {
                     .collect(),
                 named_ports: &endpoint.named_ports,
                 serves: &endpoint.serves,
-                hbone: endpoint.hbone,
+                sends: endpoint.sends,
+                takes: endpoint.takes,
             };
             let next = classes.members.len();
             let class = *known.entry(key).or_insert(next);
@@ -111,6 +116,8 @@ impl Endpoint {
 /// The labels and the blocks that some policy asks for.
 fn told_apart_by(policies: &[Policy]) -> (BTreeSet<String>, Vec<&Block>) {
     let (mut labels, mut blocks) = (BTreeSet::new(), BTreeSet::new());
+    // Patches that we offer may name it.
+    labels.insert(GATEWAY_NAME.to_owned());
     for policy in policies {
         labels.extend(policy.pods.iter().flat_map(keys));
         for peer in policy.rules().flat_map(|rule| rule.listed()) {

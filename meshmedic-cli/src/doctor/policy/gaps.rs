@@ -2,6 +2,8 @@
 //! Pods of the mesh that may talk to each other, by the word of the policies, and cannot: what they say travels to
 //! port 15008, and that port was forgotten.
 
+mod waypoints;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -9,7 +11,7 @@ use fixedbitset::FixedBitSet;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
 use super::rules::Ports;
-use super::{Direction, Endpoint, Hbone, NetworkPolicies, Protocol, RuleId};
+use super::{Direction, Endpoint, NetworkPolicies, Protocol, RuleId, Sends, Takes};
 
 /// Pods, all alike, that their own policies cut off from others of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(crate) struct Gap {
     /// The classes at the other ends.
     pub(crate) peers: FixedBitSet,
 }
+
+pub(crate) use waypoints::{Behind, Detour};
 
 /// How much had to be decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +60,9 @@ impl NetworkPolicies {
     /// A pair counts as meant to talk if both sides admit it on a port that the destination serves or on 15008. It is
     /// cut off by a side that admits the first and not the second.
     pub(crate) fn hbone_gaps(&self) -> Gaps {
-        let mesh = self.classes_with(|endpoint| endpoint.hbone != Hbone::None);
-        let direct = self.classes_with(|endpoint| endpoint.hbone == Hbone::Direct);
+        let senders = self.classes_with(|endpoint| endpoint.sends != Sends::Plain);
+        let takers = self.classes_with(|endpoint| endpoint.takes != Takes::Plain);
+        let ends = Ends::new(self);
         let mut admits = Admits::new(self);
         let mut sides = |classes: &FixedBitSet, direction| -> Vec<Side> {
             let sides = classes
@@ -65,23 +70,23 @@ impl NetworkPolicies {
                 .map(|class| (class, self.reach(class, direction, &mut admits)));
             sides.collect()
         };
-        let ingress = sides(&direct, Direction::Ingress);
-        let egress = sides(&mesh, Direction::Egress);
-        let mut gaps = self.cut_off(Direction::Ingress, &ingress, &egress, &mesh, &mut admits);
-        gaps.extend(self.cut_off(Direction::Egress, &egress, &ingress, &direct, &mut admits));
+        let ingress = sides(&takers, Direction::Ingress);
+        let egress = sides(&senders, Direction::Egress);
+        let mut gaps = self.cut_off(Direction::Ingress, &ingress, &egress, &ends, &mut admits);
+        gaps.extend(self.cut_off(Direction::Egress, &egress, &ingress, &ends, &mut admits));
         Gaps {
             gaps,
-            decided: self.decided(&mesh, &direct),
+            decided: self.decided(&senders, &takers),
         }
     }
 
-    /// The gaps of the classes of `ours`. `theirs` are the other sides, of which only those in `among` count.
+    /// The gaps of the classes of `ours`. `theirs` are the other sides.
     fn cut_off(
         &self,
         direction: Direction,
         ours: &[Side],
         theirs: &[Side],
-        among: &FixedBitSet,
+        ends: &Ends,
         admits: &mut Admits<'_>,
     ) -> Vec<Gap> {
         let isolated = theirs.iter().filter_map(|(class, reach)| {
@@ -94,7 +99,7 @@ impl NetworkPolicies {
             let Some(reach) = reach else { continue };
             let mut cut = reach.app.clone();
             cut.difference_with(&reach.hbone);
-            cut.intersect_with(among);
+            cut.intersect_with(ends.of(self, direction, *class));
             if self.classes.members(*class).len() == 1 {
                 // A pod always reaches itself.
                 cut.set(*class, false);
@@ -221,6 +226,48 @@ impl NetworkPolicies {
             pairs: 2 * pods(sources) * pods(destinations),
             class_pairs: 2 * classes(sources) * classes(destinations),
         }
+    }
+}
+
+/// Which classes talk straight to which on port 15008.
+struct Ends {
+    /// Per way of taking connections, the classes whose connections go straight there.
+    senders: HashMap<Takes, FixedBitSet>,
+    /// Per way of sending, the classes to which they go straight.
+    takers: HashMap<Sends, FixedBitSet>,
+    nobody: FixedBitSet,
+}
+
+impl Ends {
+    fn new(policies: &NetworkPolicies) -> Self {
+        let mut ends = Self {
+            senders: HashMap::new(),
+            takers: HashMap::new(),
+            nobody: FixedBitSet::with_capacity(policies.classes.len()),
+        };
+        for class in 0..policies.classes.len() {
+            let Some(endpoint) = policies.classes.example(class, &policies.endpoints) else {
+                continue;
+            };
+            let (sends, takes) = (endpoint.sends, endpoint.takes);
+            ends.senders
+                .entry(takes)
+                .or_insert_with(|| policies.classes_with(|other| takes.directly(other.sends)));
+            ends.takers
+                .entry(sends)
+                .or_insert_with(|| policies.classes_with(|other| other.takes.directly(sends)));
+        }
+        ends
+    }
+
+    /// The classes at the other ends of a class.
+    fn of(&self, policies: &NetworkPolicies, direction: Direction, class: usize) -> &FixedBitSet {
+        let endpoint = policies.classes.example(class, &policies.endpoints);
+        let found = endpoint.and_then(|endpoint| match direction {
+            Direction::Ingress => self.senders.get(&endpoint.takes),
+            Direction::Egress => self.takers.get(&endpoint.sends),
+        });
+        found.unwrap_or(&self.nobody)
     }
 }
 

@@ -127,6 +127,10 @@ impl Rule {
         }
     }
 
+    pub(super) fn admits_everybody(&self) -> bool {
+        matches!(self.peers, Peers::Everybody)
+    }
+
     /// Whether it admits an address that is no pod's.
     pub(super) fn admits_address(&self, address: IpAddr) -> bool {
         match &self.peers {

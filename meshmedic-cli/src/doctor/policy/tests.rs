@@ -44,6 +44,7 @@ fn endpoint(namespace: &str, app: &str, address: &str) -> Endpoint {
         named_ports: [((Protocol::Tcp, "web".to_owned()), 8080)].into(),
         serves: [8080].into(),
         apart: false,
-        hbone: Hbone::Direct,
+        sends: Sends::Ztunnel,
+        takes: Takes::Hbone,
     }
 }

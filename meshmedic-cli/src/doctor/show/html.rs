@@ -83,20 +83,34 @@ pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
         }
     }
     writeln!(out, "</ul>\n</header>\n<main>")?;
-    let mut category = None;
-    for check in &report.checks {
-        if category != Some(check.category) {
-            if category.is_some() {
-                writeln!(out, "</section>")?;
-            }
-            writeln!(out, "<section>\n<h2>{}</h2>", Escaped(check.category.title()))?;
-            category = Some(check.category);
-        }
-        one(&mut out, check)?;
+    for severity in super::WORST_FIRST {
+        findings(&mut out, report, severity)?;
     }
-    if category.is_some() {
+    let failed = super::of_ending(report, Ending::Failed);
+    if !failed.is_empty() {
+        writeln!(out, "<section>\n<h2>Not known</h2>")?;
+        for check in failed {
+            one(&mut out, check)?;
+        }
         writeln!(out, "</section>")?;
     }
+    let skipped = report.skipped(true);
+    if !skipped.is_empty() {
+        writeln!(
+            out,
+            "<section>\n<h2>Skipped, and why</h2>\n<dl class=\"skipped\">"
+        )?;
+        for (reason, codes) in skipped {
+            writeln!(
+                out,
+                "<dt>{}</dt>\n<dd><pre class=\"reason\">{}</pre></dd>",
+                Escaped(codes.join(", ")),
+                Escaped(reason)
+            )?;
+        }
+        writeln!(out, "</dl>\n</section>")?;
+    }
+    passed(&mut out, report)?;
     write!(
         out,
         "</main>\n<footer>\n<p>Written by meshmedic {}. It holds names of the cluster, and no secrets.</p>\n\
@@ -104,6 +118,50 @@ pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
         env!("CARGO_PKG_VERSION")
     )?;
     Ok(out)
+}
+
+/// The findings of one severity, those together that break the same thing.
+fn findings(out: &mut String, report: &DoctorReport, severity: Severity) -> fmt::Result {
+    let mut category = None;
+    for check in super::of_ending(report, Ending::Findings) {
+        if check.severity != severity {
+            continue;
+        }
+        if category != Some(check.category) {
+            if category.is_some() {
+                writeln!(out, "</section>")?;
+            }
+            writeln!(
+                out,
+                "<section>\n<h2>{}: {}</h2>",
+                super::plural(severity),
+                Escaped(check.category.breaks())
+            )?;
+            category = Some(check.category);
+        }
+        one(out, check)?;
+    }
+    if category.is_some() {
+        writeln!(out, "</section>")?;
+    }
+    Ok(())
+}
+
+/// Checks that passed, folded: a browser opens them without a script, and a printer leaves them folded.
+fn passed(out: &mut String, report: &DoctorReport) -> fmt::Result {
+    let passed = super::of_ending(report, Ending::Passed);
+    if passed.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "<section>\n<details>\n<summary><h2>Passed: {}</h2></summary>",
+        passed.len()
+    )?;
+    for check in passed {
+        one(out, check)?;
+    }
+    writeln!(out, "</details>\n</section>")
 }
 
 fn class(check: &CheckReport) -> (&'static str, &'static str) {
@@ -174,7 +232,10 @@ fn finding(out: &mut String, group: &Group<'_>) -> fmt::Result {
     }
     for remedy in &group.remedy {
         match remedy {
-            Remedy::Commands(commands) => writeln!(out, "<pre>{}</pre>", Escaped(commands.join("\n")))?,
+            Remedy::Commands(commands) => {
+                let lines: Vec<String> = commands.iter().map(ToString::to_string).collect();
+                writeln!(out, "<pre>{}</pre>", Escaped(lines.join("\n")))?;
+            }
             Remedy::Apply(yaml) => {
                 writeln!(
                     out,

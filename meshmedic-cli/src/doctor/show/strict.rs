@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::DoctorFormat;
-use crate::doctor::{Ready, StrictReadiness, Verdict};
+use crate::doctor::{HERE_DOCUMENT_ENDS, Ready, StrictReadiness, Verdict};
 use crate::output::{Colour, paint, wrap, write};
 
 /// How many reasons of a step are written for people.
@@ -55,8 +55,15 @@ fn text(readiness: &StrictReadiness, all: bool) -> anyhow::Result<String> {
     }
     out += &wrap(&verdict, 0);
     if let Some(yaml) = &readiness.apply {
-        writeln!(out, "\nkubectl apply -f - <<'EOF'\n{}\nEOF", yaml.trim_end())?;
-        writeln!(out, "\nThen look for half an hour:")?;
+        writeln!(
+            out,
+            "\nkubectl apply -f - <<'{HERE_DOCUMENT_ENDS}'\n{}\n{HERE_DOCUMENT_ENDS}",
+            yaml.trim_end()
+        )?;
+        writeln!(
+            out,
+            "\nThen look for half an hour, in ztunnels' logs for \"policy rejection\":"
+        )?;
         for command in &readiness.watch {
             writeln!(out, "  {command}")?;
         }

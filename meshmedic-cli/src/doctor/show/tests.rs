@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
+use crate::doctor::Command;
 use crate::doctor::fixtures::ailing_report;
 use crate::output::assert_recorded;
 
@@ -41,7 +42,7 @@ fn names_of_others_are_no_markup() {
             finding.effect = hostile.to_owned();
             finding.evidence = vec![hostile.to_owned()];
             finding.remedy = vec![
-                Remedy::Commands(vec![hostile.to_owned()]),
+                Remedy::Commands(vec![Command::new("kubectl patch").option("-p", hostile)]),
                 Remedy::Apply(hostile.to_owned()),
                 Remedy::ByHand(hostile.to_owned()),
             ];
@@ -58,4 +59,17 @@ fn the_page_asks_for_nothing_from_elsewhere() {
     for word in ["<script", "<link", "<img", "src=", "@import", "url("] {
         assert!(!page.contains(word), "{word}");
     }
+}
+
+#[test]
+fn two_snapshots_read_as_what_is_new_and_what_is_gone() {
+    let earlier = ailing_report();
+    let later = ailing_report().only(|check, _| check.code != "MM0201");
+    let compared = Comparison::of(later, &earlier);
+    let text = differences(&compared, false).unwrap();
+    assert_eq!(
+        text,
+        "Since 2026-01-02 00:00 UTC: 0 new, 1 gone, 4 as before.\n\nGone\n----\n\
+         √ MM0201 Node node-b: ztunnel is not Ready here\n"
+    );
 }

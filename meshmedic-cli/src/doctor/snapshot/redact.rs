@@ -18,9 +18,10 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
 };
 use k8s_openapi::api::apps::v1::{
-    DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec,
+    DaemonSet, DaemonSetSpec, Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec, StatefulSet,
+    StatefulSetSpec,
 };
-use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, NodeStatus, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -113,15 +114,50 @@ pub(crate) fn replica_set(set: &ReplicaSet) -> ReplicaSet {
     }
 }
 
+/// Of what makes pods only which: its pods tell the rest.
+pub(crate) fn stateful_set(set: &StatefulSet) -> StatefulSet {
+    StatefulSet {
+        metadata: metadata(&set.metadata),
+        spec: set.spec.as_ref().map(|spec| StatefulSetSpec {
+            replicas: spec.replicas,
+            selector: spec.selector.clone(),
+            template: template(&spec.template),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The same of what makes Jobs.
+pub(crate) fn cron_job(job: &CronJob) -> CronJob {
+    CronJob {
+        metadata: metadata(&job.metadata),
+        spec: CronJobSpec {
+            suspend: job.spec.suspend,
+            schedule: job.spec.schedule.clone(),
+            job_template: JobTemplateSpec {
+                metadata: None,
+                spec: job.spec.job_template.spec.as_ref().map(job_spec),
+            },
+            ..CronJobSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn job_spec(spec: &JobSpec) -> JobSpec {
+    JobSpec {
+        completions: spec.completions,
+        parallelism: spec.parallelism,
+        template: template(&spec.template),
+        ..JobSpec::default()
+    }
+}
+
 pub(crate) fn job(job: &Job) -> Job {
     Job {
         metadata: metadata(&job.metadata),
-        spec: job.spec.as_ref().map(|spec| JobSpec {
-            completions: spec.completions,
-            parallelism: spec.parallelism,
-            template: template(&spec.template),
-            ..JobSpec::default()
-        }),
+        spec: job.spec.as_ref().map(job_spec),
         status: job.status.clone(),
     }
 }

@@ -13,13 +13,14 @@ use tempfile::TempDir;
 use super::client::Client;
 use super::kubeconfig;
 use crate::error::{Context as _, Error, Result};
+use crate::need::ASSETS;
 use crate::process::leash;
 use crate::wait;
 
-/// Names the folder with `etcd`, `kube-apiserver` and `kubectl`, as `setup-envtest` prints it.
-pub(crate) const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// How long each of them may take to come up.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// By default it asks etcd for the sizes of objects, which etcd knows from 3.5 on.
+const WITH_OLD_ETCD: &str = "--feature-gates=SizeBasedListCostEstimate=false";
 /// The token of the one user that is there from the beginning.
 const TOKENS: &str = "admin,kubernetes-admin,kubernetes-admin,system:masters\n";
 
@@ -81,25 +82,24 @@ impl Real {
         fs::write(&tokens, TOKENS).context(|| format!("writing {}", tokens.display()))?;
         make_key(&key)?;
         let key = key.display();
-        real.run(
-            &assets.join("kube-apiserver"),
-            &[
-                format!("--etcd-servers={etcd}"),
-                format!("--cert-dir={}", path.join("certificates").display()),
-                "--bind-address=127.0.0.1".to_owned(),
-                "--advertise-address=127.0.0.1".to_owned(),
-                format!("--secure-port={port}"),
-                "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-                "--authorization-mode=RBAC".to_owned(),
-                "--disable-admission-plugins=ServiceAccount".to_owned(),
-                format!("--token-auth-file={}", tokens.display()),
-                format!("--service-account-issuer={url}"),
-                format!("--service-account-signing-key-file={key}"),
-                format!("--service-account-key-file={key}"),
-                "--allow-privileged=true".to_owned(),
-            ],
-            port,
-        )?;
+        let old = is_old(&assets.join("etcd"))?;
+        let mut arguments: Vec<String> = old.then(|| WITH_OLD_ETCD.to_owned()).into_iter().collect();
+        arguments.extend([
+            format!("--etcd-servers={etcd}"),
+            format!("--cert-dir={}", path.join("certificates").display()),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--advertise-address=127.0.0.1".to_owned(),
+            format!("--secure-port={port}"),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--authorization-mode=RBAC".to_owned(),
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            format!("--token-auth-file={}", tokens.display()),
+            format!("--service-account-issuer={url}"),
+            format!("--service-account-signing-key-file={key}"),
+            format!("--service-account-key-file={key}"),
+            "--allow-privileged=true".to_owned(),
+        ]);
+        real.run(&assets.join("kube-apiserver"), &arguments, port)?;
         let config = path.join("admin.kubeconfig");
         kubeconfig::write(&config, &url, kubeconfig::ADMIN)?;
         real.run(
@@ -124,6 +124,11 @@ impl Real {
     /// The address where it is to be had without TLS; a request's own token goes through.
     pub(super) fn proxy(&self) -> &str {
         &self.proxy
+    }
+
+    /// By whom its certificate is signed: by itself.
+    pub(super) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificates/apiserver.crt")
     }
 
     fn run(&mut self, program: &Path, arguments: &[String], port: u16) -> Result<()> {
@@ -158,6 +163,13 @@ impl Real {
         };
         Ok(wait::until("the real API server to be ready", PATIENCE, ready)?)
     }
+}
+
+/// Whether an etcd is older than what the API server takes for granted, as Debian's of 2023 is.
+fn is_old(etcd: &Path) -> Result<bool> {
+    let output = Command::new(etcd).arg("--version").output();
+    let output = output.context(|| format!("running {}", etcd.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains("etcd Version: 3.4."))
 }
 
 /// The key that signs the tokens of ServiceAccounts; the server makes none itself.

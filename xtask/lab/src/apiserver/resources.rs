@@ -94,6 +94,7 @@ pub(crate) static RESOURCES: &[Resource] = &[
     resource("apps", "statefulsets", "StatefulSet", "sts", true, true),
     resource("apps", "daemonsets", "DaemonSet", "ds", true, true),
     resource("batch", "jobs", "Job", "", true, true),
+    resource("batch", "cronjobs", "CronJob", "cj", true, true),
     conditional(resource(
         "policy",
         "poddisruptionbudgets",

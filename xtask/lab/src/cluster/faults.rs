@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a test can make a cluster do.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Cluster, istio};
@@ -58,6 +60,77 @@ impl Cluster {
         lock(&self.shared.controls).lost_enrolments = count;
     }
 
+    /// Takes the listeners from a pod that ztunnel goes on believing to serve: no Add of istio-cni brings them back.
+    pub fn orphan_believed(&self, pod: &Pod) -> Result<()> {
+        self.node_of(pod)?.ztunnel()?.lose_listeners(pod)
+    }
+
+    /// Gives a pod a new sandbox behind istio-cni's back, whose cache then holds the network namespace of the old one.
+    pub fn replace_sandbox(&self, pod: &Pod) -> Result<()> {
+        let before = self.restarts(pod);
+        pod.renew_sandbox()?;
+        self.kubelet_tells(pod, before)
+    }
+
+    fn restarts(&self, pod: &Pod) -> u64 {
+        let object = self.api().get("pods", pod.namespace(), pod.name());
+        let count = |object: &Value| {
+            object
+                .pointer("/status/containerStatuses/0/restartCount")?
+                .as_u64()
+        };
+        object.ok().as_ref().and_then(count).unwrap_or(0)
+    }
+
+    /// Waits until the API knows of a pod's new sandbox: what comes later is then a change by itself.
+    fn kubelet_tells(&self, pod: &Pod, before: u64) -> Result<()> {
+        self.shared.wake();
+        self.wait(&format!("the kubelet to tell of {pod:?}"), || {
+            self.restarts(pod) > before
+        })
+    }
+
+    /// Restarts a node as a reboot does at which istio-cni is missing in the CNI configuration: its pods come back in
+    /// new sandboxes, which istio-cni's one scan finds without addresses, and are said to be captured still.
+    pub fn reboot(&self, node: &str) -> Result<()> {
+        let node = self.node(node)?;
+        let before = node.cni().snapshots();
+        let ztunnel = node.ztunnel()?;
+        ztunnel.kill();
+        let pods = node.application_pods();
+        let restarts: Vec<_> = pods.iter().map(|pod| self.restarts(pod)).collect();
+        for pod in &pods {
+            pod.renew_sandbox()?;
+        }
+        for (pod, before) in pods.iter().zip(restarts) {
+            self.kubelet_tells(pod, before)?;
+        }
+        node.cni().restart(node, false)?;
+        ztunnel.start_empty()?;
+        self.wait("ztunnel to have its pods", || node.cni().snapshots() > before)
+    }
+
+    /// Restarts the istio-cni of a node.
+    pub fn restart_cni(&self, node: &str) -> Result<()> {
+        let node = self.node(node)?;
+        let before = node.cni().snapshots();
+        node.cni().restart(node, true)?;
+        self.wait("ztunnel to have its pods", || node.cni().snapshots() > before)
+    }
+
+    /// Hides a pod from istio-cni's scan of `/proc`, as an unusual cgroup does.
+    pub fn hide_from_cni(&self, pod: &Pod) -> Result<()> {
+        let node = self.node_of(pod)?;
+        lock(&node.cni().wishes).unfindable.insert(pod.uid().to_owned());
+        Ok(())
+    }
+
+    /// How long the istio-cni of a node takes for each pod.
+    pub fn slow_cni(&self, node: &str, takes: Duration) -> Result<()> {
+        lock(&self.node(node)?.cni().wishes).takes = takes;
+        Ok(())
+    }
+
     /// Leaves pods in Terminating, as a process that does not end or a kubelet that is away does.
     pub fn hold_terminations(&self, on: bool) {
         lock(&self.shared.controls).held_terminations = on;
@@ -81,9 +154,12 @@ impl Cluster {
         self.ztunnel_ready(node, false)
     }
 
-    /// Starts the ztunnel of a node again, which enrols the pods that it had.
+    /// Starts the ztunnel of a node again, which istio-cni then tells of its pods.
     pub fn start_ztunnel(&self, node: &str) -> Result<()> {
-        self.node(node)?.ztunnel()?.start_again()?;
+        let found = self.node(node)?;
+        let before = found.cni().snapshots();
+        found.ztunnel()?.start_empty()?;
+        self.wait("ztunnel to have its pods", || found.cni().snapshots() > before)?;
         self.ztunnel_ready(node, true)
     }
 

@@ -1,25 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Istio: its objects, and what istio-cni does on each node.
+//! Istio: its objects, and what can be seen of it.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
 use super::controllers::workload;
-use super::node::{Node, What};
-use super::{CNI, KUBELET, Shared, tolerate};
-use crate::api::Client;
-use crate::apiserver::object::{is_deleted, meta, text};
+use super::{KUBELET, Shared};
+use crate::apiserver::object::{meta, text};
 use crate::error::Result;
-use crate::pod::Pod;
-use crate::process::lock;
 
 /// The label that puts a namespace or a pod into the mesh.
 pub(super) const MODE: &str = "istio.io/dataplane-mode";
 /// Says that a pod is captured, or shall be.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
-/// Says that a pod has a sidecar.
-const SIDECAR: &str = "sidecar.istio.io/status";
 /// What istiod, its Service and its label are called.
 const ISTIOD: &str = "istiod";
 /// The endpoints of istiod.
@@ -115,93 +109,9 @@ pub(super) fn is_annotated(pod: &Value) -> bool {
     pod["metadata"]["annotations"][REDIRECTION] == "enabled"
 }
 
-/// Whether a pod belongs into the mesh.
-fn is_eligible(pod: &Value, namespace: Option<&Value>) -> bool {
-    let own = pod["metadata"]["labels"][MODE].as_str();
-    let mode = own.or_else(|| namespace?["metadata"]["labels"][MODE].as_str());
-    mode == Some("ambient")
-        && pod["spec"]["hostNetwork"] != true
-        && pod["metadata"]["annotations"][SIDECAR].is_null()
-}
-
-/// One round of istio-cni on every node; whether nothing is left to be done.
-pub(super) fn enrol(shared: &Shared) -> Result<bool> {
-    if lock(&shared.controls).cni_off {
-        return Ok(true);
-    }
-    let client = shared.client(CNI);
-    let (pods, namespaces) = (client.list("pods", "")?, client.list("namespaces", "")?);
-    let mut settled = true;
-    for node in &shared.nodes {
-        if !node.cni_ready() {
-            continue;
-        }
-        let here = pods
-            .iter()
-            .filter(|pod| text(pod, "/spec/nodeName") == node.name() && !is_deleted(pod));
-        for pod in here.filter(|pod| text(pod, "/status/phase") == "Running") {
-            let mut namespaces = namespaces.iter();
-            let namespace = namespaces.find(|namespace| meta(namespace, "name") == meta(pod, "namespace"));
-            settled &= settle(shared, node, &client, pod, is_eligible(pod, namespace))?;
-        }
-    }
-    Ok(settled)
-}
-
-/// Brings one pod to where it belongs; whether it is there.
-fn settle(shared: &Shared, node: &Node, client: &Client, object: &Value, eligible: bool) -> Result<bool> {
-    let uid = meta(object, "uid");
-    let (pod, enrolled): (Pod, _) = match node.local().get(uid) {
-        Some(local) => match &local.what {
-            What::Pod(pod) => (pod.clone(), local.enrolled.clone()),
-            _ => return Ok(true),
-        },
-        None => return Ok(true),
-    };
-    let ztunnel = node.ztunnel();
-    if !eligible {
-        if enrolled.is_some() || is_annotated(object) {
-            if let Ok(ztunnel) = &ztunnel {
-                // Fails where ztunnel is dead, and then nothing is bound any more.
-                let _ = ztunnel.unenrol(&pod);
-            }
-            pod.set_redirected(false)?;
-            annotate(client, object, Value::Null)?;
-            remember(node, uid, None);
-        }
-        return Ok(true);
-    }
-    let Ok(ztunnel) = ztunnel else { return Ok(false) };
-    if enrolled.as_deref() != Some(ztunnel.uid()) {
-        let lost = {
-            let mut controls = lock(&shared.controls);
-            let lost = controls.lost_enrolments > 0;
-            controls.lost_enrolments = controls.lost_enrolments.saturating_sub(1);
-            lost
-        };
-        // The rules come first; without ztunnel they lead nowhere.
-        pod.set_redirected(true)?;
-        if !lost && ztunnel.enrol(&pod).is_err() {
-            // It is dead, or somebody holds a port: istio-cni tries again, too.
-            return Ok(false);
-        }
-        remember(node, uid, Some(ztunnel.uid().to_owned()));
-    }
-    if !is_annotated(object) {
-        annotate(client, object, "enabled".into())?;
-    }
-    Ok(true)
-}
-
-fn remember(node: &Node, uid: &str, ztunnel: Option<String>) {
-    if let Some(local) = node.local().get_mut(uid) {
-        local.enrolled = ztunnel;
-    }
-}
-
-fn annotate(client: &Client, pod: &Value, value: Value) -> Result<()> {
-    let patch = json!({ "metadata": { "annotations": { REDIRECTION: value } } });
-    tolerate(client.patch("pods/status", meta(pod, "namespace"), meta(pod, "name"), &patch))
+/// Whether istio-cni is still trying, or somebody asked it to try.
+pub(super) fn is_pending(pod: &Value) -> bool {
+    pod["metadata"]["annotations"][REDIRECTION] == "pending"
 }
 
 /// Whether all of ztunnel's ports are open in the network namespace of a process.

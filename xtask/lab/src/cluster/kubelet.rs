@@ -11,15 +11,15 @@ use super::{KUBELET, Shared, tolerate};
 use crate::api::{Client, PodRef};
 use crate::apiserver::object::{is_deleted, is_ready, list, meta, text};
 use crate::error::Result;
-use crate::pod::PodSpec;
+use crate::pod::{PodSpec, hex};
 use crate::process::lock;
 use crate::ztunnel::ZtunnelSpec;
 
 /// Says that a pod is only the mirror of a static one.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// One round of every node's kubelet; whether nothing is left to be done.
-pub(super) fn keep(shared: &Shared) -> Result<bool> {
+/// One round of every node's kubelet.
+pub(super) fn keep(shared: &Shared) -> Result<()> {
     let client = shared.client(KUBELET);
     let pods = client.list("pods", "")?;
     for node in &shared.nodes {
@@ -44,7 +44,7 @@ pub(super) fn keep(shared: &Shared) -> Result<bool> {
             }
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn end(local: &Local) {
@@ -76,14 +76,15 @@ fn run(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()>
             // A mirror for which nothing runs: the static pod was taken away.
             return Ok(());
         }
-        local.insert(uid.to_owned(), start(shared, node, pod)?);
+        let plugged = !lock(&shared.controls).cni_off;
+        local.insert(uid.to_owned(), start(shared, node, pod, plugged)?);
     }
     let Some(local) = local.get_mut(uid) else {
         return Ok(());
     };
-    tell(shared, pod, local)?;
+    let again = tell(shared, pod, local)?;
     let ready = !lock(&shared.controls).unready.contains(uid);
-    if text(pod, "/status/phase") != "Running" || is_ready(pod) != ready || local.ready != ready {
+    if text(pod, "/status/phase") != "Running" || is_ready(pod) != ready || local.ready != ready || again {
         let patch = json!({ "status": status(node, pod, local, ready) });
         tolerate(client.patch("pods/status", meta(pod, "namespace"), meta(pod, "name"), &patch))?;
         local.ready = ready;
@@ -91,8 +92,8 @@ fn run(shared: &Shared, node: &Node, client: &Client, pod: &Value) -> Result<()>
     Ok(())
 }
 
-/// Tells the API server which process stands behind a pod, as it asks a kubelet.
-fn tell(shared: &Shared, pod: &Value, local: &mut Local) -> Result<()> {
+/// Tells the API server which process stands behind a pod, as it asks a kubelet. Whether that is another than before.
+fn tell(shared: &Shared, pod: &Value, local: &mut Local) -> Result<bool> {
     let (pid, logs) = match &local.what {
         What::Pod(pod) | What::Cni(pod) => (pod.pid(), Some(pod.log_folder())),
         What::Ztunnel(ztunnel) => (ztunnel.pid(), None),
@@ -100,12 +101,18 @@ fn tell(shared: &Shared, pod: &Value, local: &mut Local) -> Result<()> {
     if local.told != Some(pid) {
         let pod = PodRef::new(meta(pod, "namespace"), meta(pod, "name"));
         shared.api.locate(pod, pid, logs)?;
-        local.told = Some(pid);
+        let again = local.told.replace(pid).is_some();
+        if again {
+            local.restarts += 1;
+            local.restarted = Some(Timestamp::now());
+        }
+        return Ok(again);
     }
-    Ok(())
+    Ok(false)
 }
 
-fn start(shared: &Shared, node: &Node, pod: &Value) -> Result<Local> {
+/// Starts what a pod stands for. `plugged` is whether the node's CNI configuration names istio-cni's plugin.
+fn start(shared: &Shared, node: &Node, pod: &Value, plugged: bool) -> Result<Local> {
     let (namespace, name) = (meta(pod, "namespace"), meta(pod, "name"));
     let uid = Some(meta(pod, "uid").to_owned());
     let labels = &pod["metadata"]["labels"];
@@ -114,6 +121,7 @@ fn start(shared: &Shared, node: &Node, pod: &Value) -> Result<Local> {
         let ztunnel = node.lab().ztunnel(ZtunnelSpec {
             name: name.to_owned(),
             uid,
+            zds: Some(node.cni().socket()),
             ..ZtunnelSpec::default()
         })?;
         // It numbers itself in its lab; this is what the API shall say.
@@ -131,6 +139,9 @@ fn start(shared: &Shared, node: &Node, pod: &Value) -> Result<Local> {
             spec.process_name = "ztunnel".to_owned();
         }
         let pod = node.lab().pod(spec)?;
+        if plugged && !pod.spec().host_network {
+            node.cni().plugin(pod.uid(), &pod);
+        }
         let what = if is_istio("k8s-app", "istio-cni-node") {
             What::Cni(pod)
         } else {
@@ -140,17 +151,20 @@ fn start(shared: &Shared, node: &Node, pod: &Value) -> Result<Local> {
     };
     Ok(Local {
         what,
-        enrolled: None,
         address,
         ready: false,
         seen: true,
         told: None,
+        restarts: 0,
+        restarted: None,
     })
 }
 
 /// What the kubelet says of a pod that runs.
 fn status(node: &Node, pod: &Value, local: &Local, ready: bool) -> Value {
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let seconds = |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let now = seconds(Timestamp::now());
+    let sandbox = local.restarted.map(seconds);
     let earlier = list(pod, "/status/conditions");
     let condition = |kind: &str, on: bool| {
         let on = if on { "True" } else { "False" };
@@ -158,6 +172,10 @@ fn status(node: &Node, pod: &Value, local: &Local, ready: bool) -> Value {
             .iter()
             .find(|other| other["type"] == kind && other["status"] == on);
         let since = same.map_or(now.as_str(), |same| text(same, "/lastTransitionTime"));
+        let since = sandbox
+            .as_deref()
+            .filter(|_| kind == "PodReadyToStartContainers")
+            .unwrap_or(since);
         json!({ "type": kind, "status": on, "lastTransitionTime": since })
     };
     let started = match text(pod, "/status/startTime") {
@@ -170,11 +188,11 @@ fn status(node: &Node, pod: &Value, local: &Local, ready: bool) -> Value {
             "name": container["name"],
             "image": container["image"],
             "imageID": "",
-            "containerID": format!("containerd://{}", crate::pod::hex(meta(pod, "uid"), 64)),
+            "containerID": format!("containerd://{}", hex(&format!("{}/{}", meta(pod, "uid"), local.restarts), 64)),
             "ready": ready,
             "started": true,
-            "restartCount": 0,
-            "state": { "running": { "startedAt": started } },
+            "restartCount": local.restarts,
+            "state": { "running": { "startedAt": sandbox.as_deref().unwrap_or(started) } },
         })
     });
     json!({
@@ -225,11 +243,12 @@ pub(super) fn start_static(node: &Node, client: &Client, namespace: &str, name: 
         meta(&made, "uid").to_owned(),
         Local {
             what: What::Pod(pod),
-            enrolled: None,
             address: Some(address),
             ready: false,
             seen: false,
             told: None,
+            restarts: 0,
+            restarted: None,
         },
     );
     Ok(())

@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::SharedZtunnel;
+use super::cni::Cni;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::pod::Pod;
@@ -20,6 +22,7 @@ pub struct Node {
     name: String,
     number: u8,
     lab: Lab,
+    cni: Cni,
     pods: AtomicU8,
     local: Mutex<BTreeMap<String, Local>>,
 }
@@ -27,8 +30,6 @@ pub struct Node {
 /// What runs for an API object, by its UID.
 pub(super) struct Local {
     pub(super) what: What,
-    /// The ztunnel that was told of it, by its pod's UID.
-    pub(super) enrolled: Option<String>,
     pub(super) address: Option<IpAddr>,
     /// Whether the kubelet said that it is ready.
     pub(super) ready: bool,
@@ -36,6 +37,9 @@ pub(super) struct Local {
     pub(super) seen: bool,
     /// The process that the API server knows of.
     pub(super) told: Option<u32>,
+    /// How often its sandbox was replaced, and when last.
+    pub(super) restarts: u32,
+    pub(super) restarted: Option<Timestamp>,
 }
 
 /// What runs.
@@ -49,10 +53,13 @@ pub(super) enum What {
 impl Node {
     pub(super) fn make(number: usize) -> Result<Self> {
         let number = u8::try_from(number).unwrap_or(u8::MAX);
+        let lab = Lab::isolated()?;
+        let cni = Cni::new(lab.folder().join("ztunnel.sock"))?;
         Ok(Self {
             name: format!("node-{}", char::from(b'a' + number % 26)),
             number,
-            lab: Lab::isolated()?,
+            lab,
+            cni,
             pods: AtomicU8::new(0),
             local: Mutex::default(),
         })
@@ -74,6 +81,10 @@ impl Node {
     #[must_use]
     pub fn address(&self) -> IpAddr {
         Ipv4Addr::new(172, 18, 0, self.number + 2).into()
+    }
+
+    pub(super) fn cni(&self) -> &Cni {
+        &self.cni
     }
 
     /// An address for a pod, which no other node gives.
@@ -105,6 +116,16 @@ impl Node {
             What::Pod(pod) | What::Cni(pod) => Some(pod.clone()),
             What::Ztunnel(_) => None,
         }
+    }
+
+    /// The pods here that are no part of Istio.
+    pub(super) fn application_pods(&self) -> Vec<Pod> {
+        let local = self.local();
+        let pods = local.values().filter_map(|local| match &local.what {
+            What::Pod(pod) => Some(pod.clone()),
+            _ => None,
+        });
+        pods.collect()
     }
 
     /// Whether a pod runs here.

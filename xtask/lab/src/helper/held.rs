@@ -26,6 +26,8 @@ struct Socket {
 impl Held {
     /// The epoll datum of standard input, which no socket is given.
     pub(super) const INPUT: u64 = 0;
+    /// That of the connection to istio-cni.
+    pub(super) const ISTIO_CNI: u64 = u64::MAX;
 
     /// Holds a socket until it is released.
     pub(super) fn hold(
@@ -71,6 +73,11 @@ impl Held {
 
     pub(super) fn stay(&mut self, uid: &str, netns: File) {
         self.netns.insert(uid.to_owned(), netns);
+    }
+
+    /// The pods that are served, as far as this process believes, and the namespaces in which.
+    pub(super) fn served(&self) -> impl Iterator<Item = (&String, &File)> {
+        self.netns.iter()
     }
 
     pub(super) fn leave(&mut self, uids: &[String]) {

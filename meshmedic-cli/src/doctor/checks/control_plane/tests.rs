@@ -2,7 +2,7 @@
 use serde_json::json;
 
 use crate::doctor::fixtures::{
-    assert_finds, assert_passes, assert_skipped, findings, had, healthy, object, sidecar_pod,
+    assert_finds, assert_passes, assert_skipped, findings, had, healthy, object, pod, sidecar_pod,
 };
 use crate::doctor::snapshot::{Part, Snapshot, Unknown};
 
@@ -25,6 +25,8 @@ fn istiods_down(snapshot: &mut Snapshot, ready: i32) {
     let deployment = &mut had(&mut snapshot.deployments)[0];
     deployment.status.as_mut().unwrap().ready_replicas = Some(ready);
 }
+
+mod revisions;
 
 #[test]
 fn an_istiod_that_is_down_is_found_once() {
@@ -57,7 +59,7 @@ fn an_istiod_that_is_scaled_away_is_scaled_back() {
     });
     had(&mut snapshot.deployments)[0].spec.as_mut().unwrap().replicas = Some(0);
     let finding = assert_finds("MM0101", &snapshot, ISTIOD);
-    assert!(format!("{:?}", finding.remedy).contains("--replicas=1"));
+    assert!(finding.commands().concat().contains("--replicas 1"));
 }
 
 #[test]
@@ -149,6 +151,25 @@ fn a_webhook_without_a_bundle_or_a_service_is_found() {
 #[test]
 fn webhooks_of_others_are_none_of_ours() {
     let mut snapshot = healthy();
+    // cert-manager serves such a path too, and its Service may be gone.
+    let hook = |name: &str, path: &str| {
+        json!({
+            "name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": { "service": { "namespace": "cert-manager", "name": "gone", "path": path } },
+        })
+    };
+    had(&mut snapshot.validating_webhooks).push(object(json!({
+        "metadata": { "name": "cert-manager-webhook", "labels": { "app": "webhook" } },
+        "webhooks": [hook("webhook.cert-manager.io", "/validate")],
+    })));
+    // Each of the three marks alone is anybody's.
+    had(&mut snapshot.validating_webhooks).push(object(json!({
+        "metadata": { "name": "labelled", "labels": { "app": "istiod", "istio.io/rev": "default" } },
+        "webhooks": [hook("check.example.org", "/validate")],
+    })));
+    had(&mut snapshot.mutating_webhooks).push(object(json!({
+        "metadata": { "name": "named" }, "webhooks": [hook("namespace.sidecar-injector.istio.io", "/inject")],
+    })));
     had(&mut snapshot.validating_webhooks).push(object(json!({
         "metadata": { "name": "gatekeeper" },
         "webhooks": [{
@@ -238,7 +259,12 @@ fn sidecars_of_an_old_version_are_found_and_restarted() {
         Some("istio/proxyv2:1.20.1".to_owned());
     snapshot.add_pod(old);
     let finding = assert_finds("MM0107", &snapshot, "Pod legacy/old-7d4b-a");
-    assert!(format!("{:?}", finding.remedy).contains("rollout restart -n legacy deployment/old"));
+    assert!(
+        finding
+            .commands()
+            .concat()
+            .contains("rollout restart -n legacy deployment/old")
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use crate::doctor::finding::Finding;
-use crate::doctor::view::{PodView, View};
+use crate::doctor::view::{PodView, View, endpoints};
 
 /// A proxy may be as many minor versions behind istiod.
 const BEHIND: u32 = 1;
@@ -28,10 +28,21 @@ pub(super) fn skew(view: &View<'_>) -> Vec<Finding> {
                 .collect(),
         ),
     ];
+    let proxies = view
+        .pods()
+        .iter()
+        .filter(|pod| pod.is_live() && !pod.facts.sidecar);
+    let (waypoints, gateways): (Vec<_>, Vec<_>) = proxies
+        .filter(|pod| endpoints::has_proxy(pod.pod))
+        .partition(|pod| endpoints::is_waypoint(&pod.facts.labels));
+    let parts = parts
+        .into_iter()
+        .chain([("its waypoint", waypoints), ("its gateway", gateways)]);
     let mut findings = Vec::new();
     for (part, pods) in parts {
         for pod in pods {
-            let proxy = |container: &Container| part != "its sidecar" || container.name == "istio-proxy";
+            let proxy =
+                |container: &Container| !part.starts_with("its ") || container.name == endpoints::PROXY;
             let Some(version) = of_pod(pod, proxy) else {
                 continue;
             };
@@ -51,6 +62,10 @@ pub(super) fn skew(view: &View<'_>) -> Vec<Finding> {
                 .so("Istio does not support them together: what one side sends the other may misunderstand");
             findings.push(match pod.restart() {
                 Some(command) if part == "its sidecar" => finding.run(command),
+                _ if part.starts_with("its ") => finding.by_hand(
+                    "istiod sets the image of the waypoints and gateways that it runs: see which revision their Gateway \
+                     names (istio.io/rev), and that the istiod of that revision is the new one",
+                ),
                 _ => finding.by_hand(
                     "bring all parts to one version: istiod first, then istio-cni, ztunnel and the waypoints, the sidecars \
                      last",

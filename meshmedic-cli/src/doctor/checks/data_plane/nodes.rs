@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::ContainerStatus;
 
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::view::{PodView, View};
 
@@ -66,13 +67,13 @@ fn missing(view: &View<'_>, parts: &[&PodView<'_>], part: &str, effect: &str) ->
                 let (of, called) = (&one.facts.namespace, &one.facts.name);
                 on(format!("{part} is not Ready here"))
                     .because(format!("pod {of}/{called}: {}", why(one)))
-                    .run(format!("kubectl describe pod -n {of} {called}"))
-                    .run(format!("kubectl logs -n {of} {called} --tail=50"))
-                    .run(format!("kubectl delete pod -n {of} {called}"))
+                    .run(Command::new("kubectl describe pod").namespace(of).name(called))
+                    .run(one.logs())
+                    .run(one.delete())
             }
             None => on(format!("no {part} runs here"))
                 .because(format!("no pod of {part}'s DaemonSet is on it"))
-                .run(format!("kubectl describe node {node} | grep -A5 Taints"))
+                .run(Command::new("kubectl describe node").name(node))
                 .by_hand(format!("let {part}'s DaemonSet tolerate the node's taints and select the node, or take the label off these pods")),
         });
     }
@@ -183,7 +184,13 @@ pub(super) fn restarts(view: &View<'_>) -> Vec<Finding> {
                         ended.reason.as_deref().unwrap_or("no reason")
                     ))
                     .so("each time the connections of the mesh on its node break, and pods may come back uncaptured")
-                    .run(format!("kubectl logs -n {of} {called} -c {} --previous --tail=50", status.name)),
+                    .run(
+                        Command::new("kubectl logs --previous --tail 200")
+                            .namespace(of)
+                            .name(called)
+                            .words("-c")
+                            .name(&status.name),
+                    ),
             );
         }
     }

@@ -4,6 +4,7 @@
 use jiff::SignedDuration;
 use meshmedic_common::eligibility::Expectation;
 
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::{Certificate, ZtunnelDump, ZtunnelFacts};
 use crate::doctor::view::View;
@@ -19,6 +20,13 @@ const SETTLE: SignedDuration = SignedDuration::from_mins(1);
 
 fn object(ztunnel: &ZtunnelFacts) -> ObjectRef {
     ObjectRef::new("Pod", &ztunnel.namespace, &ztunnel.name)
+}
+
+/// A command that shows the end of its log.
+fn logs(ztunnel: &ZtunnelFacts) -> Command {
+    Command::new("kubectl logs --tail 200")
+        .namespace(&ztunnel.namespace)
+        .name(&ztunnel.name)
 }
 
 fn dumps<'v>(view: &View<'v>) -> impl Iterator<Item = (&'v ZtunnelFacts, &'v ZtunnelDump)> {
@@ -49,8 +57,8 @@ pub(super) fn reaches_istiod(view: &View<'_>) -> Vec<Finding> {
                 .because(format!("its log, {} times, last at {:.0}: {}", failed.count, failed.last, failed.sample))
                 .because(format!("node {}", ztunnel.node))
                 .so("it knows no new pod and gets no new certificate; a ztunnel that starts so captures nothing")
-                .run(format!("kubectl get service,endpointslices -n {istio}"))
-                .run(format!("kubectl get networkpolicies -n {istio}"))
+                .run(Command::new("kubectl get service,endpointslices").namespace(istio))
+                .run(Command::new("kubectl get networkpolicies").namespace(istio))
                 .by_hand(format!(
                     "istiod is Ready, so something between node {} and its port 15012 is in the way: a NetworkPolicy in {istio}, \
                      DNS, or the overlay network of this node (if pods of other nodes cannot be reached from it either)",
@@ -108,12 +116,12 @@ fn bad(view: &View<'_>, ztunnel: &ZtunnelFacts, problem: &str, seen: &str) -> Fi
     Finding::on(object(ztunnel), problem)
         .because(seen)
         .so("its workloads have no valid identity: peers refuse their connections, at once or when it ends")
-        .run(format!("kubectl logs -n {of} {called} | grep -i certificate"))
-        .run(format!(
-            "kubectl logs -n {} -l app=istiod --tail=200 | grep -iE 'csr|sign|ca '",
-            view.istio
-        ))
-        .run(format!("kubectl delete pod -n {of} {called}"))
+        .run(logs(ztunnel))
+        .run(Command::new("kubectl logs -l app=istiod --tail 200").namespace(&view.istio))
+        .by_hand(
+            "Look in ztunnel's log for \"certificate\", and in istiod's for \"CSR\", \"sign\" and \"CA\".",
+        )
+        .run(Command::new("kubectl delete pod").namespace(of).name(called))
 }
 
 pub(super) fn knows_workloads(view: &View<'_>) -> Vec<Finding> {
@@ -126,10 +134,7 @@ pub(super) fn knows_workloads(view: &View<'_>) -> Vec<Finding> {
                     dump.services_known
                 ))
                 .so("it cannot tell who is who: it lets no connection of its pods into the mesh")
-                .run(format!(
-                    "kubectl logs -n {} {} --tail=50",
-                    ztunnel.namespace, ztunnel.name
-                ))
+                .run(logs(ztunnel))
                 .by_hand(
                     "make it connect to istiod (MM0205), and see that istiod has ambient mode on (MM0108)",
                 ),
@@ -159,7 +164,9 @@ pub(super) fn pending(view: &View<'_>) -> Vec<Finding> {
             findings.push(if failed.is_some_and(|failed| failed.sample.contains("AddrInUse")) {
                 finding.by_hand("the app listens on a port that ztunnel needs (15001, 15006, 15008, 15053): let it use another")
             } else {
-                finding.run(format!("kubectl logs -n {} {} | grep {uid}", ztunnel.namespace, ztunnel.name))
+                finding
+                    .run(logs(ztunnel))
+                    .by_hand("Look there for the lines that name this pod's UID.")
             });
         }
     }

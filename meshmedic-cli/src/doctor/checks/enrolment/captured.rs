@@ -4,6 +4,7 @@
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::verdict::State;
 
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::PodState;
 use crate::doctor::view::View;
@@ -38,15 +39,20 @@ fn in_state(
         .collect()
 }
 
-fn path(finding: &Finding) -> String {
-    finding.object.path()
+/// A command on the pod that a finding is on.
+fn of_pod(words: &'static str, finding: &Finding) -> Command {
+    let namespace = finding.object.namespace.as_deref().unwrap_or_default();
+    Command::new(words).path(namespace, &finding.object.name)
+}
+
+fn explained(finding: Finding) -> Finding {
+    let explain = of_pod("meshmedic explain", &finding);
+    finding.run(explain)
 }
 
 fn repaired(finding: Finding) -> Finding {
-    let pod = path(&finding);
-    finding
-        .run(format!("meshmedic explain {pod}"))
-        .run(format!("meshmedic repair --yes {pod}"))
+    let repair = of_pod("meshmedic repair --yes", &finding);
+    explained(finding).run(repair)
 }
 
 pub(super) fn orphans(view: &View<'_>) -> Vec<Finding> {
@@ -79,12 +85,8 @@ pub(super) fn imposters(view: &View<'_>) -> Vec<Finding> {
         "something else holds ztunnel's ports in it",
         effect,
     );
-    let explained = found.into_iter().map(|finding| {
-        let pod = path(&finding);
-        finding
-            .run(format!("meshmedic explain {pod}"))
-            .by_hand("let the app use ports other than 15001, 15006 and 15008, then make the pod anew")
-    });
+    let moved = "let the app use ports other than 15001, 15006 and 15008, then make the pod anew";
+    let explained = found.into_iter().map(|finding| explained(finding).by_hand(moved));
     explained.collect()
 }
 
@@ -133,9 +135,10 @@ pub(super) fn not_hbone(view: &View<'_>) -> Vec<Finding> {
                 ztunnel.name
             ))
             .so("peers send it plaintext: no mTLS, and policies that ask for identities turn it away")
-            .run(format!(
-                "istioctl ztunnel-config workloads {}.{}",
-                ztunnel.name, ztunnel.namespace
+            .run(Command::new("istioctl ztunnel-config workloads").joined(
+                &ztunnel.name,
+                ".",
+                &ztunnel.namespace,
             ));
             findings.push(pod.made_anew(finding));
         }

@@ -224,3 +224,29 @@ fn a_workload_on_tcp_is_found_if_it_is_enrolled() {
     assert_passes("MM0412", &with("orders-7d4b-a", "legacy"));
     assert_passes("MM0412", &with("gone", "shop"));
 }
+
+#[test]
+fn a_revision_beside_ambient_mode_is_found_where_a_webhook_injects_it() {
+    let with = |revision: &str| {
+        let mut snapshot = healthy();
+        snapshot.with_namespace("shop", |namespace| {
+            let labels = namespace.metadata.labels.as_mut().unwrap();
+            labels.insert("istio.io/rev".to_owned(), revision.to_owned());
+        });
+        let selector = json!({ "matchLabels": { "istio.io/rev": "canary" } });
+        had(&mut snapshot.mutating_webhooks).push(object(json!({
+            "metadata": { "name": "tag", "labels": {
+                "app": "sidecar-injector", "istio.io/rev": "default", "istio.io/tag": "canary",
+            } },
+            "webhooks": [{
+                "name": "rev.namespace.sidecar-injector.istio.io", "clientConfig": {}, "namespaceSelector": selector,
+                "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            }],
+        })));
+        snapshot
+    };
+    let found = assert_finds("MM0409", &with("canary"), "Namespace shop");
+    assert_eq!(found.commands(), ["kubectl label namespace shop istio.io/rev-"]);
+    // A revision for waypoints alone.
+    assert_passes("MM0409", &with("waypoints"));
+}

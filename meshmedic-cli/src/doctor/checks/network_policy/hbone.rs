@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::networking::v1::NetworkPolicySpec;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
-use super::remedy::{because, names, object, offer, pods, policy, tcp};
+use super::remedy::{Change, Fault, because, names, pods};
 use crate::doctor::finding::Finding;
 use crate::doctor::policy::{Direction, Gap};
 use crate::doctor::view::View;
@@ -14,17 +13,17 @@ use crate::doctor::view::View;
 /// How many ports are named.
 const PORTS: usize = 5;
 
-pub(super) fn ingress(view: &View<'_>) -> Vec<Finding> {
-    run(view, Direction::Ingress)
+pub(super) fn ingress<'v>(view: &'v View<'_>) -> Vec<Fault<'v>> {
+    faults(view, Direction::Ingress)
 }
 
-pub(super) fn egress(view: &View<'_>) -> Vec<Finding> {
-    run(view, Direction::Egress)
+pub(super) fn egress<'v>(view: &'v View<'_>) -> Vec<Fault<'v>> {
+    faults(view, Direction::Egress)
 }
 
-/// One finding a policy.
-fn run(view: &View<'_>, direction: Direction) -> Vec<Finding> {
-    let mut by_policy: BTreeMap<usize, Vec<&Gap>> = BTreeMap::new();
+/// One fault a policy.
+fn faults<'v>(view: &'v View<'_>, direction: Direction) -> Vec<Fault<'v>> {
+    let mut by_policy: BTreeMap<usize, Vec<&'v Gap>> = BTreeMap::new();
     for gap in view
         .hbone_gaps()
         .gaps
@@ -33,13 +32,13 @@ fn run(view: &View<'_>, direction: Direction) -> Vec<Finding> {
     {
         by_policy.entry(gap.rule.policy).or_default().push(gap);
     }
-    let findings = by_policy.into_iter();
-    findings
-        .filter_map(|(place, gaps)| finding(view, direction, place, &gaps))
+    let faults = by_policy.into_iter();
+    faults
+        .map(|(policy, gaps)| fault(view, direction, policy, gaps))
         .collect()
 }
 
-fn finding(view: &View<'_>, direction: Direction, place: usize, gaps: &[&Gap]) -> Option<Finding> {
+fn fault<'v>(view: &'v View<'_>, direction: Direction, policy: usize, gaps: Vec<&'v Gap>) -> Fault<'v> {
     let (problem, side) = match direction {
         Direction::Ingress => (
             "it admits pods of the mesh to a port of an app, and not to 15008, by which they come",
@@ -50,35 +49,40 @@ fn finding(view: &View<'_>, direction: Direction, place: usize, gaps: &[&Gap]) -
             "egress",
         ),
     };
+    let rules = gaps.iter().map(|gap| (gap.direction, gap.rule.rule)).collect();
+    let same = gaps.clone();
+    Fault {
+        policy,
+        problem,
+        change: Change::OpenHbone(rules),
+        cured: Box::new(move |changed| changed.close(&gaps)),
+        finding: Box::new(move |finding| words(finding, view, side, direction, &same)),
+    }
+}
+
+fn words(finding: Finding, view: &View<'_>, side: &str, direction: Direction, gaps: &[&Gap]) -> Finding {
     let mut by_rule: BTreeMap<usize, Vec<&Gap>> = BTreeMap::new();
     for gap in gaps {
         by_rule.entry(gap.rule.rule).or_default().push(gap);
     }
     let sentences = by_rule.values().map(|gaps| sentence(view, side, gaps));
-    let finding = because(Finding::on(object(policy(view, place)?), problem), sentences);
+    let finding = because(finding, sentences);
     let isolating: BTreeSet<usize> = gaps
         .iter()
         .filter_map(|gap| view.network_policies().members(gap.class).first())
         .flat_map(|&pod| view.network_policies().isolating(pod, direction))
         .collect();
     let isolating: Vec<usize> = isolating.into_iter().collect();
-    let finding = finding
+    finding
         .because(format!(
             "no rule of {} admits TCP {HBONE_PORT} there",
             names(view, &isolating)
         ))
         .so(
-            "Between pods of the mesh ztunnel tunnels every connection to port 15008, and a network plugin that \
-             enforces policies enforces them on that: these connections hang for ten seconds and fail, while the same \
-             connections from outside the mesh pass.",
-        );
-    Some(offer(
-        finding,
-        view,
-        place,
-        |spec| open(spec, gaps),
-        |changed| changed.close(gaps),
-    ))
+            "Pods of the mesh, its gateways and its sidecars tunnel what they send to these pods to port 15008, and a \
+             network plugin that enforces policies enforces them on that: these connections hang for ten seconds and \
+             fail, while the same connections from outside the mesh pass.",
+        )
 }
 
 /// What one rule admits, by all its gaps.
@@ -111,28 +115,4 @@ fn sentence(view: &View<'_>, side: &str, gaps: &[&Gap]) -> String {
         words(from),
         words(to)
     )
-}
-
-/// Adds 15008 to each rule that forgot it.
-fn open(spec: &mut NetworkPolicySpec, gaps: &[&Gap]) {
-    let rules: BTreeSet<_> = gaps.iter().map(|gap| (gap.direction, gap.rule.rule)).collect();
-    for (direction, rule) in rules {
-        let ports = match direction {
-            Direction::Ingress => {
-                let rules = spec.ingress.as_mut();
-                rules
-                    .and_then(|rules| rules.get_mut(rule))
-                    .map(|rule| &mut rule.ports)
-            }
-            Direction::Egress => {
-                let rules = spec.egress.as_mut();
-                rules
-                    .and_then(|rules| rules.get_mut(rule))
-                    .map(|rule| &mut rule.ports)
-            }
-        };
-        if let Some(Some(ports)) = ports {
-            ports.push(tcp(HBONE_PORT));
-        }
-    }
 }

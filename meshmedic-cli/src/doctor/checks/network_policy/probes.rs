@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Probes of the kubelet that a policy may cut off, now that istio-cni has given them an address of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meshmedic_common::eligibility::Expectation;
 
-use super::remedy::{add_rule, address, because, names, object, offer, pods, policy};
+use super::remedy::{Change, Fault, address, because, names, pods};
 use crate::doctor::finding::Finding;
 use crate::doctor::policy::{Direction, NetworkPolicies, Peer, Protocol};
 use crate::doctor::snapshot::EventFact;
@@ -27,27 +28,45 @@ struct Cut {
 }
 
 /// Only of pods whose probes fail: many network plugins let the kubelet through, whatever the policies say.
-pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
+pub(super) fn faults<'v>(view: &'v View<'_>) -> Vec<Fault<'v>> {
     let mut by_policy: BTreeMap<usize, Vec<Cut>> = BTreeMap::new();
     for (place, pod) in view.pods().iter().enumerate() {
         if !pod.is_live() || pod.expectation != Expectation::Expected {
             continue;
         }
         if let Some(cut) = cut_off(view, place, pod)
-            && let Some(&policy) = cut.isolating.first()
+            && let Some(policy) = view.network_policies().narrowest(&cut.isolating)
         {
             by_policy.entry(policy).or_default().push(cut);
         }
     }
-    let findings = by_policy.into_iter();
-    findings
-        .filter_map(|(place, cuts)| finding(view, place, &cuts))
+    let faults = by_policy.into_iter();
+    faults
+        .map(|(policy, cuts)| fault(view, policy, cuts.into()))
         .collect()
 }
 
-fn finding(view: &View<'_>, place: usize, cuts: &[Cut]) -> Option<Finding> {
-    let problem = "it does not admit the kubelet's probes, which come from 169.254.7.127 in the ambient mesh, and the \
-                   probes of its pods fail";
+fn fault<'v>(view: &'v View<'_>, policy: usize, cuts: Rc<[Cut]>) -> Fault<'v> {
+    let ports: BTreeSet<u16> = cuts.iter().map(|cut| cut.port).collect();
+    let same = Rc::clone(&cuts);
+    Fault {
+        policy,
+        problem: "it does not admit the kubelet's probes, which come from 169.254.7.127 in the ambient mesh, and the \
+                  probes of its pods fail",
+        change: Change::AddRule {
+            direction: Direction::Ingress,
+            peers: probe_addresses().map(address).collect(),
+            ports: ports.into_iter().collect(),
+        },
+        cured: Box::new(move |changed| {
+            let mut cuts = cuts.iter();
+            cuts.all(|cut| denied(changed, view, cut.pod, cut.port).is_none())
+        }),
+        finding: Box::new(move |finding| words(finding, view, &same)),
+    }
+}
+
+fn words(finding: Finding, view: &View<'_>, cuts: &[Cut]) -> Finding {
     let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
     for cut in cuts {
         by_port.entry(cut.port).or_default().push(cut.pod);
@@ -59,37 +78,22 @@ fn finding(view: &View<'_>, place: usize, cuts: &[Cut]) -> Option<Finding> {
             if places.len() == 1 { "is" } else { "are" }
         )
     });
-    let mut finding = because(Finding::on(object(policy(view, place)?), problem), sentences);
+    let mut finding = because(finding, sentences);
     if let Some(event) = cuts.iter().find_map(|cut| cut.event.as_ref()) {
         finding = finding.because(format!("the kubelet says: {event}"));
     }
     let isolating = cuts.first().map_or(&[][..], |cut| cut.isolating.as_slice());
-    let finding = finding
+    finding
         .because(format!("no rule of {} admits {}", names(view, isolating), PROBE[0]))
         .so(
             "istio-cni gives the kubelet's probes this address, so that ztunnel tells them from the traffic of apps. \
              Where the network plugin holds it against the policy, as Cilium does, the pods never become Ready, or \
              are killed for it.",
-        );
-    let peers = || {
-        PROBE
-            .map(|probe| address(&format!("{probe}/{}", length(probe))))
-            .to_vec()
-    };
-    Some(offer(
-        finding,
-        view,
-        place,
-        |spec| add_rule(spec, Direction::Ingress, peers(), Vec::new()),
-        |changed| {
-            cuts.iter()
-                .all(|cut| denied(changed, view, cut.pod, cut.port).is_none())
-        },
-    ))
+        )
 }
 
-fn length(address: &str) -> u8 {
-    if address.contains(':') { 128 } else { 32 }
+fn probe_addresses() -> impl Iterator<Item = IpAddr> {
+    PROBE.iter().filter_map(|probe| probe.parse().ok())
 }
 
 fn cut_off(view: &View<'_>, place: usize, pod: &PodView<'_>) -> Option<Cut> {
@@ -175,10 +179,7 @@ fn denied(policies: &NetworkPolicies, view: &View<'_>, place: usize, port: u16) 
     let addresses = &view.pods().get(place)?.facts.addresses;
     // The kubelet asks the first address.
     let wide = addresses.first().is_some_and(IpAddr::is_ipv6);
-    let probe = PROBE.iter().find_map(|probe| {
-        let address: IpAddr = probe.parse().ok()?;
-        (address.is_ipv6() == wide).then_some(address)
-    })?;
+    let probe = probe_addresses().find(|address| address.is_ipv6() == wide)?;
     policies
         .decide(
             Direction::Ingress,

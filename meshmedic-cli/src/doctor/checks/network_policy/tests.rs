@@ -8,6 +8,9 @@ use crate::doctor::fixtures::{
 };
 use crate::doctor::snapshot::{Link, LinkKind, Part, Sighting, Snapshot};
 
+mod patches;
+mod speakers;
+
 /// The healthy mesh with these policies more: namespace, name, spec.
 fn with(policies: &[(&str, &str, Value)]) -> Snapshot {
     let mut snapshot = healthy();
@@ -428,34 +431,6 @@ fn policies_of_other_kinds_are_named() {
         found.evidence[0].ends_with("shop/policy-4 and 2 more"),
         "{found:#?}"
     );
-}
-
-#[test]
-fn a_patch_that_does_not_cure_is_not_offered() {
-    use super::remedy::{add_rule, every_pod, offer, tcp};
-    use crate::doctor::finding::ObjectRef;
-    use crate::doctor::policy::{Direction, Peer, Protocol};
-    use crate::doctor::view::View;
-    let snapshot = with(&[("shop", "cart", json!({ "podSelector": app("cart") }))]);
-    let view = View::new(&snapshot);
-    let place = |name: &str| view.place(view.pod("shop", name).unwrap()).unwrap();
-    let (cart, catalog) = (place("cart-7d4b-a"), place("catalog-7d4b-a"));
-    // The second policy of the snapshot: the first is the healthy mesh's own.
-    let offered = |port: u16| {
-        offer(
-            Finding::on(ObjectRef::cluster("Thing", "thing"), "it is so"),
-            &view,
-            1,
-            |spec| add_rule(spec, Direction::Ingress, vec![every_pod()], vec![tcp(port)]),
-            |changed| {
-                let decision =
-                    changed.decide(Direction::Ingress, cart, Peer::Pod(catalog), 15008, Protocol::Tcp);
-                decision.denied().is_none()
-            },
-        )
-    };
-    assert!(matches!(offered(15008).remedy.as_slice(), [Remedy::Apply(_)]));
-    assert!(matches!(offered(15006).remedy.as_slice(), [Remedy::ByHand(_)]));
 }
 
 #[test]

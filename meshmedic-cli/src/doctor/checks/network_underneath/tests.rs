@@ -27,7 +27,12 @@ fn a_node_without_the_interface_that_others_have_is_found_once() {
     );
     snapshot.add_pod(flannel);
     let finding = assert_finds("MM0901", &snapshot, "Node node-b");
-    assert!(format!("{:?}", finding.remedy).contains("delete pod -n kube-flannel kube-flannel-ds-x"));
+    assert!(
+        finding
+            .commands()
+            .concat()
+            .contains("delete pod -n kube-flannel kube-flannel-ds-x")
+    );
 }
 
 #[test]

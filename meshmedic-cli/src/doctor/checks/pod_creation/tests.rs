@@ -49,7 +49,7 @@ fn a_pod_that_waits_for_ztunnel_is_told_from_one_that_waits_for_istio_cni() {
     let snapshot = stuck(NO_AGENT);
     let finding = assert_finds("MM0301", &snapshot, "Pod shop/new-7d4b-b");
     assert!(
-        format!("{:?}", finding.remedy).contains("istio-cni-node-b"),
+        finding.commands().concat().contains("istio-cni-node-b"),
         "{finding:?}"
     );
     assert_passes("MM0302", &snapshot);

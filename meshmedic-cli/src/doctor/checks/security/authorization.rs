@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::AUTHORIZATION;
 use super::mtls::{reference, selected};
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{PodView, View, endpoints, has_all};
@@ -35,13 +36,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 
 fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     // With a target it is a waypoint's, and on trial it does nothing.
-    let trial = policy
-        .metadata
-        .annotations
-        .iter()
-        .flatten()
-        .any(|(key, _)| key == "istio.io/dry-run");
-    if has_target(policy) || trial {
+    if has_target(policy) || is_on_trial(policy) {
         return None;
     }
     let labels = selected(policy);
@@ -107,9 +102,9 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     for namespace in namespaces {
         let waypoint = endpoints::has_waypoint(Some(view.namespace_labels(namespace)));
         if waypoint != Some(true) {
-            finding = finding.run(format!(
-                "istioctl waypoint apply -n {namespace} --enroll-namespace --wait"
-            ));
+            let apply =
+                Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(namespace);
+            finding = finding.run(view.with_revision(apply, namespace));
         }
     }
     Some(finding.by_hand(
@@ -117,6 +112,12 @@ fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
          (kind: Service) that these rules protect, in the place of spec.selector. What ztunnel shall judge, write \
          with principals, namespaces, IP blocks and ports alone.",
     ))
+}
+
+/// Whether it is only tried out.
+pub(super) fn is_on_trial(policy: &Custom) -> bool {
+    let mut annotations = policy.metadata.annotations.iter().flatten();
+    annotations.any(|(key, _)| key == "istio.io/dry-run")
 }
 
 pub(super) fn has_target(policy: &Custom) -> bool {

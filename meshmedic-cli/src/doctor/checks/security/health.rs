@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Probes of the kubelet that an ALLOW policy turns away at a sidecar.
+//! Probes of the kubelet that AuthorizationPolicies turn away at a sidecar.
 //!
 //! Injection sends probes to the sidecar's own port, where no policy holds; this is about those that were left alone.
 
@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::AUTHORIZATION;
-use super::authorization::{has_target, is_over};
+use super::authorization::{has_target, is_on_trial, is_over};
 use super::mtls::{reference, selected};
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
@@ -32,15 +32,24 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         .iter()
         .filter(|pod| pod.is_live() && pod.facts.sidecar)
     {
-        let policies = allowing(view, pod);
-        if policies.is_empty() {
+        let asked = unchanged(pod);
+        if asked.is_empty() {
             continue;
         }
-        let shut = unchanged(pod)
-            .into_iter()
-            .find(|asked| !policies.iter().any(|policy| may_allow(policy, asked)));
+        let (denying, allowing) = (over(view, pod, "DENY"), over(view, pod, "ALLOW"));
+        let denied = asked.iter().find_map(|asked| {
+            let policy = denying.iter().find(|policy| denies(policy, asked))?;
+            Some((policy, asked))
+        });
+        if let Some((policy, asked)) = denied {
+            findings.push(denied_by(pod, policy, asked));
+        }
+        // Without any ALLOW policy everything is allowed.
+        let shut = asked
+            .iter()
+            .find(|asked| !allowing.is_empty() && !allowing.iter().any(|policy| may_allow(policy, asked)));
         if let Some(asked) = shut {
-            findings.push(finding(pod, &policies, &asked));
+            findings.push(finding(pod, &allowing, asked));
         }
     }
     findings
@@ -94,12 +103,32 @@ fn let_in(pod: &PodView<'_>, asked: &Asked) -> Option<String> {
     serde_saphyr::to_string(&policy).ok()
 }
 
-/// The ALLOW policies over a pod: without any, everything is allowed.
-fn allowing<'s>(view: &View<'s>, pod: &PodView<'_>) -> Vec<&'s Custom> {
+/// A policy that denies what it does not name denies the kubelet too: it has no identity, and asks for one path.
+fn denied_by(pod: &PodView<'_>, policy: &Custom, asked: &Asked) -> Finding {
+    Finding::on(pod.object(), "a DENY policy over it turns the kubelet's probes away")
+        .of(pod.workload.clone())
+        .because(format!(
+            "the kubelet asks for {} on port {}, past the rewriting of probes and without an identity",
+            asked.path, asked.port
+        ))
+        .because(format!("a rule of {} matches that", reference(policy)))
+        .so("The sidecar answers the kubelet with 403: the pod does not become Ready, or is restarted for it.")
+        .by_hand(format!(
+            "Leave the probe out of the rule: add to its `to` an operation with notPaths [\"{}\"] (or notPorts [\"{}\"]), \
+             or let injection rewrite the probes, as it does by default: take the annotation \
+             sidecar.istio.io/rewriteAppHTTPProbers off the pods' template, and restart them.",
+            asked.path, asked.port
+        ))
+}
+
+/// The policies with this action over a pod.
+fn over<'s>(view: &View<'s>, pod: &PodView<'_>, action: &str) -> Vec<&'s Custom> {
     let all = view.custom(AUTHORIZATION).iter();
     all.filter(|policy| {
-        let allows = policy.text("/action").is_none_or(|action| action == "ALLOW");
-        allows && !has_target(policy) && is_over(view, policy, selected(policy).as_ref(), pod)
+        let is = policy.text("/action").unwrap_or("ALLOW") == action;
+        is && !has_target(policy)
+            && !is_on_trial(policy)
+            && is_over(view, policy, selected(policy).as_ref(), pod)
     })
     .collect()
 }
@@ -167,18 +196,62 @@ fn asked(probe: &Probe, container: &Container) -> Option<Asked> {
     })
 }
 
+/// What of a rule is known to hold for a caller without an identity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Yes,
+    No,
+    /// It depends on what is not known here: an address, a header.
+    Maybe,
+}
+
+impl Holds {
+    /// Of conditions that have to hold together.
+    fn all(conditions: impl Iterator<Item = Self>) -> Self {
+        conditions.fold(Self::Yes, |so_far, next| match (so_far, next) {
+            (Self::No, _) | (_, Self::No) => Self::No,
+            (Self::Maybe, _) | (_, Self::Maybe) => Self::Maybe,
+            _ => Self::Yes,
+        })
+    }
+
+    /// Of alternatives; without any, it holds.
+    fn any(alternatives: impl Iterator<Item = Self>) -> Self {
+        let mut none = true;
+        let best = alternatives.fold(Self::No, |so_far, next| {
+            none = false;
+            match (so_far, next) {
+                (Self::Yes, _) | (_, Self::Yes) => Self::Yes,
+                (Self::Maybe, _) | (_, Self::Maybe) => Self::Maybe,
+                _ => Self::No,
+            }
+        });
+        if none { Self::Yes } else { best }
+    }
+
+    const fn of(holds: bool) -> Self {
+        if holds { Self::Yes } else { Self::No }
+    }
+}
+
 /// Whether some rule may let the probe in; where it depends on what is not known, it may.
 fn may_allow(policy: &Custom, asked: &Asked) -> bool {
-    policy.list("/rules").iter().any(|rule| {
-        let list = |name: &str| {
-            rule.get(name)
-                .and_then(Value::as_array)
-                .map_or(&[][..], Vec::as_slice)
-        };
-        let from = list("from").is_empty() || list("from").iter().any(needs_no_identity);
-        let to = list("to").is_empty() || list("to").iter().any(|to| covers(to, asked));
-        from && to && list("when").iter().all(|condition| !asks_for_identity(condition))
-    })
+    let mut rules = policy.list("/rules").iter();
+    rules.any(|rule| matched(rule, asked) != Holds::No)
+}
+
+/// Whether some rule matches the probe for certain.
+fn denies(policy: &Custom, asked: &Asked) -> bool {
+    let mut rules = policy.list("/rules").iter();
+    rules.any(|rule| matched(rule, asked) == Holds::Yes)
+}
+
+fn matched(rule: &Value, asked: &Asked) -> Holds {
+    let list = |name: &str| rule.get(name).and_then(Value::as_array).into_iter().flatten();
+    let from = Holds::any(list("from").map(of_source));
+    let to = Holds::any(list("to").map(|to| of_operation(to, asked)));
+    let when = Holds::all(list("when").map(of_condition));
+    Holds::all([from, to, when].into_iter())
 }
 
 fn strings<'v>(of: Option<&'v Value>, name: &str) -> Vec<&'v str> {
@@ -186,32 +259,75 @@ fn strings<'v>(of: Option<&'v Value>, name: &str) -> Vec<&'v str> {
     list.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-fn needs_no_identity(from: &Value) -> bool {
+/// The kubelet has no identity, so that no list of identities has it, and each negated one does.
+fn of_source(from: &Value) -> Holds {
     let source = from.get("source");
-    ["principals", "namespaces", "serviceAccounts", "requestPrincipals"]
-        .iter()
-        .all(|name| strings(source, name).is_empty())
+    let listed = |name: &str| !strings(source, name).is_empty();
+    if ["principals", "namespaces", "serviceAccounts", "requestPrincipals"]
+        .into_iter()
+        .any(listed)
+    {
+        return Holds::No;
+    }
+    let by_address = ["ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"];
+    if by_address.into_iter().any(listed) {
+        Holds::Maybe
+    } else {
+        Holds::Yes
+    }
 }
 
-fn asks_for_identity(condition: &Value) -> bool {
+fn of_condition(condition: &Value) -> Holds {
     let key = condition.get("key").and_then(Value::as_str).unwrap_or_default();
     let of_identity =
         key == "source.principal" || key == "source.namespace" || key.starts_with("request.auth.");
-    of_identity && !strings(Some(condition), "values").is_empty()
+    if of_identity {
+        return Holds::of(strings(Some(condition), "values").is_empty());
+    }
+    Holds::Maybe
 }
 
-fn covers(to: &Value, asked: &Asked) -> bool {
+fn of_operation(to: &Value, asked: &Asked) -> Holds {
     let operation = to.get("operation");
     let port = asked.port.to_string();
-    let any = |name: &str, fits: &dyn Fn(&str) -> bool| {
-        let listed = strings(operation, name);
-        listed.is_empty() || listed.iter().any(|pattern| fits(pattern))
+    let listed = |name: &str, fits: &dyn Fn(&str) -> Holds| {
+        let patterns = strings(operation, name);
+        Holds::any(patterns.into_iter().map(fits))
     };
-    any("methods", &|pattern| matches(pattern, asked.method))
-        && any("ports", &|pattern| pattern == port)
-        && any("paths", &|pattern| {
-            pattern.contains('{') || matches(pattern, &asked.path)
-        })
+    let negated = |name: &str, fits: &dyn Fn(&str) -> Holds| {
+        let patterns = strings(operation, name);
+        match Holds::any(patterns.iter().copied().map(fits)) {
+            _ if patterns.is_empty() => Holds::Yes,
+            Holds::Yes => Holds::No,
+            Holds::No => Holds::Yes,
+            Holds::Maybe => Holds::Maybe,
+        }
+    };
+    let method = |pattern: &str| Holds::of(matches(pattern, asked.method));
+    let is_port = |pattern: &str| Holds::of(pattern == port);
+    // A template of a path is not evaluated here.
+    let path = |pattern: &str| {
+        if pattern.contains('{') {
+            Holds::Maybe
+        } else {
+            Holds::of(matches(pattern, &asked.path))
+        }
+    };
+    // The kubelet names the pod's address as host.
+    let host = |_: &str| Holds::Maybe;
+    Holds::all(
+        [
+            listed("methods", &method),
+            negated("notMethods", &method),
+            listed("ports", &is_port),
+            negated("notPorts", &is_port),
+            listed("paths", &path),
+            negated("notPaths", &path),
+            listed("hosts", &host),
+            negated("notHosts", &host),
+        ]
+        .into_iter(),
+    )
 }
 
 /// Istio's patterns: whole, with a `*` in front, or with one at the end.

@@ -8,6 +8,7 @@ use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::PEER;
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{PodView, View, endpoints, has_all};
@@ -161,7 +162,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
                 "Good while a namespace moves into the mesh. Afterwards anybody who reaches these pods may speak to \
                  them without an identity, and a caller that fell out of the mesh goes unnoticed.",
             )
-            .run(format!("meshmedic doctor --strict-ready -n {namespace}"))
+            .run(Command::new("meshmedic doctor --strict-ready").namespace(namespace))
             .by_hand("If that says go, make the namespace STRICT as it shows.")
     });
     findings.collect()

@@ -3,6 +3,7 @@
 
 use super::PEER;
 use super::mtls::{Mode, in_force, mode, of_namespace, reference, selected};
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, endpoints};
@@ -36,11 +37,11 @@ fn second(view: &View<'_>, policy: &Custom) -> Option<Finding> {
         first.name()
     ))
     .by_hand("Put what is meant into one of the two, and delete the other:")
-    .run(format!(
-        "kubectl delete peerauthentication -n {} {}",
-        policy.namespace(),
-        policy.name()
-    ));
+    .run(
+        Command::new("kubectl delete peerauthentication")
+            .namespace(policy.namespace())
+            .name(policy.name()),
+    );
     Some(finding)
 }
 

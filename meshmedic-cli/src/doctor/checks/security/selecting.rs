@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::mtls::{reference, selected};
 use super::{AUTHORIZATION, PEER, REQUEST};
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, has_all, name, namespace, written};
@@ -37,10 +38,7 @@ fn no_pod(view: &View<'_>, policy: &Custom) -> Option<Finding> {
         )
         .because(format!("spec.selector.matchLabels asks for {written}"))
         .so("It protects nothing: the pods that somebody meant are as open as before.")
-        .run(format!(
-            "kubectl get pods -n {} --show-labels",
-            policy.namespace()
-        ))
+        .run(Command::new("kubectl get pods --show-labels").namespace(policy.namespace()))
         .by_hand("Correct the selector, or delete the policy if what it protected is gone."),
     )
 }
@@ -68,6 +66,13 @@ fn is_somewhere(view: &View<'_>, policy: &Custom, labels: &Labels) -> bool {
     let daemons = |set: &k8s_openapi::api::apps::v1::DaemonSet| {
         makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template))
     };
+    let stateful = |set: &k8s_openapi::api::apps::v1::StatefulSet| {
+        makes(&set.metadata, set.spec.as_ref().map(|spec| &spec.template))
+    };
+    let cron = |job: &k8s_openapi::api::batch::v1::CronJob| {
+        let of_jobs = job.spec.job_template.spec.as_ref();
+        makes(&job.metadata, of_jobs.map(|spec| &spec.template))
+    };
     let jobs = |job: &k8s_openapi::api::batch::v1::Job| {
         makes(&job.metadata, job.spec.as_ref().map(|spec| &spec.template))
     };
@@ -88,7 +93,9 @@ fn is_somewhere(view: &View<'_>, policy: &Custom, labels: &Labels) -> bool {
     };
     snapshot.deployments.all().iter().any(template)
         || snapshot.daemon_sets.all().iter().any(daemons)
+        || snapshot.stateful_sets.all().iter().any(stateful)
         || snapshot.jobs.all().iter().any(jobs)
+        || snapshot.cron_jobs.all().iter().any(cron)
         || snapshot.services.all().iter().any(services)
 }
 
@@ -113,11 +120,11 @@ fn no_target(view: &View<'_>, policy: &Custom) -> Option<Finding> {
                 policy.namespace()
             ))
             .so("It is in force for nobody: what it should check gets through unchecked.")
-            .run(format!(
-                "kubectl get {} -n {}",
-                kind.to_lowercase(),
-                policy.namespace()
-            ))
+            .run(
+                Command::new("kubectl get")
+                    .name(&kind.to_lowercase())
+                    .namespace(policy.namespace()),
+            )
             .by_hand("Correct the name, or delete the policy if what it protected is gone."),
     )
 }

@@ -189,8 +189,8 @@ fn what_ztunnel_cannot_see_is_found_with_what_it_makes_of_it() {
         let snapshot = authorization("shop", spec.clone());
         let found = assert_finds("MM0602", &snapshot, "AuthorizationPolicy shop/guard");
         assert!(found.effect.contains(effect), "{spec} {found:#?}");
-        let waypoint = "istioctl waypoint apply -n shop --enroll-namespace --wait".to_owned();
-        assert_eq!(found.remedy[0], Remedy::Commands(vec![waypoint]));
+        let waypoint = "istioctl waypoint apply --enroll-namespace --wait -n shop";
+        assert_eq!(found.commands(), [waypoint]);
     }
 }
 
@@ -363,4 +363,128 @@ fn peer_authentications_without_effect_are_found() {
     peer(&mut disabled, "till", "default", disable(), NOW);
     let found = assert_finds("MM0605", &disabled, "PeerAuthentication till/default");
     assert!(found.evidence[0].contains("3 captured pods stand under it"));
+}
+
+#[test]
+fn whoever_claims_to_be_istio_is_named() {
+    assert_passes("MM0607", &healthy());
+    let mut snapshot = healthy();
+    let labels = json!({ "app": "ztunnel" });
+    let fake = pod(
+        "shop",
+        "fake-a",
+        "node-a",
+        "10.244.0.90",
+        labels,
+        ("DaemonSet", "fake"),
+    );
+    had(&mut snapshot.pods).push(fake);
+    let finding = assert_finds("MM0607", &snapshot, "DaemonSet shop/fake");
+    assert_eq!(finding.problem, "it claims to be ztunnel, and is ignored");
+    assert!(matches!(&finding.remedy[0], Remedy::ByHand(what) if what.contains("--istio-namespace shop")));
+    // It is Istio, as soon as somebody says so; then the nodes have two.
+    snapshot.istio.namespaces.push("shop".to_owned());
+    assert_passes("MM0607", &snapshot);
+
+    let mut snapshot = healthy();
+    let slice = object(json!({
+        "metadata": {
+            "namespace": "shop", "name": "istiod-x",
+            "labels": { "app": "istiod", "kubernetes.io/service-name": "istiod" },
+        },
+        "addressType": "IPv4", "endpoints": [],
+    }));
+    had(&mut snapshot.endpoint_slices).push(slice);
+    assert_finds("MM0607", &snapshot, "Service shop/istiod");
+}
+
+#[test]
+fn an_agent_that_takes_others_for_istio_is_named() {
+    let mut snapshot = healthy();
+    let reports = had(&mut snapshot.agents);
+    let Some(Part::Had(report)) = reports.get_mut("node-a") else {
+        panic!("no report of node-a")
+    };
+    report.istio = Some(meshmedic_common::identity::Identity::new(
+        vec!["mesh".to_owned()],
+        false,
+    ));
+    let finding = assert_finds("MM0607", &snapshot, "Node node-a");
+    assert!(
+        finding
+            .evidence
+            .iter()
+            .any(|line| line.contains("the agents look for Istio in mesh")),
+        "{finding:#?}"
+    );
+}
+
+#[test]
+fn what_makes_pods_later_is_selected_today() {
+    let by_app = || {
+        authorization(
+            "shop",
+            json!({ "selector": { "matchLabels": { "app": "nightly" } } }),
+        )
+    };
+    assert_finds("MM0603", &by_app(), "AuthorizationPolicy shop/guard");
+    let template = json!({ "metadata": { "labels": { "app": "nightly" } }, "spec": { "containers": [] } });
+    let metadata = json!({ "namespace": "shop", "name": "nightly" });
+    let mut stateful = by_app();
+    had(&mut stateful.stateful_sets).push(object(json!({
+        "metadata": metadata,
+        "spec": { "replicas": 0, "selector": {}, "serviceName": "nightly", "template": template },
+    })));
+    let mut cron = by_app();
+    had(&mut cron.cron_jobs).push(object(json!({
+        "metadata": metadata,
+        "spec": { "schedule": "@daily", "jobTemplate": { "spec": { "template": template } } },
+    })));
+    let mut scaled = by_app();
+    had(&mut scaled.deployments).push(object(json!({
+        "metadata": metadata, "spec": { "replicas": 0, "selector": {}, "template": template },
+    })));
+    for snapshot in [stateful, cron, scaled] {
+        assert_passes("MM0603", &snapshot);
+    }
+}
+
+fn denying(rule: &Value) -> Snapshot {
+    probed(json!({ "action": "DENY", "rules": [rule] }))
+}
+
+#[test]
+fn a_deny_of_all_but_some_turns_the_kubelet_away() {
+    let source = |source: Value| json!({ "from": [{ "source": source }] });
+    for denied in [
+        source(json!({ "notPrincipals": ["cluster.local/ns/till/sa/pay"] })),
+        source(json!({ "notNamespaces": ["till"] })),
+        rule(json!({ "notPaths": ["/api/*"] })),
+        rule(json!({ "notMethods": ["POST"], "ports": ["8080"] })),
+        json!({ "when": [{ "key": "source.namespace", "notValues": ["till"] }] }),
+        json!({}),
+    ] {
+        let found = assert_finds("MM0604", &denying(&denied), "Pod legacy/orders-7d4b-a");
+        assert!(found.problem.contains("DENY"), "{denied} {found:#?}");
+    }
+    for not_denied in [
+        source(json!({ "principals": ["*"] })),
+        source(json!({ "notPrincipals": ["a"], "namespaces": ["till"] })),
+        // Who knows from which address the kubelet comes.
+        source(json!({ "notIpBlocks": ["10.0.0.0/8"] })),
+        rule(json!({ "notPaths": ["/ready"] })),
+        rule(json!({ "notPaths": ["/api"], "notPorts": ["8080"] })),
+        rule(json!({ "paths": ["/admin"] })),
+        rule(json!({ "notHosts": ["shop.example.com"] })),
+        json!({ "from": [{ "source": { "notNamespaces": ["till"] } }], "when": [{ "key": "request.headers[x]", "values": ["y"] }] }),
+    ] {
+        assert_passes("MM0604", &denying(&not_denied));
+    }
+    let mut trial = denying(&json!({}));
+    let part = trial.custom.get_mut(AUTHORIZATION).unwrap();
+    had(part)[0].metadata.annotations = Some([("istio.io/dry-run".to_owned(), "true".to_owned())].into());
+    assert_passes("MM0604", &trial);
+    // What an ALLOW leaves out by a negation, it does not let in.
+    let allow = json!({ "rules": [rule(json!({ "notPaths": ["/rea*"] }))] });
+    assert_finds("MM0604", &probed(allow), "Pod legacy/orders-7d4b-a");
 }

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sidecars that have too little.
 
+use std::collections::BTreeMap;
+
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus};
+use serde_json::json;
 
 use super::PROXY;
 use super::quantity::{amount, bytes, cores};
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::view::{PodView, View, endpoints};
 
@@ -72,28 +76,25 @@ fn give(finding: Finding, pod: &PodView<'_>, limit: f64) -> Finding {
         ("proxyMemory", amount("requests", "memory", "128Mi")),
         ("proxyMemoryLimit", memory),
     ];
-    let set: Vec<String> = annotations
-        .iter()
-        .map(|(name, value)| format!("\"sidecar.istio.io/{name}\":\"{value}\""))
+    let set: BTreeMap<String, String> = annotations
+        .into_iter()
+        .map(|(name, value)| (format!("sidecar.istio.io/{name}"), value))
         .collect();
-    let patch = format!(
-        "{{\"spec\":{{\"template\":{{\"metadata\":{{\"annotations\":{{{}}}}}}}}}}}",
-        set.join(",")
-    );
     match pod
         .workload
         .as_ref()
         .filter(|workload| is_template(&workload.kind))
     {
-        Some(workload) => finding.run(format!(
-            "kubectl patch {} -n {} {} -p '{patch}'",
-            workload.kind.to_lowercase(),
-            pod.facts.namespace,
-            workload.name
-        )),
+        Some(workload) => {
+            let patch = json!({ "spec": { "template": { "metadata": { "annotations": set } } } });
+            let patched = Command::new("kubectl patch")
+                .name(&workload.kind.to_lowercase())
+                .namespace(&pod.facts.namespace);
+            finding.run(patched.name(&workload.name).option("-p", &patch.to_string()))
+        }
         None => finding.by_hand(format!(
             "Give the pod's template these annotations: {}",
-            set.join(", ")
+            json!(set)
         )),
     }
 }

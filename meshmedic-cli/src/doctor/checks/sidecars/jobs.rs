@@ -2,6 +2,7 @@
 //! Jobs that are done, but for their sidecar.
 
 use super::PROXY;
+use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::view::{PodView, View};
 
@@ -38,9 +39,12 @@ fn finding(pod: &PodView<'_>) -> Option<Finding> {
             .of(pod.workload.clone())
             .because(format!("{} ended, and {PROXY} runs", names.join(", ")))
             .so("The Job never completes: what waits for it waits for ever, and a CronJob may not start again.")
-            .run(format!(
-                "kubectl exec -n {namespace} {name} -c {PROXY} -- pilot-agent request POST quitquitquit"
-            ))
+            .run(
+                Command::new("kubectl exec -c istio-proxy")
+                    .namespace(namespace)
+                    .name(name)
+                    .words("-- pilot-agent request POST quitquitquit"),
+            )
             .by_hand(
                 "That ends this one. For the next: have sidecars run natively (annotation \
                  sidecar.istio.io/nativeSidecar: \"true\", or ENABLE_NATIVE_SIDECARS on istiod), or leave the Job out \

@@ -2,7 +2,6 @@
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use crate::doctor::finding::Remedy;
 use crate::doctor::fixtures::{
     annotate, assert_finds, assert_passes, findings, had, healthy, namespace, object, pod, sidecar_pod,
 };
@@ -24,8 +23,10 @@ fn with_bare(of: &str, labels: Value) -> Snapshot {
 #[test]
 fn a_pod_that_is_to_have_a_sidecar_and_has_none_is_found() {
     let found = assert_finds("MM0801", &with_bare("legacy", json!({})), "Pod legacy/bare-0");
-    let restart = "kubectl rollout restart -n legacy statefulset/bare".to_owned();
-    assert_eq!(found.remedy, [Remedy::Commands(vec![restart])]);
+    assert_eq!(
+        found.commands(),
+        ["kubectl rollout restart -n legacy statefulset/bare"]
+    );
     let by_label = with_bare("plain", json!({ "sidecar.istio.io/inject": "true" }));
     let found = assert_finds("MM0801", &by_label, "Pod plain/bare-0");
     assert_eq!(found.evidence[0], "it has the label sidecar.istio.io/inject=true");
@@ -126,9 +127,7 @@ fn a_sidecar_killed_for_want_of_memory_is_found_and_given_twice_as_much() {
         &native_status(proxy_status(killed)),
         &format!("Pod legacy/{ORDERS}"),
     );
-    let Remedy::Commands(commands) = &found.remedy[0] else {
-        panic!("{found:#?}")
-    };
+    let commands = found.commands();
     assert!(commands[0].starts_with("kubectl patch deployment -n legacy orders -p '{"));
     assert!(commands[0].contains("\"sidecar.istio.io/proxyMemoryLimit\":\"2048Mi\""));
     assert!(commands[0].contains("\"sidecar.istio.io/proxyCPU\":\"100m\""));
@@ -272,9 +271,7 @@ fn job(state: Value) -> Snapshot {
 fn a_job_that_is_done_but_for_its_sidecar_is_found() {
     let ended = || json!({ "terminated": { "exitCode": 0 } });
     let found = assert_finds("MM0805", &job(ended()), &format!("Pod legacy/{ORDERS}"));
-    assert!(
-        matches!(&found.remedy[0], Remedy::Commands(commands) if commands[0].ends_with("POST quitquitquit"))
-    );
+    assert!(found.commands()[0].ends_with("POST quitquitquit"));
     assert_passes("MM0805", &job(json!({ "running": {} })));
     // A native sidecar ends by itself, and no Job is to end but a Job.
     let mut native = healthy();

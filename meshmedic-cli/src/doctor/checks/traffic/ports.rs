@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
+use serde_json::json;
 
 use super::routes::{MeshRoute, in_mesh, reference};
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::view::{View, name, namespace};
 
@@ -129,15 +131,16 @@ fn words(port: &ServicePort) -> String {
 }
 
 fn remedy(finding: Finding, service: &Service, port: &ServicePort) -> Finding {
-    let patch = format!(
-        "{{\"spec\":{{\"ports\":[{{\"port\":{},\"protocol\":\"TCP\",\"appProtocol\":\"http\"}}]}}}}",
-        port.port
-    );
+    let ports = json!([{ "port": port.port, "protocol": "TCP", "appProtocol": "http" }]);
+    let patch = json!({ "spec": { "ports": ports } }).to_string();
     let (namespace, name) = (namespace(&service.metadata), name(&service.metadata));
     finding
-        .run(format!(
-            "kubectl patch service -n {namespace} {name} -p '{patch}'"
-        ))
+        .run(
+            Command::new("kubectl patch service")
+                .namespace(namespace)
+                .name(name)
+                .option("-p", &patch),
+        )
         .by_hand(
             "If the port speaks gRPC say grpc, and if it does not speak HTTP at all, take the routes away.",
         )

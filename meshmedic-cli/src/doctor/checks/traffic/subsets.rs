@@ -5,18 +5,46 @@ use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::routes::{LISTS, reference, service_of, split};
-use super::{DESTINATION_RULE, VIRTUAL_SERVICE};
+use super::{DESTINATION_RULE, SERVICE_ENTRY, VIRTUAL_SERVICE};
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, has_all, written};
 
-/// A destination with a subset.
+/// What goes to a destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goes {
+    /// Requests, whose callers wait for an answer.
+    Requests,
+    /// Copies of requests, whose answers nobody waits for.
+    Copies,
+}
+
+impl Goes {
+    const fn effect(self) -> &'static str {
+        match self {
+            Self::Requests => "Requests that take this way are answered with status 503.",
+            Self::Copies => {
+                "Copies of requests get lost: what they are taken for sees none. Callers notice nothing."
+            }
+        }
+    }
+}
+
+/// Labels that istiod adds from a pod's node and cluster: the pod itself does not show them.
+const OF_PLACE: [&str; 5] = [
+    "topology.istio.io/cluster",
+    "topology.istio.io/network",
+    "topology.istio.io/subzone",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+
+/// A destination with a subset, to which anything goes at all.
 struct Destination<'s> {
     place: String,
     host: &'s str,
     subset: &'s str,
-    /// Whether any traffic goes there.
-    used: bool,
+    goes: Goes,
 }
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
@@ -39,6 +67,15 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 }
 
 fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Finding> {
+    if !exists(view, to.host, route.namespace()) {
+        return Some(
+            Finding::on(reference(route), "it leads to a host that does not exist")
+                .because(format!("{} leads to {}", to.place, to.host))
+                .because("no Service and no ServiceEntry has that name, seen from the route's namespace")
+                .so(to.goes.effect())
+                .by_hand("Correct the name (a Service of another namespace needs it written as name.namespace), or take the destination out."),
+        );
+    }
     let rules: Vec<&Custom> = view
         .custom(DESTINATION_RULE)
         .iter()
@@ -67,18 +104,19 @@ fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Findin
             Finding::on(reference(route), "it leads to a subset that no DestinationRule defines")
                 .because(format!("{} leads to {of}", to.place))
                 .because(known)
-                .so("Requests that take this way are answered with status 503.")
+                .so(to.goes.effect())
                 .by_hand("Add the subset, with the labels of its pods, to the host's DestinationRule, or route past it."),
         );
     };
     let labels = subset.get("labels").and_then(Value::as_object)?;
     let text = |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
-    let labels: Labels = labels.iter().map(text).collect::<Option<_>>()?;
+    let mut labels: Labels = labels.iter().map(text).collect::<Option<_>>()?;
+    labels.retain(|key, _| !OF_PLACE.contains(&key.as_str()));
     let service = service_of(view, to.host, route.namespace())?;
     let mut all = view.pods_of(service).filter(|pod| pod.is_live()).peekable();
     // What is scaled to nothing as a whole is no fault of the route.
     all.peek()?;
-    if !to.used || all.any(|pod| has_all(&pod.facts.labels, &labels)) {
+    if all.any(|pod| has_all(&pod.facts.labels, &labels)) {
         return None;
     }
     let written = written(&labels);
@@ -89,7 +127,7 @@ fn judge(view: &View<'_>, route: &Custom, to: &Destination<'_>) -> Option<Findin
                 "{} asks for {written}, and no pod of the Service has it",
                 rule_ref(rule)
             ))
-            .so("Requests that take this way are answered with status 503.")
+            .so(to.goes.effect())
             .by_hand(
                 "Start the pods of that subset, correct its labels, or give it weight 0 until it has pods.",
             ),
@@ -124,35 +162,61 @@ pub(crate) fn reaches(rule: &Custom, namespace: &str) -> bool {
         })
 }
 
+/// Whether a Service or a `ServiceEntry` has that name. Where one of them could not be read, it may.
+fn exists(view: &View<'_>, host: &str, from: &str) -> bool {
+    let entries = view
+        .snapshot
+        .custom
+        .get(SERVICE_ENTRY)
+        .and_then(|part| part.had());
+    let Some(entries) = entries else { return true };
+    let full = split(host, from).map(|(name, of)| format!("{name}.{of}.svc.cluster.local"));
+    let named = |written: &str| match written.strip_prefix('*') {
+        Some(end) => host.ends_with(end),
+        None => written == host || full.as_deref() == Some(written),
+    };
+    let mut hosts = entries.iter().flat_map(|entry| entry.list("/hosts"));
+    service_of(view, host, from).is_some() || hosts.any(|one| one.as_str().is_some_and(named))
+}
+
 fn destinations(route: &Custom) -> Vec<Destination<'_>> {
     let mut found = Vec::new();
     for list in LISTS {
         for (at, rule) in route.list(&format!("/{list}")).iter().enumerate() {
-            let shares = rule
-                .get("route")
-                .and_then(Value::as_array)
-                .map_or(&[][..], Vec::as_slice);
+            let listed = |name: &str| {
+                rule.get(name)
+                    .and_then(Value::as_array)
+                    .map_or(&[][..], Vec::as_slice)
+            };
+            let shares = listed("route");
             for (number, share) in shares.iter().enumerate() {
                 let weight = share.get("weight").and_then(Value::as_i64).unwrap_or(0);
-                let place = format!("spec.{list}[{at}].route[{number}]");
-                found.extend(destination(
-                    share.get("destination"),
-                    place,
-                    shares.len() == 1 || weight > 0,
-                ));
+                // A lone destination takes everything. Of several Istio leaves out those with weight 0.
+                if shares.len() == 1 || weight > 0 {
+                    let place = format!("spec.{list}[{at}].route[{number}]");
+                    found.extend(destination(share.get("destination"), place, Goes::Requests));
+                }
             }
             let mirror = rule.get("mirror");
-            found.extend(destination(mirror, format!("spec.{list}[{at}].mirror"), false));
+            found.extend(destination(
+                mirror,
+                format!("spec.{list}[{at}].mirror"),
+                Goes::Copies,
+            ));
+            for (number, mirror) in listed("mirrors").iter().enumerate() {
+                let place = format!("spec.{list}[{at}].mirrors[{number}]");
+                found.extend(destination(mirror.get("destination"), place, Goes::Copies));
+            }
         }
     }
     found
 }
 
-fn destination(of: Option<&Value>, place: String, used: bool) -> Option<Destination<'_>> {
+fn destination(of: Option<&Value>, place: String, goes: Goes) -> Option<Destination<'_>> {
     Some(Destination {
         place,
         host: of?.get("host")?.as_str()?,
         subset: of?.get("subset")?.as_str().filter(|subset| !subset.is_empty())?,
-        used,
+        goes,
     })
 }

@@ -246,3 +246,77 @@ fn subsets_in_use_or_out_of_use_are_fine() {
         assert_passes("MM0705", &snapshot);
     }
 }
+
+/// The cart, with another destination for its second share.
+fn share(change: impl FnOnce(&mut Value)) -> Snapshot {
+    let mut snapshot = canary("cart", 0);
+    let part = snapshot
+        .custom
+        .get_mut("virtualservices.networking.istio.io")
+        .unwrap();
+    change(&mut had(part)[0].spec["http"][0]);
+    snapshot
+}
+
+#[test]
+fn a_share_without_weight_leads_nowhere_and_hurts_nobody() {
+    assert_passes(
+        "MM0705",
+        &share(|http| http["route"][1]["destination"]["subset"] = json!("gone")),
+    );
+    // A lone destination takes everything, whatever its weight.
+    let lone = share(|http| {
+        http["route"] = json!([{ "destination": { "host": "cart", "subset": "gone" }, "weight": 0 }])
+    });
+    assert_finds("MM0705", &lone, "VirtualService shop/split");
+}
+
+#[test]
+fn copies_of_requests_are_followed_too() {
+    let to = |subset: &str| json!({ "host": "cart", "subset": subset });
+    for mirrored in [
+        share(|http| http["mirror"] = to("gone")),
+        share(|http| http["mirrors"] = json!([{ "destination": to("v1") }, { "destination": to("gone") }])),
+        share(|http| http["mirrors"] = json!([{ "destination": to("v2"), "percentage": { "value": 5 } }])),
+    ] {
+        let found = assert_finds("MM0705", &mirrored, "VirtualService shop/split");
+        assert!(found.effect.contains("Callers notice nothing"), "{found:#?}");
+    }
+    assert_passes(
+        "MM0705",
+        &share(|http| http["mirrors"] = json!([{ "destination": to("v1") }])),
+    );
+}
+
+#[test]
+fn a_host_that_does_not_exist_is_said_to_be_that() {
+    for host in ["crat", "cart.till", "reviews.example.com"] {
+        let gone = share(|http| http["route"][0]["destination"]["host"] = json!(host));
+        let found = assert_finds("MM0705", &gone, "VirtualService shop/split");
+        assert_eq!(found.problem, "it leads to a host that does not exist", "{host}");
+    }
+    let mut known = share(|http| http["route"][0]["destination"]["host"] = json!("reviews.example.com"));
+    known.add_custom(
+        "serviceentries.networking.istio.io",
+        "till",
+        "out",
+        json!({ "hosts": ["*.example.com"] }),
+    );
+    let rule = json!({ "host": "reviews.example.com", "subsets": [{ "name": "v1", "labels": {} }] });
+    known.add_custom(DESTINATION_RULE, "shop", "reviews", rule);
+    assert_passes("MM0705", &known);
+}
+
+#[test]
+fn labels_that_come_from_the_node_are_no_labels_of_pods() {
+    let subset = |labels: Value| {
+        let mut snapshot = canary("cart", 5);
+        let part = snapshot.custom.get_mut(DESTINATION_RULE).unwrap();
+        had(part)[0].spec["subsets"][1]["labels"] = labels;
+        snapshot
+    };
+    let zone = json!({ "topology.kubernetes.io/zone": "eu-1a", "topology.istio.io/network": "n1" });
+    assert_passes("MM0705", &subset(zone));
+    let both = json!({ "topology.kubernetes.io/zone": "eu-1a", "version": "v9" });
+    assert_finds("MM0705", &subset(both), "VirtualService shop/split");
+}

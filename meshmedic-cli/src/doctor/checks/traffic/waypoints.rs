@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::GATEWAY;
 use super::routes::{in_mesh, reference};
+use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::view::{View, endpoints, name, namespace};
 
@@ -40,10 +41,16 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             "ztunnel does not look into HTTP, and nobody else is on the way: the route changes nothing."
         });
         finding = finding
-            .run(format!("istioctl waypoint apply -n {of} --name waypoint --wait"))
-            .run(format!(
-                "kubectl label service -n {of} {called} istio.io/use-waypoint=waypoint --overwrite"
-            ));
+            .run(view.with_revision(
+                Command::new("istioctl waypoint apply --name waypoint --wait").namespace(of),
+                of,
+            ))
+            .run(
+                Command::new("kubectl label service --overwrite")
+                    .namespace(of)
+                    .name(called)
+                    .label(endpoints::USE_WAYPOINT, Some("waypoint")),
+            );
         findings
             .entry((reference(route.route), format!("{of}/{called}")))
             .or_insert(finding);

@@ -295,11 +295,24 @@ fn egress_without_15008_is_a_gap_unless_the_peer_is_elsewhere() {
     );
     let served = policies.served_through(rule, Direction::Egress, policies.classes.of(BANK).unwrap());
     assert_eq!(served, [8080]);
-    for hbone in [Hbone::None, Hbone::BehindWaypoint] {
+    let behind = Takes::BehindWaypoint { for_gateways: true };
+    for (sends, takes, cut) in [
+        (Sends::Ztunnel, Takes::Plain, false),
+        (Sends::Ztunnel, behind, false),
+        (Sends::Gateway, behind, false),
+        (
+            Sends::Gateway,
+            Takes::BehindWaypoint { for_gateways: false },
+            true,
+        ),
+        (Sends::Envoy, behind, true),
+        (Sends::Plain, Takes::Hbone, false),
+    ] {
         let mut pods = pods();
-        pods[BANK].hbone = hbone;
+        pods[WEB].sends = sends;
+        pods[BANK].takes = takes;
         let policies = NetworkPolicies::new(&[policy(spec.clone())], namespaces(), pods);
-        assert_eq!(policies.hbone_gaps().gaps, [], "{hbone:?}");
+        assert_eq!(!policies.hbone_gaps().gaps.is_empty(), cut, "{sends:?} {takes:?}");
     }
 }
 

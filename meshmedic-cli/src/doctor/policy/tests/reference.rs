@@ -73,7 +73,8 @@ fn is(peer: &NetworkPolicyPeer, pod: &Endpoint, own: &str, namespaces: &BTreeMap
             within(*address, &block.cidr) && !except.iter().any(|range| within(*address, range))
         });
     }
-    if peer.namespace_selector.is_none() && peer.pod_selector.is_none() {
+    // A pod of a node's network is no peer that a selector selects.
+    if pod.apart || peer.namespace_selector.is_none() && peer.pod_selector.is_none() {
         return false;
     }
     let namespace = match &peer.namespace_selector {

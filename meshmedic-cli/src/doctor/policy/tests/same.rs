@@ -141,19 +141,42 @@ fn some_endpoint() -> impl Strategy<Value = Endpoint> {
         mostly(web(), btree_map((protocol, name), select(PORTS.to_vec()), 0..3)),
         mostly([8080].into(), btree_set(select(PORTS.to_vec()), 0..3)),
         prop::bool::weighted(0.1),
-        mostly(Hbone::Direct, select(vec![Hbone::None, Hbone::BehindWaypoint])),
+        mostly(
+            (Sends::Ztunnel, Takes::Hbone),
+            (
+                select(vec![Sends::Plain, Sends::Ztunnel, Sends::Envoy, Sends::Gateway]),
+                select(vec![
+                    Takes::Plain,
+                    Takes::BehindWaypoint { for_gateways: false },
+                    Takes::BehindWaypoint { for_gateways: true },
+                ]),
+            ),
+        ),
     )
         .prop_map(
-            |(namespace, labels, addresses, named_ports, serves, apart, hbone)| Endpoint {
+            |(namespace, labels, addresses, named_ports, serves, apart, (sends, takes))| Endpoint {
                 namespace: namespace.to_owned(),
                 labels,
                 addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
                 named_ports,
                 serves,
                 apart,
-                hbone,
+                sends,
+                takes,
             },
         )
+}
+
+/// Whether what the source sends to the destination arrives there from the source itself, on port 15008.
+fn speak_hbone(source: &Endpoint, destination: &Endpoint) -> bool {
+    match (source.sends, destination.takes) {
+        (Sends::Plain, _) | (_, Takes::Plain) => false,
+        (_, Takes::Hbone) => true,
+        // Only ztunnel asks waypoints, and gateways where they are told to.
+        (Sends::Ztunnel, Takes::BehindWaypoint { .. }) => false,
+        (Sends::Envoy, Takes::BehindWaypoint { .. }) => true,
+        (Sends::Gateway, Takes::BehindWaypoint { for_gateways }) => !for_gateways,
+    }
 }
 
 /// Whether a pair is cut off, by the words of [`Gap`] and with the reference's eyes.
@@ -181,10 +204,6 @@ proptest! {
         let compiled = NetworkPolicies::new(&policies, namespaces(), pods.clone());
         for (from, source) in pods.iter().enumerate() {
             for (to, destination) in pods.iter().enumerate().filter(|(to, _)| *to != from) {
-                // A pod of a node's network is no peer that a selector selects.
-                if source.apart || destination.apart {
-                    continue;
-                }
                 for port in PORTS {
                     for (protocol, name) in [(Protocol::Tcp, "TCP"), (Protocol::Udp, "UDP")] {
                         let ingress = compiled.decide(Direction::Ingress, to, Peer::Pod(from), port, protocol);
@@ -219,8 +238,7 @@ proptest! {
         let mut expected = BTreeSet::new();
         for (from, source) in pods.iter().enumerate() {
             for (to, destination) in pods.iter().enumerate().filter(|(to, _)| *to != from) {
-                let captured = source.hbone != Hbone::None && destination.hbone == Hbone::Direct;
-                if source.apart || destination.apart || !captured {
+                if source.apart || destination.apart || !speak_hbone(source, destination) {
                     continue;
                 }
                 for direction in [Direction::Ingress, Direction::Egress] {

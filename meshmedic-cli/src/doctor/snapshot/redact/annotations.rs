@@ -22,7 +22,7 @@ enum Shape {
 const SWITCH: Shape = Shape::Word(&["true", "false", "enabled", "disabled"]);
 
 /// The annotations whose values are kept.
-const KEPT: [(&str, Shape); 20] = [
+const KEPT: [(&str, Shape); 22] = [
     (REDIRECTION, Shape::Word(&["enabled", "pending", "disabled"])),
     (REPAIR, SWITCH),
     (CONFIG_HASH, Shape::Name),
@@ -31,6 +31,8 @@ const KEPT: [(&str, Shape); 20] = [
     ("ambient.istio.io/dns-capture", SWITCH),
     ("istio.io/reroute-virtual-interfaces", Shape::Name),
     ("istio.io/rev", Shape::Name),
+    ("meta.helm.sh/release-name", Shape::Name),
+    ("meta.helm.sh/release-namespace", Shape::Name),
     ("istio.io/use-waypoint", Shape::Name),
     ("sidecar.istio.io/inject", SWITCH),
     (

@@ -10,8 +10,9 @@ use meshmedic_common::text::clean;
 use super::metadata;
 
 /// Switches of Istio's own parts: only `true` and `false` are kept of them.
-const SWITCHES: [&str; 6] = [
+const SWITCHES: [&str; 7] = [
     "PILOT_ENABLE_AMBIENT",
+    "PILOT_ENABLE_SENDING_HBONE",
     "ENABLE_NATIVE_SIDECARS",
     "ENABLE_AMBIENT_DETECTION_RETRY",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",

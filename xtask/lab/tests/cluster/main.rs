@@ -2,6 +2,9 @@
 //! A cluster of the lab does what a real one does with its pods.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod istio_cni;
+mod real_istio_cni;
+
 use std::time::Duration;
 
 use meshmedic_lab::{Cluster, ClusterSpec, need, wait};
