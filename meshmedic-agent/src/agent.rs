@@ -24,7 +24,6 @@ use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cluster::acts::Acts;
 use crate::cluster::heals::Heals;
 use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
@@ -36,6 +35,7 @@ use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
 use healing::{Done, Heal};
 use istiod::Tracing;
+use meshmedic_common::kube::acts::Acts;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
 use teller::Teller;

@@ -4,20 +4,12 @@
 //! Nothing here decides. Watches keep a [`Mirror`] of what the API last said; requests of the planner are
 //! carried out one by one, and what came of them goes back to it.
 
-pub mod acts;
 pub mod heals;
-mod leases;
 mod mirror;
 mod rights;
 mod store;
 mod watches;
 
-pub use acts::describe;
-pub use leases::SeenLease;
-pub use meshmedic_common::kube::control::CONTROL;
 pub use mirror::Mirror;
 pub use store::Delta;
 pub use watches::{Leases, Seen, TOO_OLD, WATCHED, Watches};
-
-/// istio-cni's settings.
-pub const CNI_CONFIG: &str = "istio-cni-config";

@@ -3,7 +3,6 @@
 //!
 //! No Kubernetes type and no policy lives here. What is found is evidence; what it means is the engine's.
 
-mod addresses;
 mod cgroup;
 mod connection;
 mod index;
@@ -14,7 +13,6 @@ mod reading;
 mod sockets;
 mod underneath;
 
-pub use addresses::NetAddresses;
 pub use cgroup::{CgroupPod, parse_cgroup};
 pub use connection::has_connection;
 pub use index::{Mapping, NetnsIndex};

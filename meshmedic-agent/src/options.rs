@@ -100,24 +100,6 @@ pub fn own_namespace(told: Option<String>, file: &Path) -> String {
         .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())
 }
 
-/// A name for this process that no other process has, on this node or elsewhere, now or later.
-#[must_use]
-pub fn holder(node: &str) -> String {
-    let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
-    let unique = random.map_or_else(
-        // The time of the start tells two processes of the same number apart.
-        |_| {
-            format!(
-                "{}-{}",
-                std::process::id(),
-                jiff::Timestamp::now().as_nanosecond()
-            )
-        },
-        |uuid| uuid.trim().to_owned(),
-    );
-    format!("{node}/{unique}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,12 +115,5 @@ mod tests {
         assert_eq!(own_namespace(Some("mine".to_owned()), &file), "mine");
         std::fs::write(&file, "\n").unwrap();
         assert_eq!(own_namespace(None, &file), "meshmedic");
-    }
-
-    #[test]
-    fn every_process_has_a_name_of_its_own() {
-        let (one, two) = (holder("n"), holder("n"));
-        assert!(one.starts_with("n/"), "{one}");
-        assert_ne!(one, two);
     }
 }

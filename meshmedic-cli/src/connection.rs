@@ -2,6 +2,7 @@
 //! The way to a cluster, and what to say when it is barred.
 
 mod failure;
+mod istio;
 mod rule;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +16,7 @@ use meshmedic_common::duration;
 use meshmedic_common::kube::client::{self, ServerClock};
 
 pub(crate) use failure::{Failure, explain};
-
-use crate::istio::Istio;
+pub(crate) use istio::{Heard, Istio};
 
 /// How many times a question is asked again that the server was too busy for.
 const ATTEMPTS: u32 = 6;
@@ -60,7 +60,7 @@ pub(crate) struct Connection {
     pub(crate) namespace: String,
     /// The API server's address, for messages.
     pub(crate) server: String,
-    /// Whom to take for Istio there; the charts' defaults until [`crate::istio::IstioArgs::settle`].
+    /// Whom to take for Istio there; the charts' defaults until an agent was asked.
     pub(crate) istio: Istio,
     timeout: Option<Duration>,
 }

@@ -10,8 +10,8 @@ use meshmedic_common::kube::control::{BY, CONTROL, Pause, REASON, REPAIRS, SINCE
 use meshmedic_common::text::clean;
 use serde_json::json;
 
-use crate::Usage;
 use crate::connection::{self, Connection, ConnectionArgs, Failure};
+use crate::exit::Usage;
 use crate::output;
 
 /// How often the switch is read anew because somebody else wrote it meanwhile.

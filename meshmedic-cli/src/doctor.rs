@@ -17,12 +17,12 @@ mod migrate;
 mod need;
 mod policy;
 mod report;
+mod show;
 mod snapshot;
 mod strict_ready;
 mod view;
 
 use crate::connection;
-use crate::output;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.check()?;
     let chosen = args.chosen()?;
     if args.list {
-        output::checks(chosen.into_iter())?;
+        show::checks(chosen.into_iter())?;
         return Ok(0);
     }
     let suppressions = args.suppressions()?;
@@ -56,22 +56,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     if args.strict_ready {
         let namespace = args.one_namespace(&snapshot.scope)?;
         let readiness = StrictReadiness::judge(&snapshot, &namespace);
-        output::strict_readiness(&readiness, args.output)?;
+        show::strict_readiness(&readiness, args.output)?;
         return Ok(readiness.code());
     }
     if let Some(namespace) = &args.migrate {
         let report = migrate::judge(&snapshot, namespace, chosen.into_iter(), &suppressions);
-        output::migration(&report, namespace, args.output, args.verbose)?;
+        show::migration(&report, namespace, args.output, args.verbose)?;
         return Ok(report.code(args.fail_on));
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
     if let Some(path) = &args.against {
         let earlier = DoctorReport::judge(&snapshot::read(path)?, args.chosen()?, &suppressions);
         let compared = Comparison::of(report, &earlier);
-        output::comparison(&compared, args.output, args.verbose)?;
+        show::comparison(&compared, args.output, args.verbose)?;
         return Ok(compared.new.code(args.fail_on));
     }
-    output::doctor(&report, args.output, args.verbose)?;
+    show::doctor(&report, args.output, args.verbose)?;
     Ok(report.code(args.fail_on))
 }
 

@@ -2,6 +2,7 @@
 //! `meshmedic explain POD`: one pod's whole story in plain words.
 
 mod events;
+mod show;
 mod story;
 
 use std::collections::BTreeSet;
@@ -13,7 +14,6 @@ use meshmedic_common::report::NodeReport;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::IstioArgs;
-use crate::output;
 use crate::repair;
 use crate::scan::{self, sweep};
 use crate::selection::{self, Mesh, Selection, again};
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
     /// For how long three readings must agree before a loss is believed
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::spans::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
     #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                 anyhow::bail!("interrupted before everything was read");
             }
         };
-        output::story(&known.title(), &known.tell())?;
+        show::story(&known.title(), &known.tell())?;
         Ok(meshmedic_common::verdict::exit_code([known.pod.state]))
     })
 }

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whom a command takes for Istio: as it is told, else as the agents are configured, else as Istio's charts have it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::ArgAction;
 use meshmedic_common::identity::{FLAG, Identity, check_namespace};
-use meshmedic_common::report::NodeReport;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Istio};
 use crate::ways::{AgentArgs, first_report};
 
 /// Where Istio is; flattened into every command that judges pods by it.
@@ -24,34 +23,6 @@ pub(crate) struct IstioArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_EXTERNAL_ISTIOD")]
     external_istiod: Option<bool>,
-}
-
-/// Whom a command takes for Istio.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Istio {
-    /// Who may speak for it.
-    pub(crate) identity: Identity,
-    /// What people should know about that.
-    pub(crate) notes: Vec<String>,
-    /// The report of the agent that was asked; whoever wants it next need not ask again.
-    heard: Arc<Mutex<Option<Heard>>>,
-}
-
-/// What an agent reported.
-#[derive(Debug)]
-pub(crate) struct Heard {
-    /// The UID of its pod.
-    pub(crate) agent: String,
-    pub(crate) report: NodeReport,
-}
-
-impl Istio {
-    /// The report of this agent, once, if it was heard already.
-    pub(crate) fn take_heard(&self, agent: &str) -> Option<NodeReport> {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_agent = heard.take_if(|heard| heard.agent == agent);
-        of_agent.map(|heard| heard.report)
-    }
 }
 
 impl IstioArgs {

@@ -9,6 +9,7 @@ mod completion;
 mod connection;
 mod control;
 mod doctor;
+mod exit;
 mod explain;
 mod forward;
 mod istio;
@@ -19,6 +20,7 @@ mod print_sockets;
 mod repair;
 mod scan;
 mod selection;
+mod spans;
 mod status;
 mod ways;
 
@@ -29,24 +31,12 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// Wrong usage, as clap has it.
-const USAGE: u8 = 2;
-/// Something stayed open: the result is neither clean nor a finding.
-const UNDETERMINED: u8 = 3;
-
 /// The name by which kubectl finds its plugin.
 const PLUGIN: &str = "kubectl-meshmedic";
 
-const EXIT_CODES: &str = "\
-Exit codes, whatever the output format:
-  0  clean
-  1  an orphan, a partial capture or an imposter was found
-  2  wrong usage
-  3  undetermined: something could not be read, and nothing worse was found";
-
 /// Finds pods that silently fell out of an Istio ambient mesh.
 #[derive(Parser)]
-#[command(name = "meshmedic", version, after_help = EXIT_CODES, propagate_version = true)]
+#[command(name = "meshmedic", version, after_help = exit::CODES, propagate_version = true)]
 struct Cli {
     /// How to write messages (they go to stderr)
     #[arg(
@@ -105,18 +95,6 @@ enum Command {
     PrintSockets,
 }
 
-/// Arguments that are fine one by one and make no sense together, or here.
-#[derive(Debug)]
-struct Usage(String);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
-
 fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     // An agent tells what happens; whoever asks a question wants the answer.
@@ -148,7 +126,7 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error(&error);
-            ExitCode::from(if error.is::<Usage>() { USAGE } else { UNDETERMINED })
+            ExitCode::from(exit::of(&error))
         }
     }
 }

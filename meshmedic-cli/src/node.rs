@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic node`: the pods of this node and whether the mesh captures them, with no cluster in reach.
 
+mod events;
+mod show;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use meshmedic_common::verdict::exit_code;
 
 use crate::capabilities;
 use crate::output::{self, Format};
+use crate::spans::{confirm, interval};
 
 /// Arguments of `meshmedic node`.
 #[derive(clap::Args)]
@@ -89,28 +93,6 @@ impl From<Trigger> for meshmedic_agent::options::Trigger {
     }
 }
 
-/// A shorter confirmation would believe what a restarting ztunnel does in passing.
-const SHORTEST_CONFIRM: Duration = Duration::from_millis(100);
-/// A shorter interval would keep a processor busy for nothing.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
-
-pub(crate) fn confirm(text: &str) -> Result<Duration, String> {
-    at_least(text, SHORTEST_CONFIRM)
-}
-
-pub(crate) fn interval(text: &str) -> Result<Duration, String> {
-    at_least(text, SHORTEST_INTERVAL)
-}
-
-pub(crate) fn at_least(text: &str, least: Duration) -> Result<Duration, String> {
-    let value = duration::parse(text).map_err(|error| error.to_string())?;
-    if value < least {
-        Err(format!("must be {} at least", duration::show(least)))
-    } else {
-        Ok(value)
-    }
-}
-
 /// Lists or watches; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -182,7 +164,7 @@ async fn list(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
         }
     }
     let report = watch.report();
-    output::node_report(&report, args.output)?;
+    show::node_report(&report, args.output)?;
     Ok(exit_code(report.pods.iter().map(|pod| pod.state)))
 }
 
@@ -195,11 +177,11 @@ async fn follow(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
             events = watch.step() => {
                 warn_of(&events);
                 if begun || args.output.is_for_programs() {
-                    output::events(&watch, &events, args.output)?;
+                    events::events(&watch, &events, args.output)?;
                 } else if watch.decided() {
                     // People first see how things stand, then what changes.
                     begun = true;
-                    output::node_report(&watch.report(), args.output)?;
+                    show::node_report(&watch.report(), args.output)?;
                     output::line("Watching; Ctrl-C ends it.\n")?;
                 }
             }

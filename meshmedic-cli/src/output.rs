@@ -1,27 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Everything that this command writes for people and programs: results on stdout, errors on stderr.
+//! How this command writes for people and programs: results on stdout, errors on stderr. What a command shows
+//! stands beside it.
 
-mod doctor;
-mod event;
-mod node_report;
 mod progress;
-mod repair;
-mod scan;
-mod status;
-mod story;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 
-pub(crate) use doctor::{DoctorFormat, checks, comparison, doctor, migration, strict_readiness};
-pub(crate) use event::events;
-pub(crate) use node_report::node_report;
 pub(crate) use progress::Progress;
-pub(crate) use repair::{RepairFormat, repair, repair_notes, repair_plan, repair_step, repair_summary};
-pub(crate) use scan::{ScanFormat, scan, scan_again};
-pub(crate) use status::{StatusFormat, status};
-pub(crate) use story::story;
 
 /// How a result is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -158,7 +145,7 @@ pub(crate) const fn state_colour(state: meshmedic_common::verdict::State) -> Col
 /// Compares with a file that people read; `UPDATE_GOLDEN=1` writes it anew.
 #[cfg(test)]
 #[track_caller]
-fn assert_golden(name: &str, text: &str) {
+pub(crate) fn assert_golden(name: &str, text: &str) {
     assert_recorded(name, text);
     assert!(
         text.lines().all(|line| line.chars().count() <= WIDTH),
@@ -169,7 +156,7 @@ fn assert_golden(name: &str, text: &str) {
 /// Compares with a file, which may be as wide as it likes.
 #[cfg(test)]
 #[track_caller]
-fn assert_recorded(name: &str, text: &str) {
+pub(crate) fn assert_recorded(name: &str, text: &str) {
     let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&golden, text).unwrap();

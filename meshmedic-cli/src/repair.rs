@@ -7,6 +7,7 @@
 mod drive;
 mod plan;
 mod records;
+mod show;
 mod stop;
 mod toggle;
 
@@ -22,16 +23,16 @@ use meshmedic_common::repair::Limits;
 use meshmedic_common::verdict::State;
 use serde::Serialize;
 
-use crate::Usage;
 use crate::connection::{self, Connection, ConnectionArgs};
+use crate::exit::Usage;
 use crate::istio::IstioArgs;
-use crate::output::{self, RepairFormat};
 use crate::scan::{self, ScannedPod, sweep};
 use crate::selection::{Scope, Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
 pub(crate) use plan::{Planned, World};
 use records::Records;
+use show::RepairFormat;
 use stop::Stop;
 
 /// Arguments of `meshmedic repair`.
@@ -45,7 +46,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, default_value_t)]
     output: RepairFormat,
     /// For how long three readings must agree before a loss is believed
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::spans::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
     #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
@@ -115,7 +116,7 @@ pub(crate) struct How {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     max_failures: u32,
     /// How long a repair may take until its pod or the successor is captured
-    #[arg(long, value_name = "DURATION", default_value = duration::show(Limits::DEFAULT.successor_deadline), value_parser = crate::node::interval)]
+    #[arg(long, value_name = "DURATION", default_value = duration::show(Limits::DEFAULT.successor_deadline), value_parser = crate::spans::interval)]
     deadline: Duration,
 }
 
@@ -322,15 +323,15 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         Strategy::Restart => Vec::new(),
     };
     if lost.is_empty() && left.is_empty() {
-        output::repair(&[], args.output, false)?;
-        output::repair_notes(&notes, args.output)?;
+        show::repair(&[], args.output, false)?;
+        show::repair_notes(&notes, args.output)?;
         let said = match (scanned, suspects) {
             (0, 0) => "No pod is out of the mesh.".to_owned(),
             (0, _) => format!("No pod is proved out of the mesh; {suspects} suspect: see `meshmedic scan`."),
             _ => "No pod is proved out of the mesh, but not every one could be read: see `meshmedic scan`."
                 .to_owned(),
         };
-        output::repair_summary(&said, args.output)?;
+        show::repair_summary(&said, args.output)?;
         return Ok(scanned);
     }
     let agents = &args.ways.agents().agent_namespace;
@@ -341,12 +342,12 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
     for pod in lost {
         plans.push(Planned::of(connection, &world, &records, &args.how, args.risks, pod).await?);
     }
-    output::repair_plan(&plans, args.output)?;
-    output::repair_notes(&notes, args.output)?;
+    show::repair_plan(&plans, args.output)?;
+    show::repair_notes(&notes, args.output)?;
     if !args.yes {
         let items: Vec<Item> = plans.iter().map(Planned::item).collect();
-        output::repair(&items, args.output, false)?;
-        output::repair_summary(&dry_summary(&items), args.output)?;
+        show::repair(&items, args.output, false)?;
+        show::repair_summary(&dry_summary(&items), args.output)?;
         return Ok(1);
     }
     let repairs = Repairs {
@@ -364,8 +365,8 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         stop,
     };
     let items = repairs.repair(plans, args.output).await?;
-    output::repair(&items, args.output, true)?;
-    output::repair_summary(&summary(&items), args.output)?;
+    show::repair(&items, args.output, true)?;
+    show::repair_summary(&summary(&items), args.output)?;
     let well = |item: &Item| matches!(item.action, Action::Restarted | Action::Repaired);
     Ok(if items.iter().all(well) {
         scanned_without_findings(&report.states)
@@ -424,12 +425,12 @@ impl Repairs<'_> {
         if failures.get() >= self.how.max_failures {
             return Ok(not_done("earlier repairs failed (--max-failures)"));
         }
-        output::repair_step(&item.pod, "repairing", format);
+        show::repair_step(&item.pod, "repairing", format);
         let item = self.drive(plan).await;
         if item.action == Action::Failed {
             failures.set(failures.get() + 1);
         }
-        output::repair_step(&item.pod, &item.detail, format);
+        show::repair_step(&item.pod, &item.detail, format);
         Ok(item)
     }
 }

@@ -3,6 +3,7 @@
 
 mod accused;
 mod report;
+mod show;
 mod sweep;
 
 use std::time::Duration;
@@ -13,7 +14,6 @@ use meshmedic_common::verdict::exit_code;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::IstioArgs;
-use crate::output::{self, ScanFormat};
 use crate::selection::{Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
@@ -27,15 +27,15 @@ pub(crate) use sweep::sweep;
 pub(crate) struct Args {
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
-    output: ScanFormat,
+    output: show::ScanFormat,
     /// Scan again and again, and print what changed; adds no probes
     #[arg(short, long)]
     watch: bool,
     /// With --watch: how long to wait between two scans
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::node::interval)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::spans::interval)]
     interval: Duration,
     /// For how long three readings must agree before a loss is believed
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::node::confirm, env = "MESHMEDIC_CONFIRM")]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = crate::spans::confirm, env = "MESHMEDIC_CONFIRM")]
     confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything
     #[arg(long, value_name = "DURATION", default_value = duration::show(SETTLE), value_parser = duration::parse, env = "MESHMEDIC_SETTLE")]
@@ -87,7 +87,7 @@ Examples:
 const SHORTEST_SINCE: Duration = Duration::from_secs(1);
 
 pub(crate) fn since(text: &str) -> Result<Duration, String> {
-    crate::node::at_least(text, SHORTEST_SINCE)
+    crate::spans::at_least(text, SHORTEST_SINCE)
 }
 
 /// What a sweep does.
@@ -125,7 +125,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                     anyhow::bail!("interrupted before every pod was read");
                 }
             };
-            output::scan(&report, args.output, args.behavioral || selection.names_pods())?;
+            show::scan(&report, args.output, args.behavioral || selection.names_pods())?;
             Ok(code(&report))
         }
     })
@@ -134,11 +134,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 pub(crate) fn code(report: &ScanReport) -> u8 {
     let code = exit_code(report.pods.iter().map(|pod| pod.state));
     if code == 0 && report.undetermined.is_some() {
-        return crate::UNDETERMINED;
+        return crate::exit::UNDETERMINED;
     }
     // Logs that do not tell all acquit nobody.
     match &report.logs {
-        Some(logs) if code == 0 && !logs.complete => crate::UNDETERMINED,
+        Some(logs) if code == 0 && !logs.complete => crate::exit::UNDETERMINED,
         _ => code,
     }
 }
@@ -174,7 +174,7 @@ async fn follow(
         loop {
             match (once(args, ways, connection, selection).await, &last) {
                 (Ok(report), before) => {
-                    output::scan_again(before.as_ref(), &report, args.output, selection.names_pods())?;
+                    show::scan_again(before.as_ref(), &report, args.output, selection.names_pods())?;
                     last = Some(report);
                 }
                 (Err(error), None) => return Err(error),
@@ -188,5 +188,5 @@ async fn follow(
         interrupt = tokio::signal::ctrl_c() => interrupt?,
         _ = terminate.recv() => {}
     }
-    Ok(last.as_ref().map_or(crate::UNDETERMINED, code))
+    Ok(last.as_ref().map_or(crate::exit::UNDETERMINED, code))
 }

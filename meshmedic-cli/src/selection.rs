@@ -6,7 +6,7 @@ mod mesh;
 
 use std::collections::BTreeSet;
 
-use crate::Usage;
+use crate::exit::Usage;
 
 pub(crate) use listing::{Selected, Target, again, list, select};
 pub(crate) use mesh::{Mesh, claimants};

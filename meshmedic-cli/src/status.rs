@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic status`: the fleet at a glance, by what its agents say. No pod is touched.
 
+mod show;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -15,7 +17,6 @@ use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::{IstioArgs, difference};
-use crate::output;
 use crate::selection::claimants;
 use crate::ways::{AgentArgs, Fleet, fleet};
 
@@ -34,9 +35,9 @@ const MAX_WORDS: usize = 300;
 pub(crate) struct Args {
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
-    output: output::StatusFormat,
+    output: show::StatusFormat,
     /// How long an agent may take to answer
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::node::interval)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::spans::interval)]
     timeout: Duration,
     #[command(flatten)]
     agents: AgentArgs,
@@ -132,7 +133,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             .settle(&mut connection, Some(&args.agents), args.timeout)
             .await;
         let status = ask(args, &connection).await?;
-        output::status(&status, args.output)?;
+        show::status(&status, args.output)?;
         Ok(status.code())
     })
 }
@@ -254,7 +255,7 @@ impl FleetStatus {
         };
         let open = |node: &NodeStatus| unheard(node) || unjudged(node);
         if code == 0 && (self.absence.is_some() || self.nodes.iter().any(open)) {
-            crate::UNDETERMINED
+            crate::exit::UNDETERMINED
         } else {
             code
         }

@@ -16,8 +16,8 @@ use meshmedic_common::report::PodReport;
 use meshmedic_common::verdict::{Reason, State};
 use serde::Serialize;
 
-use crate::Usage;
 use crate::connection::{Connection, Failure};
+use crate::exit::Usage;
 use crate::selection::{Selection, Target};
 
 pub(crate) use agent::{Fleet, first_report, fleet};
@@ -99,7 +99,7 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const PROBE_PATIENCE: u32 = 6;
 
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
-    crate::node::at_least(text, SHORTEST_TIMEOUT)
+    crate::spans::at_least(text, SHORTEST_TIMEOUT)
 }
 
 /// What a look at a pod gave, and which way it came.

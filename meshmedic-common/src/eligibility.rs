@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::facts::{Enrolment, PodFacts};
+use crate::facts::{Enrolment, Labels, PodFacts};
 use crate::verdict::Reason;
-
-/// Labels of a pod or a namespace.
-pub type Labels = BTreeMap<String, String>;
 
 /// The label that takes a pod or a namespace into the mesh or out of it.
 pub const MODE_LABEL: &str = "istio.io/dataplane-mode";

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the API says of a pod, reduced to what a verdict or a repair depends on.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::eligibility::Labels;
 use crate::repair::heal::Ask;
 use crate::uid::PodUid;
 
@@ -26,6 +26,9 @@ pub const TOGGLE_RESTORE: &str = "meshmedic.io/toggle-restore";
 pub const STRATEGY: &str = "meshmedic.io/strategy";
 /// The annotation in which an ask is written down, see [`crate::repair::heal::Ask`].
 pub const HEAL: &str = "meshmedic.io/heal";
+
+/// Labels of a pod or a namespace.
+pub type Labels = BTreeMap<String, String>;
 
 /// What istio-cni says of a pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ mod node;
 
 use serde::{Deserialize, Serialize};
 
-use crate::eligibility::Labels;
+use crate::facts::Labels;
 use crate::facts::{Controller, PodFacts};
 use crate::text::clean;
 use crate::verdict::named;

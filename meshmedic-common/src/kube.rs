@@ -2,6 +2,7 @@
 //! The acts on the Kubernetes API, which agent and CLI share.
 
 pub mod acted;
+pub mod acts;
 pub mod client;
 pub mod control;
 pub mod event;
@@ -9,6 +10,7 @@ pub mod evict;
 pub mod facts;
 pub mod heal;
 pub mod identity;
+pub mod leases;
 mod send;
 pub mod toggle;
 

@@ -73,3 +73,6 @@ pub fn gate_detail(gates: &Gates, why: Withheld) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

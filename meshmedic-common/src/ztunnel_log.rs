@@ -19,16 +19,20 @@ mod json;
 mod line;
 mod lines;
 mod link;
+mod parse;
 mod plain;
+mod words;
 
 pub use access::{Access, Direction, Failure, Peer, Tunnel};
 pub use classify::{Apart, Signature, Suspicion, Verdict, classify};
 pub use directory::{Directory, Pod, PodId, PodIndex, Role};
 pub use event::{Event, EventKind, StartFailure};
 pub use findings::{Candidate, Evidence, Findings, Limits, LogReader, Tally};
-pub use line::{Level, Line, What, parse_line};
+pub use line::{Line, What};
 pub use lines::{LINE_LIMIT, Lines};
 pub use link::{Link, LinkKind};
+pub use parse::parse_line;
+pub use words::Level;
 
 /// The port on which a captured pod takes HBONE, and a waypoint too.
 pub const HBONE_PORT: u16 = 15008;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rules of the house, as tests: they look at the sources only, so they run on any machine.
 
+mod circles;
 mod code;
 mod rules;
 
@@ -88,6 +89,36 @@ fn unsafe_code_stays_in_its_rooms() {
 #[test]
 fn no_rust_file_is_too_long() {
     hold(rules::length);
+}
+
+#[test]
+fn no_modules_use_each_other() {
+    let sources = sources();
+    let mut found = Vec::new();
+    for room in [
+        "meshmedic-common",
+        "meshmedic-agent",
+        "meshmedic-cli",
+        "meshmedic-ebpf",
+        "xtask",
+        "xtask/lab",
+    ] {
+        let folder = format!("{room}/src/");
+        let files = sources.iter().filter_map(|source| {
+            let path = source.path.strip_prefix(&folder)?;
+            path.ends_with(".rs")
+                .then(|| (path.to_owned(), source.text.clone()))
+        });
+        let files: Vec<_> = files.collect();
+        assert!(!files.is_empty(), "{folder} has no sources");
+        let circles = circles::circles(&files);
+        found.extend(
+            circles
+                .iter()
+                .map(|circle| format!("{room}: {}", circle.join(", "))),
+        );
+    }
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use kube::{Api, Client};
 use meshmedic_common::eligibility::Enablement;
 use tokio::task::JoinSet;
 
-use crate::cluster::{CNI_CONFIG, describe};
+use meshmedic_common::kube::acts::describe;
+use meshmedic_common::kube::facts::CNI_CONFIG;
 
 /// After it could not be read, it is tried again.
 const AGAIN: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use meshmedic_common::identity::{Identity, PodKey, Traced};
 use meshmedic_common::kube::identity::trace;
 use tokio::task::JoinSet;
 
-use crate::cluster::describe;
+use meshmedic_common::kube::acts::describe;
 
 /// After a pod could not be traced, it is tried again.
 const AGAIN: Duration = Duration::from_secs(30);

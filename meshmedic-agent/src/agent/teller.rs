@@ -81,7 +81,7 @@ impl Teller {
                     Ok(_) => counted.kube_event_suppressed(),
                     Err(error) => tracing::warn!(
                         reason = message.reason.as_str(),
-                        error = crate::cluster::describe(&error),
+                        error = meshmedic_common::kube::acts::describe(&error),
                         "an Event could not be written"
                     ),
                 }

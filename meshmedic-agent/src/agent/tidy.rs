@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
-use crate::cluster::SeenLease;
+use meshmedic_common::kube::leases::SeenLease;
 use meshmedic_common::time::Time;
 
 /// A Lease that nobody wrote for so long is idle; every limit has run out long before.

@@ -17,7 +17,7 @@ use meshmedic_common::policy::Standing;
 use meshmedic_common::repair::PodRef;
 use meshmedic_common::repair::heal::{Answer, Asked, Fetched, Request};
 
-use super::describe;
+use meshmedic_common::kube::acts::describe;
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);

@@ -5,23 +5,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ConfigMap;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::{
     Claimant, Component, DataPlane, Identity, Istiod, OnNode, PodKey, Slice, Traced,
 };
-use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::NamespaceFacts;
 use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 
 use super::store::{Delta, Store};
+use super::watches;
 use super::watches::Seen;
-use super::{SeenLease, watches};
 use crate::engine::Health;
 use crate::node::PodName;
 use crate::watch::Declared;
+use meshmedic_common::kube::leases::SeenLease;
 use meshmedic_common::time::Time;
 
 /// The label in which Istio's charts name their version.
@@ -349,11 +348,6 @@ impl Mirror {
 
 const fn above(gates: bool) -> Changed {
     Changed { pods: false, gates }
-}
-
-/// Why repairs are paused by the switch, if they are.
-pub(super) fn pause_reason(control: &ConfigMap) -> Option<String> {
-    Pause::read(control).map(|pause| pause.reason)
 }
 
 #[cfg(test)]

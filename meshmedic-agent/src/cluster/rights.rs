@@ -8,6 +8,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::PostParams;
 use kube::{Api, Client};
+use meshmedic_common::kube::acts::describe;
 
 /// What a proof needs: to follow the records, and to write into one.
 const VERBS: [&str; 4] = ["list", "watch", "get", "update"];
@@ -35,10 +36,7 @@ pub(super) async fn on_leases(client: &Client, namespace: &str) -> bool {
             match api.create(&PostParams::default(), &review).await {
                 Ok(answer) => break answer.status.is_some_and(|status| status.allowed),
                 Err(error) => {
-                    tracing::debug!(
-                        "asking for the right to {verb} Leases: {}",
-                        super::describe(&error)
-                    );
+                    tracing::debug!("asking for the right to {verb} Leases: {}", describe(&error));
                     tokio::time::sleep(AGAIN).await;
                 }
             }

@@ -22,9 +22,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::leases::{self, SeenLease};
+use super::rights;
 use super::store::Delta;
-use super::{CONTROL, mirror, rights};
+use meshmedic_common::kube::acts::root_cause;
+use meshmedic_common::kube::control::{CONTROL, pause_reason};
+use meshmedic_common::kube::leases::{self, SeenLease};
 
 /// A watch that is silent for this long, without even a bookmark, is begun anew where it was.
 const SILENCE: u32 = 180;
@@ -145,7 +147,7 @@ impl Watches {
         tasks.spawn(follow(
             watch(own::<ConfigMap>(client, namespace), named(CONTROL)),
             "configmaps",
-            |control: ConfigMap| Some((key(&control)?, mirror::pause_reason(&control))),
+            |control: ConfigMap| Some((key(&control)?, pause_reason(&control))),
             Seen::Control,
             tell.clone(),
         ));
@@ -231,7 +233,7 @@ async fn follow<K, T: Debug>(
             }
             Ok(Event::Delete(object)) => reduce(object).map(|(key, _)| wrap(Delta::Gone(key))),
             Ok(Event::InitDone) => Some(wrap(Delta::End)),
-            Err(error) => Some(Seen::Trouble(resource, super::acts::root_cause(&error))),
+            Err(error) => Some(Seen::Trouble(resource, root_cause(&error))),
         };
         if let Some(news) = news
             && tell.send(news).await.is_err()

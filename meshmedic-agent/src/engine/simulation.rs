@@ -162,7 +162,9 @@ impl Sim {
             queue: BTreeMap::new(),
             world: World::default(),
             api: Api::default(),
-            agents: Vec::new(),
+            agents: (0..plan.nodes.len() + plan.people)
+                .map(|_| Agent::default())
+                .collect(),
             calm: false,
             trace: Vec::new(),
             tally: Tally::default(),
@@ -195,7 +197,8 @@ impl Sim {
         }
         // Whatever is under way now ends by its deadline.
         self.until(self.now + span(15 * MINUTE));
-        let (orphans, held) = (self.healable(), self.api.held(self.server()));
+        let taken_up = self.plan.rules.ready || self.plan.rules.stuck;
+        let (orphans, held) = (self.healable(), self.api.held(self.server(), taken_up));
         self.tell(What::Rest { orphans, held });
     }
 

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
-use super::addresses::NetAddresses;
 use super::process::{NetnsKey, Process, ProcessTable, open_process, read_file};
+use meshmedic_common::addresses::NetAddresses;
 
 /// The process through which a pod's network namespace is read.
 #[derive(Clone, Debug, PartialEq, Eq)]

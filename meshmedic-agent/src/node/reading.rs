@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use meshmedic_common::sockets::{Family, Reading, TableParser};
 use meshmedic_common::verdict::{Reason, Redirection};
 
-use super::addresses::NetAddresses;
 use super::index::{ADDRESS_FILE, Mapping};
 use super::process::{failure, netns_of, open_file, open_process, read_file, read_stat};
+use meshmedic_common::addresses::NetAddresses;
 
 /// Why a namespace could not be read. This is never "no listeners".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

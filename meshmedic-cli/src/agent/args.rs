@@ -12,7 +12,8 @@ use meshmedic_common::policy::{BadRungs, CONFIRM, GRACE_PERIOD, Rungs, SETTLE};
 use meshmedic_common::repair;
 use meshmedic_common::repair::heal::Care;
 
-use crate::node::{Trigger, at_least, confirm, interval};
+use crate::node::Trigger;
+use crate::spans::{at_least, confirm, interval};
 
 /// Arguments of `meshmedic agent`.
 #[derive(clap::Args)]

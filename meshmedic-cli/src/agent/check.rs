@@ -4,15 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, holder, own_namespace};
+use meshmedic_agent::options::{AgentOptions, NAMESPACE_FILE, own_namespace};
 use meshmedic_common::duration::show;
 use meshmedic_common::identity::Identity;
+use meshmedic_common::kube::leases::holder;
 use meshmedic_common::policy::{Mandate, Means, Permissions};
 use meshmedic_common::repair::heal::Care;
 use meshmedic_common::repair::{Claims, Limits, Repairer};
 
 use super::args::{Args, FOUND};
-use crate::Usage;
+use crate::exit::Usage;
 
 /// A ztunnel that is Ready for a shorter time may not have enrolled its pods yet.
 const SHORTEST_SETTLE: Duration = Duration::from_secs(1);

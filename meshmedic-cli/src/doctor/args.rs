@@ -8,10 +8,10 @@ use super::check::{Category, Check, Severity};
 use super::checks;
 use super::report::Suppression;
 use super::snapshot::Scope;
-use crate::Usage;
 use crate::connection::ConnectionArgs;
+use crate::doctor::show::DoctorFormat;
+use crate::exit::Usage;
 use crate::istio::IstioArgs;
-use crate::output::DoctorFormat;
 use crate::selection::SelectionArgs;
 use crate::ways::{AgentArgs, WayArgs};
 

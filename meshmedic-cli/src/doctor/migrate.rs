@@ -7,7 +7,7 @@
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{REDIRECTION, SIDECAR};
 
 use super::check::Check;

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 
 use classes::Classes;
 use compile::{Compiler, Policy};

@@ -201,7 +201,7 @@ impl DoctorReport {
         if self.checks.iter().any(bad) {
             1
         } else if self.checks.iter().any(open) {
-            crate::UNDETERMINED
+            crate::exit::UNDETERMINED
         } else {
             0
         }

@@ -105,7 +105,7 @@ impl StrictReadiness {
         match self.verdict {
             Verdict::Go => 0,
             Verdict::NoGo => 1,
-            Verdict::Open => crate::UNDETERMINED,
+            Verdict::Open => crate::exit::UNDETERMINED,
         }
     }
 }

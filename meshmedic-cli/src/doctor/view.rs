@@ -15,8 +15,8 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshmedic_common::eligibility::{Enablement, Expectation, Labels};
-use meshmedic_common::facts::{Controller, PodFacts};
+use meshmedic_common::eligibility::{Enablement, Expectation};
+use meshmedic_common::facts::{Controller, Labels, PodFacts};
 use meshmedic_common::identity::{Claim, Component, DEFAULT_NAMESPACES, Identity, Traced};
 use meshmedic_common::kube::facts::{controller, pod_facts};
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-use meshmedic_agent::cluster::acts::Acts;
-use meshmedic_agent::options::holder;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
+use meshmedic_common::kube::acts::Acts;
+use meshmedic_common::kube::leases::holder;
 use meshmedic_common::policy::{Mandate, Means, Withheld};
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{

@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use kube::Api;
 use kube::api::ListParams;
-use meshmedic_agent::cluster::CNI_CONFIG;
-use meshmedic_common::eligibility::{Enablement, Expectation, Labels, MODE_LABEL};
+use meshmedic_common::eligibility::{Enablement, Expectation, MODE_LABEL};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::{Claimant, Component, DataPlane, FLAG, Identity, NodeFault};
+use meshmedic_common::kube::facts::CNI_CONFIG;
 use meshmedic_common::kube::facts::{namespace_facts, pod_facts};
 
 use super::{Scope, Selection, list};

@@ -21,9 +21,8 @@ use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
 
 use super::{AgentArgs, WayArgs};
-use crate::connection::{Connection, Failure};
+use crate::connection::{Connection, Failure, Heard};
 use crate::forward::{self, PodPort};
-use crate::istio::Heard;
 use crate::selection::list;
 
 /// The label of MeshMedic's DaemonSet and of its pods.

@@ -4,7 +4,7 @@
 //! They may come from the pod, so nothing in them is trusted: memory is bounded whatever is printed, and the absence
 //! of a listener is believed only of tables that were printed wholly.
 
-use meshmedic_agent::node::NetAddresses;
+use meshmedic_common::addresses::NetAddresses;
 use meshmedic_common::sockets::{Family, Reading, TableParser};
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::{Reason, Redirection};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Claimant, Component, Identity};
-use crate::eligibility::Labels;
+use crate::facts::Labels;
 use crate::facts::{Controller, PodFacts};
 
 /// The label by which a slice names its Service.

@@ -84,6 +84,12 @@ impl Pause {
     }
 }
 
+/// Why repairs are paused by the switch, if they are.
+#[must_use]
+pub fn pause_reason(control: &ConfigMap) -> Option<String> {
+    Pause::read(control).map(|pause| pause.reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

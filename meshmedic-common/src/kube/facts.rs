@@ -7,11 +7,14 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::eligibility::Labels;
+use crate::facts::Labels;
 use crate::facts::{
     CONFIG_HASH, Container, Controller, Enrolment, HEAL, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR,
     STRATEGY, TOGGLE_RESTORE,
 };
+
+/// istio-cni's settings.
+pub const CNI_CONFIG: &str = "istio-cni-config";
 
 /// The annotations of a pod that [`pod_facts`] looks at.
 const POD_ANNOTATIONS: [&str; 8] = [

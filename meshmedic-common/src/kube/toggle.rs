@@ -16,7 +16,8 @@ use super::acted::{Acted, Target, classify};
 use super::evict::check;
 use super::facts::{pod_facts, resource_version};
 use super::send::send;
-use crate::eligibility::{Enablement, Labels, MODE_LABEL, NONE};
+use crate::eligibility::{Enablement, MODE_LABEL, NONE};
+use crate::facts::Labels;
 use crate::facts::{Enrolment, PodFacts, TOGGLE_RESTORE};
 use crate::policy::{Standing, Withheld, toggle_forbidden};
 

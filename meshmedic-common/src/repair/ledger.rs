@@ -35,7 +35,7 @@ pub struct Record {
     /// When the last of them ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
-    /// Successors that were proved captured, oldest first.
+    /// Successors by which a repair was proved, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub successors: Vec<Proof>,
 }
@@ -427,33 +427,41 @@ impl Record {
     fn bury(&mut self, allowance: &Allowance, now: Timestamp) -> bool {
         let over =
             |entry: &Entry| entry.is_abandoned(now) && (!allowance.keeps_outcomes || now > entry.deadline);
-        let before = self.repairs.len();
-        let mut lost = 0;
-        self.repairs.retain(|entry| {
-            let over = over(entry);
+        let buried: Vec<Entry> = self.repairs.extract_if(.., |entry| over(entry)).collect();
+        let any = !buried.is_empty();
+        for entry in buried {
             let captured = entry.proof.as_ref().is_some_and(|proof| proof.captured);
-            lost += u32::from(over && allowance.keeps_outcomes && !captured);
-            !over
-        });
-        if lost > 0 {
-            self.fail(lost, now);
+            if allowance.keeps_outcomes && !captured {
+                self.fail(now);
+            }
+            self.remember(entry.proof, allowance);
         }
-        self.repairs.len() != before
+        any
     }
 
     /// A successor that has to be repaired itself shows that its repair did not last.
     fn notice_return(&mut self, uid: &str, now: Timestamp) -> bool {
-        let before = self.successors.len();
-        self.successors.retain(|proof| proof.uid != uid);
-        let returned = self.successors.len() != before;
-        if returned {
-            self.fail(1, now);
+        let Some(at) = self.successors.iter().position(|proof| proof.uid == uid) else {
+            return false;
+        };
+        // One that was never captured failed then already.
+        if self.successors.remove(at).captured {
+            self.fail(now);
         }
-        returned
+        true
     }
 
-    fn fail(&mut self, count: u32, now: Timestamp) {
-        self.failures = self.failures.saturating_add(count);
+    /// A successor proves one repair, and if it falls out later that repair did not last.
+    fn remember(&mut self, proof: Option<Proof>, allowance: &Allowance) {
+        if allowance.keeps_outcomes {
+            self.successors.extend(proof);
+            let excess = self.successors.len().saturating_sub(REMEMBERED);
+            self.successors.drain(..excess);
+        }
+    }
+
+    fn fail(&mut self, now: Timestamp) {
+        self.failures = self.failures.saturating_add(1);
         self.last_failure = Some(now);
     }
 
@@ -486,6 +494,7 @@ impl Record {
             return touched.changed;
         }
         let before = self.clone();
+        let proof = self.entry(id).and_then(|entry| entry.proof.clone());
         for act in self.acts.iter_mut().filter(|act| act.id == *id) {
             act.counted = true;
         }
@@ -497,14 +506,11 @@ impl Record {
                     self.failures = 0;
                     self.last_failure = None;
                 }
-                if allowance.keeps_outcomes {
-                    self.successors.push(proof.clone());
-                    let excess = self.successors.len().saturating_sub(REMEMBERED);
-                    self.successors.drain(..excess);
-                }
+                self.remember(Some(proof.clone()), allowance);
             }
             Conclusion::Failed | Conclusion::Unproven if allowance.breaker.is_some() => {
-                self.fail(1, now);
+                self.fail(now);
+                self.remember(proof, allowance);
                 if let Some((most, ..)) = allowance.breaker.filter(|_| trip) {
                     self.failures = self.failures.max(most);
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use super::line::Level;
+use super::words::Level;
 
 /// From whose end a connection is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

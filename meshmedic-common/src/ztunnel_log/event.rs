@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::line::Fields;
+use super::words::Fields;
 use crate::text::clean;
 
 /// Something that happened to ztunnel or to a pod's proxy.

@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::classify::{Apart, Signature, Verdict, classify};
 use super::directory::{Directory, PodId};
 use super::event::{Event, EventKind};
-use super::line::{self, Line, NoLine, What};
+use super::line::{Line, NoLine, What};
 use super::lines::Lines;
 use super::link::Link;
+use super::parse;
 use crate::text::clean;
 
 /// What is kept of a sample line: a whole access line, unless somebody made it long.
@@ -205,7 +206,7 @@ impl Findings {
     /// Adds what one line says, which the ztunnel of that name wrote.
     pub fn take(&mut self, raw: &[u8], ztunnel: &str, directory: &dyn Directory) {
         self.lines = self.lines.saturating_add(1);
-        let line = match line::parse(raw) {
+        let line = match parse::parse(raw) {
             Ok(line) => line,
             Err(NoLine::Foreign) => return,
             Err(NoLine::Malformed) => {

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::access::Draft;
 use super::event;
-use super::line::{ACCESS, Fields, Level, Line, NoLine, What, is_early, strip_crate};
+use super::line::{Line, NoLine, What};
+use super::words::{ACCESS, Fields, Level, is_early, strip_crate};
 
 /// What every line has.
 #[derive(Deserialize)]

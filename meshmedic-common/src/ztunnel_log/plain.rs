@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use super::access::Draft;
 use super::event;
-use super::line::{ACCESS, Fields, Level, Line, NoLine, What, is_early, strip_crate};
+use super::line::{Line, NoLine, What};
+use super::words::{ACCESS, Fields, Level, is_early, strip_crate};
 
 pub(super) fn parse(text: &str) -> Result<Line, NoLine> {
     let mut columns = text.splitn(5, '\t');

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::collections::BTreeMap;
 
-use meshmedic_common::eligibility::{Expectation, Labels, MODE_LABEL};
+use k8s_openapi::api::core::v1::ConfigMap;
+use meshmedic_common::eligibility::{Expectation, MODE_LABEL};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Controller, Enrolment};
 use meshmedic_common::identity::Endpoint;
+use meshmedic_common::kube::control::pause_reason;
 use meshmedic_common::verdict::Reason;
 
 use super::*;

@@ -12,7 +12,7 @@ use super::tally::{Fault, Kind};
 use super::trace::{Held, What};
 use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
-use meshmedic_common::repair::ledger::{Record, Step};
+use meshmedic_common::repair::ledger::{Entry, Record, Step};
 use meshmedic_common::repair::{
     Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId, update,
 };
@@ -42,10 +42,12 @@ impl Api {
         self.down_until > now
     }
 
-    /// The Leases that are not free though nobody is at work.
-    pub(super) fn held(&self, now: Timestamp) -> Vec<String> {
+    /// The Leases that are not free though nobody is at work. Where no agent repairs, none takes up what a person
+    /// left; whoever claims next sees that it is over.
+    pub(super) fn held(&self, now: Timestamp, taken_up: bool) -> Vec<String> {
+        let over = |entry: &Entry| entry.is_abandoned(now) && now > entry.deadline;
         let busy = |key: &LeaseKey, record: &Record| match key {
-            LeaseKey::Owner(_) => !record.repairs.is_empty(),
+            LeaseKey::Owner(_) => record.repairs.iter().any(|entry| taken_up || !over(entry)),
             _ => record.repairs.iter().any(|entry| !entry.is_abandoned(now)),
         };
         let held = self.leases.iter().filter(|(key, lease)| busy(key, &lease.record));

@@ -287,7 +287,7 @@ impl Sim {
         self.step_person(a);
     }
 
-    /// The command ends, or is killed.
+    /// The command is killed.
     pub(super) fn leave(&mut self, a: usize) {
         let agent = &mut self.agents[a];
         agent.life += 1;
@@ -345,7 +345,8 @@ impl Sim {
             self.send(a, number, id, request);
         }
         if over {
-            self.leave(a);
+            // It wrote down what it knew.
+            self.agents[a].person = None;
         }
     }
 

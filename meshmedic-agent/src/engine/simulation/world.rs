@@ -11,7 +11,6 @@ use meshmedic_common::repair::Moment;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
-use super::agent::Agent;
 use super::trace::{PodId, Recreated, Shows, Truth, What};
 use super::{EPOCH, HOUR, Happening, SECOND, START, Sim, span};
 use meshmedic_common::time::Time;
@@ -102,12 +101,9 @@ impl Sim {
                 cordoned: false,
                 unreadable: false,
             });
-            self.agents.push(Agent::default());
             self.tell(What::Ztunnel(node, true));
             self.tell(What::Cni(node, true));
         }
-        self.agents
-            .extend((0..self.plan.people).map(|_| Agent::default()));
         let owners = nodes.iter().sum::<usize>() * 2 / 5 + 8;
         for owner in 0..owners {
             // Those that nothing recreates come first, one of each.

@@ -12,7 +12,7 @@ mod unread;
 
 use std::borrow::Cow;
 
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 
 use super::security::{AUTHORIZATION, REQUEST, authorization};
 use super::traffic::DESTINATION_RULE;

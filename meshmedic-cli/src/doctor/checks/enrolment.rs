@@ -4,7 +4,8 @@
 mod captured;
 
 use jiff::SignedDuration;
-use meshmedic_common::eligibility::{Expectation, Labels, MODE_LABEL, NONE};
+use meshmedic_common::eligibility::{Expectation, MODE_LABEL, NONE};
+use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Enrolment, REDIRECTION, TOGGLE_RESTORE};
 use meshmedic_common::verdict::Reason;
 

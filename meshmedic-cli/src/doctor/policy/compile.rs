@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use fixedbitset::FixedBitSet;
 use kube::core::{Selector, SelectorExt as _};
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 
 use super::classes::Classes;
 use super::rules::{self, Peer, Peers};

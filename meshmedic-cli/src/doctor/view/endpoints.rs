@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use meshmedic_common::eligibility::{Expectation, Labels};
+use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::facts::Labels;
 
 use super::{NAME_LABEL, PodView, View, namespace};
 use crate::doctor::policy::{Endpoint, NetworkPolicies, Protocol, Sends, Takes};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::{PodView, View, endpoints, name, namespace};

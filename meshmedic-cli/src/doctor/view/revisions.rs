@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::core::{Selector, SelectorExt as _};
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 
 use super::{PodView, View, has_all, namespace};
 use crate::doctor::command::Command;

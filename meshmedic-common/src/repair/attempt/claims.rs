@@ -45,7 +45,7 @@ impl Claims {
     };
     /// A person's, who takes no agent's slot.
     pub const PERSON: Self = Self {
-        looks: &[Claim::Owner, Claim::Node, Claim::Cluster],
+        looks: &[Claim::Cluster, Claim::Owner, Claim::Node],
         takes: &[Claim::Owner, Claim::Node, Claim::Cluster],
     };
 }

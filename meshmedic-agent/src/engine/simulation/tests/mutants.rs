@@ -31,7 +31,7 @@ fn plan(seed: u64, who: Who) -> Plan {
     match who {
         Who::Agents => plan.people = 0,
         Who::People => {
-            (plan.people, plan.asks) = (3, 6 * MINUTE);
+            (plan.people, plan.asks) = (4, 2 * MINUTE);
             (plan.rules.ready, plan.rules.stuck) = (false, false);
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use serde_json::{Value, json};
 
 use super::AUTHORIZATION;

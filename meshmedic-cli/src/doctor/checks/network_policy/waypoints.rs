@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
 use super::super::traffic;

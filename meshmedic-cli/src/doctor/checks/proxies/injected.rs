@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::AUTHORIZATION;

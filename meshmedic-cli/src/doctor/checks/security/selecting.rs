@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::mtls::{reference, selected};

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods that should have been given a sidecar, and were not.
 
-use meshmedic_common::eligibility::{Labels, MODE_LABEL};
+use meshmedic_common::eligibility::MODE_LABEL;
+use meshmedic_common::facts::Labels;
 
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Subsets that routes lead to.
 
-use meshmedic_common::eligibility::Labels;
+use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::routes::{LISTS, reference, service_of, split};

@@ -11,11 +11,11 @@ use clap::ValueEnum;
 
 pub(crate) use strict::strict_readiness;
 
-use super::{Colour, paint, wrap, write};
 use crate::doctor::{
     Category, Check, CheckReport, Comparison, DoctorReport, Ending, Group, HERE_DOCUMENT_ENDS, Remedy,
     Severity, fold,
 };
+use crate::output::{Colour, paint, wrap, write};
 
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -13,7 +13,7 @@ use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Traffic;
 use serde_json::json;
 
-use super::{Colour, Format, line, paint, state_colour};
+use crate::output::{Colour, Format, line, paint, state_colour};
 
 /// Writes what a step found out.
 pub(crate) fn events(watch: &Watch, events: &[Event], format: Format) -> anyhow::Result<()> {

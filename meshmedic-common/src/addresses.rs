@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use meshmedic_common::verdict::Redirection;
+use crate::verdict::Redirection;
 
 /// The addresses of a network namespace, loopback left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

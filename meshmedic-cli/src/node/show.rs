@@ -8,7 +8,7 @@ use meshmedic_common::report::{Holder, NodeReport, PodReport, TriggerMode};
 use meshmedic_common::verdict::{Owner, State, Traffic};
 use tabwriter::TabWriter;
 
-use super::{Colour, Format, paint, state_colour, write};
+use crate::output::{Colour, Format, paint, state_colour, write};
 
 /// Writes a report in the format asked for.
 pub(crate) fn node_report(report: &NodeReport, format: Format) -> anyhow::Result<()> {

@@ -4,24 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::eligibility::Enablement;
+use crate::facts::PodFacts;
+use crate::identity::{Component, DataPlane, Identity, NodeFault};
+use crate::kube::acted::{Acted as Done, Target};
+use crate::kube::client::ServerClock;
+use crate::kube::evict;
+use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts};
+use crate::kube::identity;
+use crate::policy::{Gates, Means, Standing, Withheld};
 use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
-use meshmedic_common::eligibility::Enablement;
-use meshmedic_common::facts::PodFacts;
-use meshmedic_common::identity::{Component, DataPlane, Identity, NodeFault};
-use meshmedic_common::kube::acted::{Acted as Done, Target};
-use meshmedic_common::kube::client::ServerClock;
-use meshmedic_common::kube::evict;
-use meshmedic_common::kube::facts::{is_cordoned, namespace_facts, pod_facts};
-use meshmedic_common::kube::identity;
-use meshmedic_common::policy::{Gates, Means, Standing, Withheld};
 
-use super::{CONTROL, leases, mirror};
-use meshmedic_common::repair::ledger::{Allowance, Change, Record};
-use meshmedic_common::repair::{self, Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
+use super::control::{CONTROL, pause_reason};
+use super::leases;
+use crate::repair::ledger::{Allowance, Change, Record};
+use crate::repair::{self, Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -198,7 +199,7 @@ impl Acts {
             node_fault: plane.fault(None).as_ref().map(NodeFault::to_string),
             mesh_fault: istiod.fault(),
             cordoned: is_cordoned(&node),
-            paused: control.as_ref().and_then(mirror::pause_reason),
+            paused: control.as_ref().and_then(pause_reason),
         };
         let siblings = self.young_siblings(&found, &standing.facts).await?;
         Ok(Some(Box::new(Check {
@@ -299,7 +300,8 @@ pub fn describe(error: &kube::Error) -> String {
 }
 
 /// The innermost error, which is the one that tells something.
-pub(super) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+#[must_use]
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

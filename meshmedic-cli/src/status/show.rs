@@ -11,8 +11,8 @@ use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
-use super::{Colour, paint, state_colour, wrap, write};
-use crate::status::{AgentHealth, FleetStatus, NodeStatus, ago};
+use super::{AgentHealth, FleetStatus, NodeStatus, ago};
+use crate::output::{Colour, paint, state_colour, wrap, write};
 
 /// How the fleet is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A pod's story, for people.
 
-use super::{Colour, paint, wrap, write};
-use crate::explain::Section;
+use super::Section;
+use crate::output::{Colour, paint, wrap, write};
 
 /// Writes it.
 pub(crate) fn story(title: &str, sections: &[Section]) -> anyhow::Result<()> {

@@ -8,15 +8,15 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use sha2::{Digest as _, Sha256};
 
-use meshmedic_common::repair::LeaseKey;
-use meshmedic_common::repair::ledger::{LEASE, Record};
+use crate::repair::LeaseKey;
+use crate::repair::ledger::{LEASE, Record};
 
 /// The label that says what a Lease is of.
-pub(super) const KIND: &str = "meshmedic.io/lease";
+pub const KIND: &str = "meshmedic.io/lease";
 /// The value of [`KIND`] for owners.
-pub(super) const OWNER: &str = "owner";
+pub const OWNER: &str = "owner";
 /// The value of [`KIND`] for nodes.
-pub(super) const NODE: &str = "node";
+pub const NODE: &str = "node";
 /// The annotation that holds the record.
 const RECORD: &str = "meshmedic.io/record";
 /// The annotation that says of whom or what exactly.
@@ -40,7 +40,7 @@ pub struct SeenLease {
 }
 
 /// The name of a Lease.
-pub(super) fn name(key: &LeaseKey) -> String {
+pub fn name(key: &LeaseKey) -> String {
     match key {
         LeaseKey::Owner(uid) => format!("meshmedic-owner-{}", digest(uid)),
         LeaseKey::Node(node) => format!("meshmedic-node-{}", digest(node)),
@@ -57,7 +57,7 @@ fn digest(text: &str) -> String {
 }
 
 /// Reads the record of a Lease.
-pub(super) fn record(lease: &Lease) -> Result<Record, String> {
+pub fn record(lease: &Lease) -> Result<Record, String> {
     let name = lease.metadata.name.as_deref().unwrap_or_default();
     let annotations = lease.metadata.annotations.as_ref();
     let text = annotations
@@ -74,7 +74,7 @@ pub(super) fn record(lease: &Lease) -> Result<Record, String> {
 }
 
 /// A Lease from the watch.
-pub(super) fn seen(lease: &Lease) -> Option<SeenLease> {
+pub fn seen(lease: &Lease) -> Option<SeenLease> {
     let annotations = lease.metadata.annotations.as_ref();
     let labels = lease.metadata.labels.as_ref();
     let is_owner = labels.is_some_and(|labels| labels.get(KIND).is_some_and(|kind| kind == OWNER));
@@ -92,7 +92,7 @@ pub(super) fn seen(lease: &Lease) -> Option<SeenLease> {
 }
 
 /// The Lease with another record: the one that was read, or a new one.
-pub(super) fn with_record(
+pub fn with_record(
     read: Option<Lease>,
     key: &LeaseKey,
     record: &Record,
@@ -133,10 +133,22 @@ pub(super) fn with_record(
     Ok(lease)
 }
 
+/// A name for this process that no other process has, on this node or elsewhere, now or later.
+#[must_use]
+pub fn holder(node: &str) -> String {
+    let random = std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+    let unique = random.map_or_else(
+        // The time of the start tells two processes of the same number apart.
+        |_| format!("{}-{}", std::process::id(), Timestamp::now().as_nanosecond()),
+        |uuid| uuid.trim().to_owned(),
+    );
+    format!("{node}/{unique}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshmedic_common::repair::ledger::Act;
+    use crate::repair::ledger::Act;
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
@@ -189,5 +201,12 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn every_process_has_a_name_of_its_own() {
+        let (one, two) = (holder("n"), holder("n"));
+        assert!(one.starts_with("n/"), "{one}");
+        assert_ne!(one, two);
     }
 }

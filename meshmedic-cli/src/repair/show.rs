@@ -8,8 +8,8 @@ use std::io::{self, Write as _};
 use clap::ValueEnum;
 use tabwriter::TabWriter;
 
-use super::{Colour, paint, state_colour, wrap, write};
-use crate::repair::{Action, Item, Planned};
+use super::{Action, Item, Planned};
+use crate::output::{Colour, paint, state_colour, wrap, write};
 
 /// How repairs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

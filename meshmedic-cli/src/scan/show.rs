@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
-use super::{Colour, paint, state_colour, write};
-use crate::scan::{ScanReport, ScannedPod};
+use super::{ScanReport, ScannedPod};
+use crate::output::{Colour, paint, state_colour, write};
 use crate::ways::Way;
 
 /// How a scan is written.
@@ -61,7 +61,7 @@ pub(crate) fn scan_again(
             if format == ScanFormat::Name {
                 return Ok(());
             }
-            super::line("\nWatching; Ctrl-C ends it.")
+            crate::output::line("\nWatching; Ctrl-C ends it.")
         }
         (ScanFormat::Name, Some(before)) => {
             let known = names(before);

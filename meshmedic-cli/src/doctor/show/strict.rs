@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Colour, DoctorFormat, paint, wrap, write};
+use super::DoctorFormat;
 use crate::doctor::{HERE_DOCUMENT_ENDS, Ready, StrictReadiness, Verdict};
+use crate::output::{Colour, paint, wrap, write};
 
 /// How many reasons of a step are written for people.
 const REASONS: usize = 10;
