@@ -58,13 +58,11 @@ impl Tracing {
 
     /// Waits until one more pod was traced, or could not be; never comes back while none is asked for.
     pub(super) async fn next(&mut self) -> Found {
-        loop {
-            match self.asking.join_next().await {
-                Some(Ok((pod, traced))) => return Found { pod, traced },
-                // None is ever given up or panics.
-                Some(Err(error)) => panic!("tracing istiod's pods failed to run: {error}"),
-                None => return std::future::pending().await,
-            }
+        match self.asking.join_next().await {
+            Some(Ok((pod, traced))) => Found { pod, traced },
+            // None is ever given up or panics.
+            Some(Err(error)) => panic!("tracing istiod's pods failed to run: {error}"),
+            None => std::future::pending().await,
         }
     }
 
