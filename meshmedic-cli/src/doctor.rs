@@ -13,6 +13,7 @@ mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod fold;
+mod migrate;
 mod need;
 mod policy;
 mod report;
@@ -25,6 +26,8 @@ use crate::connection;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
+#[cfg(test)]
+pub(crate) use command::Command;
 pub(crate) use compare::Comparison;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
@@ -55,6 +58,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         let readiness = StrictReadiness::judge(&snapshot, &namespace);
         show::strict_readiness(&readiness, args.output)?;
         return Ok(readiness.code());
+    }
+    if let Some(namespace) = &args.migrate {
+        let report = migrate::judge(&snapshot, namespace, chosen.into_iter(), &suppressions);
+        show::migration(&report, namespace, args.output, args.verbose)?;
+        return Ok(report.code(args.fail_on));
     }
     let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
     if let Some(path) = &args.against {

@@ -133,6 +133,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
 pub(crate) fn code(report: &ScanReport) -> u8 {
     let code = exit_code(report.pods.iter().map(|pod| pod.state));
+    if code == 0 && report.undetermined.is_some() {
+        return crate::exit::UNDETERMINED;
+    }
     // Logs that do not tell all acquit nobody.
     match &report.logs {
         Some(logs) if code == 0 && !logs.complete => crate::exit::UNDETERMINED,

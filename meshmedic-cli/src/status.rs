@@ -249,7 +249,12 @@ impl FleetStatus {
     fn code(&self) -> u8 {
         let code = exit_code(self.states.keys().copied());
         let unheard = |node: &NodeStatus| matches!(node.agent, AgentHealth::Silent | AgentHealth::Missing);
-        if code == 0 && (self.absence.is_some() || self.nodes.iter().any(unheard)) {
+        // While a node is at fault, its suspects are neither proved lost nor proved well.
+        let unjudged = |node: &NodeStatus| {
+            node.conditions.contains_key(&Condition::NodeFault) && node.states.contains_key(&State::Suspect)
+        };
+        let open = |node: &NodeStatus| unheard(node) || unjudged(node);
+        if code == 0 && (self.absence.is_some() || self.nodes.iter().any(open)) {
             crate::exit::UNDETERMINED
         } else {
             code

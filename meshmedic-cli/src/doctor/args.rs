@@ -43,6 +43,13 @@ pub(crate) struct Args {
     /// Whether the namespace of -n may go from PERMISSIVE to STRICT mTLS: go or no-go, with the reasons
     #[arg(long, conflicts_with_all = ["all_namespaces", "pods", "category", "check", "suppress", "list"])]
     pub(super) strict_ready: bool,
+    /// What would stop working if this namespace moved from sidecars to ambient mode, object by object
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        conflicts_with_all = ["namespace", "all_namespaces", "pods", "list", "strict_ready"]
+    )]
+    pub(super) migrate: Option<String>,
     /// Write what was seen to this file, without secrets, values of variables and payloads
     #[arg(long, value_name = "FILE", help_heading = "Snapshot")]
     pub(super) save: Option<PathBuf>,
@@ -105,6 +112,7 @@ Examples:
   meshmedic doctor                        what is wrong with the mesh?
   meshmedic doctor -n shop -o short       only what concerns this namespace
   meshmedic doctor -o html >report.html   a page for a ticket
+  meshmedic doctor --migrate shop         may it move from sidecars to ambient mode?
   meshmedic doctor --save mesh.json       keep it; judge it with --from
   meshmedic doctor --against mesh.json    what is new, and gone, since then
   meshmedic doctor --suppress 'MM0405=shop/*'";

@@ -20,6 +20,14 @@ pub(crate) enum Category {
     Traffic,
     Sidecars,
     NetworkUnderneath,
+    Status,
+    Waypoints,
+    Enforcement,
+    References,
+    Certificates,
+    Platform,
+    Reboots,
+    Proxies,
 }
 
 impl Category {
@@ -35,6 +43,14 @@ impl Category {
             Self::Traffic => "Traffic",
             Self::Sidecars => "Sidecars",
             Self::NetworkUnderneath => "Network underneath",
+            Self::Status => "What istiod says",
+            Self::Waypoints => "Waypoints",
+            Self::Enforcement => "Protection that nobody enforces",
+            Self::References => "References",
+            Self::Certificates => "Certificates",
+            Self::Platform => "Platform",
+            Self::Reboots => "Will your mesh survive a reboot?",
+            Self::Proxies => "Proxies",
         }
     }
 
@@ -50,6 +66,14 @@ impl Category {
             Self::Traffic => "routes and where they lead",
             Self::Sidecars => "pods with sidecars",
             Self::NetworkUnderneath => "the network between nodes",
+            Self::Status => "what istiod refuses",
+            Self::Waypoints => "what waypoints do",
+            Self::Enforcement => "protection that nobody enforces",
+            Self::References => "names of which nothing is called so",
+            Self::Certificates => "the roots of the mesh",
+            Self::Platform => "the platform underneath",
+            Self::Reboots => "what a reboot leaves behind",
+            Self::Proxies => "proxies themselves",
         }
     }
 
@@ -66,6 +90,14 @@ impl Category {
             Self::Traffic => "MM07",
             Self::Sidecars => "MM08",
             Self::NetworkUnderneath => "MM09",
+            Self::Status => "MM10",
+            Self::Waypoints => "MM11",
+            Self::Enforcement => "MM12",
+            Self::References => "MM13",
+            Self::Certificates => "MM14",
+            Self::Platform => "MM15",
+            Self::Reboots => "MM16",
+            Self::Proxies => "MM17",
         }
     }
 }

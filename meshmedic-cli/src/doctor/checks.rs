@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every check, in one table.
 
+mod certificates;
 mod control_plane;
 mod data_plane;
+mod enforcement;
 mod enrolment;
 mod network_policy;
 mod network_underneath;
+mod platform;
 mod pod_creation;
+mod proxies;
+mod reboots;
+mod references;
 pub(super) mod security;
 mod sidecars;
+mod status;
 pub(super) mod traffic;
+mod version;
+mod waypoints;
 
 use super::check::Check;
 
@@ -24,6 +33,14 @@ const TABLE: &[&[Check]] = &[
     traffic::CHECKS,
     sidecars::CHECKS,
     network_underneath::CHECKS,
+    status::CHECKS,
+    waypoints::CHECKS,
+    enforcement::CHECKS,
+    references::CHECKS,
+    certificates::CHECKS,
+    platform::CHECKS,
+    reboots::CHECKS,
+    proxies::CHECKS,
 ];
 
 /// Every check, by code.
@@ -38,5 +55,7 @@ pub(crate) fn by_code(code: &str) -> Option<&'static Check> {
 
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod planted;
 #[cfg(test)]
 mod tests;

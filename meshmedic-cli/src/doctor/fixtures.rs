@@ -3,8 +3,10 @@
 //!
 //! A test takes [`healthy`], hurts it in one place, and asks one check with [`findings`] or [`assert_passes`].
 
+mod gateways;
 mod healthy;
 pub(crate) mod hostile;
+mod production;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -19,13 +21,15 @@ use super::snapshot::{CUSTOM_KINDS, Custom, Part, Snapshot};
 use super::view::View;
 
 pub(crate) use healthy::healthy;
+pub(crate) use production::{Layout, production};
 
 /// When the snapshot is taken.
 pub(crate) const NOW: &str = "2026-01-02T00:00:00Z";
 /// When everything was made.
 pub(crate) const LONG_AGO: &str = "2026-01-01T00:00:00Z";
 pub(crate) const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
-const VERSION: &str = "1.28.3";
+/// The patch of its minor release that closes the holes that are known of it.
+const VERSION: &str = "1.28.10";
 
 /// What some checks say of a mesh with several faults, and of which not everything may be read.
 pub(crate) fn ailing_report() -> DoctorReport {
@@ -189,6 +193,14 @@ pub(crate) fn sidecar_pod(namespace: &str, app: &str, node: &str, address: &str)
             },
         })),
     ]);
+    pod
+}
+
+/// A pod of namespace `plain` that is an Envoy of Istio alone.
+pub(crate) fn gateway_pod(labels: Value) -> Pod {
+    let owner = ("ReplicaSet", "gw-1");
+    let mut pod = pod("plain", "gw-0", "node-a", "10.244.0.90", labels, owner);
+    pod.spec.as_mut().unwrap().containers[0].name = "istio-proxy".to_owned();
     pod
 }
 

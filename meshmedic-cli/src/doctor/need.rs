@@ -13,6 +13,8 @@ pub(crate) enum Need {
     Namespaces,
     Nodes,
     Services,
+    ServiceAccounts,
+    ResourceQuotas,
     EndpointSlices,
     DaemonSets,
     Deployments,
@@ -24,8 +26,16 @@ pub(crate) enum Need {
     NetworkPolicies,
     Events,
     MeshConfig,
+    /// The settings of istio-cni.
+    CniConfig,
+    /// The settings of Cilium, where it is.
+    CiliumConfig,
+    /// Which release of the Gateway API is installed.
+    GatewayApi,
     /// Objects of a kind in [`super::snapshot::CUSTOM_KINDS`], by `plural.group`.
     Custom(&'static str),
+    /// Objects of one of these kinds at least; of those that are installed, all.
+    AnyOf(&'static [&'static str]),
     /// That any part of Istio is installed.
     Istio,
     /// That any ztunnel is installed.
@@ -65,6 +75,8 @@ impl Need {
             Self::Namespaces => whole(&snapshot.namespaces),
             Self::Nodes => whole(&snapshot.nodes),
             Self::Services => whole(&snapshot.services),
+            Self::ServiceAccounts => whole(&snapshot.service_accounts),
+            Self::ResourceQuotas => whole(&snapshot.resource_quotas),
             Self::EndpointSlices => whole(&snapshot.endpoint_slices),
             Self::DaemonSets => whole(&snapshot.daemon_sets),
             Self::Deployments => whole(&snapshot.deployments),
@@ -76,6 +88,10 @@ impl Need {
             Self::NetworkPolicies => whole(&snapshot.network_policies),
             Self::Events => whole(&snapshot.events),
             Self::MeshConfig => whole(&snapshot.mesh_config),
+            Self::CniConfig => whole(&snapshot.cni_config),
+            Self::CiliumConfig => whole(&snapshot.cilium_config),
+            Self::GatewayApi => whole(&snapshot.gateway_api),
+            Self::AnyOf(kinds) => any_of(view, kinds),
             Self::Custom(kind) => match snapshot.custom.get(kind) {
                 Some(part) => whole(part),
                 None => Err(Lack::Skip(format!("the snapshot has no {kind}"), false)),
@@ -144,6 +160,30 @@ fn of_agents(view: &View<'_>, missing: &str, has: impl Fn(&NodeReport) -> bool) 
     }
     gaps.extend(lacking.into_iter().map(|(node, _)| format!("{node}: {missing}")));
     Ok(gaps)
+}
+
+/// A kind that is not installed is none that is missing, unless all are.
+fn any_of(view: &View<'_>, kinds: &[&str]) -> Result<Vec<String>, Lack> {
+    let mut absent = None;
+    let mut had = false;
+    for kind in kinds {
+        match view.snapshot.custom.get(*kind) {
+            None => {}
+            Some(part) => match part.unknown() {
+                None => had = true,
+                Some(Unknown::Absent(why)) => absent = absent.or(Some(why.clone())),
+                Some(why) => return Err(why.lack()),
+            },
+        }
+    }
+    match absent {
+        _ if had => Ok(Vec::new()),
+        Some(why) => Err(Lack::Skip(why, false)),
+        None => Err(Lack::Skip(
+            format!("the snapshot has no {}", kinds.join(", ")),
+            false,
+        )),
+    }
 }
 
 fn whole<T>(part: &Part<T>) -> Result<Vec<String>, Lack> {

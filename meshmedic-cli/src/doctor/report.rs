@@ -141,6 +141,16 @@ impl DoctorReport {
         }
     }
 
+    /// What is found here and was not found before.
+    pub(crate) fn without(self, before: &Self) -> Self {
+        let known = |code: &str, finding: &Finding| {
+            let check = before.checks.iter().find(|one| one.code == code);
+            let mut findings = check.into_iter().flat_map(|one| &one.findings);
+            findings.any(|one| one.object == finding.object && one.problem == finding.problem)
+        };
+        self.only(|check, finding| !known(check.code, finding))
+    }
+
     /// The same with some of the findings alone. A check of which none is left has passed, as far as it was asked.
     pub(crate) fn only(mut self, keep: impl Fn(&CheckReport, &Finding) -> bool) -> Self {
         let mut summary = Summary::default();
@@ -156,6 +166,12 @@ impl DoctorReport {
             summary.count(check);
         }
         self.summary = summary;
+        self
+    }
+
+    /// The same under another kind.
+    pub(crate) fn called(mut self, kind: &'static str) -> Self {
+        self.kind = kind;
         self
     }
 

@@ -44,6 +44,24 @@ pub(crate) fn doctor(report: &DoctorReport, format: DoctorFormat, verbose: bool)
     })
 }
 
+/// Writes what would stop working if a namespace moved to ambient mode.
+pub(crate) fn migration(
+    report: &DoctorReport,
+    namespace: &str,
+    format: DoctorFormat,
+    verbose: bool,
+) -> anyhow::Result<()> {
+    if matches!(format, DoctorFormat::Table | DoctorFormat::Short) {
+        write(&wrap(
+            &format!(
+                "What would stop working if namespace {namespace} moved from sidecars to ambient mode:\n"
+            ),
+            0,
+        ))?;
+    }
+    doctor(report, format, verbose)
+}
+
 /// Writes what is new and what is gone.
 pub(crate) fn comparison(compared: &Comparison, format: DoctorFormat, verbose: bool) -> anyhow::Result<()> {
     write(&match format {

@@ -8,6 +8,7 @@ mod evidence;
 mod file;
 mod part;
 pub(super) mod redact;
+mod status;
 
 use std::collections::BTreeMap;
 
@@ -17,20 +18,21 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use meshmedic_common::identity::Identity;
 use meshmedic_common::report::NodeReport;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use custom::{CUSTOM_KINDS, Custom, CustomKind};
+pub(crate) use custom::{CUSTOM_KINDS, Custom, CustomKind, Keep};
 pub(crate) use evidence::{
-    Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Reached, Sighting,
-    Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
+    Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Reached, Root,
+    Sighting, Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
 };
 pub(crate) use file::{read, write};
 pub(crate) use part::{Part, Unknown};
+pub(crate) use status::{Condition, Status, StatusPart};
 
 /// The version of the file. Another one is refused.
 pub(crate) const VERSION: u32 = 1;
@@ -67,6 +69,10 @@ pub(crate) struct Snapshot {
     #[serde(default)]
     pub(crate) services: Part<Vec<Service>>,
     #[serde(default)]
+    pub(crate) service_accounts: Part<Vec<ServiceAccount>>,
+    #[serde(default)]
+    pub(crate) resource_quotas: Part<Vec<ResourceQuota>>,
+    #[serde(default)]
     pub(crate) endpoint_slices: Part<Vec<EndpointSlice>>,
     #[serde(default)]
     pub(crate) daemon_sets: Part<Vec<DaemonSet>>,
@@ -95,6 +101,12 @@ pub(crate) struct Snapshot {
     /// What istio-cni's ConfigMap says that matters here.
     #[serde(default)]
     pub(crate) cni_config: Part<BTreeMap<String, String>>,
+    /// What Cilium's ConfigMap says that matters here.
+    #[serde(default)]
+    pub(crate) cilium_config: Part<BTreeMap<String, String>>,
+    /// The release of the Gateway API that each of its CRDs is from, by the CRD's name.
+    #[serde(default)]
+    pub(crate) gateway_api: Part<BTreeMap<String, String>>,
     /// Objects of Istio, of the Gateway API and of CNIs, by `plural.group`.
     #[serde(default)]
     pub(crate) custom: BTreeMap<String, Part<Vec<Custom>>>,
@@ -142,6 +154,8 @@ impl Snapshot {
             istio: Identity::default(),
             nodes: Part::default(),
             services: Part::default(),
+            service_accounts: Part::default(),
+            resource_quotas: Part::default(),
             endpoint_slices: Part::default(),
             daemon_sets: Part::default(),
             deployments: Part::default(),
@@ -155,6 +169,8 @@ impl Snapshot {
             events: Part::default(),
             mesh_config: Part::default(),
             cni_config: Part::default(),
+            cilium_config: Part::default(),
+            gateway_api: Part::default(),
             custom: BTreeMap::new(),
             ztunnels: Part::default(),
             istiods: Part::default(),

@@ -2,15 +2,17 @@
 //! A snapshot, indexed once, so that checks are short.
 
 pub(crate) mod endpoints;
+pub(crate) mod gateways;
 pub(crate) mod keeper;
 pub(crate) mod revisions;
+pub(crate) mod switches;
 
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshmedic_common::eligibility::{Enablement, Expectation};
@@ -25,8 +27,6 @@ use super::snapshot::{Custom, Snapshot};
 
 /// Where Istio is if nothing tells otherwise.
 const ISTIO: &str = DEFAULT_NAMESPACES[0];
-/// istiod's switch for ambient mode. It is off where it is not set.
-pub(crate) const ENABLE_AMBIENT: &str = "PILOT_ENABLE_AMBIENT";
 const ISTIO_GATEWAY: &str = "gateways.networking.istio.io";
 /// The label of namespaces that holds their name.
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -302,36 +302,6 @@ impl<'s> View<'s> {
         })
     }
 
-    /// Whether istiod has its Envoys send HBONE: a switch of ambient mode, which is off where nobody turns it on.
-    pub(crate) fn envoys_send_hbone(&self) -> bool {
-        let said = self.istiod_switch("PILOT_ENABLE_SENDING_HBONE");
-        said != Some(false) && self.ambient_switch()
-    }
-
-    /// Whether istiod has ambient mode on. Where no istiod is to be seen, the ztunnels tell.
-    pub(crate) fn ambient_switch(&self) -> bool {
-        let unseen = self.istiods().next().is_none() && self.istiod_deployments().next().is_none();
-        let ambient = self.ztunnels().next().is_some() || self.ztunnel_sets().next().is_some();
-        match self.istiod_switch(ENABLE_AMBIENT) {
-            Some(on) => on,
-            None => unseen && ambient,
-        }
-    }
-
-    /// What any istiod is told by a variable; `None` where none is told. One whose value comes from elsewhere counts
-    /// as on where a ztunnel is there.
-    fn istiod_switch(&self, name: &str) -> Option<bool> {
-        let of_pods = self.istiods().filter_map(|pod| pod.pod.spec.as_ref());
-        let templates = self
-            .istiod_deployments()
-            .filter_map(|deployment| deployment.spec.as_ref()?.template.spec.as_ref());
-        let said: Vec<bool> = of_pods
-            .chain(templates)
-            .filter_map(|spec| switch(spec, name, self.ztunnels().next().is_some()))
-            .collect();
-        (!said.is_empty()).then(|| said.contains(&true))
-    }
-
     /// Whether a Gateway of Istio's own API selects pods with these labels.
     pub(crate) fn is_selected_by_gateway(&self, labels: &Labels) -> bool {
         self.custom(ISTIO_GATEWAY).iter().any(|gateway| {
@@ -443,13 +413,6 @@ impl<'s> View<'s> {
     pub(crate) fn decided(&self) -> u64 {
         self.decided.get()
     }
-}
-
-/// What a variable of one of the containers says; `unsaid` where its value is not to be seen.
-pub(crate) fn switch(spec: &PodSpec, name: &str, unsaid: bool) -> Option<bool> {
-    let mut variables = spec.containers.iter().flat_map(|one| one.env.iter().flatten());
-    let variable = variables.find(|variable| variable.name == name)?;
-    Some(variable.value.as_deref().map_or(unsaid, |value| value == "true"))
 }
 
 /// Whether labels have all of these.

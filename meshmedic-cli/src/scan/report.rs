@@ -32,6 +32,9 @@ pub(crate) struct ScanReport {
     pub(crate) states: BTreeMap<State, usize>,
     /// How many pods have a probe of this scan in their spec from now on.
     pub(crate) probed: usize,
+    /// Why it is not certain that nothing else is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) undetermined: Option<String>,
     /// What could not be known, for people.
     pub(crate) notes: Vec<String>,
     /// With --behavioral: the pods that logs accuse, and why.
@@ -209,6 +212,7 @@ impl ScanReport {
                 .collect(),
             states,
             probed,
+            undetermined: None,
             notes,
             candidates: None,
             logs: None,

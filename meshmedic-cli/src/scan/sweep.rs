@@ -70,6 +70,13 @@ pub(super) async fn examine(
             None => unread.push(target),
         }
     }
+    let in_the_mesh = !unread.is_empty() || pods.iter().any(|pod| pod.state == State::Pending);
+    if let Some(why) = &mesh.without_ztunnel
+        && !in_the_mesh
+    {
+        // Nothing says that there is a mesh.
+        anyhow::bail!("{why}");
+    }
     let nodes: BTreeSet<&str> = unread
         .iter()
         .filter_map(|target| target.facts.node.as_deref())
@@ -87,7 +94,12 @@ pub(super) async fn examine(
     scan.revise(&mut mesh, &mut pods).await?;
     let mut notes = std::mem::take(&mut mesh.notes);
     notes.extend_from_slice(scan.reader.notes());
-    Ok(ScanReport::new(pods, scan.reader.probed(), notes))
+    let mut report = ScanReport::new(pods, scan.reader.probed(), notes);
+    report.undetermined = mesh.without_ztunnel.map(|why| {
+        format!("pods belong to the mesh, and no ztunnel runs for them: every node is at fault ({why})")
+    });
+    report.notes.extend(report.undetermined.clone());
+    Ok(report)
 }
 
 /// What can be said of a pod without a look; `None` if it must be read.

@@ -31,6 +31,8 @@ pub(crate) struct Mesh {
     namespaces: Option<BTreeMap<String, Labels>>,
     /// The pods that claim to be ztunnel or istio-cni, by node; none if they could not be read.
     nodes: Option<Nodes>,
+    /// Why it seems that there is no ztunnel at all: no mesh, or the worst that can befall one.
+    pub(crate) without_ztunnel: Option<String>,
     /// What could not be known, and what is odd, for people.
     pub(crate) notes: Vec<String>,
 }
@@ -54,11 +56,11 @@ impl Mesh {
             )
         })?;
         let strangers: BTreeSet<Claimant> = identity.strangers(parts.iter().flatten()).collect();
-        if let Some(parts) = &parts
-            && !parts.iter().any(|pod| identity.proves(pod, Component::Ztunnel))
-        {
-            anyhow::bail!("{}", no_ztunnel(connection, &strangers));
-        }
+        let runs = |parts: &Vec<PodFacts>| parts.iter().any(|pod| identity.proves(pod, Component::Ztunnel));
+        let without_ztunnel = parts
+            .as_ref()
+            .is_some_and(|parts| !runs(parts))
+            .then(|| no_ztunnel(connection, &strangers));
         notes.extend(notes_of(&strangers));
         let enablements = enablements(connection, parts.as_deref().unwrap_or_default(), &mut notes).await?;
         Ok(Self {
@@ -66,6 +68,7 @@ impl Mesh {
             enablements,
             namespaces,
             nodes: parts.map(by_node),
+            without_ztunnel,
             notes,
         })
     }
@@ -127,7 +130,7 @@ impl Mesh {
     }
 }
 
-/// Why there is no mesh to look at.
+/// Where ztunnel was looked for in vain, and what that may mean.
 fn no_ztunnel(connection: &Connection, strangers: &BTreeSet<Claimant>) -> String {
     let identity = &connection.istio.identity;
     let strangers: Vec<Claimant> = strangers.iter().cloned().collect();

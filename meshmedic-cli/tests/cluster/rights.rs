@@ -47,7 +47,19 @@ fn granted<'a>(roles: impl IntoIterator<Item = &'a Value>) -> BTreeSet<Right> {
 }
 
 /// Names to which rights are limited.
-const NAMED: [&str; 3] = ["istio", "istio-cni-config", "meshmedic-control"];
+const NAMED: [&str; 11] = [
+    "cilium-config",
+    "gatewayclasses.gateway.networking.k8s.io",
+    "gateways.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "httproutes.gateway.networking.k8s.io",
+    "istio",
+    "istio-cni-config",
+    "meshmedic-control",
+    "referencegrants.gateway.networking.k8s.io",
+    "tcproutes.gateway.networking.k8s.io",
+    "tlsroutes.gateway.networking.k8s.io",
+];
 
 /// What these requests needed.
 fn needed(requests: &[Request]) -> BTreeSet<Right> {

@@ -30,6 +30,99 @@ fn a_healthy_mesh_is_clean_and_every_check_has_a_result() {
     assert!(!table.stdout.contains('\u{1b}'), "no terminal, no colours");
 }
 
+/// A Service, a Gateway and a route of which istiod has something to say.
+fn denied(world: &World) {
+    let condition = |kind: &str, reason: &str| {
+        json!({
+            "type": kind, "status": "False", "reason": reason, "message": "as istiod says", "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        })
+    };
+    let mut service = world.make(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "namespace": "till", "name": "pay", "labels": { "istio.io/use-waypoint": "wp" } },
+        "spec": { "selector": { "app": "pay" }, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] },
+    }));
+    service["status"] = json!({ "conditions": [condition("istio.io/WaypointBound", "WaypointIsNotReady")] });
+    world.api.update_status(&service).unwrap();
+    let mut gateway = world.make(&json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": { "namespace": "till", "name": "in" },
+        "spec": { "gatewayClassName": "istio", "listeners": [{ "name": "https", "port": 443, "protocol": "HTTPS" }] },
+    }));
+    gateway["status"] = json!({ "listeners": [{ "name": "https", "conditions": [condition("ResolvedRefs", "InvalidCertificateRef")] }] });
+    world.api.update_status(&gateway).unwrap();
+    let mut route = world.make(&json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": { "namespace": "till", "name": "pay" },
+        "spec": {
+            "parentRefs": [{ "name": "in" }], "rules": [{ "backendRefs": [{ "name": "pya", "port": 80 }] }],
+        },
+    }));
+    route["status"] = json!({ "parents": [{
+        "parentRef": { "name": "in" }, "controllerName": "istio.io/gateway-controller",
+        "conditions": [condition("ResolvedRefs", "BackendNotFound")],
+    }] });
+    world.api.update_status(&route).unwrap();
+    world.api.set_clock(3_600_000).unwrap();
+}
+
+#[test]
+fn what_istiod_says_of_objects_is_read_and_kept() {
+    let world = World::new();
+    denied(&world);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mesh.json");
+    let saved = file.to_str().unwrap();
+    let ran = world.doctor(&["-o", "json", "--save", saved]);
+    let expected = [
+        "MM1001 Service till/pay",
+        "MM1004 Gateway till/in",
+        "MM1005 HTTPRoute till/pay",
+    ];
+    assert_eq!(ran.findings(), expected, "{}", ran.stdout);
+    assert!(ran.stdout.contains("as istiod says"));
+    let again = run(&["--from", saved, "-o", "json"]);
+    assert_eq!(again.findings(), expected, "{}", again.stdout);
+}
+
+#[test]
+fn a_move_to_ambient_mode_is_foretold() {
+    let world = World::new();
+    world.make(&json!({
+        "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+        "metadata": { "namespace": "legacy", "name": "tokens" }, "spec": { "jwtRules": [{ "issuer": "x" }] },
+    }));
+    let pod = world.make(&json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "legacy", "name": "orders-7d4b-a", "labels": { "app": "orders" },
+            "annotations": { "sidecar.istio.io/status": "{}" },
+        },
+        "spec": { "nodeName": "node-a", "containers": [{ "name": "app", "image": "app:1" }, { "name": "istio-proxy", "image": "app:1" }] },
+    }));
+    world.ready(pod, "10.244.0.40", true);
+    assert_eq!(
+        world.doctor(&["-o", "json", "--check", "MM1202"]).findings(),
+        Vec::<String>::new()
+    );
+    let ran = world.doctor(&["--migrate", "legacy", "-o", "json"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(ran.json()["kind"], "AmbientMigration");
+    assert_eq!(
+        ran.findings(),
+        ["MM1202 RequestAuthentication legacy/tokens"],
+        "{}",
+        ran.stdout
+    );
+    let table = world.doctor(&["--migrate", "legacy"]);
+    assert!(
+        table.stdout.starts_with("What would stop working"),
+        "{}",
+        table.stdout
+    );
+    let usage = world.doctor(&["--migrate", "legacy", "-n", "shop"]);
+    assert_eq!(usage.code, 2, "{usage:?}");
+}
+
 #[test]
 fn nothing_is_changed_in_the_cluster() {
     let world = World::new();

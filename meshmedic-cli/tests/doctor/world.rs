@@ -162,7 +162,10 @@ impl World {
         }));
         self.make(&json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "namespace": "istio-system", "name": "istio-cni-config" },
-            "data": { "AMBIENT_ENABLED": "true" },
+            "data": {
+                "AMBIENT_ENABLED": "true", "AMBIENT_RECONCILE_POD_RULES_ON_STARTUP": "true",
+                "ENABLE_AMBIENT_DETECTION_RETRY": "true", "ISTIO_OWNED_CNI_CONFIG": "true",
+            },
         }));
         for (kind, name, path) in [
             (
@@ -199,6 +202,10 @@ impl World {
         labels: Value,
         owner: (&str, &str),
     ) -> Value {
+        let env = match owner.1 {
+            "istiod" => json!([{ "name": "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS", "value": "true" }]),
+            _ => json!([]),
+        };
         let made = self.make(&json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {
@@ -207,7 +214,7 @@ impl World {
                     "apiVersion": "apps/v1", "kind": owner.0, "name": owner.1, "uid": "7", "controller": true,
                 }],
             },
-            "spec": { "nodeName": node, "containers": [{ "name": "app", "image": "app:1" }] },
+            "spec": { "nodeName": node, "containers": [{ "name": "app", "image": "app:1", "env": env }] },
         }));
         self.ready(made, address, true)
     }

@@ -248,11 +248,21 @@ fn a_namespace_or_pod_or_mesh_that_is_not_there_is_said() {
             "there is no such pod",
         ],
     );
+    // Pods that belong to the mesh, and no ztunnel: that is the incident, not a wrong context.
     world.kill_ztunnel();
     let ran = world.scan(&[]);
     assert_eq!(ran.code, 3, "{ran:?}");
+    assert_says(&ran.stdout, &["shop/cart-1  captured"]);
     assert_says(
         &ran.stderr,
-        &["no ztunnel found", "app=ztunnel", "ambient mode installed"],
+        &["every node is at fault", "no ztunnel found", "app=ztunnel"],
     );
+    world.pod("cart-3", Exec::orphan());
+    let ran = world.scan(&[]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_says(&ran.stdout, &["shop/cart-3  suspect", "ztunnel is at fault"]);
+    // Nothing that belongs to a mesh: then the question is whether there is one.
+    let ran = world.scan(&["-n", "istio-system"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_says(&ran.stderr, &["no ztunnel found", "ambient mode installed"]);
 }

@@ -6,6 +6,7 @@ mod version;
 mod webhooks;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Service;
 use meshmedic_common::identity::Component;
 
 use crate::doctor::check::{Category, Check, Severity};
@@ -14,7 +15,8 @@ use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::need::Need;
 use crate::doctor::view::keeper::ChartValue;
 use crate::doctor::view::revisions::REVISION;
-use crate::doctor::view::{ENABLE_AMBIENT, View, name, namespace, switch, written};
+use crate::doctor::view::switches::{ENABLE_AMBIENT, switch};
+use crate::doctor::view::{View, has_all, name, namespace, written};
 
 /// Where istiod hands out configuration and certificates.
 const XDS: i32 = 15012;
@@ -205,7 +207,7 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
     if !view.has_ready_istiod() {
         return Vec::new();
     }
-    let leads_to_istiod = |service: &&k8s_openapi::api::core::v1::Service| {
+    let leads_to_istiod = |service: &&Service| {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         let of = namespace(&service.metadata);
         selector.is_some_and(|selector| view.identity().is_workload_of(Component::Istiod, of, selector))
@@ -229,7 +231,23 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
         .by_hand("install istiod's chart again: it makes the Service");
         return vec![finding];
     }
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = view
+        .istiod_deployments()
+        .filter(|deployment| !is_led_to(view, deployment, &services))
+        .map(|deployment| {
+            let (of, called) = (namespace(&deployment.metadata), name(&deployment.metadata));
+            Finding::on(
+                ObjectRef::new("Deployment", of, called),
+                "no Service leads to istiod of its revision",
+            )
+            .because(format!(
+                "revision {}: no Service selects its pods",
+                View::revision_of_istiod(deployment)
+            ))
+            .so(effect)
+            .by_hand("install istiod's chart of that revision again: it makes the Service")
+        })
+        .collect();
     for service in services {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         // Without a Ready istiod of its revision it can have no endpoint: that has a finding of its own.
@@ -301,6 +319,26 @@ fn istiod_service(view: &View<'_>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether a Service is for istiod's Deployment: it selects its pods, or names its revision and has a finding of its own.
+fn is_led_to(view: &View<'_>, deployment: &Deployment, services: &[&Service]) -> bool {
+    let mut pods = view
+        .pods_of_istiod(deployment)
+        .filter(|pod| pod.facts.ready)
+        .peekable();
+    if pods.peek().is_none() {
+        return true;
+    }
+    let revision = View::revision_of_istiod(deployment);
+    let pods: Vec<_> = pods.collect();
+    services.iter().any(|service| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| {
+            selector.get(REVISION).is_some_and(|named| named == revision)
+                || pods.iter().any(|pod| has_all(&pod.facts.labels, selector))
+        })
+    })
 }
 
 fn ambient_enabled(view: &View<'_>) -> Vec<Finding> {

@@ -14,7 +14,7 @@ use crate::doctor::strict_ready::StrictReadiness;
 use crate::doctor::view::View;
 
 /// Words that checks look for, so that what is random is looked into.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 50] = [
     "selector",
     "matchLabels",
     "app",
@@ -51,6 +51,20 @@ const KEYS: [&str; 36] = [
     "backendRefs",
     "gateways",
     "trafficPolicy",
+    "allowedRoutes",
+    "bpfEnabled",
+    "exportTo",
+    "gatewayClassName",
+    "listeners",
+    "mirrors",
+    "namespaces",
+    "number",
+    "podSelector",
+    "port",
+    "principals",
+    "sectionName",
+    "serviceAccounts",
+    "workloadSelector",
 ];
 const TEXTS: [&str; 16] = [
     "",
@@ -93,7 +107,7 @@ proptest! {
     #[test]
     fn no_check_is_lost_on_what_others_wrote(specs in vec((select(vec!["shop", "istio-system"]), anything()), 1..12)) {
         let mut snapshot = healthy();
-        for (number, kind) in CUSTOM_KINDS.iter().filter(|kind| kind.with_spec).enumerate() {
+        for (number, kind) in CUSTOM_KINDS.iter().filter(|kind| kind.is_looked_into()).enumerate() {
             for (namespace, spec) in specs.iter().cycle().skip(number).take(3) {
                 snapshot.add_custom(&kind.key(), namespace, "\u{1b}[31mred", spec.clone());
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! mTLS as it is in force, and AuthorizationPolicies that do other than they say.
 
-mod authorization;
+pub(super) mod authorization;
 pub(crate) mod health;
 mod identity;
 pub(crate) mod mtls;
@@ -12,9 +12,9 @@ mod selecting;
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
 
-pub(super) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
+pub(in crate::doctor) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
 pub(crate) const PEER: &str = "peerauthentications.security.istio.io";
-pub(super) const REQUEST: &str = "requestauthentications.security.istio.io";
+pub(in crate::doctor) const REQUEST: &str = "requestauthentications.security.istio.io";
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[

@@ -47,7 +47,11 @@ fn each_code_has_its_section_and_each_section_its_code() {
 fn every_code_that_the_guide_names_exists() {
     let known: BTreeSet<&str> = all().map(|check| check.code).collect();
     let words = GUIDE.split(|c: char| !c.is_ascii_alphanumeric());
-    for code in words.filter(|word| word.len() == 6 && word.starts_with("MM0")) {
+    let is_code = |word: &&str| {
+        let number = word.strip_prefix("MM").unwrap_or_default();
+        number.len() == 4 && number.bytes().all(|b| b.is_ascii_digit())
+    };
+    for code in words.filter(is_code) {
         assert!(known.contains(code), "{code} is in the guide and no check");
     }
 }
@@ -102,10 +106,34 @@ fn every_known_fault_has_a_check_or_a_reason_why_not() {
     assert!(rows.len() > 60, "rows are missing: {}", rows.len());
     for row in rows {
         let answer = row.rsplit("| ").next().unwrap().trim_end_matches(" |");
-        let named = answer.contains("MM0") || answer.contains("`meshmedic ");
+        let named = answer.contains("MM") || answer.contains("`meshmedic ");
         let reason = ["no check: ", "no check yet: ", "not repeated here: "]
             .iter()
             .any(|why| answer.starts_with(why));
         assert!(named || reason, "{row}");
+    }
+}
+
+#[test]
+fn the_role_of_those_who_run_it_covers_every_kind_that_is_read() {
+    let roles = include_str!("../../../../deploy/kustomize/cli/roles.yaml").split("\n---\n");
+    let roles = roles.map(|role| serde_saphyr::from_str::<serde_json::Value>(role).unwrap());
+    let role = roles
+        .filter(|role| role["metadata"]["name"] == "meshmedic-cli-doctor")
+        .last()
+        .unwrap();
+    let granted = |group: &str, resource: &str| {
+        role["rules"].as_array().unwrap().iter().any(|rule| {
+            let has =
+                |field: &str, value: &str| rule[field].as_array().unwrap().iter().any(|one| one == value);
+            has("apiGroups", group) && has("resources", resource) && has("verbs", "list")
+        })
+    };
+    for kind in crate::doctor::snapshot::CUSTOM_KINDS {
+        assert!(
+            granted(kind.group, kind.plural),
+            "{} may not be listed",
+            kind.key()
+        );
     }
 }

@@ -7,12 +7,13 @@ mod subsets;
 mod waypoints;
 mod weights;
 
+pub(super) use routes::{service_of, split};
 pub(crate) use subsets::reaches;
 
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
 
-pub(super) const VIRTUAL_SERVICE: &str = "virtualservices.networking.istio.io";
+pub(in crate::doctor) const VIRTUAL_SERVICE: &str = "virtualservices.networking.istio.io";
 pub(crate) const DESTINATION_RULE: &str = "destinationrules.networking.istio.io";
 pub(super) const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
 pub(super) const HTTP_ROUTE: &str = "httproutes.gateway.networking.k8s.io";

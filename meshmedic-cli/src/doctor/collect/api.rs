@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIGroup;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Resource};
+use meshmedic_common::text::clean;
 use serde::de::DeserializeOwned;
 
 use crate::connection::{Connection, Failure};
@@ -34,15 +37,21 @@ struct Reading<'c> {
     progress: Progress,
 }
 
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// What names the release of the Gateway API that a CRD is from.
+const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
+/// No name of a release is longer.
+const MAX_WORDS: usize = 64;
+
 /// How many kinds Kubernetes itself has that are read.
-const OWN_KINDS: usize = 15;
+const OWN_KINDS: usize = 17;
 
 /// Reads all of it.
 pub(super) async fn read(connection: &Connection) -> Snapshot {
     let mut snapshot = Snapshot::new(Timestamp::UNIX_EPOCH, Scope::default());
     let reading = Reading {
         connection,
-        progress: Progress::start("reading the cluster", OWN_KINDS + CUSTOM_KINDS.len() + 1),
+        progress: Progress::start("reading the cluster", OWN_KINDS + CUSTOM_KINDS.len() + 2),
     };
     let reading = &reading;
     (
@@ -65,7 +74,14 @@ pub(super) async fn read(connection: &Connection) -> Snapshot {
             snapshot.network_policies,
         ),
         (snapshot.stateful_sets, snapshot.cron_jobs),
-        (snapshot.events, snapshot.custom, snapshot.server_version),
+        (
+            snapshot.events,
+            snapshot.custom,
+            snapshot.server_version,
+            snapshot.service_accounts,
+            snapshot.resource_quotas,
+            snapshot.gateway_api,
+        ),
     ) = tokio::join!(
         async {
             tokio::join!(
@@ -97,7 +113,16 @@ pub(super) async fn read(connection: &Connection) -> Snapshot {
                 reading.kind("cronjobs", redact::cron_job),
             )
         },
-        async { tokio::join!(reading.events(), reading.custom(), reading.version()) },
+        async {
+            tokio::join!(
+                reading.events(),
+                reading.custom(),
+                reading.version(),
+                reading.kind("serviceaccounts", redact::service_account),
+                reading.kind("resourcequotas", redact::resource_quota),
+                reading.gateway_api(),
+            )
+        },
     );
     snapshot
 }
@@ -133,24 +158,15 @@ impl Reading<'_> {
         )
     }
 
-    /// Objects of the kinds that may be installed, in the version that the server prefers.
+    /// Objects of the kinds that may be installed, in the version that the server prefers of those that have them.
     async fn custom(&self) -> BTreeMap<String, Part<Vec<Custom>>> {
         let client = &self.connection.client;
         let groups = self
             .connection
             .ask("asking for API groups", || client.list_api_groups())
             .await;
-        let groups = groups.map(|groups| {
-            let preferred = groups.groups.into_iter().filter_map(|group| {
-                let version = group
-                    .preferred_version
-                    .or_else(|| group.versions.into_iter().next())?;
-                Some((group.name, version.version))
-            });
-            preferred.collect::<BTreeMap<_, _>>()
-        });
         let groups = match groups {
-            Ok(groups) => groups,
+            Ok(groups) => groups.groups,
             Err(failure) => {
                 let unknown: Part<Vec<Custom>> = Part::of(Err(failure), "this API server names no groups");
                 return CUSTOM_KINDS
@@ -159,8 +175,17 @@ impl Reading<'_> {
                     .collect();
             }
         };
+        let ours = |group: &&APIGroup| CUSTOM_KINDS.iter().any(|kind| kind.group == group.name);
+        let versions = groups.iter().filter(ours).map(|group| self.versions(group));
+        let versions: BTreeMap<(String, String), String> = futures_util::future::join_all(versions)
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
         let read = CUSTOM_KINDS.iter().map(|kind| {
-            let version = groups.get(kind.group).cloned();
+            let version = versions
+                .get(&(kind.group.to_owned(), kind.plural.to_owned()))
+                .cloned();
             async move {
                 let part = match version {
                     Some(version) => self.custom_kind(kind, &version).await,
@@ -171,6 +196,75 @@ impl Reading<'_> {
             }
         });
         futures_util::future::join_all(read).await.into_iter().collect()
+    }
+
+    /// Of each resource of a group the version to read it in: the preferred one, else any that has it.
+    async fn versions(&self, group: &APIGroup) -> BTreeMap<(String, String), String> {
+        let client = &self.connection.client;
+        let preferred = group.preferred_version.iter();
+        let mut found = BTreeMap::new();
+        for version in preferred.chain(&group.versions) {
+            let wanted = CUSTOM_KINDS.iter().filter(|kind| kind.group == group.name);
+            if wanted
+                .clone()
+                .all(|kind| found.contains_key(&(group.name.clone(), kind.plural.to_owned())))
+            {
+                break;
+            }
+            let what = format!("asking for the resources of {}", version.group_version);
+            let resources = self
+                .connection
+                .ask(&what, || client.list_api_group_resources(&version.group_version))
+                .await;
+            match resources {
+                Ok(list) => {
+                    for resource in list.resources {
+                        found
+                            .entry((group.name.clone(), resource.name))
+                            .or_insert_with(|| version.version.clone());
+                    }
+                }
+                // What cannot be told apart is asked for: the answer says what is wrong.
+                Err(_) => {
+                    for kind in wanted {
+                        found
+                            .entry((group.name.clone(), kind.plural.to_owned()))
+                            .or_insert_with(|| version.version.clone());
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The release of the Gateway API that its CRDs are from.
+    async fn gateway_api(&self) -> Part<BTreeMap<String, String>> {
+        let api: Api<CustomResourceDefinition> = Api::all(self.connection.client.clone());
+        let ours = CUSTOM_KINDS.iter().filter(|kind| kind.group == GATEWAY_API);
+        let asked = ours.map(|kind| {
+            let (name, api) = (kind.key(), &api);
+            async move {
+                let what = format!("reading the metadata of {name}");
+                let found = self.connection.ask(&what, || api.get_metadata(&name)).await;
+                (name, found)
+            }
+        });
+        let mut releases = BTreeMap::new();
+        for (name, found) in futures_util::future::join_all(asked).await {
+            match found {
+                Ok(definition) => {
+                    let mut annotations = definition.metadata.annotations.unwrap_or_default();
+                    releases.insert(
+                        name,
+                        clean(&annotations.remove(BUNDLE).unwrap_or_default(), MAX_WORDS),
+                    );
+                }
+                Err(failure) if failure.is_not_found() => {}
+                Err(failure) => return Part::of(Err(failure), ""),
+            }
+        }
+        self.progress.step();
+        Part::Had(releases)
     }
 
     async fn custom_kind(&self, kind: &CustomKind, version: &str) -> Part<Vec<Custom>> {

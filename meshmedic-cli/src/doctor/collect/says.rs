@@ -31,7 +31,9 @@ const MAX_METRICS: usize = 64 * 1024 * 1024;
 /// What is kept of a failure.
 const MAX_WORDS: usize = 400;
 /// The metrics of istiod that checks look at, and the label that tells their kind.
-const KEPT: [(&str, &str); 8] = [
+const KEPT: [(&str, &str); 10] = [
+    ("citadel_server_cert_chain_expiry_timestamp", ""),
+    ("citadel_server_root_cert_expiry_timestamp", ""),
     ("istio_build", "tag"),
     ("pilot_proxy_convergence_time_bucket", "le"),
     ("pilot_proxy_convergence_time_count", ""),
@@ -130,10 +132,12 @@ pub(super) async fn settings(connection: &Connection, snapshot: &mut Snapshot) {
     if let Some(revision) = revision.filter(|revision| !matches!(revision.as_str(), "default" | "")) {
         name = format!("istio-{revision}");
     }
-    let (mesh, cni) = tokio::join!(
+    let (mesh, cni, cilium) = tokio::join!(
         config_map(connection, &istio, &name),
         config_map(connection, &cni, CNI_CONFIG),
+        config_map(connection, CILIUM.0, CILIUM.1),
     );
+    snapshot.cilium_config = cilium.map(|data| redact::cilium_config(&data));
     snapshot.mesh_config = match mesh {
         Part::Had(data) => match data.get("mesh").map(|text| redact::mesh_config(text)) {
             Some(Some(config)) => Part::Had(config),
@@ -144,6 +148,9 @@ pub(super) async fn settings(connection: &Connection, snapshot: &mut Snapshot) {
     };
     snapshot.cni_config = cni.map(|data| redact::cni_config(&data));
 }
+
+/// Where Cilium keeps its settings.
+const CILIUM: (&str, &str) = ("kube-system", "cilium-config");
 
 async fn config_map(connection: &Connection, namespace: &str, name: &str) -> Part<BTreeMap<String, String>> {
     let api: Api<ConfigMap> = Api::namespaced(connection.client.clone(), namespace);

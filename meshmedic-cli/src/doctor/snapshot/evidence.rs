@@ -64,6 +64,18 @@ pub(crate) struct Certificate {
     pub(crate) expires: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) begins: Option<Timestamp>,
+    /// The roots that came with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) roots: Vec<Root>,
+}
+
+/// A root certificate that a proxy trusts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Root {
+    pub(crate) serial: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<Timestamp>,
 }
 
 /// What matters of a ztunnel's metrics.
@@ -170,6 +182,9 @@ pub(crate) struct EventFact {
 pub(crate) struct MeshConfig {
     pub(crate) root_namespace: Option<String>,
     pub(crate) trust_domain: Option<String>,
+    /// Other trust domains that policies may name as if they were this one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) trust_domain_aliases: Vec<String>,
     pub(crate) hold_application_until_proxy_starts: Option<bool>,
 }
 

@@ -11,7 +11,7 @@ mod pod;
 
 pub(crate) use annotations::metadata;
 pub(crate) use custom::custom;
-pub(crate) use mesh::{cni_config, event, mesh_config};
+pub(crate) use mesh::{cilium_config, cni_config, event, mesh_config};
 pub(crate) use pod::{pod, template};
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -22,9 +22,15 @@ use k8s_openapi::api::apps::v1::{
     StatefulSetSpec,
 };
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, Job, JobSpec, JobTemplateSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, NodeStatus, Service};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, NodeSpec, NodeStatus, ResourceQuota, Service, ServiceAccount, ServiceStatus,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use meshmedic_common::text::clean;
+
+/// What is kept of a condition's message.
+const MAX_WORDS: usize = 600;
 
 pub(crate) fn namespace(namespace: &Namespace) -> Namespace {
     Namespace {
@@ -57,7 +63,32 @@ pub(crate) fn service(service: &Service) -> Service {
     Service {
         metadata: metadata(&service.metadata),
         spec: service.spec.clone(),
-        status: None,
+        status: service.status.as_ref().map(|status| ServiceStatus {
+            conditions: status.conditions.as_ref().map(|all| {
+                let mut all = all.clone();
+                for condition in &mut all {
+                    condition.message = clean(&condition.message, MAX_WORDS);
+                }
+                all
+            }),
+            ..ServiceStatus::default()
+        }),
+    }
+}
+
+/// Its name alone: what it may mount or pull is nobody's business here.
+pub(crate) fn service_account(account: &ServiceAccount) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(&account.metadata),
+        ..ServiceAccount::default()
+    }
+}
+
+pub(crate) fn resource_quota(quota: &ResourceQuota) -> ResourceQuota {
+    ResourceQuota {
+        metadata: metadata(&quota.metadata),
+        spec: quota.spec.clone(),
+        status: quota.status.clone(),
     }
 }
 

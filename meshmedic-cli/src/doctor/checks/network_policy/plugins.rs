@@ -9,7 +9,7 @@ use crate::doctor::view::View;
 const NAMED: usize = 5;
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
-    let kinds = CUSTOM_KINDS.iter().filter(|kind| !kind.with_spec);
+    let kinds = CUSTOM_KINDS.iter().filter(|kind| !kind.is_looked_into());
     kinds
         .filter_map(|kind| {
             let key = kind.key();

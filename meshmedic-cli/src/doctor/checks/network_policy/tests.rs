@@ -337,6 +337,13 @@ fn waypoint() -> Snapshot {
     snapshot
 }
 
+fn namespace_without_waypoint(snapshot: &mut Snapshot) {
+    snapshot.with_namespace("shop", |namespace| {
+        let labels = namespace.metadata.labels.as_mut().unwrap();
+        labels.remove("istio.io/use-waypoint");
+    });
+}
+
 #[test]
 fn a_waypoint_that_does_not_reach_its_pods_is_found() {
     let mut snapshot = waypoint();
@@ -360,14 +367,7 @@ fn a_waypoint_that_does_not_reach_its_pods_is_found() {
     );
     assert_passes("MM0505", &open);
     // Without the label nothing goes there.
-    snapshot.with_namespace("shop", |namespace| {
-        namespace
-            .metadata
-            .labels
-            .as_mut()
-            .unwrap()
-            .remove("istio.io/use-waypoint");
-    });
+    namespace_without_waypoint(&mut snapshot);
     assert_passes("MM0505", &snapshot);
 }
 

@@ -34,7 +34,8 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     policies.filter_map(|policy| finding(view, policy)).collect()
 }
 
-fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
+/// What the check finds on one policy.
+pub(in crate::doctor::checks) fn finding(view: &View<'_>, policy: &Custom) -> Option<Finding> {
     // With a target it is a waypoint's, and on trial it does nothing.
     if has_target(policy) || is_on_trial(policy) {
         return None;
@@ -120,12 +121,17 @@ pub(super) fn is_on_trial(policy: &Custom) -> bool {
     annotations.any(|(key, _)| key == "istio.io/dry-run")
 }
 
-pub(super) fn has_target(policy: &Custom) -> bool {
+pub(in crate::doctor::checks) fn has_target(policy: &Custom) -> bool {
     policy.spec.get("targetRef").is_some() || !policy.list("/targetRefs").is_empty()
 }
 
 /// Whether a policy without a target, with this selector, is for a pod.
-pub(super) fn is_over(view: &View<'_>, policy: &Custom, labels: Option<&Labels>, pod: &PodView<'_>) -> bool {
+pub(in crate::doctor::checks) fn is_over(
+    view: &View<'_>,
+    policy: &Custom,
+    labels: Option<&Labels>,
+    pod: &PodView<'_>,
+) -> bool {
     let there = policy.namespace() == view.root || pod.facts.namespace == policy.namespace();
     there && pod.is_live() && labels.is_none_or(|labels| has_all(&pod.facts.labels, labels))
 }

@@ -73,7 +73,7 @@ fn is_for_mesh(route: &Custom) -> bool {
 }
 
 /// A Service's name and namespace, of a host as Istio writes it.
-pub(super) fn split<'h>(host: &'h str, namespace: &'h str) -> Option<(&'h str, &'h str)> {
+pub(in crate::doctor::checks) fn split<'h>(host: &'h str, namespace: &'h str) -> Option<(&'h str, &'h str)> {
     let mut parts = host.split('.');
     let name = parts
         .next()
@@ -86,7 +86,11 @@ pub(super) fn split<'h>(host: &'h str, namespace: &'h str) -> Option<(&'h str, &
 }
 
 /// The Service that a host means, seen from a namespace.
-pub(super) fn service_of<'s>(view: &View<'s>, host: &str, namespace: &str) -> Option<&'s Service> {
+pub(in crate::doctor::checks) fn service_of<'s>(
+    view: &View<'s>,
+    host: &str,
+    namespace: &str,
+) -> Option<&'s Service> {
     let (name, of) = split(host, namespace)?;
     view.service(of, name)
 }

@@ -14,10 +14,13 @@ use serde_json::Value;
 
 use super::super::budget::Budget;
 use super::MAX_WORDS;
-use crate::doctor::snapshot::{Certificate, Workload, ZtunnelDump};
+use crate::doctor::snapshot::{Certificate, Root, Workload, ZtunnelDump};
 
 /// No word of a dump is longer: a certificate's PEM has some KiB.
 const MAX_TOKEN: usize = 256 * 1024;
+
+/// While a root is changed there are two of them.
+const MAX_ROOTS: usize = 8;
 
 /// Reads it. The error says what is wrong with it.
 pub(super) fn read(body: impl Read, node: &str, budget: &Budget) -> Result<ZtunnelDump, String> {
@@ -131,7 +134,8 @@ impl<'de> Visitor<'de> for Reader<'_> {
                 "certificates" => {
                     map.next_value_seed(each(|_, certs: Certs| {
                         let certificate = certificate(&certs);
-                        budget.spend(certificate.identity.len() + certificate.state.len())?;
+                        let roots = certificate.roots.len() * MAX_WORDS;
+                        budget.spend(certificate.identity.len() + certificate.state.len() + roots)?;
                         dump.certificates.push(certificate);
                         Ok(())
                     }))?;
@@ -273,11 +277,15 @@ struct Certs {
     ca_cert: Vec<Cert>,
     #[serde(default, alias = "cert_chain")]
     cert_chain: Vec<Cert>,
+    #[serde(default, alias = "root_certs")]
+    root_certs: Vec<Cert>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cert {
+    #[serde(default, alias = "serial_number")]
+    serial_number: String,
     #[serde(default, alias = "valid_from")]
     valid_from: String,
     #[serde(default, alias = "expiration_time")]
@@ -295,5 +303,13 @@ fn certificate(certs: &Certs) -> Certificate {
         state: clean(&certs.state, MAX_WORDS),
         expires: first.map(|(expires, _)| expires),
         begins: first.and_then(|(_, begins)| begins),
+        roots: certs.root_certs.iter().take(MAX_ROOTS).map(root).collect(),
+    }
+}
+
+fn root(cert: &Cert) -> Root {
+    Root {
+        serial: clean(&cert.serial_number, MAX_WORDS),
+        expires: cert.expiration_time.parse().ok(),
     }
 }

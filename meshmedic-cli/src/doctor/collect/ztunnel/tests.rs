@@ -40,6 +40,25 @@ fn the_metrics_of_a_real_ztunnel_are_read() {
 }
 
 #[test]
+fn the_roots_that_a_ztunnel_trusts_are_read() {
+    let roots = json!([
+        { "pem": "", "serialNumber": "1", "validFrom": "2025-01-01T00:00:00Z", "expirationTime": "2035-01-01T00:00:00Z" },
+        { "pem": "", "serialNumber": "2", "validFrom": "2025-01-01T00:00:00Z", "expirationTime": "soon" },
+    ]);
+    let dump = json!({ "certificates": [{ "identity": "a", "state": "Available", "certChain": [], "rootCerts": roots }] });
+    let read = parsed(dump.to_string().as_bytes(), "").unwrap();
+    let roots = &read.certificates[0].roots;
+    assert_eq!(
+        roots.iter().map(|root| root.serial.as_str()).collect::<Vec<_>>(),
+        ["1", "2"]
+    );
+    assert_eq!(roots[0].expires, Some("2035-01-01T00:00:00Z".parse().unwrap()));
+    assert_eq!(roots[1].expires, None);
+    // They are not of its own chain.
+    assert_eq!(read.certificates[0].expires, None);
+}
+
+#[test]
 fn of_a_chain_the_certificate_that_ends_first_counts() {
     let chain = json!([
         { "validFrom": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-02T00:00:00Z" },

@@ -20,15 +20,28 @@ const REASONS: [&str; 5] = [
 /// What is kept of an Event's message.
 const MAX_WORDS: usize = 600;
 /// What is kept of istio-cni's settings.
-const CNI_KEYS: [&str; 8] = [
+const CNI_KEYS: [&str; 11] = [
     "AMBIENT_ENABLED",
     "AMBIENT_ENABLEMENT_SELECTOR",
     "AMBIENT_DNS_CAPTURE",
     "AMBIENT_IPV6",
     "AMBIENT_RECONCILE_POD_RULES_ON_STARTUP",
+    "CHAINED_CNI_PLUGIN",
     "CURRENT_AGENT_VERSION",
+    "ENABLE_AMBIENT_DETECTION_RETRY",
     "EXCLUDE_NAMESPACES",
+    "ISTIO_OWNED_CNI_CONFIG",
     "NATIVE_NFTABLES",
+];
+
+/// What is kept of Cilium's settings.
+const CILIUM_KEYS: [&str; 6] = [
+    "bpf-lb-sock-hostns-only",
+    "cni-exclusive",
+    "custom-cni-conf",
+    "enable-bpf-masquerade",
+    "enable-ipv4-masquerade",
+    "kube-proxy-replacement",
 ];
 
 /// What matters of the key `mesh` of istiod's ConfigMap.
@@ -43,6 +56,11 @@ pub(crate) fn mesh_config(text: &str) -> Option<MeshConfig> {
     Some(MeshConfig {
         root_namespace: text("/rootNamespace"),
         trust_domain: text("/trustDomain"),
+        trust_domain_aliases: {
+            let aliases = config.pointer("/trustDomainAliases").and_then(Value::as_array);
+            let aliases = aliases.into_iter().flatten().filter_map(Value::as_str);
+            aliases.map(|alias| clean(alias, 253)).collect()
+        },
         hold_application_until_proxy_starts: config
             .pointer("/defaultConfig/holdApplicationUntilProxyStarts")
             .and_then(Value::as_bool),
@@ -51,8 +69,17 @@ pub(crate) fn mesh_config(text: &str) -> Option<MeshConfig> {
 
 /// What matters of istio-cni's ConfigMap.
 pub(crate) fn cni_config(data: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    of_keys(data, &CNI_KEYS)
+}
+
+/// What matters of Cilium's ConfigMap.
+pub(crate) fn cilium_config(data: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    of_keys(data, &CILIUM_KEYS)
+}
+
+fn of_keys(data: &BTreeMap<String, String>, keys: &[&str]) -> BTreeMap<String, String> {
     let mut kept = data.clone();
-    kept.retain(|key, _| CNI_KEYS.contains(&key.as_str()));
+    kept.retain(|key, _| keys.contains(&key.as_str()));
     kept
 }
 

@@ -3,21 +3,31 @@
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, EnvVar,
-    HTTPGetAction, Pod, PodSpec, PodStatus, PodTemplateSpec, Probe,
+    HTTPGetAction, Pod, PodSpec, PodStatus, PodTemplateSpec, Probe, Volume,
 };
 use meshmedic_common::text::clean;
 
 use super::metadata;
 
-/// Switches of Istio's own parts: only `true` and `false` are kept of them.
-const SWITCHES: [&str; 7] = [
+/// Switches of Istio's own parts and of the network's: only `true` and `false` are kept of them.
+const SWITCHES: [&str; 11] = [
+    "AMBIENT_ENABLE_DRY_RUN_AUTHORIZATION_POLICY",
+    "PILOT_AUTO_ALLOW_WAYPOINT_POLICY",
     "PILOT_ENABLE_AMBIENT",
+    "PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS",
     "PILOT_ENABLE_SENDING_HBONE",
     "ENABLE_NATIVE_SIDECARS",
+    "ENABLE_POD_ENI",
     "ENABLE_AMBIENT_DETECTION_RETRY",
     "EXIT_ON_ZERO_ACTIVE_CONNECTIONS",
     "ISTIO_QUIT_API",
     "IPV6_ENABLED",
+];
+/// Variables of which these words alone are kept: how the network of AWS holds pods to their security groups, and
+/// whether istiod's cluster has the name that it has where it is the only one.
+const WORDS: [(&str, &[&str]); 2] = [
+    ("CLUSTER_ID", &["Kubernetes"]),
+    ("POD_SECURITY_GROUP_ENFORCING_MODE", &["strict", "standard"]),
 ];
 /// A job that ends its sidecar itself calls this; nothing else of a command is kept.
 const QUIT: &str = "quitquitquit";
@@ -52,8 +62,21 @@ fn spec(spec: &PodSpec) -> PodSpec {
         runtime_class_name: spec.runtime_class_name.clone(),
         service_account_name: spec.service_account_name.clone(),
         priority_class_name: spec.priority_class_name.clone(),
+        volumes: spec
+            .volumes
+            .as_ref()
+            .map(|all| all.iter().filter_map(folder).collect()),
         ..PodSpec::default()
     }
+}
+
+/// The folders of the node that it mounts; nothing of its other volumes.
+fn folder(volume: &Volume) -> Option<Volume> {
+    Some(Volume {
+        name: volume.name.clone(),
+        host_path: Some(volume.host_path.clone()?),
+        ..Volume::default()
+    })
 }
 
 fn container(container: &Container) -> Container {
@@ -78,13 +101,15 @@ fn container(container: &Container) -> Container {
 }
 
 fn variable(variable: &EnvVar) -> EnvVar {
-    let switch = SWITCHES.contains(&variable.name.as_str());
+    let name = variable.name.as_str();
+    let harmless = |value: &String| {
+        let switch = SWITCHES.contains(&name) && matches!(value.as_str(), "true" | "false");
+        let mut words = WORDS.iter().filter(|(of, _)| *of == name);
+        switch || words.any(|(_, words)| words.contains(&value.as_str()))
+    };
     EnvVar {
         name: variable.name.clone(),
-        value: variable
-            .value
-            .clone()
-            .filter(|value| switch && matches!(value.as_str(), "true" | "false")),
+        value: variable.value.clone().filter(harmless),
         value_from: None,
     }
 }

@@ -223,3 +223,143 @@ fn an_event_is_kept_if_a_check_looks_at_it() {
     assert!(kept.message.starts_with("no [2J ztunnel") && kept.message.len() <= 600);
     assert_eq!((kept.count, kept.name.as_str()), (3, "cart"));
 }
+
+#[test]
+fn of_objects_that_hold_code_or_keys_only_whom_they_are_for_is_kept() {
+    for (plural, spec) in [
+        (
+            "envoyfilters",
+            json!({ "workloadSelector": { "labels": { "app": "cart" } }, "configPatches": [{ "patch": { "lua": "hunter2" } }] }),
+        ),
+        (
+            "wasmplugins",
+            json!({ "selector": { "matchLabels": { "app": "cart" } }, "pluginConfig": { "key": "hunter2" } }),
+        ),
+        (
+            "felixconfigurations",
+            json!({ "bpfEnabled": true, "prometheusMetricsKeyFile": "hunter2" }),
+        ),
+    ] {
+        let kept = reduced(plural, spec);
+        assert_kept_secret(&kept);
+        assert_eq!(kept.spec.as_object().unwrap().len(), 1, "{kept:?}");
+    }
+}
+
+#[test]
+fn what_controllers_say_is_kept_and_cleaned() {
+    let condition = |message: &str| {
+        json!({
+            "type": "Accepted", "status": "False", "reason": "NoMatchingParent", "message": message, "observedGeneration": 3,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        })
+    };
+    let said = |plural: &str, status: Value| {
+        let kind = CUSTOM_KINDS.iter().find(|kind| kind.plural == plural).unwrap();
+        let made =
+            json!({ "apiVersion": "x/v1", "kind": "X", "metadata": { "name": "x" }, "status": status });
+        custom(kind, "x/v1", &object(made)).status
+    };
+    let gateway = said(
+        "gateways",
+        json!({
+            "addresses": [{ "type": "Hostname", "value": "wp.shop.svc.cluster.local" }],
+            "conditions": [condition("no\u{1b}[2J parent")],
+            "listeners": [{ "name": "http", "attachedRoutes": 1, "conditions": [condition("x")] }],
+            "other": "hunter2",
+        }),
+    );
+    assert_eq!(gateway.conditions[0].message, "no [2J parent");
+    assert_eq!(gateway.conditions[0].observed_generation, Some(3));
+    assert_eq!(
+        (gateway.addresses.len(), gateway.parts[0].of.as_str()),
+        (1, "http")
+    );
+    assert_kept_secret(&gateway);
+    let route = said(
+        "httproutes",
+        json!({ "parents": [{
+        "controllerName": "istio.io/gateway-controller", "conditions": [condition("x")],
+        "parentRef": { "group": "", "kind": "Service", "namespace": "shop", "name": "cart" },
+    }] }),
+    );
+    assert_eq!(route.parts[0].of, "Service shop/cart");
+    assert_eq!(route.parts[0].controller, "istio.io/gateway-controller");
+    // Istio's own objects have the generation as a text.
+    let policy = said(
+        "authorizationpolicies",
+        json!({ "conditions": [{ "type": "ZtunnelAccepted", "observedGeneration": "7" }] }),
+    );
+    assert_eq!(policy.conditions[0].observed_generation, Some(7));
+    for odd in [
+        json!("x"),
+        json!({ "conditions": {}, "listeners": [1], "parents": "x" }),
+        json!({ "conditions": [[]] }),
+    ] {
+        assert!(said("gateways", odd).parts.len() <= 1);
+    }
+}
+
+#[test]
+fn of_volumes_the_folders_of_the_node_are_kept_and_of_the_networks_switches_their_words() {
+    let set = json!({ "metadata": { "name": "x" }, "spec": { "selector": {}, "template": { "spec": {
+        "volumes": [
+            { "name": "cni-net-dir", "hostPath": { "path": "/etc/cni/net.d" } },
+            { "name": "hunter2", "secret": { "secretName": "hunter2" } },
+        ],
+        "containers": [{ "name": "x", "env": [
+            { "name": "POD_SECURITY_GROUP_ENFORCING_MODE", "value": "strict" },
+            { "name": "ENABLE_POD_ENI", "value": "hunter2" },
+        ] }],
+    } } } });
+    let kept = assert_kept_secret(&daemon_set(&object(set)));
+    let spec = &kept["spec"]["template"]["spec"];
+    assert_eq!(
+        spec["volumes"],
+        json!([{ "name": "cni-net-dir", "hostPath": { "path": "/etc/cni/net.d" } }])
+    );
+    assert_eq!(spec["containers"][0]["env"][0]["value"], "strict");
+}
+
+#[test]
+fn accounts_lose_what_they_may_mount_and_services_keep_what_is_said_of_them() {
+    let account = json!({
+        "metadata": { "name": "x", "namespace": "shop" }, "secrets": [{ "name": "hunter2" }],
+        "imagePullSecrets": [{ "name": "hunter2" }],
+    });
+    assert_kept_secret(&service_account(&object(account)));
+    let said = json!({
+        "metadata": { "name": "cart" },
+        "status": {
+            "loadBalancer": { "ingress": [{ "hostname": "hunter2" }] },
+            "conditions": [{
+                "type": "istio.io/WaypointBound", "status": "False", "reason": "WaypointIsNotReady",
+                "message": "waypoint\u{7} is not ready", "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }],
+        },
+    });
+    let kept = assert_kept_secret(&service(&object(said)));
+    assert_eq!(
+        kept["status"]["conditions"][0]["message"],
+        "waypoint  is not ready"
+    );
+}
+
+#[test]
+fn settings_keep_what_a_reboot_and_the_network_depend_on() {
+    let data = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let cni = cni_config(&data(&[
+        ("ISTIO_OWNED_CNI_CONFIG", "true"),
+        ("REPAIR_ENABLED", "hunter2"),
+    ]));
+    assert_eq!(cni.len(), 1);
+    let cilium = cilium_config(&data(&[("cni-exclusive", "false"), ("etcd-config", "hunter2")]));
+    assert_eq!(cilium.len(), 1);
+    let mesh = mesh_config("trustDomain: mesh.example\ntrustDomainAliases: [old.example, 7]").unwrap();
+    assert_eq!(mesh.trust_domain_aliases, ["old.example"]);
+}

@@ -2,7 +2,7 @@
 //! Two revisions of istiod, a tag, and what each of them is asked for.
 
 use super::*;
-use crate::doctor::fixtures::{annotate, namespace};
+use crate::doctor::fixtures::{annotate, gateway_pod, namespace};
 
 /// The healthy mesh with a second istiod, of revision 1-29: its pods, Service, webhook and the tag `canary`.
 fn two_revisions() -> Snapshot {
@@ -111,6 +111,17 @@ fn a_revision_that_is_down_is_found_though_another_is_up() {
         found.evidence[1].contains("no istiod of that revision is Ready"),
         "{found:#?}"
     );
+}
+
+#[test]
+fn a_revision_without_a_service_is_found_though_another_has_one() {
+    let mut snapshot = two_revisions();
+    had(&mut snapshot.services).retain(|service| service.metadata.name.as_deref() != Some("istiod-1-29"));
+    // The other's Service is for its own pods alone.
+    let selector = [("app", "istiod"), ("pod-template-hash", "5f6c")];
+    let selector = selector.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    had(&mut snapshot.services)[0].spec.as_mut().unwrap().selector = Some(selector.into());
+    assert_finds("MM0103", &snapshot, "Deployment istio-system/istiod-1-29");
 }
 
 #[test]
@@ -229,17 +240,8 @@ fn pods_that_are_not_made_for_want_of_a_webhooks_answer_are_told() {
 fn waypoints_and_gateways_are_asked_for_their_version_too() {
     let with = |labels: serde_json::Value, version: &str| {
         let mut snapshot = healthy();
-        let mut proxy = pod(
-            "plain",
-            "gw-0",
-            "node-a",
-            "10.244.0.90",
-            labels,
-            ("ReplicaSet", "gw-1"),
-        );
-        let container = &mut proxy.spec.as_mut().unwrap().containers[0];
-        container.name = "istio-proxy".to_owned();
-        container.image = Some(format!("docker.io/istio/proxyv2:{version}"));
+        let mut proxy = gateway_pod(labels);
+        proxy.spec.as_mut().unwrap().containers[0].image = Some(format!("docker.io/istio/proxyv2:{version}"));
         snapshot.add_pod(proxy);
         snapshot
     };

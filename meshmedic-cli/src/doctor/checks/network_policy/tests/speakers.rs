@@ -2,19 +2,11 @@
 //! Who puts what into HBONE, and who takes it out again: Envoys too, while ambient mode is on.
 
 use super::*;
+use crate::doctor::fixtures::gateway_pod;
 
-/// A namespace and one pod in it, an Envoy of Istio alone.
 fn gateway(labels: Value, change: impl FnOnce(&mut k8s_openapi::api::core::v1::Pod)) -> Snapshot {
     let mut snapshot = healthy();
-    let mut gateway = pod(
-        "plain",
-        "gw-0",
-        "node-a",
-        "10.244.0.90",
-        labels,
-        ("ReplicaSet", "gw-1"),
-    );
-    gateway.spec.as_mut().unwrap().containers[0].name = "istio-proxy".to_owned();
+    let mut gateway = gateway_pod(labels);
     change(&mut gateway);
     snapshot.add_pod(gateway);
     snapshot
@@ -123,14 +115,7 @@ fn a_sidecar_that_takes_hbone_needs_the_port_open() {
 /// The shop behind its waypoint, by the label of the Service alone.
 fn service_behind_waypoint() -> Snapshot {
     let mut snapshot = waypoint();
-    snapshot.with_namespace("shop", |namespace| {
-        namespace
-            .metadata
-            .labels
-            .as_mut()
-            .unwrap()
-            .remove("istio.io/use-waypoint");
-    });
+    namespace_without_waypoint(&mut snapshot);
     label_cart(&mut snapshot, "istio.io/use-waypoint", "wp");
     snapshot
 }
