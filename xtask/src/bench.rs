@@ -26,7 +26,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::demo::build;
-use crate::test::{cargo, workspace_root};
+use crate::workspace::{cargo, workspace_root};
 use figures::{Part, Row, digits};
 
 /// What `cargo xtask bench` takes.

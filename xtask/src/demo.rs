@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use meshmedic_lab::userns;
 
-use crate::test::{cargo, workspace_root};
+use crate::workspace::{cargo, workspace_root};
 use interrupt::{INTERRUPTED, Interrupt, Interrupted};
 use screen::Screen;
 

@@ -8,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context as _, ensure};
 use meshmedic_agent::status::metrics::{Described, Metrics};
 
-use crate::test::{cargo, workspace_root};
+use crate::workspace::{cargo, workspace_root};
 
 /// Arguments of `cargo xtask docs`.
 #[derive(clap::Args)]

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::ebpf::{output, target_dir};
-use crate::test::workspace_root;
+use crate::workspace::workspace_root;
 use archive::{About, Archive};
 use elf::Needs;
 use layer::Root;

@@ -16,7 +16,7 @@ mod tools;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::test::workspace_root;
+use crate::workspace::workspace_root;
 use plan::{Installer, Plan};
 
 /// What `cargo xtask kind` takes.

@@ -10,8 +10,10 @@ mod ebpf;
 mod house;
 mod image;
 mod kind;
+mod lines;
 mod manifests;
 mod test;
+mod workspace;
 
 use clap::{Parser, Subcommand};
 
@@ -39,6 +41,8 @@ enum Task {
     Cluster(cluster::ClusterArgs),
     /// Write the pages of commands and metrics, and the manual pages
     Docs(docs::DocsArgs),
+    /// Count the lines of Rust that are no tests, by room
+    Lines,
     /// Run every test that this machine can run, and list what it skipped
     Test(test::TestArgs),
 }
@@ -56,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Task::Kind(args) => kind::run(&args),
         Task::Cluster(args) => cluster::run(&args),
         Task::Docs(args) => docs::run(&args),
+        Task::Lines => lines::run(),
         Task::Test(args) => {
             if !test::run(&args)? {
                 // The totals are the last thing said.

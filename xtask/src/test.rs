@@ -4,8 +4,8 @@
 mod tally;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 use std::{env, fs, io};
@@ -16,6 +16,7 @@ use clap::Args;
 use meshmedic_lab::need;
 
 use crate::cluster::{self, Built, Store};
+use crate::workspace::{cargo, workspace_root};
 use tally::{Skips, Tally};
 
 /// Names the file to which a test adds `<test>\t<why>` when it cannot run here.
@@ -152,23 +153,6 @@ fn run_tests(mut command: Command, tally: &mut Tally) -> anyhow::Result<ExitStat
     }
     tally.finish();
     child.wait().context("cannot wait for cargo test")
-}
-
-/// Cargo as it was called, in the workspace, with colours if ours are seen.
-pub(crate) fn cargo(root: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root);
-    if io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
-        command.env("CARGO_TERM_COLOR", "always");
-    }
-    command
-}
-
-/// The folder that holds this workspace.
-pub(crate) fn workspace_root() -> anyhow::Result<&'static Path> {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask has no parent folder")
 }
 
 /// Whether the effective user is root; where there is no /proc, nobody is.

@@ -3,6 +3,7 @@
 //!
 //! It serves HTTP on a port of the loopback and obeys the lab on its standard input, with whose end it ends.
 
+mod budgets;
 mod call;
 mod discovery;
 mod dispatch;

@@ -186,7 +186,7 @@ fn line(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test::workspace_root;
+    use crate::workspace::workspace_root;
 
     #[test]
     fn the_page_is_drawn_from_the_numbers_that_are_committed() {

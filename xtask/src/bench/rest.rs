@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::figures::{Column, Part, Row, ms};
 use crate::manifests::apply_without_agents;
-use crate::test::{cargo, workspace_root};
+use crate::workspace::{cargo, workspace_root};
 
 /// As many pods as a big node has, in so many Deployments.
 const DEPLOYMENTS: usize = 20;

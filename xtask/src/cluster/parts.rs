@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::test::workspace_root;
+use crate::workspace::workspace_root;
 
 /// The list of parts, and what decides about their versions.
 const LIST: &str = "programs.yaml";

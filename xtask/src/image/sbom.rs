@@ -17,7 +17,7 @@ use cyclonedx_bom::prelude::{
 };
 
 use super::layer::{Root, hex};
-use crate::test::cargo;
+use crate::workspace::cargo;
 
 /// The package of the program.
 const PACKAGE: &str = "meshmedic-cli";

@@ -13,7 +13,7 @@ use super::archive::{About, Archive, pack};
 use super::elf::Machine;
 use super::layer::Root;
 use super::{IMAGE, check_size, created};
-use crate::test::workspace_root;
+use crate::workspace::workspace_root;
 use read::Opened;
 
 fn about() -> About {

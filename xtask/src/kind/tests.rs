@@ -16,7 +16,7 @@ use super::plan::{APPLICATION, CLUSTER, DETECT, Installer, Plan, REPAIR};
 use super::run;
 use super::step::{Line, Shows, Step};
 use super::tools::Found;
-use crate::test::workspace_root;
+use crate::workspace::workspace_root;
 
 fn plans() -> Vec<(&'static str, Vec<Step>)> {
     let root = Path::new("/project");

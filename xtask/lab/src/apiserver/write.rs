@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::eviction;
+use super::budgets;
 use super::failure::{Failure, Outcome};
 use super::object::{self, is_deleted, is_held, map, meta, metadata, set_meta};
 use super::patch::{self, Kind};
@@ -350,7 +350,7 @@ impl Writer<'_> {
             self.remove(key);
         }
         if resource.is_pod() || matches!(resource.group, "policy" | "apps") {
-            eviction::refresh(self.store, &key.namespace);
+            budgets::refresh(self.store, &key.namespace);
         }
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::read::{Image, Opened};
 use crate::image::layer::hex;
 use crate::image::{IMAGE, ImageArgs, PROGRAM, run, sbom};
-use crate::test::workspace_root;
+use crate::workspace::workspace_root;
 
 /// The program as `cargo test` built it, without its symbols, which would only take time.
 fn program(folder: &Path) -> PathBuf {

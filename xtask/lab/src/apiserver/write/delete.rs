@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::eviction;
+use super::super::budgets;
 use super::super::failure::{Failure, Outcome};
 use super::super::object::{is_deleted, is_held, list, meta, set_meta, text};
 use super::super::resources::{RESOURCES, Resource};
@@ -105,7 +105,7 @@ impl Writer<'_> {
             }
             let gone = self.remove(key).unwrap_or(object);
             if resource.is_pod() || resource.group == "policy" {
-                eviction::refresh(self.store, &key.namespace);
+                budgets::refresh(self.store, &key.namespace);
             }
             return Ok((gone, true));
         }
@@ -122,7 +122,7 @@ impl Writer<'_> {
                 self.collect(meta(&object, "uid"));
             }
         }
-        eviction::refresh(self.store, &key.namespace);
+        budgets::refresh(self.store, &key.namespace);
         let now = self.store.get(key).cloned();
         Ok((now.clone().unwrap_or(object), now.is_none()))
     }

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where this workspace is, and cargo in it.
+
+use std::env;
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context as _;
+
+/// The folder that holds this workspace.
+pub(crate) fn workspace_root() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask has no parent folder")
+}
+
+/// Cargo as it was called, in the workspace, with colours if ours are seen.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    if io::stderr().is_terminal() && env::var_os("CARGO_TERM_COLOR").is_none() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    command
+}
