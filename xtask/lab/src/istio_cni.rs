@@ -309,7 +309,7 @@ fn render(built: &Path) -> Result<Vec<Value>> {
     let output = Command::new(&helm)
         .args(["template", CHART])
         .arg(built.join("charts").join(CHART))
-        .args(["--namespace", NAMESPACE, "--set", "profile=ambient"])
+        .args(["--namespace", NAMESPACE, "--set", "profile=ambient,ambient.enabled=true"])
         .args(["--set", "logging.level=default:info\\,cni-agent:debug"])
         .output()
         .context(|| format!("running {}", helm.display()))?;
