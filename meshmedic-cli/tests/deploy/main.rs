@@ -6,6 +6,7 @@
 mod examples;
 mod files;
 mod flags;
+mod helm;
 mod manifest;
 mod monitoring;
 mod objects;

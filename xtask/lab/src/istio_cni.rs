@@ -94,7 +94,7 @@ impl IstioCni {
         let container = &set["spec"]["template"]["spec"]["containers"][0];
         let arguments = list(container, "/args").iter().filter_map(Value::as_str);
         let agent = Self {
-            room: folders.room(&built, folder, netns),
+            room: folders.room(&built, folder, home.pid()),
             environment,
             arguments: arguments.map(str::to_owned).collect(),
             log: folder.join("install-cni.log"),
@@ -274,7 +274,7 @@ impl Folders {
         })
     }
 
-    fn room(&self, built: &Path, ztunnel: &Path, netns: PathBuf) -> Room {
+    fn room(&self, built: &Path, ztunnel: &Path, home: u32) -> Room {
         let shared = [
             (built.join("bin/install-cni"), AGENT),
             (built.join("bin/istio-cni"), PLUGIN),
@@ -285,12 +285,14 @@ impl Folders {
             (self.netns.clone(), "/host/var/run/netns"),
             (ztunnel.to_owned(), "/var/run/ztunnel"),
             (PathBuf::from("/proc"), "/host/proc"),
+            // Process 1 is asked for the host's network namespace.
+            (format!("/proc/{home}/ns").into(), "/host/proc/1/ns"),
         ];
         Room {
             scratch: self.scratch.clone(),
             over: vec![built.join("debian")],
             shared: shared.map(|(outside, inside)| (outside, inside.into())).into(),
-            netns: Some(netns),
+            netns: Some(netns_path(home)),
         }
     }
 }
@@ -309,7 +311,12 @@ fn render(built: &Path) -> Result<Vec<Value>> {
     let output = Command::new(&helm)
         .args(["template", CHART])
         .arg(built.join("charts").join(CHART))
-        .args(["--namespace", NAMESPACE, "--set", "profile=ambient"])
+        .args([
+            "--namespace",
+            NAMESPACE,
+            "--set",
+            "profile=ambient,ambient.enabled=true",
+        ])
         .args(["--set", "logging.level=default:info\\,cni-agent:debug"])
         .output()
         .context(|| format!("running {}", helm.display()))?;
@@ -355,8 +362,6 @@ fn environment(set: &Value, objects: &[Value], node: &str) -> BTreeMap<String, S
             environment.insert(text(variable, "/name").to_owned(), value);
         }
     }
-    // Its own network namespace stands for the host's; that of process 1 is the machine's, and stays as it is.
-    environment.remove("ALLOW_SWITCH_TO_HOST_NS");
     environment
 }
 

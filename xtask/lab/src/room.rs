@@ -6,6 +6,7 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,9 +59,7 @@ impl Room {
         rustix::mount::mount_change("/", private)
             .map_err(|e| explain(e.into(), "changing", Path::new("/")))?;
         let shared = self.shared_from()?;
-        let root = self
-            .lay_over()
-            .map_err(|e| explain(e, "laying over", &self.scratch))?;
+        let root = self.lay_over()?;
         // The old root goes inside the new one. Links in paths then lead to where they lead for the program.
         let outside = root.join(OUTSIDE.trim_start_matches('/'));
         fs::create_dir(&outside)?;
@@ -85,40 +84,60 @@ impl Room {
     }
 
     /// The machine's root with the other folders over it, and what is written on top of all.
+    ///
+    /// Each folder of the root is laid over by itself: the kernel does not take a folder for a layer over one in which
+    /// it lies, and everything lies in the root.
     fn lay_over(&self) -> io::Result<PathBuf> {
         rustix::mount::mount("room", &self.scratch, "tmpfs", MountFlags::empty(), None)?;
-        let [written, work, root] = ["written", "work", "root"].map(|name| self.scratch.join(name));
-        for folder in [&written, &work, &root] {
-            fs::create_dir(folder)?;
-        }
-        let mut lower = Vec::new();
-        for folder in self.over.iter().map(PathBuf::as_path).chain([Path::new("/")]) {
-            let folder = folder.as_os_str().as_bytes();
-            if folder.contains(&b':') || folder.contains(&b',') {
-                return Err(io::Error::other(format!(
-                    "{:?} has a colon or a comma",
-                    OsStr::from_bytes(folder)
-                )));
+        let root = self.scratch.join("root");
+        fs::create_dir(&root)?;
+        // Only what is mounted can become the root.
+        rustix::mount::mount_bind(&root, &root)?;
+        for entry in fs::read_dir("/")? {
+            let entry = entry?;
+            let (kind, inside) = (entry.file_type()?, root.join(entry.file_name()));
+            if kind.is_symlink() {
+                symlink(fs::read_link(entry.path())?, inside)?;
+            } else if kind.is_dir() {
+                fs::create_dir(&inside)?;
+                if !KERNEL.iter().any(|kernel| entry.path() == Path::new(kernel)) {
+                    self.lay_over_one(&entry.file_name(), &inside)?;
+                }
             }
-            lower.push(folder);
+        }
+        Ok(root)
+    }
+
+    /// One folder of the root.
+    fn lay_over_one(&self, name: &OsStr, inside: &Path) -> io::Result<()> {
+        let [written, work] = ["written", "work"].map(|kind| self.scratch.join(kind).join(name));
+        fs::create_dir_all(&written)?;
+        fs::create_dir_all(&work)?;
+        let over = self.over.iter().map(|over| over.join(name));
+        let layers: Vec<PathBuf> = over
+            .filter(|folder| folder.is_dir() && !folder.is_symlink())
+            .chain([Path::new("/").join(name)])
+            .collect();
+        let layers: Vec<&[u8]> = layers.iter().map(|layer| layer.as_os_str().as_bytes()).collect();
+        if let Some(odd) = layers
+            .iter()
+            .find(|layer| layer.contains(&b':') || layer.contains(&b','))
+        {
+            let odd = OsStr::from_bytes(odd);
+            return Err(io::Error::other(format!("{odd:?} has a colon or a comma")));
         }
         let options = [
             b"lowerdir=".as_slice(),
-            &lower.join(&b':'),
+            &layers.join(&b':'),
             b",upperdir=",
             written.as_os_str().as_bytes(),
             b",workdir=",
             work.as_os_str().as_bytes(),
         ];
         let options = CString::new(options.concat())?;
-        rustix::mount::mount(
-            "room",
-            &root,
-            "overlay",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )?;
-        Ok(root)
+        let flags = MountFlags::empty();
+        rustix::mount::mount("room", inside, "overlay", flags, Some(options.as_c_str()))
+            .map_err(|error| explain(error.into(), "laying over", inside))
     }
 }
 

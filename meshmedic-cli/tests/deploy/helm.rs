@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The chart's life on a real API server, by a real Helm.
+
+use std::process::Command;
+
+use meshmedic_lab::{ApiServer, need};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::files::root;
+
+const RELEASE: &str = "meshmedic";
+const NAMESPACE: &str = "meshmedic";
+/// What the chart makes under any values of this test.
+const KINDS: [&str; 8] = [
+    "clusterrolebindings",
+    "clusterroles",
+    "configmaps",
+    "daemonsets",
+    "rolebindings",
+    "roles",
+    "serviceaccounts",
+    "services",
+];
+
+struct Helm {
+    api: ApiServer,
+    home: TempDir,
+}
+
+impl Helm {
+    /// Runs Helm in the release's namespace, and says what it printed.
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = Command::new("helm")
+            .current_dir(root())
+            .args(arguments)
+            .args(["--namespace", NAMESPACE, "--kubeconfig"])
+            .arg(self.api.kubeconfig())
+            // Its caches and settings are nobody else's.
+            .env("HOME", self.home.path())
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "helm {arguments:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The names of what the release has in the cluster, each after its kind.
+    fn objects(&self) -> Vec<String> {
+        let of_the_release =
+            |object: &&Value| object["metadata"]["annotations"]["meta.helm.sh/release-name"] == RELEASE;
+        let names = |kind: &str| -> Vec<String> {
+            let objects = self.api.list(kind, "").unwrap();
+            let ours = objects.iter().filter(of_the_release);
+            ours.map(|object| format!("{kind}/{}", object["metadata"]["name"].as_str().unwrap()))
+                .collect()
+        };
+        KINDS.iter().flat_map(|kind| names(kind)).collect()
+    }
+
+    /// The flags with which the agents run.
+    fn flags(&self) -> Vec<String> {
+        let set = self.api.get("daemonsets", NAMESPACE, "meshmedic").unwrap();
+        let flags = &set["spec"]["template"]["spec"]["containers"][0]["args"];
+        serde_json::from_value(flags.clone()).unwrap()
+    }
+}
+
+#[test]
+fn helm_tries_installs_upgrades_takes_back_and_removes() {
+    let test = "helm_tries_installs_upgrades_takes_back_and_removes";
+    if !need::real_apiserver(test) || !need::helm(test) {
+        return;
+    }
+    let helm = Helm {
+        api: ApiServer::real().unwrap(),
+        home: tempfile::tempdir().unwrap(),
+    };
+    let chart = "deploy/helm/meshmedic";
+    let install = ["install", RELEASE, chart, "--create-namespace"];
+
+    // The server looks at every object, and keeps none.
+    helm.run(&[&install[..], &["--dry-run=server"]].concat());
+    assert_eq!(helm.objects(), [] as [String; 0]);
+
+    helm.run(&install);
+    let detecting = helm.objects();
+    assert!(
+        detecting.contains(&"daemonsets/meshmedic".to_owned()),
+        "{detecting:?}"
+    );
+    let repair_rights = |objects: &[String]| objects.iter().any(|name| name.ends_with("/meshmedic-repair"));
+    assert!(!repair_rights(&detecting), "{detecting:?}");
+    assert!(!helm.flags().contains(&"--auto-repair".to_owned()));
+
+    // Rights follow the flags, both ways.
+    helm.run(&["upgrade", RELEASE, chart, "--set", "agent.autoRepair=true"]);
+    assert!(repair_rights(&helm.objects()));
+    assert!(helm.flags().iter().any(|flag| flag.starts_with("--auto-repair")));
+    helm.run(&["rollback", RELEASE, "1"]);
+    assert_eq!(helm.objects(), detecting);
+    assert!(!helm.flags().iter().any(|flag| flag.starts_with("--auto-repair")));
+
+    helm.run(&["uninstall", RELEASE]);
+    assert_eq!(helm.objects(), [] as [String; 0]);
+}
