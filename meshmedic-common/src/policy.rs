@@ -226,11 +226,12 @@ impl Rungs {
     /// What the annotations of a pod and its namespace leave. They only narrow.
     pub fn of(standing: &Standing) -> Result<Self, Withheld> {
         let mut left = Self::ALL;
-        for said in [&standing.facts.strategy, &standing.namespace_strategy] {
-            if let Some(said) = said {
-                // Whoever wrote it meant something; better to leave the pod alone than to guess.
-                left = left.and(said.parse().map_err(|_| Withheld::Untrusted)?);
-            }
+        for said in [&standing.facts.strategy, &standing.namespace_strategy]
+            .into_iter()
+            .flatten()
+        {
+            // Whoever wrote it meant something; better to leave the pod alone than to guess.
+            left = left.and(said.parse().map_err(|_| Withheld::Untrusted)?);
         }
         Ok(left)
     }

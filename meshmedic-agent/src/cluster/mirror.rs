@@ -78,7 +78,7 @@ impl Mirror {
         let changed = match seen {
             Seen::Pod(delta) => {
                 return Changed {
-                    pods: self.take_pod(delta),
+                    pods: self.take_pod(*delta),
                     gates: true,
                 };
             }

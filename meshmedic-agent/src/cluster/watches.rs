@@ -37,7 +37,7 @@ const BACKLOG: usize = 256;
 #[derive(Clone, Debug)]
 pub enum Seen {
     /// Of this node's pods, by UID.
-    Pod(Delta<PodFacts>),
+    Pod(Box<Delta<PodFacts>>),
     /// Of namespaces, by name.
     Namespace(Delta<NamespaceFacts>),
     /// Of slices among which istiod's are, by namespace and name; which of the watches of [`slices`] tells so.
@@ -101,7 +101,7 @@ impl Watches {
             ),
             "pods",
             |pod: Pod| Some((pod.metadata.uid.clone()?, pod_facts(&pod))),
-            Seen::Pod,
+            |delta| Seen::Pod(Box::new(delta)),
             tell.clone(),
         ));
         tasks.spawn(follow(

@@ -190,7 +190,7 @@ impl Attempt {
     }
 
     /// The same as a canary, or not as one.
-    pub(super) fn as_canary(mut self, canary: Canary) -> Self {
+    pub(super) fn with_canary(mut self, canary: Canary) -> Self {
         self.canary = canary;
         self
     }

@@ -227,7 +227,7 @@ impl Planner {
             (false, true) => Canary::No,
         };
         let attempt = Attempt::new(&self.repairer, at, id, pod, owner, stuck);
-        self.attempts.push(attempt.as_canary(canary));
+        self.attempts.push(attempt.with_canary(canary));
     }
 
     /// Whether a successor was proved lately, so that more than one repair may be under way.

@@ -140,6 +140,7 @@ impl Cluster {
             expectation,
             certain: !rng.one_in(16),
             namespace_repair: rng.one_in(12).then(|| rng.pick(&["disabled", "no"]).to_owned()),
+            namespace_strategy: None,
         };
         let mut at_check = standing.clone();
         match rng.next(10) {

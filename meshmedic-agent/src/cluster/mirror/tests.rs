@@ -46,11 +46,11 @@ fn told(pods: impl IntoIterator<Item = PodFacts>, labels: Labels) -> Mirror {
     let mut tell = |seen| {
         mirror.take(seen);
     };
-    tell(Seen::Pod(Delta::Begin));
+    tell(Seen::Pod(Box::new(Delta::Begin)));
     for pod in pods {
-        tell(Seen::Pod(Delta::Is(pod.uid.clone(), pod)));
+        tell(Seen::Pod(Box::new(Delta::Is(pod.uid.clone(), pod))));
     }
-    tell(Seen::Pod(Delta::End));
+    tell(Seen::Pod(Box::new(Delta::End)));
     tell(Seen::Namespace(Delta::Begin));
     let facts = NamespaceFacts {
         labels,

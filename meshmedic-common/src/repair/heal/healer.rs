@@ -132,7 +132,7 @@ impl Healer {
             Serving::Connected => !young(self.connected_since),
         };
         let reasons = [
-            view.watches_only.then(|| (Withheld::Superseded, None)),
+            view.watches_only.then_some((Withheld::Superseded, None)),
             view.gates.paused.as_ref().map(|_| gate(Withheld::Paused)),
             self.permitted
                 .as_ref()

@@ -117,7 +117,7 @@ impl Healer {
         let blind = waiting
             .turn
             .is_some_and(|turn| at.now.since(turn) > care.deadline + LOOK);
-        if (waiting.is_late(at.now, &care) && seen) || fell && seen || blind {
+        if seen && (fell || waiting.is_late(at.now, &care)) || blind {
             let why = if fell {
                 Diagnosis::ZtunnelFell
             } else {

@@ -44,6 +44,7 @@ impl Node {
     }
 
     /// Says what the agent said where something did not come about.
+    #[expect(clippy::print_stdout, reason = "a test's output is shown where it fails")]
     fn explain<T>(&self, act: impl FnOnce() -> T) -> T {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
         result.unwrap_or_else(|panic| {
