@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The real istio-cni, on pods of the lab: what the stand-in copies, and what an agent that heals in place relies on.
 
-use meshmedic_lab::{Cluster, ClusterSpec, IstioCni, Pod, Ztunnel, ZtunnelSpec, need, wait};
+use std::path::Path;
+
+use meshmedic_lab::{Cluster, ClusterSpec, IstioCni, Pod, Room, Ztunnel, ZtunnelSpec, need, wait};
 
 use super::SOON;
 use super::istio_cni::{OTHER, annotate, ask, becomes};
 
 /// A node with the real agent, and a stand-in ztunnel that it has found.
 struct Node {
-    cluster: Cluster,
+    // Goes first: it writes into the folders of the cluster's node.
     agent: IstioCni,
     ztunnel: Ztunnel,
+    cluster: Cluster,
 }
 
 impl Node {
@@ -31,9 +34,9 @@ impl Node {
             })
             .unwrap();
         Self {
-            cluster,
             agent,
             ztunnel,
+            cluster,
         }
     }
 
@@ -93,8 +96,9 @@ fn the_real_one_takes_pods_in_and_lets_them_go() {
     node.becomes(&pod, "enabled", true);
     // A sandbox of which the container runtime tells is taken in before the kubelet says that the pod runs.
     node.ztunnel.unenrol(&pod).unwrap();
-    node.agent.plug(&pod).unwrap();
-    assert!(node.cluster.is_captured(&pod));
+    assert!(!node.cluster.is_captured(&pod));
+    node.explain(|| node.agent.plug(&pod).unwrap());
+    node.becomes(&pod, "enabled", true);
 }
 
 #[test]
@@ -115,6 +119,20 @@ fn the_real_one_can_be_asked_to_take_a_running_pod_in_again() {
     assert_eq!(pods[0].netns().unwrap(), netns);
 }
 
+/// What the loopback plugin does in a network namespace when its sandbox goes.
+fn take_loopback_down(node: &Node, pod: &Pod) {
+    let scratch = node.cluster.nodes()[0].lab().folder().join("scratch");
+    std::fs::create_dir_all(&scratch).unwrap();
+    let room = Room {
+        scratch,
+        netns: Some(format!("/proc/{}/ns/net", pod.pid()).into()),
+        ..Room::default()
+    };
+    let mut ip = room.command(Path::new("/bin/ip")).unwrap();
+    let done = ip.args(["link", "set", "lo", "down"]).status().unwrap();
+    assert!(done.success());
+}
+
 #[test]
 fn a_stale_namespace_costs_the_real_one_the_first_ask_too() {
     if !need::real_istio_cni("a_stale_namespace_costs_the_real_one_the_first_ask_too") {
@@ -122,6 +140,7 @@ fn a_stale_namespace_costs_the_real_one_the_first_ask_too() {
     }
     let node = Node::start();
     let pods = node.pods(2);
+    take_loopback_down(&node, &pods[0]);
     node.cluster.replace_sandbox(&pods[0]).unwrap();
     ask(&node.cluster, &pods[0]);
     node.flush(&pods[1]);
@@ -133,6 +152,21 @@ fn a_stale_namespace_costs_the_real_one_the_first_ask_too() {
     annotate(&node.cluster, &pods[0], OTHER, "2".into());
     node.becomes(&pods[0], "enabled", true);
     assert!(has_rules(&pods[0]));
+}
+
+#[test]
+fn the_real_one_says_enabled_of_a_pod_whose_old_namespace_it_served() {
+    if !need::real_istio_cni("the_real_one_says_enabled_of_a_pod_whose_old_namespace_it_served") {
+        return;
+    }
+    let node = Node::start();
+    let pods = node.pods(2);
+    // Nobody takes the old one down, and the agent's own descriptor keeps it: rules and ztunnel are found in order.
+    node.cluster.replace_sandbox(&pods[0]).unwrap();
+    ask(&node.cluster, &pods[0]);
+    node.flush(&pods[1]);
+    node.becomes(&pods[0], "enabled", false);
+    assert!(!has_rules(&pods[0]));
 }
 
 #[test]
