@@ -218,8 +218,12 @@ fn settled(written: Result<ConfigMap, Failure>) -> Result<bool, Failure> {
 /// Who sits here, for people who read the switch; it proves nothing.
 pub(crate) fn whoami() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = set("USER").or_else(|| set("LOGNAME"))?;
-    let system = rustix::system::uname();
-    let machine = system.nodename().to_string_lossy();
-    Some(format!("{user}@{machine}"))
+    let user = set("USER")
+        .or_else(|| set("LOGNAME"))
+        .or_else(|| set("USERNAME"))?;
+    #[cfg(unix)]
+    let machine = Some(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    #[cfg(not(unix))]
+    let machine = set("COMPUTERNAME");
+    Some(format!("{user}@{}", machine.unwrap_or_default()))
 }

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command `meshmedic`: finds pods that silently fell out of an Istio ambient mesh.
 
+#[cfg(all(target_os = "linux", feature = "node"))]
 mod agent;
 mod behavioral;
+#[cfg(all(target_os = "linux", feature = "node"))]
 mod capabilities;
 mod cli_page;
 mod completion;
@@ -14,12 +16,14 @@ mod explain;
 mod forward;
 mod istio;
 mod man_pages;
+#[cfg(all(target_os = "linux", feature = "node"))]
 mod node;
 mod output;
 mod print_sockets;
 mod repair;
 mod scan;
 mod selection;
+mod signals;
 mod spans;
 mod status;
 mod ways;
@@ -62,8 +66,10 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(all(target_os = "linux", feature = "node"))]
     /// Watch the pods of a node, and repair those that fell out of the mesh if told to
     Agent(Box<agent::Args>),
+    #[cfg(all(target_os = "linux", feature = "node"))]
     /// List the pods of this node and whether the mesh captures them, without the API
     Node(node::Args),
     /// List the pods of a cluster that fell out of the mesh
@@ -99,13 +105,16 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     // An agent tells what happens; whoever asks a question wants the answer.
     let level = match cli.command {
+        #[cfg(all(target_os = "linux", feature = "node"))]
         Command::Agent(_) => "warn,meshmedic=info",
         // What the API says is told with the result.
         _ => "warn,kube_client=off",
     };
     start_log(cli.log_format, level);
     let result = match cli.command {
+        #[cfg(all(target_os = "linux", feature = "node"))]
         Command::Agent(args) => agent::run(*args),
+        #[cfg(all(target_os = "linux", feature = "node"))]
         Command::Node(args) => node::run(&args),
         Command::Scan(args) => scan::run(&args),
         Command::Repair(args) => repair::run(&args),

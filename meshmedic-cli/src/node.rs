@@ -171,7 +171,7 @@ async fn list(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
 /// Prints each event until Ctrl-C.
 async fn follow(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
     let mut begun = false;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = crate::signals::Terminate::listen()?;
     loop {
         tokio::select! {
             events = watch.step() => {
@@ -186,7 +186,7 @@ async fn follow(args: &Args, mut watch: Watch) -> anyhow::Result<u8> {
                 }
             }
             interrupt = tokio::signal::ctrl_c() => break interrupt?,
-            _ = terminate.recv() => break,
+            () = terminate.wait() => break,
         }
     }
     Ok(exit_code(watch.engine().views().map(|(_, view)| view.state)))

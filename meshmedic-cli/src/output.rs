@@ -25,7 +25,8 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Whether a program reads the result.
+    /// Whether a program reads the result; only `meshmedic node --watch` asks.
+    #[cfg(all(target_os = "linux", feature = "node"))]
     pub(crate) const fn is_for_programs(self) -> bool {
         matches!(self, Self::Json | Self::Yaml)
     }

@@ -168,7 +168,7 @@ async fn follow(
     connection: &Connection,
     selection: &Selection,
 ) -> anyhow::Result<u8> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = crate::signals::Terminate::listen()?;
     let mut last: Option<ScanReport> = None;
     let rounds = async {
         loop {
@@ -186,7 +186,7 @@ async fn follow(
     tokio::select! {
         ended = rounds => return ended,
         interrupt = tokio::signal::ctrl_c() => interrupt?,
-        _ = terminate.recv() => {}
+        () = terminate.wait() => {}
     }
     Ok(last.as_ref().map_or(crate::exit::UNDETERMINED, code))
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ctrl-C, and what the kubelet or a shell sends instead: nothing further is begun.
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+use crate::signals::Terminate;
 
 /// Whether to stop. Whatever is half done is ended in order first.
 #[derive(Clone)]
@@ -11,13 +12,12 @@ pub(super) struct Stop(watch::Receiver<bool>);
 impl Stop {
     /// Listens from now on.
     pub(super) fn listen() -> std::io::Result<Self> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut terminate = Terminate::listen()?;
         let (tell, stop) = watch::channel(false);
         tokio::spawn(async move {
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+                () = terminate.wait() => {}
             }
             let _ = tell.send(true);
             // The channel stays open, so that whoever waits does not take its end for a signal.
