@@ -341,7 +341,8 @@ impl Cluster {
     pub fn static_pod(&self, namespace: &str, name: &str, node: &str) -> Result<Pod> {
         let found = self.node(node)?;
         let client = self.shared.client(KUBELET);
-        kubelet::start_static(found, &client, namespace, name)?;
+        let plugged = !lock(&self.shared.controls).cni_off;
+        kubelet::start_static(found, &client, namespace, name, plugged)?;
         self.shared.wake();
         self.one(self.wait_ready(namespace, name, 1)?, name)
     }

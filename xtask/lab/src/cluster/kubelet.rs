@@ -213,8 +213,15 @@ fn status(node: &Node, pod: &Value, local: &Local, ready: bool) -> Value {
     })
 }
 
-/// Starts a static pod, and makes its mirror.
-pub(super) fn start_static(node: &Node, client: &Client, namespace: &str, name: &str) -> Result<()> {
+/// Starts a static pod, and makes its mirror. The plugin is told of it by its name, so istio-cni takes it in under the
+/// UID of its mirror; in /proc it would look for that in vain.
+pub(super) fn start_static(
+    node: &Node,
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    plugged: bool,
+) -> Result<()> {
     let address = node.pod_address();
     let mut spec = PodSpec::new(namespace, name);
     spec.static_pod = true;
@@ -239,6 +246,9 @@ pub(super) fn start_static(node: &Node, client: &Client, namespace: &str, name: 
     // Held, so that nobody takes the mirror for one without a pod.
     let mut local = node.local();
     let made = client.create(&mirror)?;
+    if plugged {
+        node.cni().plugin(meta(&made, "uid"), &pod);
+    }
     local.insert(
         meta(&made, "uid").to_owned(),
         Local {
