@@ -148,8 +148,10 @@ fn an_agent_that_repairs_is_granted_what_it_asks_for_and_nothing_else() {
                 .times(1),
         )
         .unwrap();
+    leave_a_toggle(&world);
     let mut agent = heals(&world);
     drop(lost);
+    agent.until("the label to be as it was", |_| is_restored(&world));
     // What is idle for a day is deleted.
     api.set_clock(2 * 24 * 60 * 60 * 1000).unwrap();
     api.break_watches().unwrap();
@@ -163,19 +165,29 @@ fn an_agent_that_repairs_is_granted_what_it_asks_for_and_nothing_else() {
     assert_eq!(needed(&requests), granted(&both));
 }
 
-/// The chart with `deleteInsteadOfEvict` and `restoreLabels`, under a ServiceAccount of another name.
+/// The chart with `deleteInsteadOfEvict`, under a ServiceAccount of another name.
 const OTHER: &str = include_str!("../golden/deploy/helm-other.yaml");
 
-/// An agent under the rights of that chart deletes an orphan and puts a label back.
-fn deletes_and_restores(world: &World) {
-    let api = world.cluster.api();
-    let bare = world.cluster.bare_pod("shop", "bare", "node-a").unwrap();
+/// Leaves a pod as a toggle does that was interrupted.
+fn leave_a_toggle(world: &World) {
+    world.cluster.bare_pod("shop", "bare", "node-a").unwrap();
     world.cluster.wait_captured("shop", "bare", 1).unwrap();
     let left = json!({ "metadata": {
         "labels": { "istio.io/dataplane-mode": "none" },
         "annotations": { "meshmedic.io/toggle-restore": "{\"label\":null}" },
     }});
-    api.patch("pods", "shop", bare.name(), &left).unwrap();
+    world.cluster.api().patch("pods", "shop", "bare", &left).unwrap();
+}
+
+/// Whether its label is as it was.
+fn is_restored(world: &World) -> bool {
+    let object = world.cluster.api().get("pods", "shop", "bare").unwrap();
+    object["metadata"]["labels"]["istio.io/dataplane-mode"].is_null()
+}
+
+/// An agent under the rights of that chart deletes an orphan and puts a label back.
+fn deletes_and_restores(world: &World) {
+    leave_a_toggle(world);
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&[
         "--auto-repair",
@@ -187,10 +199,7 @@ fn deletes_and_restores(world: &World) {
     agent.until("the orphan's repair", |agent| {
         agent.metric("meshmedic_repairs_total{action=\"delete\",result=\"succeeded\"}") == 1.0
     });
-    agent.until("the label to be as it was", |_| {
-        let object = api.get("pods", "shop", bare.name()).unwrap();
-        object["metadata"]["labels"]["istio.io/dataplane-mode"].is_null()
-    });
+    agent.until("the label to be as it was", |_| is_restored(world));
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn the_chart_grants_what_the_flags_need() {
         rights("helm-repair")[3..],
         ["pods/status: patch", "pods/eviction: create"]
     );
-    assert_eq!(rights("helm-other")[3..], ["pods: delete"]);
+    assert_eq!(rights("helm-other")[3..], ["pods/status: patch", "pods: delete"]);
 }
 
 #[test]
