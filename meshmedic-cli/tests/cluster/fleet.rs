@@ -228,7 +228,7 @@ fn a_pods_story_is_told() {
             "captured -> suspect",
             "MeshCaptureLost (warning)",
             "By hand it may be repaired: evicted; ReplicaSet cart-",
-            "The agent would repair it, and its repairs are off.",
+            "The agent would have it healed in place, and its repairs are off.",
             "What to do next meshmedic repair shop/cart-",
         ],
     );

@@ -8,7 +8,6 @@ use super::evidence::{Candidate, NodeView};
 use super::healer::tell;
 use super::{Diagnosis, Healer, Notice};
 use crate::repair::Moment;
-use crate::time::Time;
 use crate::uid::PodUid;
 use crate::verdict::State;
 
@@ -57,15 +56,20 @@ impl Healer {
                         };
                     }
                 }
-                Stage::Waiting(waiting) => self.wait(at, &uid, candidate, waiting, oldest, fell),
+                Stage::Waiting(waiting) => {
+                    let oldest = oldest.as_ref() == Some(&uid);
+                    self.wait(at, &uid, candidate, waiting, oldest, fell);
+                }
                 other => case.stage = other,
             }
         }
     }
 
-    /// When the oldest ask that is outstanding was made.
-    fn oldest_ask(&self) -> Option<Time> {
-        self.cases.values().filter_map(Case::asked_since).min()
+    /// The pod whose ask has been outstanding for longest. Of two that were asked for at once it is the first by name,
+    /// so that one alone has its turn.
+    fn oldest_ask(&self) -> Option<PodUid> {
+        let asked = |(uid, case): (&PodUid, &Case)| Some((case.asked_since()?, uid.clone()));
+        self.cases.iter().filter_map(asked).min().map(|(_, uid)| uid)
     }
 
     /// Waits for the proof of one ask.
@@ -75,7 +79,7 @@ impl Healer {
         uid: &PodUid,
         candidate: &Candidate<'_>,
         mut waiting: Waiting,
-        oldest: Option<Time>,
+        oldest: bool,
         fell: bool,
     ) {
         let care = self.healing.care;
@@ -101,7 +105,7 @@ impl Healer {
             self.pace.worked(at.now);
         }
         // A second ask does not lose its place to those that were asked for later.
-        if oldest.is_none_or(|oldest| waiting.began <= oldest) {
+        if oldest {
             waiting.turn.get_or_insert(at.now);
         }
         if waiting.wants_second(at.now, &care, candidate) && !fell && !self.stopping {
