@@ -40,7 +40,7 @@ pub enum Seen {
     Pod(Box<Delta<PodFacts>>),
     /// Of namespaces, by name.
     Namespace(Delta<NamespaceFacts>),
-    /// Of slices among which istiod's are, by namespace and name; which of the watches of [`slices`] tells so.
+    /// Of slices among which istiod's are, by namespace and name; the number is that of the watch.
     Slice(usize, Delta<Slice>),
     /// Of this node: whether it is cordoned.
     Node(Delta<bool>),

@@ -199,6 +199,10 @@ impl Inner {
                 drop(self.detection_delay.get_or_create(&[("state", state.as_str())]));
             }
         }
+        for (result, reason) in [("asked", "first"), ("asked", "second"), ("healed", "")] {
+            let labels = [("result", result), ("reason", reason)];
+            drop(self.heals.get_or_create(&labels));
+        }
         for mode in TriggerMode::ALL {
             drop(self.trigger_mode.get_or_create(&[("mode", mode.as_str())]));
         }
