@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::repair::heal::Ask;
+use crate::ask::Ask;
 use crate::uid::PodUid;
 
 /// The annotation in which istio-cni says that it enrolled a pod.

@@ -9,6 +9,8 @@ pub mod abi;
 #[cfg(feature = "std")]
 pub mod addresses;
 #[cfg(feature = "std")]
+pub mod ask;
+#[cfg(feature = "std")]
 pub mod duration;
 #[cfg(feature = "std")]
 pub mod eligibility;

@@ -9,7 +9,6 @@
 //! Sans-IO, like the rest of the rulebook: [`Healer`] is handed time and evidence, and hands out requests.
 
 mod answers;
-mod ask;
 mod case;
 mod evidence;
 mod healer;
@@ -25,7 +24,7 @@ use super::PodRef;
 use crate::policy::{Permissions, Standing, Withheld};
 use crate::verdict::named;
 
-pub use ask::{Against, Ask, Attempt, LONGEST};
+pub use crate::ask::{Against, Ask, Attempt, LONGEST};
 pub use evidence::{Candidate, NodeView, Place, Serving, Streak, Support};
 pub use healer::Healer;
 

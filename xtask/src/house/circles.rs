@@ -192,7 +192,7 @@ mod tests {
             ("output.rs", "mod scan;\npub(crate) use scan::scan;\n"),
             ("output/scan.rs", "use crate::scan::Report;\n"),
         ]);
-        assert_eq!(detour, [["output", "output::scan", "scan"]]);
+        assert_eq!(detour, [["output::scan", "scan"]]);
     }
 
     #[test]

@@ -66,7 +66,9 @@ pub(super) fn machine_paths(_path: &str, text: &str) -> Vec<String> {
             // `/proc/1/root/…` and `https://host/work/…` go on from something; a path of a machine begins.
             let goes_on = |c: char| c.is_alphanumeric() || "_-.*>}])".contains(c);
             let begins = |(start, _): (usize, &str)| !line[..start].chars().next_back().is_some_and(goes_on);
-            if line.match_indices(folder).any(begins) {
+            // Every node of GKE has this one.
+            let everywhere = |(start, _): &(usize, &str)| !line[*start..].starts_with("/home/kubernetes/");
+            if line.match_indices(folder).filter(everywhere).any(begins) {
                 findings.push(format!("line {}: {folder} is a folder of one machine", at + 1));
             }
         }

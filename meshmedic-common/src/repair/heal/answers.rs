@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::ask::Ask;
 use super::case::{Stage, Waiting};
 use super::evidence::Candidate;
 use super::healer::tell;
 use super::turn::below;
 use super::{Answer, Asked, Below, Diagnosis, Fetched, Healer, Notice, Place};
+use crate::ask::Ask;
 use crate::facts::Enrolment;
 use crate::policy::Withheld;
 use crate::repair::sabotage::{Defence, is_out};

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::ask::{Against, Ask, Attempt};
 use super::evidence::{Candidate, Place};
 use super::pace::Whose;
 use super::{Below, Care, Diagnosis, Healing, Progress};
+use crate::ask::{Against, Ask, Attempt};
 use crate::facts::Enrolment;
 use crate::policy::{Withheld, heal_forbidden, heal_not_permitted};
 use crate::repair::sabotage::{Defence, is_out, stands};

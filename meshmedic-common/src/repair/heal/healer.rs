@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::ask::{Against, Attempt};
 use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
 use super::turn::GAPS;
 use super::{Below, Healing, Notice, Progress, Request};
+use crate::ask::{Against, Attempt};
 use crate::duration;
 use crate::policy::{Permissions, Withheld};
 use crate::repair::sabotage::stands;

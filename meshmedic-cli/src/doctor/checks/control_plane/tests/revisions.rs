@@ -27,6 +27,14 @@ fn two_revisions() -> Snapshot {
         },
         "status": { "replicas": 1, "readyReplicas": 1 },
     })));
+    had(&mut snapshot.replica_sets).push(object(json!({
+        "metadata": {
+            "namespace": "istio-system", "name": "istiod-1-29-9a",
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "Deployment", "name": "istiod-1-29", "uid": "29", "controller": true,
+            }],
+        },
+    })));
     had(&mut snapshot.services).push(object(json!({
         "metadata": { "namespace": "istio-system", "name": "istiod-1-29" },
         "spec": {
