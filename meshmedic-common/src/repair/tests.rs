@@ -375,5 +375,6 @@ fn agents_and_people_are_refused_the_same_word_for_word() {
         *told.entry(name).or_insert(0_u32) += 1;
     }
     assert!(told.len() > 20, "too few of the rules were met: {told:?}");
-    assert!(told["acted"] > 50, "{told:?}");
+    // Most of these clusters forbid something; some must not.
+    assert!(told["acted"] > 5, "{told:?}");
 }

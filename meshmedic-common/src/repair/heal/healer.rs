@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
-use super::turn::GAPS;
 use super::{Below, Healing, Notice, Progress, Request};
 use crate::ask::{Against, Attempt};
 use crate::duration;
@@ -17,6 +16,9 @@ use crate::repair::{Moment, RequestId, gate_detail};
 use crate::time::Time;
 use crate::uid::PodUid;
 use crate::verdict::State;
+
+/// Under mass loss the pods of a fleet are spread over so many gaps.
+pub(super) const GAPS: u32 = 3;
 
 /// Plans the heals of one node.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::case::{Case, Stage};
 use super::evidence::{Candidate, NodeView};
-use super::healer::{is_lost, tell};
+use super::healer::{GAPS, is_lost, tell};
 use super::pace::Whose;
 use super::{Below, Healer, Healing, Notice};
 use crate::policy::{Permissions, Withheld};
@@ -16,8 +16,6 @@ use crate::verdict::State;
 
 /// So many pods are read ahead, so that the next ones are proved when their turn comes.
 const PREPARED: usize = 16;
-/// Under mass loss the pods of a fleet are spread over so many gaps.
-pub(super) const GAPS: u32 = 3;
 
 impl Healer {
     /// Begins what may begin, and says of the others why not.
