@@ -222,8 +222,8 @@ pub(crate) fn whoami() -> Option<String> {
         .or_else(|| set("LOGNAME"))
         .or_else(|| set("USERNAME"))?;
     #[cfg(unix)]
-    let machine = Some(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     #[cfg(not(unix))]
-    let machine = set("COMPUTERNAME");
-    Some(format!("{user}@{}", machine.unwrap_or_default()))
+    let machine = set("COMPUTERNAME").unwrap_or_default();
+    Some(format!("{user}@{machine}"))
 }
