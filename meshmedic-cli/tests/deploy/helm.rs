@@ -62,11 +62,14 @@ impl Helm {
         KINDS.iter().flat_map(|kind| names(kind)).collect()
     }
 
-    /// The flags with which the agents run.
-    fn flags(&self) -> Vec<String> {
+    /// Whether the agents are told to repair.
+    fn repairs(&self) -> bool {
         let set = self.api.get("daemonsets", NAMESPACE, "meshmedic").unwrap();
-        let flags = &set["spec"]["template"]["spec"]["containers"][0]["args"];
-        serde_json::from_value(flags.clone()).unwrap()
+        let variables = &set["spec"]["template"]["spec"]["containers"][0]["env"];
+        let variables = variables.as_array().unwrap();
+        let told =
+            |variable: &Value| variable["name"] == "MESHMEDIC_AUTO_REPAIR" && variable["value"] == "true";
+        variables.iter().any(told)
     }
 }
 
@@ -95,15 +98,15 @@ fn helm_tries_installs_upgrades_takes_back_and_removes() {
     );
     let repair_rights = |objects: &[String]| objects.iter().any(|name| name.ends_with("/meshmedic-repair"));
     assert!(!repair_rights(&detecting), "{detecting:?}");
-    assert!(!helm.flags().contains(&"--auto-repair".to_owned()));
+    assert!(!helm.repairs());
 
     // Rights follow the flags, both ways.
     helm.run(&["upgrade", RELEASE, chart, "--set", "agent.autoRepair=true"]);
     assert!(repair_rights(&helm.objects()));
-    assert!(helm.flags().iter().any(|flag| flag.starts_with("--auto-repair")));
+    assert!(helm.repairs());
     helm.run(&["rollback", RELEASE, "1"]);
     assert_eq!(helm.objects(), detecting);
-    assert!(!helm.flags().iter().any(|flag| flag.starts_with("--auto-repair")));
+    assert!(!helm.repairs());
 
     helm.run(&["uninstall", RELEASE]);
     assert_eq!(helm.objects(), [] as [String; 0]);
