@@ -109,6 +109,13 @@ impl Watch {
                 self.engine.sweep(now, |_, _| true);
             }
         }
+        self.tell_pods(now, by_api);
+        // Only here pods come and go.
+        self.pace.expect(self.engine.views().count());
+    }
+
+    /// Tells the engine which pods there are, and what is expected of each.
+    fn tell_pods(&mut self, now: Time, by_api: bool) {
         let gone: Vec<PodUid> = self
             .engine
             .views()
