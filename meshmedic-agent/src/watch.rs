@@ -22,6 +22,7 @@ use meshmedic_common::abi::ListenChange;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::{Place, Serving};
 use meshmedic_common::report::TriggerMode;
+use meshmedic_common::spread::share;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State};
 
@@ -405,7 +406,7 @@ impl Watch {
         self.rotation.step = (self.rotation.step + 1) % self.rotation.steps;
         let Rotation { step, steps } = self.rotation;
         self.engine.sweep(now, |uid, owner| {
-            owner != Some(Owner::Ztunnel) || turn(uid, steps) == step
+            owner != Some(Owner::Ztunnel) || share(uid.as_str(), steps) == step
         });
     }
 
@@ -536,12 +537,4 @@ const fn place_of(mapping: &Mapping) -> Place {
         netns: mapping.netns.0,
         start: mapping.start,
     }
-}
-
-/// A pod's turn in the rotation, the same on every run.
-fn turn(uid: &PodUid, steps: u64) -> u64 {
-    let hash = uid.as_str().bytes().fold(0_u64, |hash, byte| {
-        hash.wrapping_mul(31).wrapping_add(byte.into())
-    });
-    hash % steps
 }

@@ -31,6 +31,8 @@ pub mod report;
 #[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]
+pub mod spread;
+#[cfg(feature = "std")]
 pub mod text;
 #[cfg(feature = "std")]
 pub mod time;

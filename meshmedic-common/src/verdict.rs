@@ -64,6 +64,12 @@ impl State {
     pub const fn is_finding(self) -> bool {
         matches!(self, Self::Orphan | Self::Partial | Self::Imposter)
     }
+
+    /// Whether a pod in this state may be out of the mesh, confirmed or not.
+    #[must_use]
+    pub const fn is_lost(self) -> bool {
+        matches!(self, Self::Suspect) || self.is_finding()
+    }
 }
 
 impl State {

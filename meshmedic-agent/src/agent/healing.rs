@@ -11,7 +11,6 @@ use meshmedic_common::repair::heal::{
 use meshmedic_common::repair::{Moment, Planner, RequestId};
 use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::State;
 use tokio::task::JoinSet;
 
 use crate::cluster::Mirror;
@@ -92,7 +91,7 @@ impl Heal {
         if !self.rungs.heal {
             return Vec::new();
         }
-        let lost = watch.engine().views().any(|(_, view)| is_lost(view.state));
+        let lost = watch.engine().views().any(|(_, view)| view.state.is_lost());
         if !lost && !self.healer.is_busy() {
             // Nothing to judge; that it ended is told by the pods that are gone.
             let view = self.view(at.now, gates, watch, mirror);
@@ -189,10 +188,6 @@ impl Heal {
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.healer.is_idle()
     }
-}
-
-const fn is_lost(state: State) -> bool {
-    matches!(state, State::Suspect) || state.is_finding()
 }
 
 /// All pods of this node, since the share of an owner is counted by those that are well, too.

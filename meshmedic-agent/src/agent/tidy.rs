@@ -10,6 +10,7 @@ use kube::{Api, Client};
 use tokio::task::JoinSet;
 
 use meshmedic_common::kube::leases::SeenLease;
+use meshmedic_common::spread::share;
 use meshmedic_common::time::Time;
 
 /// A Lease that nobody wrote for so long is idle; every limit has run out long before.
@@ -28,10 +29,7 @@ pub(super) struct Tidy {
 
 impl Tidy {
     pub(super) fn new(client: Client, namespace: &str, node: &str) -> Self {
-        let hash = node.bytes().fold(0_u64, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(byte.into())
-        });
-        let spread = i64::try_from(hash % SPREAD).unwrap_or_default();
+        let spread = i64::try_from(share(node, SPREAD)).unwrap_or_default();
         Self {
             leases: Api::namespaced(client, namespace),
             patience: IDLE + SignedDuration::from_secs(spread),

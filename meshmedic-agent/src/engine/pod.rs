@@ -494,7 +494,7 @@ impl Track {
 
     /// Whether its listeners are known to be gone, confirmed or not.
     pub(super) const fn is_lost(&self) -> bool {
-        matches!(self.state, State::Suspect) || self.state.is_finding()
+        self.state.is_lost()
     }
 
     /// When the last reading that came back began.

@@ -15,7 +15,6 @@ use crate::repair::sabotage::stands;
 use crate::repair::{Moment, RequestId, gate_detail};
 use crate::time::Time;
 use crate::uid::PodUid;
-use crate::verdict::State;
 
 /// Under mass loss the pods of a fleet are spread over so many gaps.
 pub(super) const GAPS: u32 = 3;
@@ -87,7 +86,7 @@ impl Healer {
             let same = pods
                 .get(uid)
                 .is_some_and(|candidate| candidate.standing.facts.uid == case.pod.uid);
-            let wanted = pods.get(uid).is_some_and(|candidate| is_lost(candidate.state));
+            let wanted = pods.get(uid).is_some_and(|candidate| candidate.state.is_lost());
             same && (wanted || case.is_in_hand())
         };
         self.cases.retain(|uid, case| kept(uid, case));
@@ -291,14 +290,6 @@ impl Healer {
     pub fn drain(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
-}
-
-/// Whether a pod in this state may be out of the mesh.
-pub(super) const fn is_lost(state: State) -> bool {
-    matches!(
-        state,
-        State::Suspect | State::Orphan | State::Partial | State::Imposter
-    )
 }
 
 pub(super) fn tell(

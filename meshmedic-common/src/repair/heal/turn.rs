@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use super::case::{Case, Stage};
 use super::evidence::{Candidate, NodeView};
-use super::healer::{GAPS, is_lost, tell};
+use super::healer::{GAPS, tell};
 use super::pace::Whose;
 use super::{Below, Healer, Healing, Notice};
 use crate::policy::{Permissions, Withheld};
 use crate::repair::sabotage::stands;
 use crate::repair::{Moment, PodRef};
+use crate::spread::share;
 use crate::uid::PodUid;
 use crate::verdict::State;
 
@@ -21,7 +22,7 @@ impl Healer {
     /// Begins what may begin, and says of the others why not.
     pub(super) fn begin(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
         let siblings = Siblings::count(pods);
-        for (uid, candidate) in pods.iter().filter(|(_, candidate)| is_lost(candidate.state)) {
+        for (uid, candidate) in pods.iter().filter(|(_, candidate)| candidate.state.is_lost()) {
             if !self.cases.contains_key(uid) {
                 let facts = &candidate.standing.facts;
                 let pod = PodRef {
@@ -169,10 +170,7 @@ fn owner<'a>(candidate: &'a Candidate<'_>) -> &'a str {
 /// Which gap of a mass loss is a pod's, the same for every agent and on every run: a likelihood, no promise, that the
 /// pods of one owner on many nodes are not asked for at once.
 fn slot(uid: &PodUid) -> u32 {
-    let hash = uid.as_str().bytes().fold(0_u64, |hash, byte| {
-        hash.wrapping_mul(31).wrapping_add(byte.into())
-    });
-    u32::try_from(hash % u64::from(GAPS)).unwrap_or(0)
+    u32::try_from(share(uid.as_str(), GAPS.into())).unwrap_or(0)
 }
 
 /// What the rungs below may do where this one withholds itself.
