@@ -9,6 +9,9 @@ use meshmedic_common::identity::NodeFault;
 use super::sabotage::{Defence, is_out};
 use crate::time::Time;
 
+/// What is wrong with a node of which nothing is known.
+const UNSEEN: &str = "ztunnel was not looked for yet";
+
 /// What is known of ztunnel on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ztunnel {
@@ -43,7 +46,7 @@ impl NodeGate {
     /// A gate that has seen no ztunnel yet.
     #[must_use]
     pub fn new(settle: Duration) -> Self {
-        let fault = Some("ztunnel was not looked for yet".to_owned());
+        let fault = Some(UNSEEN.to_owned());
         Self {
             settle,
             seen: None,
@@ -79,31 +82,27 @@ impl NodeGate {
     /// Judges, and remembers the judgement.
     pub fn judge(&mut self, now: Time) -> Option<&str> {
         self.judged = now;
-        let told = self.health.as_ref().and_then(|health| health.fault.as_ref());
-        self.fault = match &self.seen {
-            None => return self.fault.as_deref(),
-            // The API knows why: a process counts only while its pod is Ready.
-            Some(_) if told.is_some() => told.map(NodeFault::to_string),
-            Some(seen) if seen.processes.is_empty() => Some("no ztunnel process runs on the node".to_owned()),
-            Some(_) if now.since(self.since) < self.settle && !is_out(Defence::Settling) => Some(format!(
+        let young = now.since(self.since) < self.settle && !is_out(Defence::Settling);
+        let settles = || {
+            format!(
                 "ztunnel started or changed less than {} ago",
                 duration::show(self.settle)
-            )),
-            Some(_) => None,
+            )
         };
+        self.fault = self.hard_fault().or_else(|| young.then(settles));
         self.fault.as_deref()
     }
 
     /// What is wrong now, whatever has yet to settle.
     #[must_use]
     pub fn hard_fault(&self) -> Option<String> {
-        match (&self.seen, &self.health) {
-            (None, _) => Some("ztunnel was not looked for yet".to_owned()),
-            (Some(seen), _) if seen.processes.is_empty() => {
-                Some("no ztunnel process runs on this node".to_owned())
-            }
-            (_, Some(health)) => health.fault.as_ref().map(ToString::to_string),
-            _ => None,
+        let told = self.health.as_ref().and_then(|health| health.fault.as_ref());
+        match &self.seen {
+            None => Some(UNSEEN.to_owned()),
+            // The API knows why: a process counts only while its pod is Ready.
+            Some(_) if told.is_some() => told.map(NodeFault::to_string),
+            Some(seen) if seen.processes.is_empty() => Some("no ztunnel process runs on the node".to_owned()),
+            Some(_) => None,
         }
     }
 
