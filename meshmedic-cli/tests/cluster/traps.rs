@@ -18,6 +18,20 @@ use crate::world::{REPAIR, World};
 
 /// The tenant's namespace.
 const EVIL: &str = "evil";
+/// A scan that asks no agent.
+const SCAN: [&str; 11] = [
+    "scan",
+    "-n",
+    "shop",
+    "--via",
+    "exec",
+    "--confirm",
+    "200ms",
+    "--settle",
+    "0s",
+    "-o",
+    "json",
+];
 
 fn state_of(report: &NodeReport, pod: &Pod) -> Option<State> {
     let found = report.pods.iter().find(|found| found.uid.as_str() == pod.uid());
@@ -108,22 +122,7 @@ fn the_settings_of_a_false_istio_cni_take_nobody_out_of_the_mesh() {
     // The command reads the settings by itself.
     assert!(agent.terminate().success());
     cluster.orphan(&pods[1]).unwrap();
-    let (_, text) = run(
-        &world,
-        &[
-            "scan",
-            "-n",
-            "shop",
-            "--via",
-            "exec",
-            "--confirm",
-            "200ms",
-            "--settle",
-            "0s",
-            "-o",
-            "json",
-        ],
-    );
+    let (_, text) = run(&world, &SCAN);
     let report: Value = serde_json::from_str(text.lines().collect::<String>().as_str()).unwrap();
     assert_eq!(report["states"]["exempt"], Value::Null, "{report:#}");
     assert!(text.contains("claims to be istio-cni, and is ignored"), "{text}");
@@ -227,22 +226,7 @@ fn a_false_ztunnel_does_not_stand_in_for_a_dead_one() {
     let would = |item: &&Value| item["action"] != "withheld";
     let planned: Vec<&Value> = items.as_array().unwrap().iter().filter(would).collect();
     assert!(planned.is_empty(), "{planned:#?}");
-    let (_, text) = run(
-        &world,
-        &[
-            "scan",
-            "-n",
-            "shop",
-            "--via",
-            "exec",
-            "--confirm",
-            "200ms",
-            "--settle",
-            "0s",
-            "-o",
-            "json",
-        ],
-    );
+    let (_, text) = run(&world, &SCAN);
     assert!(text.contains("ztunnel is not Ready on the node"), "{text}");
     assert!(
         text.contains("Pod evil/ztunnel claims to be ztunnel, and is ignored"),
