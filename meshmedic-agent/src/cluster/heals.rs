@@ -3,21 +3,19 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::PostParams;
 use kube::{Api, Client};
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::kube::acted::Target;
-use meshmedic_common::kube::facts::{NamespaceFacts, pod_facts, resource_version};
+use meshmedic_common::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
 use meshmedic_common::kube::{heal, toggle};
-use meshmedic_common::policy::Standing;
 use meshmedic_common::repair::PodRef;
 use meshmedic_common::repair::heal::{Answer, Asked, Fetched, Request};
 
 use meshmedic_common::kube::acts::describe;
+
+use super::rights;
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -69,16 +67,7 @@ impl Heals {
         if facts.uid != pod.uid {
             return Ok(None);
         }
-        let namespace = around.namespace.as_ref();
-        let standing = Standing {
-            expectation: around
-                .enablement
-                .expectation(&facts, namespace.map(|known| &known.labels)),
-            certain: around.enablement.certain,
-            namespace_repair: namespace.and_then(|known| known.repair.clone()),
-            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
-            facts,
-        };
+        let standing = standing(facts, around.namespace.as_ref(), &around.enablement);
         let version = resource_version(&found.metadata).to_owned();
         Ok(Some(Box::new(Fetched { standing, version })))
     }
@@ -104,23 +93,15 @@ impl Heals {
 
     /// Whether the API lets us ask; `None` where it does not say.
     pub async fn permitted(&self) -> Option<Result<(), String>> {
-        let review = SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(ResourceAttributes {
-                    verb: Some("patch".to_owned()),
-                    resource: Some("pods".to_owned()),
-                    subresource: Some("status".to_owned()),
-                    ..ResourceAttributes::default()
-                }),
-                ..SelfSubjectAccessReviewSpec::default()
-            },
-            ..SelfSubjectAccessReview::default()
+        let what = ResourceAttributes {
+            verb: Some("patch".to_owned()),
+            resource: Some("pods".to_owned()),
+            subresource: Some("status".to_owned()),
+            ..ResourceAttributes::default()
         };
-        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
-        let create = async { reviews.create(&PostParams::default(), &review).await };
-        let status = within(create).await.ok()?.ok()?.status?;
+        let allowed = within(rights::may(&self.client, what)).await.ok()?.ok()??;
         let missing = || "the agent's role has no pods/status: patch".to_owned();
-        Some(if status.allowed { Ok(()) } else { Err(missing()) })
+        Some(if allowed { Ok(()) } else { Err(missing()) })
     }
 }
 

@@ -10,7 +10,7 @@ use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::{
     Claimant, Component, DataPlane, Identity, Istiod, OnNode, PodKey, Slice, Traced,
 };
-use meshmedic_common::kube::facts::NamespaceFacts;
+use meshmedic_common::kube::facts::{NamespaceFacts, standing};
 use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 
@@ -148,15 +148,7 @@ impl Mirror {
 
     fn judge_pod(&self, facts: &PodFacts) -> Option<(PodUid, Standing)> {
         let namespace = self.namespaces.get(&facts.namespace);
-        let standing = Standing {
-            expectation: self
-                .enablement
-                .expectation(facts, namespace.map(|known| &known.labels)),
-            certain: self.enablement.certain,
-            namespace_repair: namespace.and_then(|known| known.repair.clone()),
-            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
-            facts: facts.clone(),
-        };
+        let standing = standing(facts.clone(), namespace, &self.enablement);
         Some((facts.cgroup_uid()?, standing))
     }
 

@@ -13,7 +13,7 @@ use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Controller, PodFacts};
 use meshmedic_common::kube::control::Pause;
-use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts};
+use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, standing};
 use meshmedic_common::kube::identity;
 use meshmedic_common::policy::{Gates, Means, Standing, Withheld, forbids};
 use meshmedic_common::repair::gate_detail;
@@ -154,14 +154,7 @@ impl World {
     /// The pod as the rules look at it.
     pub(crate) fn standing(&self, facts: &PodFacts) -> Standing {
         let namespace = self.namespaces.get(&facts.namespace);
-        let enablement = self.enablement(facts);
-        Standing {
-            expectation: enablement.expectation(facts, namespace.map(|known| &known.labels)),
-            certain: enablement.certain,
-            namespace_repair: namespace.and_then(|known| known.repair.clone()),
-            namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
-            facts: facts.clone(),
-        }
+        standing(facts.clone(), namespace, &self.enablement(facts))
     }
 
     /// How much room the budgets of a pod leave, for people.

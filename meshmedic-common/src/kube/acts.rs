@@ -10,9 +10,9 @@ use crate::identity::{Component, DataPlane, Identity, NodeFault};
 use crate::kube::acted::{Acted as Done, Target};
 use crate::kube::client::ServerClock;
 use crate::kube::evict;
-use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts};
+use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts, standing};
 use crate::kube::identity;
-use crate::policy::{Gates, Means, Standing, Withheld};
+use crate::policy::{Gates, Means, Withheld};
 use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
@@ -186,13 +186,7 @@ impl Acts {
             metadata: namespace.metadata,
             ..Namespace::default()
         });
-        let standing = Standing {
-            expectation: enablement.expectation(&facts, Some(&namespace.labels)),
-            certain: enablement.certain,
-            namespace_repair: namespace.repair,
-            namespace_strategy: namespace.strategy,
-            facts,
-        };
+        let standing = standing(facts, Some(&namespace), enablement);
         let parts: Vec<_> = ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect();
         let plane = DataPlane::of(&self.identity, parts.iter());
         let gates = Gates {

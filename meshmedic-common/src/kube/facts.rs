@@ -7,11 +7,12 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::facts::Labels;
+use crate::eligibility::Enablement;
 use crate::facts::{
-    CONFIG_HASH, Container, Controller, Enrolment, HEAL, MIRROR, PodFacts, REDIRECTION, REPAIR, SIDECAR,
-    STRATEGY, TOGGLE_RESTORE,
+    CONFIG_HASH, Container, Controller, Enrolment, HEAL, Labels, MIRROR, PodFacts, REDIRECTION, REPAIR,
+    SIDECAR, STRATEGY, TOGGLE_RESTORE,
 };
+use crate::policy::Standing;
 
 /// istio-cni's settings.
 pub const CNI_CONFIG: &str = "istio-cni-config";
@@ -134,6 +135,18 @@ pub fn namespace_facts(namespace: &Namespace) -> NamespaceFacts {
         labels: namespace.metadata.labels.clone().unwrap_or_default(),
         repair: annotation(&namespace.metadata, REPAIR).map(str::to_owned),
         strategy: annotation(&namespace.metadata, STRATEGY).map(str::to_owned),
+    }
+}
+
+/// A pod as the rules look at it, with its namespace where that is known.
+#[must_use]
+pub fn standing(pod: PodFacts, namespace: Option<&NamespaceFacts>, enablement: &Enablement) -> Standing {
+    Standing {
+        expectation: enablement.expectation(&pod, namespace.map(|known| &known.labels)),
+        certain: enablement.certain,
+        namespace_repair: namespace.and_then(|known| known.repair.clone()),
+        namespace_strategy: namespace.and_then(|known| known.strategy.clone()),
+        facts: pod,
     }
 }
 
