@@ -98,15 +98,6 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
     notes
 }
 
-/// That there is nobody to listen to.
-pub(crate) fn nobody(heard: &Heard) -> String {
-    let strangers = match heard.strangers.first() {
-        Some(stranger) => format!(" ({stranger} claims to be one and is ignored)"),
-        None => String::new(),
-    };
-    format!("no ztunnel found{strangers}")
-}
-
 /// How many pods are accused, by whom.
 pub(crate) fn count(heard: &Heard, since: Duration) -> String {
     let count = |count: usize, one: &str| match count {

@@ -142,12 +142,6 @@ impl World {
         })
     }
 
-    /// Whether a pod's object is still the same one.
-    pub(crate) fn uid_of(&self, namespace: &str, name: &str) -> Option<String> {
-        let object = self.cluster.api().find("pods", namespace, name).unwrap()?;
-        object["metadata"]["uid"].as_str().map(str::to_owned)
-    }
-
     /// Whether the very pod is still there, and nobody is deleting it.
     pub(crate) fn is_untouched(&self, pod: &Pod) -> bool {
         let object = self

@@ -68,8 +68,8 @@ pub struct PodSpec {
     pub driver: Driver,
     /// What lies around the kubelet's cgroups.
     pub shape: Shape,
-    /// A static pod: cgroup and log folder carry its undashed config hash instead of its UID.
-    pub static_pod: bool,
+    /// A static pod's config hash, which its cgroup and its log folder carry instead of its UID.
+    pub config_hash: Option<String>,
     /// Its addresses, on loopback; by default one of 10.244.0.0/16 that no other pod of the lab has.
     pub addresses: Vec<IpAddr>,
     /// Whether its network namespace has IPv6.
@@ -95,7 +95,7 @@ impl PodSpec {
             qos: Qos::default(),
             driver: Driver::default(),
             shape: Shape::default(),
-            static_pod: false,
+            config_hash: None,
             addresses: Vec::new(),
             ipv6: true,
             host_network: false,
@@ -130,11 +130,7 @@ impl Pod {
     pub(crate) fn spawn(shared: &Arc<Shared>, mut spec: PodSpec) -> Result<Self> {
         let seed = format!("{}/{}/{}", shared.name(), spec.namespace, spec.name);
         let uid = spec.uid.clone().unwrap_or_else(|| uid(&seed));
-        let cgroup_uid = if spec.static_pod {
-            hex(&format!("config {seed}"), 32)
-        } else {
-            uid.clone()
-        };
+        let cgroup_uid = spec.config_hash.clone().unwrap_or_else(|| uid.clone());
         if spec.addresses.is_empty() && !spec.host_network {
             spec.addresses.push(shared.address());
         }

@@ -132,9 +132,9 @@ impl Cni {
     }
 
     /// What the plugin does for a pod whose sandbox is new: it hands its network namespace to the agent.
-    pub(super) fn plugin(&self, uid: &str, pod: &Pod) {
+    pub(super) fn plugin(&self, pod: &Pod) {
         if let Ok(netns) = File::open(netns_path(pod.pid())) {
-            let uid = uid.to_owned();
+            let uid = pod.uid().to_owned();
             self.queue(Work::Plugin { uid, netns });
         }
     }

@@ -140,7 +140,7 @@ fn start(shared: &Shared, node: &Node, pod: &Value, plugged: bool) -> Result<Loc
         }
         let pod = node.lab().pod(spec)?;
         if plugged && !pod.spec().host_network {
-            node.cni().plugin(pod.uid(), &pod);
+            node.cni().plugin(&pod);
         }
         let what = if is_istio("k8s-app", "istio-cni-node") {
             What::Cni(pod)
@@ -222,18 +222,14 @@ pub(super) fn start_static(
     name: &str,
     plugged: bool,
 ) -> Result<()> {
-    let address = node.pod_address();
-    let mut spec = PodSpec::new(namespace, name);
-    spec.static_pod = true;
-    spec.redirected = false;
-    spec.addresses.push(address);
-    let pod = node.lab().pod(spec)?;
     let owner = client.get("nodes", "", node.name())?;
+    // Of the Node's UID, so that two labs on one machine cannot be taken for each other.
+    let config_hash = hex(&format!("config {} {namespace}/{name}", meta(&owner, "uid")), 32);
     let mut mirror = super::controllers::workload("Pod", namespace, name);
     mirror["spec"]["nodeName"] = node.name().into();
     mirror["metadata"]["annotations"] = json!({
-        MIRROR: pod.cgroup_uid(),
-        "kubernetes.io/config.hash": pod.cgroup_uid(),
+        MIRROR: config_hash,
+        "kubernetes.io/config.hash": config_hash,
         "kubernetes.io/config.source": "file",
     });
     mirror["metadata"]["ownerReferences"] = json!([{
@@ -246,8 +242,15 @@ pub(super) fn start_static(
     // Held, so that nobody takes the mirror for one without a pod.
     let mut local = node.local();
     let made = client.create(&mirror)?;
+    let address = node.pod_address();
+    let mut spec = PodSpec::new(namespace, name);
+    spec.uid = Some(meta(&made, "uid").to_owned());
+    spec.config_hash = Some(config_hash);
+    spec.redirected = false;
+    spec.addresses.push(address);
+    let pod = node.lab().pod(spec)?;
     if plugged {
-        node.cni().plugin(meta(&made, "uid"), &pod);
+        node.cni().plugin(&pod);
     }
     local.insert(
         meta(&made, "uid").to_owned(),

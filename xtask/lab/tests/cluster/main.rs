@@ -142,6 +142,7 @@ fn a_static_pod_has_a_mirror() {
     let mirror = cluster.api().get("pods", "shop", "static").unwrap();
     let annotations = &mirror["metadata"]["annotations"];
     assert_eq!(annotations["kubernetes.io/config.hash"], pod.cgroup_uid());
+    assert_eq!(mirror["metadata"]["uid"], pod.uid());
     assert_eq!(mirror["metadata"]["ownerReferences"][0]["kind"], "Node");
     let bare = cluster.bare_pod("shop", "bare", "node-a").unwrap();
     cluster.set_cni(false);

@@ -85,13 +85,13 @@ fn cgroups_have_every_shape() {
     for driver in [Driver::Cgroupfs, Driver::Systemd] {
         for shape in [Shape::Node, Shape::Docker, Shape::Kind] {
             for qos in [Qos::Guaranteed, Qos::Burstable, Qos::BestEffort] {
-                for static_pod in [false, true] {
-                    let name = format!("{driver:?}-{shape:?}-{qos:?}-{static_pod}");
+                for config_hash in [None, Some("0123456789abcdef0123456789abcdef".to_owned())] {
+                    let name = format!("{driver:?}-{shape:?}-{qos:?}-{config_hash:?}");
                     let spec = PodSpec {
                         driver,
                         shape,
                         qos,
-                        static_pod,
+                        config_hash: config_hash.clone(),
                         ..PodSpec::new("shapes", &name)
                     };
                     let pod = lab.pod(spec).unwrap();
@@ -100,8 +100,7 @@ fn cgroups_have_every_shape() {
                         cgroup.lines().any(|line| line.ends_with(pod.cgroup())),
                         "{name}: {cgroup}"
                     );
-                    assert_eq!(pod.cgroup_uid() == pod.uid(), !static_pod);
-                    assert_eq!(pod.cgroup_uid().contains('-'), !static_pod);
+                    assert_eq!(pod.cgroup_uid(), config_hash.as_deref().unwrap_or(pod.uid()));
                     pod.kill();
                 }
             }
