@@ -3,6 +3,7 @@
 
 use crate::doctor::checks::version::Release;
 use crate::doctor::finding::{Finding, ObjectRef};
+use crate::doctor::snapshot::{Part, Unknown};
 use crate::doctor::view::gateways::{GATEWAY, asked};
 use crate::doctor::view::{View, name, namespace};
 
@@ -26,12 +27,14 @@ const WANTED: [(&str, Release, Release); 3] = [
 ];
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
+    // What the API serves is there, wherever it is defined; the CRDs say only of which release it is.
+    let served = view.snapshot.custom.get(GATEWAY);
+    if let Some(Unknown::Absent(_)) = served.and_then(Part::unknown) {
+        return missing(view).into_iter().collect();
+    }
     let Some(installed) = view.snapshot.gateway_api.had() else {
         return Vec::new();
     };
-    if !installed.contains_key(GATEWAY) {
-        return missing(view).into_iter().collect();
-    }
     let istiod = view
         .istiods()
         .filter_map(|pod| Release::of_pod(pod, "/pilot"))
