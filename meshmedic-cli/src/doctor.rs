@@ -13,6 +13,8 @@ mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod fold;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod migrate;
 mod need;
 mod policy;

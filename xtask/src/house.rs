@@ -145,6 +145,11 @@ fn no_path_of_one_machine_is_written_down() {
 }
 
 #[test]
+fn every_action_is_pinned_by_its_commit() {
+    hold(rules::pinned_actions);
+}
+
+#[test]
 fn every_relative_link_leads_somewhere() {
     let root = root();
     let findings: Vec<String> = sources()

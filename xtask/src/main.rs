@@ -6,6 +6,7 @@ mod cluster;
 mod demo;
 mod docs;
 mod ebpf;
+mod fuzz;
 #[cfg(test)]
 mod house;
 mod image;
@@ -33,6 +34,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Build the kernel programs, or check the committed object against its sources
     Ebpf(ebpf::EbpfArgs),
+    /// Feed hostile bytes to everything that reads foreign ones
+    Fuzz(fuzz::FuzzArgs),
     /// Write the container image as an archive, without Docker
     Image(image::ImageArgs),
     /// Make a kind cluster with a mesh, break a pod in it, and show that it heals; needs Docker
@@ -56,6 +59,7 @@ fn main() -> anyhow::Result<()> {
         },
         Task::Bench(args) => bench::run(&args),
         Task::Ebpf(args) => ebpf::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Kind(args) => kind::run(&args),
         Task::Cluster(args) => cluster::run(&args),

@@ -15,6 +15,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub(crate) use budget::Budget;
+#[cfg(fuzzing)]
+pub(super) use ztunnel::read_dump;
 
 use super::snapshot::{Scope, Snapshot};
 use crate::connection::Connection;

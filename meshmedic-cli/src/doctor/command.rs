@@ -85,7 +85,7 @@ impl Command {
     }
 
     /// Its words.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn argv(&self) -> &[String] {
         &self.argv
     }

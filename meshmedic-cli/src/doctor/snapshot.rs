@@ -30,6 +30,8 @@ pub(crate) use evidence::{
     Certificate, EventFact, IstiodFacts, Link, LinkKind, LogFacts, MeshConfig, PodState, Reached, Root,
     Sighting, Workload, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
 };
+#[cfg(fuzzing)]
+pub(crate) use file::parse;
 pub(crate) use file::{read, write};
 pub(crate) use part::{Part, Unknown};
 pub(crate) use status::{Condition, Status, StatusPart};

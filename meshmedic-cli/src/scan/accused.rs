@@ -108,7 +108,10 @@ pub(crate) async fn sweep(
     };
     let heard = listen(connection, since, ways.concurrency(), &index).await?;
     if heard.is_nobody() {
-        bail!(mesh.without_ztunnel.unwrap_or_else(|| format!("no ztunnel is left in {}", connection.server)));
+        bail!(
+            mesh.without_ztunnel
+                .unwrap_or_else(|| format!("no ztunnel is left in {}", connection.server))
+        );
     }
     let uids: BTreeMap<(String, String), String> = heard
         .candidates()

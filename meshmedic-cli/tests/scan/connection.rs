@@ -254,7 +254,12 @@ fn a_namespace_or_pod_or_mesh_that_is_not_there_is_said() {
     assert_eq!(ran.code, 3, "{ran:?}");
     assert_says(
         &ran.stdout,
-        &["1 captured", "every node is at fault", "no ztunnel found", "app=ztunnel"],
+        &[
+            "1 captured",
+            "every node is at fault",
+            "no ztunnel found",
+            "app=ztunnel",
+        ],
     );
     world.pod("cart-3", Exec::orphan());
     let ran = world.scan(&[]);

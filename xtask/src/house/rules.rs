@@ -76,6 +76,27 @@ pub(super) fn machine_paths(_path: &str, text: &str) -> Vec<String> {
     findings
 }
 
+/// What a workflow runs of others is pinned by a commit: a tag can be moved.
+pub(super) fn pinned_actions(path: &str, text: &str) -> Vec<String> {
+    if !path.starts_with(".github/workflows/") {
+        return Vec::new();
+    }
+    let is_pinned = |action: &str| {
+        let at = action
+            .split_whitespace()
+            .next()
+            .and_then(|action| action.split_once('@'));
+        at.is_some_and(|(_, commit)| commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let uses = text.lines().enumerate().filter_map(|(at, line)| {
+        let step = line.trim_start().trim_start_matches("- ");
+        Some((at, step.strip_prefix("uses:")?.trim()))
+    });
+    uses.filter(|(_, action)| !action.starts_with("./") && !is_pinned(action))
+        .map(|(at, action)| format!("line {}: {action} is pinned by no commit", at + 1))
+        .collect()
+}
+
 /// The targets of a document's links to other files, without their anchors.
 pub(super) fn relative_links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
@@ -131,6 +152,21 @@ mod tests {
         assert_eq!(licence_line("a.rs", "//! Words.\n").len(), 1);
         assert_eq!(licence_line("a.rs", "").len(), 1);
         assert!(licence_line("a.md", "Words.\n").is_empty());
+    }
+
+    #[test]
+    fn an_action_without_a_commit_is_found() {
+        let path = ".github/workflows/ci.yml";
+        let commit = "0400d5f644dc74513175e3cd8d07132dd4860809";
+        assert!(pinned_actions(path, &format!("      - uses: actions/cache@{commit} # v4.2.4\n")).is_empty());
+        assert!(pinned_actions(path, "      - uses: ./.github/own\n").is_empty());
+        for bad in [
+            "      - uses: actions/cache@v4\n",
+            "        uses: actions/cache\n",
+        ] {
+            assert_eq!(pinned_actions(path, bad).len(), 1, "{bad}");
+        }
+        assert!(pinned_actions("docs/a.yml", "- uses: a@v1\n").is_empty());
     }
 
     #[test]

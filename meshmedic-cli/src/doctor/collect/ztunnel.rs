@@ -24,6 +24,9 @@ use crate::doctor::view::View;
 use crate::forward::Body;
 use crate::output::Progress;
 
+#[cfg(fuzzing)]
+pub(in crate::doctor) use dump::read as read_dump;
+
 const ADMIN: u16 = 15000;
 const STATS: u16 = 15020;
 /// The dump of a ztunnel in a mesh of tens of thousands of pods.

@@ -36,7 +36,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Snapshot> {
     parse(&text).with_context(|| format!("--from {place}"))
 }
 
-fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
+pub(crate) fn parse(text: &[u8]) -> anyhow::Result<Snapshot> {
     let save = "`meshmedic doctor --save FILE` writes one";
     let head: Head =
         serde_json::from_slice(text).with_context(|| format!("this is no snapshot of a cluster: {save}"))?;

@@ -23,7 +23,7 @@ const MAX_TOKEN: usize = 256 * 1024;
 const MAX_ROOTS: usize = 8;
 
 /// Reads it. The error says what is wrong with it.
-pub(super) fn read(body: impl Read, node: &str, budget: &Budget) -> Result<ZtunnelDump, String> {
+pub(in crate::doctor) fn read(body: impl Read, node: &str, budget: &Budget) -> Result<ZtunnelDump, String> {
     let body = io::BufReader::new(Bounded::new(body));
     let mut json = serde_json::Deserializer::from_reader(body);
     let reader = Reader { node, budget };
