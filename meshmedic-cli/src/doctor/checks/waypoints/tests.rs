@@ -69,6 +69,9 @@ fn a_namespace_that_asks_is_enough_and_what_others_run_is_theirs() {
     assert_passes("MM1101", &snapshot);
     snapshot.drop_pods(|pod| pod.metadata.name.as_deref() == Some("wp-6c9f-a"));
     assert_finds("MM1101", &snapshot, "Gateway shop/wp");
+    // The first Service that is made there is cut off.
+    had(&mut snapshot.services).retain(|one| one.metadata.namespace.as_deref() != Some("shop"));
+    assert_finds("MM1101", &snapshot, "Gateway shop/wp");
     had(snapshot.custom.get_mut(GATEWAY).unwrap())[0].spec["addresses"] =
         json!([{ "value": "wp.elsewhere.example" }]);
     assert_passes("MM1101", &snapshot);
