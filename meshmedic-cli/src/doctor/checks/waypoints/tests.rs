@@ -238,3 +238,22 @@ fn a_waypoint_of_another_vendor_says_itself_how_it_listens() {
     });
     assert_passes("MM1102", &snapshot);
 }
+
+#[test]
+fn ways_within_the_mesh_do_not_come_from_outside() {
+    let route = "httproutes.gateway.networking.k8s.io";
+    let mut of_waypoint = from_outside(true);
+    had(of_waypoint.custom.get_mut(route).unwrap())[0].spec["parentRefs"] =
+        json!([{ "name": "wp", "namespace": "shop" }]);
+    assert_passes("MM1105", &of_waypoint);
+    let mut within = from_outside(true);
+    had(within.custom.get_mut(route).unwrap()).clear();
+    let http = json!([{ "route": [{ "destination": { "host": "catalog" } }] }]);
+    within.add_custom(
+        "virtualservices.networking.istio.io",
+        "shop",
+        "within",
+        json!({ "hosts": ["catalog"], "gateways": ["mesh"], "http": http }),
+    );
+    assert_passes("MM1105", &within);
+}
