@@ -23,6 +23,9 @@ mod show;
 mod snapshot;
 mod strict_ready;
 mod view;
+mod wait;
+
+use std::time::Instant;
 
 use crate::connection;
 
@@ -44,17 +47,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.check()?;
     let chosen = args.chosen()?;
     if args.list {
-        show::checks(chosen.into_iter())?;
+        show::checks(chosen.into_iter(), args.output)?;
         return Ok(0);
     }
     let suppressions = args.suppressions()?;
-    let snapshot = match &args.from {
-        Some(path) => snapshot::read(path)?,
-        None => take(args)?,
+    let judge = |snapshot: &Snapshot| DoctorReport::judge(snapshot, chosen.iter().copied(), &suppressions);
+    let (snapshot, judged) = match &args.from {
+        Some(path) => (snapshot::read(path)?, None),
+        None => look(args, judge)?,
     };
     if let Some(path) = &args.save {
         snapshot::write(path, &snapshot)?;
     }
+    let how = args.manner();
     if args.strict_ready {
         let namespace = args.one_namespace(&snapshot.scope)?;
         let readiness = StrictReadiness::judge(&snapshot, &namespace);
@@ -62,19 +67,46 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         return Ok(readiness.code());
     }
     if let Some(namespace) = &args.migrate {
-        let report = migrate::judge(&snapshot, namespace, chosen.into_iter(), &suppressions);
-        show::migration(&report, namespace, args.output, args.verbose)?;
+        let report = migrate::judge(&snapshot, namespace, chosen.iter().copied(), &suppressions);
+        show::migration(&report, namespace, how)?;
         return Ok(report.code(args.fail_on));
     }
-    let report = DoctorReport::judge(&snapshot, chosen, &suppressions);
+    let report = judged.unwrap_or_else(|| judge(&snapshot));
     if let Some(path) = &args.against {
-        let earlier = DoctorReport::judge(&snapshot::read(path)?, args.chosen()?, &suppressions);
+        let earlier = judge(&snapshot::read(path)?);
         let compared = Comparison::of(report, &earlier);
-        show::comparison(&compared, args.output, args.verbose)?;
+        show::comparison(&compared, how)?;
         return Ok(compared.new.code(args.fail_on));
     }
-    show::doctor(&report, args.output, args.verbose)?;
+    show::doctor(&report, how)?;
     Ok(report.code(args.fail_on))
+}
+
+/// Looks at the cluster once, or with `--wait` until all is well; then it is judged already.
+fn look(
+    args: &Args,
+    judge: impl Fn(&Snapshot) -> DoctorReport,
+) -> anyhow::Result<(Snapshot, Option<DoctorReport>)> {
+    let Some(wait) = args.wait else {
+        return Ok((take(args)?, None));
+    };
+    let deadline = Instant::now() + wait;
+    let (snapshot, report) = wait::until(
+        || {
+            let snapshot = take(args)?;
+            let report = judge(&snapshot);
+            Ok((snapshot, report))
+        },
+        |(_, report)| report.code(args.fail_on) == 0,
+        |seen| {
+            let what = match seen {
+                Ok((_, report)) => show::summary(report),
+                Err(error) => format!("{error:#}."),
+            };
+            wait::pause(deadline, what.trim_end())
+        },
+    )?;
+    Ok((snapshot, Some(report)))
 }
 
 fn take(args: &Args) -> anyhow::Result<Snapshot> {
@@ -95,7 +127,7 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
             snapshot = collect(&connection, &plan) => Ok(snapshot),
             interrupt = tokio::signal::ctrl_c() => {
                 interrupt?;
-                anyhow::bail!("interrupted before everything was read");
+                Err(wait::Interrupted.into())
             }
         }
     })

@@ -21,6 +21,10 @@ pub(crate) struct DocsArgs {
 /// The page of metrics; all but its table is written by hand.
 const METRICS: &str = "docs/metrics.md";
 const CLI: &str = "docs/cli.md";
+/// The page of doctor's checks; their titles and their list come from the checks.
+const CHECKS: &str = "docs/troubleshooting.md";
+const CHECKS_BEGIN: &str = "<!-- checks: written by `cargo xtask docs` from the checks themselves -->\n";
+const CHECKS_END: &str = "<!-- end of checks -->\n";
 const BEGIN: &str = "<!-- metrics: written by `cargo xtask docs` from the agent's own words -->\n";
 const END: &str = "<!-- end of metrics -->\n";
 
@@ -32,10 +36,14 @@ pub(crate) fn run(args: &DocsArgs) -> anyhow::Result<()> {
     let metrics = root.join(METRICS);
     let old = fs::read_to_string(&metrics).with_context(|| format!("cannot read {METRICS}"))?;
     write(&metrics, &with_table(&old)?)?;
+    let checks = meshmedic(root, &["doctor", "--list", "-o", "json"].map(Path::new))?;
+    let checks: Vec<Check> = serde_json::from_str(&checks).context("doctor lists its checks otherwise")?;
+    let old = fs::read_to_string(root.join(CHECKS)).with_context(|| format!("cannot read {CHECKS}"))?;
+    write(&root.join(CHECKS), &with_checks(&old, &checks)?)?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let out = args.out.clone().unwrap_or_else(|| target.join("man"));
     let said = meshmedic(root, &["man-pages".as_ref(), &out])?;
-    crate::test::say(&format!("{CLI} and {METRICS} are fresh.\n{said}"))
+    crate::test::say(&format!("{CLI}, {METRICS} and {CHECKS} are fresh.\n{said}"))
 }
 
 fn meshmedic(root: &Path, arguments: &[&Path]) -> anyhow::Result<String> {
@@ -57,18 +65,54 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The page with the table anew.
-fn with_table(page: &str) -> anyhow::Result<String> {
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(END)?;
+/// A check, as `meshmedic doctor --list -o json` tells it.
+#[derive(serde::Deserialize)]
+struct Check {
+    code: String,
+    severity: String,
+    title: String,
+}
+
+/// The page of checks with its list and the titles of its sections anew.
+fn with_checks(page: &str, checks: &[Check]) -> anyhow::Result<String> {
+    let row = |check: &Check| {
+        let Check {
+            code,
+            severity,
+            title,
+        } = check;
+        format!("| [{code}](#{}) | {severity} | {title} |\n", code.to_lowercase())
+    };
+    let rows: String = checks.iter().map(row).collect();
+    let table = format!("| check | severity | what is true when it passes |\n|---|---|---|\n{rows}");
+    let mut page = between(page, (CHECKS, CHECKS_BEGIN, CHECKS_END), &table)?;
+    for check in checks {
+        let head = format!("### {}\n\n", check.code);
+        let (before, rest) = page
+            .split_once(&head)
+            .with_context(|| format!("{CHECKS} has no section {}", check.code))?;
+        let rest = rest.split_once('\n').map_or("", |(_, rest)| rest);
+        page = format!("{before}{head}**{}**\n{rest}", check.title);
+    }
+    Ok(page)
+}
+
+/// The page with this between its two marks.
+fn between(page: &str, (name, begin, end): (&str, &str, &str), text: &str) -> anyhow::Result<String> {
+    let parts = page.split_once(begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(end)?;
         Some((before, after))
     });
-    let (before, after) = parts.with_context(|| format!("{METRICS} lacks {BEGIN:?} or {END:?}"))?;
+    let (before, after) = parts.with_context(|| format!("{name} lacks {begin:?} or {end:?}"))?;
+    Ok(format!("{before}{begin}\n{text}\n{end}{after}"))
+}
+
+/// The page of metrics with the table anew.
+fn with_table(page: &str) -> anyhow::Result<String> {
     let metrics = Metrics::new();
     let rows: String = metrics.described().iter().map(row).collect();
-    Ok(format!(
-        "{before}{BEGIN}\n| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}\n{END}{after}"
-    ))
+    let table = format!("| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}");
+    between(page, (METRICS, BEGIN, END), &table)
 }
 
 fn row(metric: &Described) -> String {
@@ -97,5 +141,30 @@ mod tests {
     #[test]
     fn a_page_without_a_place_for_the_table_is_refused() {
         assert!(with_table("# Metrics\n").is_err());
+    }
+
+    #[test]
+    fn a_check_without_a_section_is_refused_and_titles_are_written_anew() {
+        let checks =
+            [("MM0101", "istiod is ready"), ("MM0102", "every replica is")].map(|(code, title)| Check {
+                code: code.to_owned(),
+                severity: "error".to_owned(),
+                title: title.to_owned(),
+            });
+        let list = format!("{CHECKS_BEGIN}old\n{CHECKS_END}");
+        let page =
+            format!("{list}\n### MM0101\n\n**stale**\n\nWords.\n\n### MM0102\n\n**every replica is**\n");
+        let fresh = with_checks(&page, &checks).unwrap();
+        assert!(
+            fresh.contains("| [MM0101](#mm0101) | error | istiod is ready |"),
+            "{fresh}"
+        );
+        assert!(
+            fresh.contains("### MM0101\n\n**istiod is ready**\n\nWords.\n"),
+            "{fresh}"
+        );
+        assert!(!fresh.contains("stale") && !fresh.contains("old"), "{fresh}");
+        assert_eq!(with_checks(&fresh, &checks).unwrap(), fresh);
+        assert!(with_checks(&list, &checks).is_err());
     }
 }

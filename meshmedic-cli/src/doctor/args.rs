@@ -9,7 +9,7 @@ use super::checks;
 use super::report::Suppression;
 use super::snapshot::Scope;
 use crate::connection::ConnectionArgs;
-use crate::doctor::show::DoctorFormat;
+use crate::doctor::show::{DoctorFormat, Manner};
 use crate::exit::Usage;
 use crate::istio::IstioArgs;
 use crate::selection::SelectionArgs;
@@ -43,6 +43,14 @@ pub(crate) struct Args {
     /// Whether the namespace of -n may go from PERMISSIVE to STRICT mTLS: go or no-go, with the reasons
     #[arg(long, conflicts_with_all = ["all_namespaces", "pods", "category", "check", "suppress", "list"])]
     pub(super) strict_ready: bool,
+    /// Look again until nothing as bad as --fail-on is left and nothing is open, for so long at most
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = crate::spans::interval,
+        conflicts_with_all = ["from", "list", "strict_ready", "migrate", "against"]
+    )]
+    pub(super) wait: Option<Duration>,
     /// What would stop working if this namespace moved from sidecars to ambient mode, object by object
     #[arg(
         long,
@@ -112,12 +120,22 @@ Examples:
   meshmedic doctor                        what is wrong with the mesh?
   meshmedic doctor -n shop -o short       only what concerns this namespace
   meshmedic doctor -o html >report.html   a page for a ticket
+  meshmedic doctor --wait 5m -o junit     in a pipeline: let it settle first
   meshmedic doctor --migrate shop         may it move to ambient mode?
   meshmedic doctor --save mesh.json       keep it; judge it with --from
   meshmedic doctor --against mesh.json    what is new, and gone, since then
   meshmedic doctor --suppress 'MM0405=shop/*'";
 
 impl Args {
+    /// How the report is to be written.
+    pub(super) const fn manner(&self) -> Manner {
+        Manner {
+            format: self.output,
+            verbose: self.verbose,
+            fail_on: self.fail_on,
+        }
+    }
+
     /// The checks that are asked for.
     pub(super) fn chosen(&self) -> Result<Vec<&'static Check>, Usage> {
         for code in &self.check {
@@ -145,11 +163,11 @@ impl Args {
             (None, None) if self.strict_ready => {
                 usage("--strict-ready is about one namespace: name it with -n")
             }
-            _ if self.against.is_some() && self.output == DoctorFormat::Html => {
-                usage("--against is written as table, short, json or yaml")
-            }
-            _ if self.strict_ready && self.output == DoctorFormat::Html => {
+            _ if self.strict_ready && self.output.is_of_checks() => {
                 usage("--strict-ready is written as table, short, json or yaml")
+            }
+            _ if self.list && self.output.is_of_checks() => {
+                usage("--list is written as table, short, json or yaml")
             }
             _ => Ok(()),
         }

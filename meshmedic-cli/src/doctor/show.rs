@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What doctor found.
 
+mod escape;
 mod html;
+mod junit;
+mod sarif;
 mod strict;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use clap::ValueEnum;
+use serde::Serialize;
 
 pub(crate) use strict::strict_readiness;
 
@@ -31,27 +35,49 @@ pub(crate) enum DoctorFormat {
     Yaml,
     /// One file for a browser, a ticket or a printer
     Html,
+    /// For pipelines: XML as JUnit writes it, a test a check
+    Junit,
+    /// For collectors of findings: SARIF 2.1.0
+    Sarif,
+}
+
+impl DoctorFormat {
+    /// Whether it holds checks and their findings and nothing else.
+    pub(crate) const fn is_of_checks(self) -> bool {
+        matches!(self, Self::Html | Self::Junit | Self::Sarif)
+    }
+}
+
+/// How a report is to be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) format: DoctorFormat,
+    /// Without folding.
+    pub(crate) verbose: bool,
+    /// What a pipeline is to take for a failure.
+    pub(crate) fail_on: Severity,
 }
 
 /// Writes it.
-pub(crate) fn doctor(report: &DoctorReport, format: DoctorFormat, verbose: bool) -> anyhow::Result<()> {
-    write(&match format {
-        DoctorFormat::Json => format!("{}\n", serde_json::to_string_pretty(report)?),
+pub(crate) fn doctor(report: &DoctorReport, how: Manner) -> anyhow::Result<()> {
+    write(&match how.format {
+        DoctorFormat::Json => json(report)?,
         DoctorFormat::Yaml => serde_saphyr::to_string(report)?,
         DoctorFormat::Html => html::page(report)?,
-        DoctorFormat::Table => text(report, verbose, true)?,
-        DoctorFormat::Short => text(report, verbose, false)?,
+        DoctorFormat::Junit => junit::document(report, how.fail_on)?,
+        DoctorFormat::Sarif => json(&sarif::document(report))?,
+        DoctorFormat::Table => text(report, how.verbose, true)?,
+        DoctorFormat::Short => text(report, how.verbose, false)?,
     })
 }
 
+fn json(value: &impl Serialize) -> serde_json::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
 /// Writes what would stop working if a namespace moved to ambient mode.
-pub(crate) fn migration(
-    report: &DoctorReport,
-    namespace: &str,
-    format: DoctorFormat,
-    verbose: bool,
-) -> anyhow::Result<()> {
-    if matches!(format, DoctorFormat::Table | DoctorFormat::Short) {
+pub(crate) fn migration(report: &DoctorReport, namespace: &str, how: Manner) -> anyhow::Result<()> {
+    if matches!(how.format, DoctorFormat::Table | DoctorFormat::Short) {
         write(&wrap(
             &format!(
                 "What would stop working if namespace {namespace} moved from sidecars to ambient mode:\n"
@@ -59,15 +85,18 @@ pub(crate) fn migration(
             0,
         ))?;
     }
-    doctor(report, format, verbose)
+    doctor(report, how)
 }
 
 /// Writes what is new and what is gone.
-pub(crate) fn comparison(compared: &Comparison, format: DoctorFormat, verbose: bool) -> anyhow::Result<()> {
-    write(&match format {
-        DoctorFormat::Json => format!("{}\n", serde_json::to_string_pretty(compared)?),
+pub(crate) fn comparison(compared: &Comparison, how: Manner) -> anyhow::Result<()> {
+    write(&match how.format {
+        DoctorFormat::Json => json(compared)?,
         DoctorFormat::Yaml => serde_saphyr::to_string(compared)?,
-        DoctorFormat::Table | DoctorFormat::Short | DoctorFormat::Html => differences(compared, verbose)?,
+        DoctorFormat::Html => html::comparison(compared)?,
+        // A pipeline is told of what is new alone.
+        DoctorFormat::Junit | DoctorFormat::Sarif => return doctor(&compared.new, how),
+        DoctorFormat::Table | DoctorFormat::Short => differences(compared, how.verbose)?,
     })
 }
 
@@ -100,19 +129,37 @@ fn differences(compared: &Comparison, verbose: bool) -> anyhow::Result<String> {
     Ok(out)
 }
 
+/// What is told of a check without running it.
+#[derive(Serialize)]
+struct Listed {
+    code: &'static str,
+    category: Category,
+    severity: Severity,
+    title: &'static str,
+    docs: String,
+}
+
 /// Writes which checks there are.
-pub(crate) fn checks<'c>(checks: impl Iterator<Item = &'c Check>) -> anyhow::Result<()> {
-    let mut out = String::new();
-    for check in checks {
-        writeln!(
-            out,
-            "{}  {:<7}  {}",
-            check.code,
-            check.severity.as_str(),
-            check.title
-        )?;
-    }
-    write(&out)
+pub(crate) fn checks<'c>(
+    checks: impl Iterator<Item = &'c Check>,
+    format: DoctorFormat,
+) -> anyhow::Result<()> {
+    let listed = checks.map(|check| Listed {
+        code: check.code,
+        category: check.category,
+        severity: check.severity,
+        title: check.title,
+        docs: check.docs(),
+    });
+    let listed: Vec<Listed> = listed.collect();
+    write(&match format {
+        DoctorFormat::Json => json(&listed)?,
+        DoctorFormat::Yaml => serde_saphyr::to_string(&listed)?,
+        _ => listed
+            .iter()
+            .map(|one| format!("{}  {:<7}  {}\n", one.code, one.severity.as_str(), one.title))
+            .collect(),
+    })
 }
 
 /// What is wrong first, the worst before the rest and by what it breaks; then what is not known, what was skipped and
@@ -327,7 +374,7 @@ fn finding(out: &mut String, group: &Group<'_>) -> anyhow::Result<()> {
 }
 
 /// `3 errors, 1 warning; 20 checks passed, 4 were skipped.`
-fn summary(report: &DoctorReport) -> String {
+pub(crate) fn summary(report: &DoctorReport) -> String {
     let of = &report.summary;
     let count = |count: usize, word: &str| {
         let s = if count == 1 { "" } else { "s" };

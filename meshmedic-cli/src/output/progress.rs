@@ -7,7 +7,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// What is over sooner needs no bar.
 const SHORT: Duration = Duration::from_secs(1);
-const TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len}";
+const TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} {elapsed}";
+/// How often the time is written anew.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How far something is; it is wiped away when this is dropped.
 pub(crate) struct Progress {
@@ -34,6 +36,7 @@ impl Progress {
         if self.bar.is_hidden() && self.begun.elapsed() >= SHORT {
             // Where stderr is no terminal it stays hidden.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.bar.enable_steady_tick(TICK);
         }
         self.bar.inc(1);
     }

@@ -6,4 +6,5 @@ mod faults;
 mod reading;
 mod remedy;
 mod strict;
+mod waiting;
 mod world;

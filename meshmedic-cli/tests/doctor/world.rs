@@ -327,7 +327,7 @@ pub(crate) fn doctor_as(kubeconfig: &Path, arguments: &[&str]) -> Ran {
 }
 
 /// The command with nothing of this machine's in its environment.
-pub(crate) fn run(arguments: &[&str]) -> Ran {
+pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshmedic"));
     command
         .arg("doctor")
@@ -342,7 +342,11 @@ pub(crate) fn run(arguments: &[&str]) -> Ran {
     ] {
         command.env_remove(name);
     }
-    let output = command.output().unwrap();
+    command
+}
+
+pub(crate) fn run(arguments: &[&str]) -> Ran {
+    let output = command(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).expect("what we write is text");
     Ran {
         code: output.status.code().expect("it ends by itself"),

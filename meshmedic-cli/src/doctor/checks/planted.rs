@@ -2,6 +2,7 @@
 //! Faults as people make them, after Istio's own documentation: each is found alone and among all others, and once what is
 //! printed was done, nothing is left to find.
 
+mod anew;
 mod apply;
 mod cases;
 
@@ -57,23 +58,34 @@ fn the_mesh_that_faults_are_planted_in_is_well() {
 }
 
 #[test]
-fn every_new_code_has_a_planted_fault() {
+fn every_code_has_a_planted_fault() {
     let planted: BTreeSet<&str> = cases::all().map(|case| case.code).collect();
-    let new: BTreeSet<&str> = all()
-        .map(|check| check.code)
-        .filter(|code| *code >= "MM1000")
-        .collect();
-    assert_eq!(planted, new);
+    let known: BTreeSet<&str> = all().map(|check| check.code).collect();
+    assert_eq!(planted, known);
+}
+
+/// As people read it, short enough for a failure of many.
+fn lines(found: &[(&'static str, Severity, Finding)]) -> Vec<String> {
+    let line = |(code, _, finding): &(&str, Severity, Finding)| {
+        format!("{code} {}: {}", finding.object, finding.problem)
+    };
+    found.iter().map(line).collect()
 }
 
 #[test]
 fn a_planted_fault_is_found_alone() {
+    let mut wrong = Vec::new();
     for case in cases::all() {
         let mut snapshot = base();
         (case.plant)(&mut snapshot);
         let found = found(&snapshot);
         let ours = of_case(&found, case);
-        assert_eq!(ours.len(), 1, "{} on {}: {found:#?}", case.code, case.on);
+        let strange = found
+            .iter()
+            .any(|(code, _, _)| *code != case.code && !case.along.contains(code));
+        if ours.len() != 1 || strange {
+            wrong.push((case.code, case.on, lines(&found)));
+        }
         for finding in ours {
             assert!(
                 !finding.evidence.is_empty() && !finding.effect.is_empty() && !finding.remedy.is_empty(),
@@ -84,12 +96,8 @@ fn a_planted_fault_is_found_alone() {
                 "such findings never fold: {finding:#?}"
             );
         }
-        let others: Vec<_> = found
-            .iter()
-            .filter(|(code, _, _)| *code != case.code && !case.along.contains(code))
-            .collect();
-        assert!(others.is_empty(), "{} is not alone: {others:#?}", case.code);
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -99,23 +107,21 @@ fn a_planted_fault_is_found_among_all_others() {
         (case.plant)(&mut snapshot);
     }
     let found = found(&snapshot);
-    for case in cases::all().filter(|case| case.mixes) {
-        assert_eq!(
-            of_case(&found, case).len(),
-            1,
-            "{} on {} among {found:#?}",
-            case.code,
-            case.on
-        );
-    }
+    let mixed = cases::all().filter(|case| case.mixes);
+    let missed: Vec<_> = mixed
+        .filter(|case| of_case(&found, case).len() != 1)
+        .map(|case| (case.code, case.on))
+        .collect();
+    assert!(missed.is_empty(), "{missed:#?} among {:#?}", lines(&found));
     assert!(
-        cases::all().filter(|case| !case.mixes).count() <= 4,
+        cases::all().filter(|case| !case.mixes).count() <= 6,
         "nearly all have to stand beside each other"
     );
 }
 
 #[test]
 fn what_is_printed_helps() {
+    let mut left = Vec::new();
     for case in cases::all() {
         let mut snapshot = base();
         (case.plant)(&mut snapshot);
@@ -125,13 +131,12 @@ fn what_is_printed_helps() {
             }
         }
         (case.by_hand)(&mut snapshot);
-        let left = found(&snapshot);
-        assert!(
-            left.is_empty(),
-            "{} is left after its remedy: {left:#?}",
-            case.code
-        );
+        let found = found(&snapshot);
+        if !found.is_empty() {
+            left.push((case.code, lines(&found)));
+        }
     }
+    assert!(left.is_empty(), "left after the remedies: {left:#?}");
 }
 
 #[test]

@@ -44,6 +44,21 @@ fn each_code_has_its_section_and_each_section_its_code() {
 }
 
 #[test]
+fn the_guide_lists_the_checks_as_they_are() {
+    let row = |check: &Check| {
+        let (code, link) = (check.code, check.code.to_lowercase());
+        format!(
+            "| [{code}](#{link}) | {} | {} |",
+            check.severity.as_str(),
+            check.title
+        )
+    };
+    let rows: Vec<String> = all().map(row).collect();
+    let listed: Vec<&str> = GUIDE.lines().filter(|line| line.starts_with("| [MM")).collect();
+    assert_eq!(listed, rows, "the list is stale: run `cargo xtask docs`");
+}
+
+#[test]
 fn every_code_that_the_guide_names_exists() {
     let known: BTreeSet<&str> = all().map(|check| check.code).collect();
     let words = GUIDE.split(|c: char| !c.is_ascii_alphanumeric());

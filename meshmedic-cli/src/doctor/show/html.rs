@@ -1,88 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The report as one page, which needs nothing from elsewhere. Every word from the cluster is escaped.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::{self, Write as _};
 
-use crate::doctor::{CheckReport, DoctorReport, Ending, Group, Remedy, Severity, fold};
+use super::escape::Escaped;
+use crate::doctor::{CheckReport, Comparison, DoctorReport, Ending, Group, Remedy, Severity, fold};
 
 const STYLE: &str = include_str!("report.css");
-
-/// Text in which nothing is markup.
-struct Escaped<T>(T);
-
-impl<T: Display> Display for Escaped<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        struct Writer<'f, 'g>(&'f mut fmt::Formatter<'g>);
-        impl fmt::Write for Writer<'_, '_> {
-            fn write_str(&mut self, text: &str) -> fmt::Result {
-                for c in text.chars() {
-                    match c {
-                        '&' => self.0.write_str("&amp;")?,
-                        '<' => self.0.write_str("&lt;")?,
-                        '>' => self.0.write_str("&gt;")?,
-                        '"' => self.0.write_str("&quot;")?,
-                        '\'' => self.0.write_str("&#39;")?,
-                        c => self.0.write_char(c)?,
-                    }
-                }
-                Ok(())
-            }
-        }
-        write!(Writer(f), "{}", self.0)
-    }
-}
 
 /// The whole page.
 pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
     let mut out = String::new();
     let of = &report.summary;
-    write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>Mesh report, {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>Mesh report</h1>\n",
-        Escaped(report.taken.strftime("%Y-%m-%d %H:%M UTC"))
+    begin(&mut out, report, "Mesh report", "")?;
+    totals(
+        &mut out,
+        &[
+            ("error", of.errors, plural(of.errors, "error", "errors")),
+            ("warning", of.warnings, plural(of.warnings, "warning", "warnings")),
+            ("info", of.infos, plural(of.infos, "remark", "remarks")),
+            ("passed", of.passed, "passed"),
+            ("skipped", of.skipped, "skipped"),
+            ("failed", of.failed, "could not be run"),
+            ("skipped", of.suppressed, "suppressed"),
+        ],
     )?;
-    let server = report
-        .server_version
-        .as_ref()
-        .map(|version| format!(", Kubernetes {version}"))
-        .unwrap_or_default();
-    let place = match (&report.scope.namespace, report.scope.pods.as_slice()) {
-        (_, [_, ..]) => format!("The mesh, and {}", report.scope.pods.join(", ")),
-        (Some(namespace), _) => format!("The mesh, and namespace {namespace}"),
-        (None, _) => "The whole cluster".to_owned(),
-    };
-    let when = report.taken.strftime("%Y-%m-%d %H:%M UTC");
-    writeln!(
-        out,
-        "<p>{}</p>",
-        Escaped(format!("{place}, as of {when}{server}"))
-    )?;
-    writeln!(out, "<ul class=\"totals\">")?;
-    for (class, count, word) in [
-        (
-            "error",
-            of.errors,
-            if of.errors == 1 { "error" } else { "errors" },
-        ),
-        (
-            "warning",
-            of.warnings,
-            if of.warnings == 1 { "warning" } else { "warnings" },
-        ),
-        ("info", of.infos, if of.infos == 1 { "remark" } else { "remarks" }),
-        ("passed", of.passed, "passed"),
-        ("skipped", of.skipped, "skipped"),
-        ("failed", of.failed, "could not be run"),
-        ("skipped", of.suppressed, "suppressed"),
-    ] {
-        if count > 0 || matches!(class, "error" | "warning" | "passed") {
-            writeln!(out, "<li class=\"{class}\"><b>{count}</b> {word}</li>")?;
-        }
-    }
-    writeln!(out, "</ul>\n</header>\n<main>")?;
     for severity in super::WORST_FIRST {
         findings(&mut out, report, severity)?;
     }
@@ -111,13 +53,102 @@ pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
         writeln!(out, "</dl>\n</section>")?;
     }
     passed(&mut out, report)?;
+    end(&mut out)?;
+    Ok(out)
+}
+
+/// What is new and what is gone, as a page.
+pub(super) fn comparison(compared: &Comparison) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let since = format!(", against {}", compared.against.strftime("%Y-%m-%d %H:%M UTC"));
+    let new = compared.new.summary;
+    begin(&mut out, &compared.new, "Mesh report: what changed", &since)?;
+    totals(
+        &mut out,
+        &[
+            ("error", new.errors, plural(new.errors, "new error", "new errors")),
+            (
+                "warning",
+                new.warnings,
+                plural(new.warnings, "new warning", "new warnings"),
+            ),
+            ("info", new.infos, plural(new.infos, "new remark", "new remarks")),
+            ("passed", compared.gone.len(), "gone"),
+            ("skipped", compared.same, "as before"),
+        ],
+    )?;
+    for severity in super::WORST_FIRST {
+        findings(&mut out, &compared.new, severity)?;
+    }
+    if !compared.gone.is_empty() {
+        writeln!(out, "<section>\n<h2>Gone</h2>\n<ul>")?;
+        for gone in &compared.gone {
+            let line = format!("{} {}: {}", gone.code, gone.object, gone.problem);
+            writeln!(out, "<li>{}</li>", Escaped(line))?;
+        }
+        writeln!(out, "</ul>\n</section>")?;
+    }
+    if !compared.not_looked_for.is_empty() {
+        writeln!(
+            out,
+            "<section>\n<h2>Found then, and not looked for now</h2>\n<p>{}</p>\n</section>",
+            Escaped(compared.not_looked_for.join(", "))
+        )?;
+    }
+    end(&mut out)?;
+    Ok(out)
+}
+
+const fn plural(count: usize, one: &'static str, several: &'static str) -> &'static str {
+    if count == 1 { one } else { several }
+}
+
+/// All before the findings: of what and when the page is.
+fn begin(out: &mut String, report: &DoctorReport, title: &str, against: &str) -> fmt::Result {
+    let when = report.taken.strftime("%Y-%m-%d %H:%M UTC");
+    write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{title}, {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n",
+        Escaped(&when)
+    )?;
+    let server = report
+        .server_version
+        .as_ref()
+        .map(|version| format!(", Kubernetes {version}"))
+        .unwrap_or_default();
+    let place = match (&report.scope.namespace, report.scope.pods.as_slice()) {
+        (_, [_, ..]) => format!("The mesh, and {}", report.scope.pods.join(", ")),
+        (Some(namespace), _) => format!("The mesh, and namespace {namespace}"),
+        (None, _) => "The whole cluster".to_owned(),
+    };
+    writeln!(
+        out,
+        "<p>{}</p>",
+        Escaped(format!("{place}, as of {when}{against}{server}"))
+    )
+}
+
+/// How many there are of what, each with its colour. Of what matters most it is said that there is none.
+fn totals(out: &mut String, counts: &[(&str, usize, &str)]) -> fmt::Result {
+    writeln!(out, "<ul class=\"totals\">")?;
+    for &(class, count, word) in counts {
+        if count > 0 || matches!(class, "error" | "warning" | "passed") {
+            writeln!(out, "<li class=\"{class}\"><b>{count}</b> {word}</li>")?;
+        }
+    }
+    writeln!(out, "</ul>\n</header>\n<main>")
+}
+
+fn end(out: &mut String) -> fmt::Result {
     write!(
         out,
         "</main>\n<footer>\n<p>Written by meshmedic {}. It holds names of the cluster, and no secrets.</p>\n\
          </footer>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
-    )?;
-    Ok(out)
+    )
 }
 
 /// The findings of one severity, those together that break the same thing.

@@ -15,8 +15,8 @@ pub(crate) fn strict_readiness(readiness: &StrictReadiness, format: DoctorFormat
     write(&match format {
         DoctorFormat::Json => format!("{}\n", serde_json::to_string_pretty(readiness)?),
         DoctorFormat::Yaml => serde_saphyr::to_string(readiness)?,
-        DoctorFormat::Table | DoctorFormat::Html => text(readiness, true)?,
         DoctorFormat::Short => text(readiness, false)?,
+        _ => text(readiness, true)?,
     })
 }
 

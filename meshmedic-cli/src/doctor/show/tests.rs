@@ -28,6 +28,8 @@ fn a_mesh_that_ails_reads_as_recorded() {
     );
     assert_recorded("doctor.yaml", &serde_saphyr::to_string(&report).unwrap());
     assert_recorded("doctor.html", &html::page(&report).unwrap());
+    assert_recorded("doctor.xml", &junit::document(&report, Severity::Error).unwrap());
+    assert_recorded("doctor.sarif", &json(&sarif::document(&report)).unwrap());
 }
 
 #[test]
@@ -48,9 +50,15 @@ fn names_of_others_are_no_markup() {
             ];
         }
     }
-    let page = html::page(&report).unwrap();
-    assert!(!page.contains("<script") && !page.contains("alert('"), "{page}");
-    assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;"));
+    let compared = Comparison::of(report.clone(), &report.clone().only(|_, _| false));
+    for page in [
+        html::page(&report).unwrap(),
+        html::comparison(&compared).unwrap(),
+        junit::document(&report, Severity::Error).unwrap(),
+    ] {
+        assert!(!page.contains("<script") && !page.contains("alert('"), "{page}");
+        assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;"));
+    }
 }
 
 #[test]
@@ -66,10 +74,44 @@ fn two_snapshots_read_as_what_is_new_and_what_is_gone() {
     let earlier = ailing_report();
     let later = ailing_report().only(|check, _| check.code != "MM0201");
     let compared = Comparison::of(later, &earlier);
+    let page = html::comparison(&compared).unwrap();
+    for words in [
+        "<h1>Mesh report: what changed</h1>",
+        ", against 2026-01-02 00:00 UTC",
+        "<b>0</b> new errors",
+        "<b>1</b> gone",
+        "<b>4</b> as before",
+        "<li>MM0201 Node node-b: ztunnel is not Ready here</li>",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
     let text = differences(&compared, false).unwrap();
     assert_eq!(
         text,
         "Since 2026-01-02 00:00 UTC: 0 new, 1 gone, 4 as before.\n\nGone\n----\n\
          √ MM0201 Node node-b: ztunnel is not Ready here\n"
     );
+}
+
+#[test]
+fn a_pipeline_is_told_what_the_exit_code_tells() {
+    let report = ailing_report();
+    for (fail_on, failures) in [(Severity::Error, 2), (Severity::Warning, 3)] {
+        let document = junit::document(&report, fail_on).unwrap();
+        assert_eq!(document.matches("<failure ").count(), failures, "{document}");
+        assert_eq!(document.matches("<testcase ").count(), report.checks.len());
+    }
+    let sarif = sarif::document(&report);
+    let run = &sarif["runs"][0];
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), 5);
+    for result in results {
+        let at = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(run["tool"]["driver"]["rules"][at]["id"], result["ruleId"]);
+    }
+    // A check that could not be run, and one that lacks a right.
+    let notes = run["invocations"][0]["toolExecutionNotifications"]
+        .as_array()
+        .unwrap();
+    assert_eq!(notes.len(), 2);
 }

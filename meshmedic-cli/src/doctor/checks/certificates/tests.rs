@@ -79,3 +79,9 @@ fn ztunnels_need_one_root_in_common() {
     // Older ztunnels tell none.
     assert_passes("MM1403", &roots([&[], &["2"], &[]]));
 }
+
+#[test]
+fn a_root_without_a_number_is_none() {
+    assert_passes("MM1403", &roots([&[""], &["2"], &["2"]]));
+    assert_passes("MM1403", &roots([&[""], &[""], &["2"]]));
+}

@@ -16,7 +16,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     for pod in view
         .pods()
         .iter()
-        .filter(|pod| pod.is_live() && endpoints::is_captured(pod) && !pod.facts.sidecar)
+        .filter(|pod| pod.is_live() && endpoints::is_captured(pod))
     {
         let annotations = pod.pod.metadata.annotations.iter().flatten();
         let mut read =

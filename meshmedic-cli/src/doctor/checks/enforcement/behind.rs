@@ -142,7 +142,7 @@ pub(super) fn shut_out(view: &View<'_>) -> Vec<Finding> {
                     .get(*at)
                     .is_some_and(|(policy, _)| admits(policy, identity, domain(view)))
             };
-            !over.is_empty() && !over.iter().any(admits)
+            !over.iter().any(admits)
         });
         let refused: BTreeSet<Identity> = refused.collect();
         // Whoever says most about callers is the one to look at.

@@ -332,3 +332,61 @@ fn annotations_for_sidecars_are_found_on_captured_pods_alone() {
     });
     assert_passes("MM1206", &other);
 }
+
+#[test]
+fn pods_outside_the_mesh_are_nobodys_business() {
+    let mut snapshot = behind();
+    let pod = crate::doctor::fixtures::pod;
+    let mut web = pod(
+        "plain",
+        "web-0",
+        "node-a",
+        "10.244.0.90",
+        json!({ "app": "web" }),
+        ("StatefulSet", "web"),
+    );
+    annotate(&mut web, "traffic.sidecar.istio.io/excludeOutboundPorts", "3306");
+    snapshot.add_pod(web);
+    snapshot.add_custom(
+        REQUEST,
+        "plain",
+        "tokens",
+        json!({ "jwtRules": [{ "issuer": "x" }] }),
+    );
+    had(&mut snapshot.services).push(crate::doctor::fixtures::object(json!({
+        "metadata": { "namespace": "plain", "name": "web" }, "spec": { "selector": { "app": "web" } },
+    })));
+    snapshot.add_custom(DESTINATION_RULE, "plain", "web", json!({ "host": "web" }));
+    // No caller reads the rule either.
+    without_sidecars(&mut snapshot);
+    for code in ["MM1202", "MM1203", "MM1206"] {
+        assert_passes(code, &snapshot);
+    }
+}
+
+#[test]
+fn where_some_pod_has_a_sidecar_its_settings_are_read() {
+    let mut snapshot = add(ENVOY_FILTER, "shop", json!({}));
+    assert_finds("MM1203", &snapshot, "EnvoyFilter shop/one");
+    snapshot.add_pod(crate::doctor::fixtures::sidecar_pod(
+        "shop",
+        "mixed",
+        "node-a",
+        "10.244.0.71",
+    ));
+    assert_passes("MM1203", &snapshot);
+}
+
+#[test]
+fn what_another_check_says_of_a_policy_is_not_said_twice() {
+    let app = json!({ "matchLabels": { "app": "catalog" } });
+    let source = json!({ "principals": ["cluster.local/ns/till/sa/default"] });
+    let rules = json!([{ "from": [{ "source": source }], "to": [{ "operation": { "methods": ["GET"] } }] }]);
+    let snapshot = add(AUTHORIZATION, "shop", json!({ "selector": app, "rules": rules }));
+    assert_finds("MM0602", &snapshot, "AuthorizationPolicy shop/one");
+    assert_passes("MM1204", &snapshot);
+    // Whoever is denied by port is denied through the waypoint, too.
+    let rules = json!([{ "to": [{ "operation": { "ports": ["9090"] } }] }]);
+    let by_port = json!({ "selector": app, "action": "DENY", "rules": rules });
+    assert_passes("MM1205", &add(AUTHORIZATION, "shop", by_port));
+}

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::anew;
 use crate::doctor::finding::Remedy;
 use crate::doctor::fixtures::{had, object};
 use crate::doctor::snapshot::{CUSTOM_KINDS, Custom, Part, Snapshot};
@@ -29,10 +30,36 @@ fn run(snapshot: &mut Snapshot, argv: &[String]) {
     // Names are what is neither a command, nor an option or its value, nor a label.
     let of = after("-n").unwrap_or_default();
     match words.as_slice() {
-        ["kubectl", "get" | "describe", ..] | ["kubectl", "rollout", ..] => {}
+        ["kubectl", "get" | "describe" | "logs" | "top", ..] => {}
+        [
+            "istioctl",
+            "analyze" | "proxy-status" | "tag" | "ztunnel-config",
+            ..,
+        ]
+        | ["meshmedic", "explain" | "doctor", ..] => {}
+        // The network's own agents, and istiod: what a fresh one does is said where the fault is.
+        [
+            "kubectl",
+            "rollout",
+            "restart",
+            "-n",
+            "kube-system" | "istio-system",
+            _,
+        ] => {}
+        ["kubectl", "rollout", "restart", "-n", of, workload] => anew::workload(snapshot, of, workload),
+        ["kubectl", "delete", "pod", "-n", of, name] => anew::pod(snapshot, of, name),
+        ["kubectl", "set", "env", ..] | ["kubectl", "exec", ..] => {}
+        ["kubectl", "scale", "--replicas", ..] => {}
         ["kubectl", "label", kind, "--overwrite", rest @ ..] => label(snapshot, kind, of, rest),
-        ["kubectl", "delete", "pod", ..] => {}
-        ["kubectl", "set", "env", ..] => {}
+        ["kubectl", "label", "namespace", name, change] => unlabel(snapshot, name, change),
+        ["kubectl", "patch", "service", "-n", of, name, .., "-p", patch] => {
+            patch_service(snapshot, of, name, patch)
+        }
+        ["kubectl", "patch", "deployment", "-n", of, name, ..] => anew::workload(snapshot, of, name),
+        ["meshmedic", "repair", .., path] => {
+            let (of, name) = path.split_once('/').unwrap();
+            anew::pod(snapshot, of, name);
+        }
         ["kubectl", "scale", "deployment", ..] => {
             let name = words.last().unwrap();
             snapshot.add_gateway_pod(of, name, "istio.io-mesh-controller");
@@ -72,6 +99,42 @@ fn run(snapshot: &mut Snapshot, argv: &[String]) {
             }
         }
         other => panic!("nobody knows what this does: {other:?}"),
+    }
+}
+
+/// Only taken away.
+fn unlabel(snapshot: &mut Snapshot, name: &str, change: &str) {
+    let key = change.strip_suffix('-').unwrap();
+    snapshot.with_namespace(name, |namespace| {
+        namespace.metadata.labels.get_or_insert_default().remove(key);
+    });
+}
+
+/// A list of changes that each add a port, or ports to be merged by their numbers.
+fn patch_service(snapshot: &mut Snapshot, of: &str, name: &str, patch: &str) {
+    let patch: Value = serde_json::from_str(patch).unwrap();
+    let mut services = had(&mut snapshot.services).iter_mut();
+    let service = services
+        .find(|one| {
+            one.metadata.namespace.as_deref() == Some(of) && one.metadata.name.as_deref() == Some(name)
+        })
+        .unwrap();
+    let ports = service.spec.as_mut().unwrap().ports.get_or_insert_default();
+    for change in patch.as_array().into_iter().flatten() {
+        assert_eq!(
+            (&change["op"], &change["path"]),
+            (&"add".into(), &"/spec/ports/-".into())
+        );
+        ports.push(object(change["value"].clone()));
+    }
+    for change in patch
+        .pointer("/spec/ports")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let port = ports.iter_mut().find(|port| change["port"] == port.port).unwrap();
+        port.app_protocol = change["appProtocol"].as_str().map(str::to_owned);
     }
 }
 
@@ -122,6 +185,16 @@ fn find<'s>(snapshot: &'s mut Snapshot, key: &str, of: &str, name: &str) -> &'s 
 
 fn make(snapshot: &mut Snapshot, value: &Value) {
     let kind = value["kind"].as_str().unwrap();
+    if kind == "NetworkPolicy" {
+        let policy: k8s_openapi::api::networking::v1::NetworkPolicy = object(value.clone());
+        let all = had(&mut snapshot.network_policies);
+        all.retain(|one| {
+            (&one.metadata.namespace, &one.metadata.name)
+                != (&policy.metadata.namespace, &policy.metadata.name)
+        });
+        all.push(policy);
+        return;
+    }
     if kind == "ResourceQuota" {
         had(&mut snapshot.resource_quotas).push(object(value.clone()));
         return;

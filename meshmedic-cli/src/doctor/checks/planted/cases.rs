@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The faults.
 
+mod mesh;
 mod objects;
+mod paths;
 mod surroundings;
 
 use crate::doctor::snapshot::Snapshot;
@@ -22,7 +24,8 @@ pub(super) struct Case {
 
 /// Every fault, by the code of its check.
 pub(super) fn all() -> impl Iterator<Item = &'static Case> + Clone {
-    objects::CASES.iter().chain(surroundings::CASES)
+    let families = [mesh::CASES, paths::CASES, objects::CASES, surroundings::CASES];
+    families.into_iter().flatten()
 }
 
 const fn case(

@@ -318,4 +318,86 @@ fn a_kind_that_is_too_old_matters_where_there_are_objects_of_it() {
         });
     }
     assert_finds("MM1508", &snapshot, &format!("CustomResourceDefinition {tls}"));
+    had(&mut snapshot.gateway_api).insert(tls.to_owned(), "v1.5.0".to_owned());
+    assert_passes("MM1508", &snapshot);
+}
+
+#[test]
+fn what_is_not_captured_is_not_probed_from_there() {
+    let mut snapshot = eks(json!([{ "name": "ENABLE_POD_ENI", "value": "true" }]), json!({}));
+    let groups = "securitygrouppolicies.vpcresources.k8s.aws";
+    had(snapshot.custom.get_mut(groups).unwrap()).clear();
+    snapshot.add_custom(groups, "legacy", "all", json!({ "podSelector": {} }));
+    assert_passes("MM1504", &snapshot);
+    snapshot.add_custom(groups, "shop", "all", json!({ "podSelector": {} }));
+    assert_finds("MM1504", &snapshot, "DaemonSet kube-system/aws-node");
+}
+
+#[test]
+fn a_quota_is_asked_for_by_gke_for_critical_pods_outside_its_own_namespace() {
+    let changed = |change: &dyn Fn(&mut k8s_openapi::api::apps::v1::DaemonSet)| {
+        let mut snapshot = short(true);
+        let sets = had(&mut snapshot.daemon_sets).iter_mut();
+        sets.filter(|set| set.metadata.name.as_deref() == Some("istio-cni-node"))
+            .for_each(change);
+        snapshot
+    };
+    assert_finds(
+        "MM1506",
+        &changed(&|_| ()),
+        "DaemonSet istio-system/istio-cni-node",
+    );
+    assert_passes(
+        "MM1506",
+        &changed(&|set| {
+            let spec = set.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+            spec.priority_class_name = None;
+        }),
+    );
+    let of_cluster = changed(&|set| set.metadata.namespace = Some("kube-system".to_owned()));
+    assert_passes("MM1506", &of_cluster);
+    let mut talos = of_cluster;
+    let node = &mut had(&mut talos.nodes)[0];
+    node.status.as_mut().unwrap().node_info.as_mut().unwrap().os_image = "Talos (v1.11.1)".to_owned();
+    assert_passes("MM1509", &talos);
+}
+
+#[test]
+fn a_quota_for_all_pods_counts_and_one_for_other_things_does_not() {
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut quota = quota("5");
+        change(&mut quota);
+        let mut snapshot = short(false);
+        had(&mut snapshot.resource_quotas).push(object(quota));
+        snapshot
+    };
+    let on = "DaemonSet istio-system/istio-cni-node";
+    assert_finds("MM1506", &with(&|quota| quota["spec"] = json!({})), on);
+    let secrets = |quota: &mut Value| {
+        quota["status"] = json!({ "hard": { "secrets": "5" }, "used": { "secrets": "5" } });
+    };
+    assert_passes("MM1506", &with(&secrets));
+}
+
+#[test]
+fn each_of_the_two_folders_may_be_wrong_alone() {
+    let k3s = |node: &mut k8s_openapi::api::core::v1::Node| {
+        let info = node.status.as_mut().unwrap().node_info.as_mut().unwrap();
+        info.kubelet_version = "v1.34.1+k3s1".to_owned();
+    };
+    let (read, run) = (
+        "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+        "/var/lib/rancher/k3s/data/cni",
+    );
+    let on = "DaemonSet istio-system/istio-cni-node";
+    for (configuration, programs, word) in [
+        ("/etc/cni/net.d", run, "cniConfDir"),
+        (read, "/opt/cni/bin", "cniBinDir"),
+    ] {
+        let found = assert_finds("MM1507", &folders(k3s, configuration, programs), on);
+        assert!(
+            found.evidence.iter().skip(1).all(|line| line.starts_with(word)),
+            "{found:#?}"
+        );
+    }
 }

@@ -98,3 +98,29 @@ fn releases_with_known_holes_are_found_once_for_each_workload() {
         assert_passes("MM1703", &of(tag));
     }
 }
+
+#[test]
+fn an_injector_that_passes_over_all_pods_of_a_namespace_is_no_second() {
+    let labels = json!({ "app": "sidecar-injector", "istio.io/rev": "1-30" });
+    let injected = json!({ "matchLabels": { "istio-injection": "enabled" } });
+    let mut snapshot = second("istio-sidecar-injector-1-30", labels, injected);
+    assert_finds("MM1702", &snapshot, "Namespace legacy");
+    let hook = &mut had(&mut snapshot.mutating_webhooks)[1].webhooks.as_mut().unwrap()[0];
+    hook.object_selector = Some(object(json!({ "matchLabels": { "istio.io/rev": "1-30" } })));
+    assert_passes("MM1702", &snapshot);
+}
+
+#[test]
+fn a_pod_that_has_ended_has_no_holes() {
+    let mut snapshot = healthy();
+    snapshot.with_pod("legacy", "orders-7d4b-a", |pod| {
+        for container in pod.spec.as_mut().unwrap().init_containers.iter_mut().flatten() {
+            container.image = Some("docker.io/istio/proxyv2:1.28.9".to_owned());
+        }
+    });
+    assert_finds("MM1703", &snapshot, "Pod legacy/orders-7d4b-a");
+    snapshot.with_pod("legacy", "orders-7d4b-a", |pod| {
+        pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+    });
+    assert_passes("MM1703", &snapshot);
+}

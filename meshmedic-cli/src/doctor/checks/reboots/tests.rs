@@ -160,3 +160,45 @@ fn a_restart_of_istio_cni_alone_is_no_reboot() {
     }
     assert_passes("MM1605", &snapshot);
 }
+
+/// What the kubelet says of the containers of apps, changed after a reboot of node-c.
+fn apps(change: impl Fn(&mut k8s_openapi::api::core::v1::Pod)) -> Snapshot {
+    let mut snapshot = healthy();
+    restarted(&mut snapshot, "node-c");
+    let pods = had(&mut snapshot.pods).iter_mut();
+    pods.filter(|pod| pod.metadata.namespace.as_deref() != Some("istio-system"))
+        .for_each(change);
+    snapshot
+}
+
+fn status(pod: &mut k8s_openapi::api::core::v1::Pod) -> &mut k8s_openapi::api::core::v1::ContainerStatus {
+    &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0]
+}
+
+#[test]
+fn pods_that_are_new_or_came_after_istio_cni_are_not() {
+    assert_finds("MM1605", &apps(|_| ()), "Node node-c");
+    // Started once only.
+    assert_passes("MM1605", &apps(|pod| status(pod).restart_count = 0));
+    // Made a moment before it started.
+    let young = |pod: &mut k8s_openapi::api::core::v1::Pod| {
+        pod.metadata.creation_timestamp = Some(object(json!("2026-01-01T12:00:04Z")));
+    };
+    assert_passes("MM1605", &apps(young));
+    let later = |pod: &mut k8s_openapi::api::core::v1::Pod| {
+        status(pod).state = Some(object(
+            json!({ "running": { "startedAt": "2026-01-01T12:00:30Z" } }),
+        ));
+    };
+    assert_passes("MM1605", &apps(later));
+}
+
+#[test]
+fn whoever_looked_and_could_not_tell_saw_nothing() {
+    let mut snapshot = apps(|_| ());
+    snapshot.scan = healthy().scan;
+    for state in had(&mut snapshot.scan) {
+        state.state = meshmedic_common::verdict::State::Unverifiable;
+    }
+    assert_finds("MM1605", &snapshot, "Node node-c");
+}

@@ -25,7 +25,11 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
                 Some((name, of)) => format!("{name}.{of}"),
                 None => host.to_owned(),
             };
-            by_host.entry(full).or_default().push(route);
+            let routes = by_host.entry(full).or_default();
+            // One may write a host twice, short and in full.
+            if !routes.iter().any(|known| std::ptr::eq(*known, route)) {
+                routes.push(route);
+            }
         }
     }
     let mut findings = Vec::new();
@@ -38,11 +42,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             )
         });
         for (at, later) in routes.iter().enumerate() {
-            let Some(first) = routes
-                .iter()
-                .take(at)
-                .find(|first| !std::ptr::eq(**first, *later) && meet(first, later))
-            else {
+            let Some(first) = routes.iter().take(at).find(|first| meet(first, later)) else {
                 continue;
             };
             findings.push(

@@ -141,6 +141,34 @@ fn what_istiod_says_of_policies_for_sidecars_is_no_fault() {
     }
 }
 
+#[test]
+fn a_policy_that_ztunnel_gets_as_it_stands_is_no_fault() {
+    let said = |reason: &str| {
+        let rules = json!([{ "from": [{ "source": { "namespaces": ["till"] } }] }]);
+        let mut snapshot = healthy();
+        snapshot.add_custom(
+            AUTHORIZATION,
+            "shop",
+            "callers",
+            json!({ "action": "DENY", "rules": rules }),
+        );
+        let condition = json!({ "type": "ZtunnelAccepted", "status": "True", "reason": reason });
+        snapshot.say(
+            AUTHORIZATION,
+            "shop",
+            "callers",
+            json!({ "conditions": [condition] }),
+        );
+        snapshot
+    };
+    assert_passes("MM1003", &said("Accepted"));
+    assert_finds(
+        "MM1003",
+        &said("UnsupportedValue"),
+        "AuthorizationPolicy shop/callers",
+    );
+}
+
 /// A gateway of a class, of which its controller says this.
 fn gateway(class: &str, said: Value) -> Snapshot {
     let mut snapshot = healthy();
@@ -169,6 +197,10 @@ fn gateways_of_istio_are_judged_by_their_listeners_too_and_those_of_others_are_n
     assert_passes("MM1004", &gateway("istio", pending.clone()));
     assert_finds("MM1006", &gateway("istio", pending.clone()), "Gateway shop/in");
     assert_passes("MM1006", &gateway("gke-l7", pending.clone()));
+    // Of an address it is said only where the reason is one.
+    let invalid = json!({ "conditions": [no("Programmed", "Invalid")] });
+    assert_finds("MM1004", &gateway("istio", invalid.clone()), "Gateway shop/in");
+    assert_passes("MM1006", &gateway("istio", invalid));
     let mut young = gateway("istio", pending);
     let one = &mut had(young.custom.get_mut(GATEWAY).unwrap())[0];
     one.metadata.creation_timestamp = Some(object(json!("2026-01-01T23:58:00Z")));

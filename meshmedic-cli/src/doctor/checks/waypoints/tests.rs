@@ -69,6 +69,9 @@ fn a_namespace_that_asks_is_enough_and_what_others_run_is_theirs() {
     assert_passes("MM1101", &snapshot);
     snapshot.drop_pods(|pod| pod.metadata.name.as_deref() == Some("wp-6c9f-a"));
     assert_finds("MM1101", &snapshot, "Gateway shop/wp");
+    // The first Service that is made there is cut off.
+    had(&mut snapshot.services).retain(|one| one.metadata.namespace.as_deref() != Some("shop"));
+    assert_finds("MM1101", &snapshot, "Gateway shop/wp");
     had(snapshot.custom.get_mut(GATEWAY).unwrap())[0].spec["addresses"] =
         json!([{ "value": "wp.elsewhere.example" }]);
     assert_passes("MM1101", &snapshot);
@@ -234,4 +237,23 @@ fn a_waypoint_of_another_vendor_says_itself_how_it_listens() {
         annotate(pod, "istio.io/use-waypoint", "gone")
     });
     assert_passes("MM1102", &snapshot);
+}
+
+#[test]
+fn ways_within_the_mesh_do_not_come_from_outside() {
+    let route = "httproutes.gateway.networking.k8s.io";
+    let mut of_waypoint = from_outside(true);
+    had(of_waypoint.custom.get_mut(route).unwrap())[0].spec["parentRefs"] =
+        json!([{ "name": "wp", "namespace": "shop" }]);
+    assert_passes("MM1105", &of_waypoint);
+    let mut within = from_outside(true);
+    had(within.custom.get_mut(route).unwrap()).clear();
+    let http = json!([{ "route": [{ "destination": { "host": "catalog" } }] }]);
+    within.add_custom(
+        "virtualservices.networking.istio.io",
+        "shop",
+        "within",
+        json!({ "hosts": ["catalog"], "gateways": ["mesh"], "http": http }),
+    );
+    assert_passes("MM1105", &within);
 }
