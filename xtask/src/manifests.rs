@@ -4,9 +4,11 @@
 use meshmedic_lab::Cluster;
 use meshmedic_lab::api::documents;
 
-const MANIFESTS: [&str; 2] = [
+const MANIFESTS: [&str; 4] = [
     include_str!("../../deploy/meshmedic-daemonset.yaml"),
-    include_str!("../../deploy/kustomize/repair/rights.yaml"),
+    include_str!("../../deploy/kustomize/repair/rights-heal.yaml"),
+    include_str!("../../deploy/kustomize/repair/rights-restart.yaml"),
+    include_str!("../../deploy/kustomize/repair/policies.yaml"),
 ];
 
 /// Everything but the DaemonSet: its pods are the processes that are started beside the cluster.

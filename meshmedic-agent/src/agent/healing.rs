@@ -23,8 +23,8 @@ const LOOK_FOR_RIGHT: Duration = Duration::from_secs(60);
 /// What came of something that ran beside the loop.
 pub(super) enum Done {
     Answer(RequestId, Answer),
-    /// Whether the API lets us ask, if it says so.
-    Right(Option<Result<(), String>>),
+    /// Whether the API lets us ask in a namespace, if it says so.
+    Right(String, Option<Result<(), String>>),
 }
 
 /// The healer and what runs for it; without the rung `heal` neither.
@@ -35,7 +35,8 @@ pub(super) struct Heal {
     version: Option<String>,
     heals: Heals,
     running: JoinSet<Done>,
-    right_looked_for: Option<Time>,
+    /// When the right to ask was last looked for in a namespace.
+    rights: BTreeMap<String, Time>,
     /// Whether the rules of a pod might lead nowhere, as the node is.
     unproven: bool,
 }
@@ -48,7 +49,7 @@ impl Heal {
             version,
             heals,
             running: JoinSet::new(),
-            right_looked_for: None,
+            rights: BTreeMap::new(),
             unproven: true,
         }
     }
@@ -74,8 +75,8 @@ impl Heal {
                 let candidates = candidates(watch, mirror, planner);
                 self.healer.answer(at, id, answer, &candidates);
             }
-            Done::Right(Some(permitted)) => self.healer.permit(permitted),
-            Done::Right(None) => {}
+            Done::Right(namespace, Some(permitted)) => self.healer.permit(&namespace, permitted),
+            Done::Right(_, None) => {}
         }
     }
 
@@ -91,14 +92,22 @@ impl Heal {
         if !self.rungs.heal {
             return Vec::new();
         }
-        let lost = watch.engine().views().any(|(_, view)| view.state.is_lost());
-        if !lost && !self.healer.is_busy() {
+        let lost: Vec<&PodUid> = watch
+            .engine()
+            .views()
+            .filter_map(|(uid, view)| view.state.is_lost().then_some(uid))
+            .collect();
+        if lost.is_empty() && !self.healer.is_busy() {
             // Nothing to judge; that it ended is told by the pods that are gone.
             let view = self.view(at.now, gates, watch, mirror);
             self.healer.judge(at, &view, &BTreeMap::new());
             return Vec::new();
         }
-        self.look_for_right(at.now);
+        let standings = lost.iter().filter_map(|uid| mirror.standings().get(*uid));
+        let namespaces: BTreeSet<String> = standings
+            .map(|standing| standing.facts.namespace.clone())
+            .collect();
+        self.look_for_rights(at.now, namespaces);
         let view = self.view(at.now, gates, watch, mirror);
         let candidates = candidates(watch, mirror, planner);
         self.healer.judge(at, &view, &candidates);
@@ -138,18 +147,29 @@ impl Heal {
         !self.rungs.heal || !self.unproven
     }
 
-    fn look_for_right(&mut self, now: Time) {
-        let known = self.healer.not_permitted().is_none() && self.right_looked_for.is_some();
-        let lately = self
-            .right_looked_for
-            .is_some_and(|at| now.since(at) < LOOK_FOR_RIGHT);
-        if known || lately || !self.healer.may_act() {
+    /// Asks for the right to heal in these namespaces: once, and where it is missing again and again.
+    fn look_for_rights(&mut self, now: Time, namespaces: BTreeSet<String>) {
+        if !self.healer.may_act() {
             return;
         }
-        self.right_looked_for = Some(now);
-        let heals = self.heals.clone();
-        self.running
-            .spawn(async move { Done::Right(heals.permitted().await) });
+        let missing: BTreeSet<&str> = self
+            .healer
+            .not_permitted()
+            .map(|(namespace, _)| namespace)
+            .collect();
+        let wanted = |namespace: &String| match self.rights.get(namespace) {
+            Some(at) => missing.contains(namespace.as_str()) && now.since(*at) >= LOOK_FOR_RIGHT,
+            None => true,
+        };
+        let wanted: Vec<String> = namespaces.into_iter().filter(wanted).collect();
+        for namespace in wanted {
+            self.rights.insert(namespace.clone(), now);
+            let heals = self.heals.clone();
+            self.running.spawn(async move {
+                let permitted = heals.permitted(&namespace).await;
+                Done::Right(namespace, permitted)
+            });
+        }
     }
 
     fn start(&mut self, id: RequestId, request: Request, mirror: &Mirror) {

@@ -16,7 +16,7 @@ use super::Agent;
 use meshmedic_common::time::Time;
 
 /// How many strangers the condition names.
-const STRANGERS_NAMED: usize = 3;
+const NAMED: usize = 3;
 /// How many the report lists: whoever may make one may make thousands.
 const STRANGERS_MOST: usize = 64;
 
@@ -37,20 +37,18 @@ impl Agent {
         if let Some(reason) = &self.gates.paused {
             report.conditions.push(condition(Condition::Paused, reason));
         }
-        if let Some(why) = self
-            .heal
-            .healer()
-            .not_permitted()
-            .filter(|_| self.heal.rungs.heal)
-        {
+        let not_permitted: Vec<_> = self.heal.healer().not_permitted().collect();
+        if let Some((_, why)) = not_permitted.first() {
+            let namespaces = not_permitted.iter().take(NAMED).map(|(namespace, _)| *namespace);
+            let detail = format!("in {}: {why}", namespaces.collect::<Vec<_>>().join(", "));
             report
                 .conditions
-                .push(condition(Condition::HealNotPermitted, why));
+                .push(condition(Condition::HealNotPermitted, &detail));
         }
         report.istio = Some(self.mirror.identity().clone());
         let strangers = self.mirror.strangers();
         if !strangers.is_empty() {
-            let named = strangers.iter().take(STRANGERS_NAMED).map(Claimant::sentence);
+            let named = strangers.iter().take(NAMED).map(Claimant::sentence);
             let mut named: Vec<String> = named.collect();
             if let more @ 1.. = strangers.len().saturating_sub(named.len()) {
                 named.push(format!("and {more} more"));

@@ -91,16 +91,17 @@ impl Heals {
         applied.map(drop).map_err(|acted| acted.to_string())
     }
 
-    /// Whether the API lets us ask; `None` where it does not say.
-    pub async fn permitted(&self) -> Option<Result<(), String>> {
+    /// Whether the API lets us ask in a namespace; `None` where it does not say.
+    pub async fn permitted(&self, namespace: &str) -> Option<Result<(), String>> {
         let what = ResourceAttributes {
+            namespace: Some(namespace.to_owned()),
             verb: Some("patch".to_owned()),
             resource: Some("pods".to_owned()),
             subresource: Some("status".to_owned()),
             ..ResourceAttributes::default()
         };
         let allowed = within(rights::may(&self.client, what)).await.ok()?.ok()??;
-        let missing = || "the agent's role has no pods/status: patch".to_owned();
+        let missing = || "the agent's role has no pods/status: patch there".to_owned();
         Some(if allowed { Ok(()) } else { Err(missing()) })
     }
 }

@@ -387,7 +387,7 @@ impl Metrics {
             heal::Notice::Undone { .. } => ended("undone", ""),
             heal::Notice::MadeUnreachable { .. } => ended("made-unreachable", ""),
             heal::Notice::Stopped => ended("stopped", ""),
-            heal::Notice::Permitted(_) => {}
+            heal::Notice::Permitted { .. } => {}
         }
     }
 

@@ -73,6 +73,21 @@ fn an_orphan_is_healed_in_place() {
     assert!(agent.terminate().success());
 }
 
+/// There the admission policies hold, and the agent's token names its node.
+#[test]
+fn a_real_api_server_lets_an_orphan_be_healed_in_place() {
+    let test = "a_real_api_server_lets_an_orphan_be_healed_in_place";
+    if !need::root(test) || !need::real_apiserver(test) {
+        return;
+    }
+    let world = World::real();
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&HEAL);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
+    assert!(world.cluster.is_captured(&pods[0]) && world.is_untouched(&pods[0]));
+}
+
 #[test]
 fn a_reboot_is_healed_in_place() {
     if !need::root("a_reboot_is_healed_in_place") {
@@ -187,8 +202,8 @@ fn a_missing_right_to_heal_restarts_nothing() {
     if !need::root("a_missing_right_to_heal_restarts_nothing") {
         return;
     }
-    let narrow = REPAIR_RIGHTS.replace("pods/status", "pods/nothing");
-    let world = World::granting(ClusterSpec::default(), &[DETECT, &narrow], "meshmedic");
+    let [_heal, restart, policies] = REPAIR_RIGHTS;
+    let world = World::granting(ClusterSpec::default(), &[DETECT, restart, policies], "meshmedic");
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&HEAL);
     world.cluster.orphan(&pods[0]).unwrap();

@@ -5,14 +5,19 @@ use std::path::PathBuf;
 
 use meshmedic_lab::api::documents;
 use meshmedic_lab::{Cluster, ClusterSpec, Pod};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::process::Agent;
 
 /// Whom the manifest makes the agent.
 pub(crate) const USER: &str = "system:serviceaccount:meshmedic:meshmedic";
 pub(crate) const DETECT: &str = include_str!("../../../deploy/meshmedic-daemonset.yaml");
-pub(crate) const REPAIR_RIGHTS: &str = include_str!("../../../deploy/kustomize/repair/rights.yaml");
+/// What both ways to repair are granted, and what narrows that on a real API server.
+pub(crate) const REPAIR_RIGHTS: [&str; 3] = [
+    include_str!("../../../deploy/kustomize/repair/rights-heal.yaml"),
+    include_str!("../../../deploy/kustomize/repair/rights-restart.yaml"),
+    include_str!("../../../deploy/kustomize/repair/policies.yaml"),
+];
 /// Quick enough for a test, and nothing that a real agent would not do.
 const QUICK: [&str; 10] = [
     "--confirm",
@@ -34,7 +39,7 @@ pub(crate) const HEAL: [&str; 2] = ["--auto-repair", "--repair-stuck"];
 /// A cluster in which the agent has its ServiceAccount and its roles.
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
-    kubeconfig: PathBuf,
+    account: String,
 }
 
 impl World {
@@ -54,7 +59,8 @@ impl World {
     }
 
     pub(crate) fn with(spec: ClusterSpec) -> Self {
-        Self::granting(spec, &[DETECT, REPAIR_RIGHTS], "meshmedic")
+        let manifests = [&[DETECT][..], &REPAIR_RIGHTS].concat();
+        Self::granting(spec, &manifests, "meshmedic")
     }
 
     /// One in which the agent may only detect.
@@ -66,6 +72,7 @@ impl World {
     pub(crate) fn granting(spec: ClusterSpec, manifests: &[&str], account: &str) -> Self {
         let cluster = Cluster::start(spec).unwrap();
         cluster.namespace("meshmedic", false).unwrap();
+        cluster.namespace("shop", true).unwrap();
         let objects = manifests.iter().flat_map(|manifest| documents(manifest).unwrap());
         for object in objects {
             // The DaemonSet's pods are the processes that the tests start, and the operator's kinds are not served.
@@ -73,19 +80,39 @@ impl World {
                 cluster.api().apply(&object).unwrap();
             }
         }
-        cluster.namespace("shop", true).unwrap();
-        let kubeconfig = cluster
-            .api()
-            .kubeconfig_for_service_account("meshmedic", account)
-            .unwrap();
-        Self { cluster, kubeconfig }
+        Self {
+            cluster,
+            account: account.to_owned(),
+        }
+    }
+
+    /// What an agent of a node finds in its pod.
+    fn kubeconfig(&self, node: &str) -> PathBuf {
+        let api = self.cluster.api();
+        if !api.is_real() {
+            return api
+                .kubeconfig_for_service_account("meshmedic", &self.account)
+                .unwrap();
+        }
+        // A real server asks on which node it is, and knows that by its pod.
+        let pod = api.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "namespace": "meshmedic", "name": format!("agent-{node}") },
+            "spec": {
+                "nodeName": node,
+                "serviceAccountName": self.account,
+                "containers": [{ "name": "meshmedic", "image": "meshmedic" }],
+            },
+        }));
+        api.kubeconfig_for_pod(&pod.unwrap()).unwrap()
     }
 
     /// Starts the agent of a node.
     pub(crate) fn agent(&self, node: &str, flags: &[&str]) -> Agent {
         let flags: Vec<&str> = QUICK.iter().chain(flags).copied().collect();
         let proc_root = self.cluster.node(node).unwrap().lab().proc_root();
-        Agent::start(&self.kubeconfig, node, proc_root, &flags)
+        Agent::start(&self.kubeconfig(node), node, proc_root, &flags)
     }
 
     /// Starts the agent of the first node and waits until it has judged every pod.

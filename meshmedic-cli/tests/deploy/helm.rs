@@ -12,7 +12,7 @@ use crate::files::root;
 const RELEASE: &str = "meshmedic";
 const NAMESPACE: &str = "meshmedic";
 /// What the chart makes under any values of this test.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 10] = [
     "clusterrolebindings",
     "clusterroles",
     "configmaps",
@@ -21,6 +21,8 @@ const KINDS: [&str; 8] = [
     "roles",
     "serviceaccounts",
     "services",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
 ];
 
 struct Helm {
@@ -96,7 +98,7 @@ fn helm_tries_installs_upgrades_takes_back_and_removes() {
         detecting.contains(&"daemonsets/meshmedic".to_owned()),
         "{detecting:?}"
     );
-    let repair_rights = |objects: &[String]| objects.iter().any(|name| name.ends_with("/meshmedic-repair"));
+    let repair_rights = |objects: &[String]| objects.iter().any(|name| name.ends_with("/meshmedic-heal"));
     assert!(!repair_rights(&detecting), "{detecting:?}");
     assert!(!helm.repairs());
 
@@ -110,4 +112,44 @@ fn helm_tries_installs_upgrades_takes_back_and_removes() {
 
     helm.run(&["uninstall", RELEASE]);
     assert_eq!(helm.objects(), [] as [String; 0]);
+}
+
+#[test]
+fn the_chart_grants_no_unrestricted_right_to_heal_unasked() {
+    if !need::helm("the_chart_grants_no_unrestricted_right_to_heal_unasked") {
+        return;
+    }
+    let template = |more: &[&str]| {
+        let output = Command::new("helm")
+            .current_dir(root())
+            .args([
+                "template",
+                RELEASE,
+                "deploy/helm/meshmedic",
+                "--set",
+                "agent.autoRepair=true",
+            ])
+            .args(more)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        match output.status.success() {
+            true => Ok(text(output.stdout)),
+            false => Err(text(output.stderr)),
+        }
+    };
+    let policy = "kind: ValidatingAdmissionPolicy\n";
+    let old = ["--kube-version", "1.29"];
+    let accepted = ["--set", "acceptUnrestrictedPodStatus=true"];
+    let off = ["--set", "admissionPolicies.enabled=false"];
+    let restart = ["--set", "agent.strategy=restart"];
+    assert!(template(&["--kube-version", "1.30"]).unwrap().contains(policy));
+    for unnarrowed in [&old, &off] {
+        let refused = template(unnarrowed).unwrap_err();
+        assert!(refused.contains("acceptUnrestrictedPodStatus=true"), "{refused}");
+        let granted = template(&[&unnarrowed[..], &accepted].concat()).unwrap();
+        assert!(granted.contains("pods/status") && !granted.contains(policy));
+        let restarts = template(&[&unnarrowed[..], &restart].concat()).unwrap();
+        assert!(!restarts.contains("pods/status"));
+    }
 }

@@ -10,5 +10,6 @@ mod helm;
 mod manifest;
 mod monitoring;
 mod objects;
+mod policies;
 mod rendered;
 mod values;

@@ -63,11 +63,15 @@ fn what_refers_to_something_refers_to_what_is_there() {
     for object in &objects {
         let kind = object["kind"].as_str().unwrap();
         let name = object["metadata"]["name"].as_str().unwrap();
-        let cluster_wide = ["Namespace", "ClusterRole", "ClusterRoleBinding"].contains(&kind);
+        let cluster_wide =
+            kind == "Namespace" || kind.starts_with("Cluster") || kind.starts_with("Validating");
         let namespace = &object["metadata"]["namespace"];
         assert_eq!(namespace.is_null(), cluster_wide, "{kind} {name}");
         assert!(cluster_wide || namespace == "meshmedic", "{kind} {name}");
-        if kind.ends_with("Binding") {
+        if kind == "ValidatingAdmissionPolicyBinding" {
+            let policy = object["spec"]["policyName"].as_str().unwrap();
+            named(&objects, "ValidatingAdmissionPolicy", policy);
+        } else if kind.ends_with("Binding") {
             let role = &object["roleRef"];
             assert_eq!(role["kind"], kind.trim_end_matches("Binding"));
             named(
@@ -171,21 +175,49 @@ fn detecting_gives_no_right_to_change_anything_but_events() {
 fn the_chart_grants_what_the_flags_need() {
     let rights = |name: &str| -> Vec<String> {
         let objects = recorded(name);
-        let role = named(&objects, "ClusterRole", "meshmedic-repair").clone();
-        let rules = role["rules"].as_array().unwrap().iter().flat_map(|rule| {
+        let of_repairs = |object: &&Value| {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            object["kind"] == "ClusterRole"
+                && ["meshmedic-heal", "meshmedic-restart", "meshmedic-evict"].contains(&name)
+        };
+        let rules = objects
+            .iter()
+            .filter(of_repairs)
+            .flat_map(|role| role["rules"].as_array().unwrap());
+        let rights = rules.flat_map(|rule| {
             let verbs = texts(&rule["verbs"]).join(" ");
             let of = |resource: &str| format!("{resource}: {verbs}");
             texts(&rule["resources"]).into_iter().map(of).collect::<Vec<_>>()
         });
-        rules.collect()
+        let mut rights: Vec<String> = rights.collect();
+        rights.sort();
+        rights
     };
-    let seen = ["pods: get", "namespaces: get", "nodes: get"];
-    assert_eq!(rights("helm-repair")[..3], seen);
+    let seen = ["namespaces: get", "nodes: get"];
     assert_eq!(
-        rights("helm-repair")[3..],
-        ["pods/status: patch", "pods/eviction: create"]
+        rights("helm-repair"),
+        [&seen[..], &["pods/eviction: create", "pods/status: patch"]].concat()
     );
-    assert_eq!(rights("helm-other")[3..], ["pods/status: patch", "pods: delete"]);
+    assert_eq!(rights("helm-other"), [&seen[..], &["pods: delete"]].concat());
+    assert_eq!(rights("helm-detect"), [] as [String; 0]);
+}
+
+/// What changes pods is bound in the namespaces that were named, and nowhere else.
+#[test]
+fn the_chart_can_be_told_where_pods_may_be_changed() {
+    let objects = recorded("helm-other");
+    let bound = |kind: &str| -> Vec<&Value> {
+        let of_kind = objects.iter().filter(|object| object["kind"] == kind);
+        of_kind
+            .filter(|binding| binding["roleRef"]["name"] == "meshmedic-evict")
+            .collect()
+    };
+    assert!(bound("ClusterRoleBinding").is_empty());
+    let namespaces: Vec<&Value> = bound("RoleBinding")
+        .iter()
+        .map(|binding| &binding["metadata"]["namespace"])
+        .collect();
+    assert_eq!(namespaces, ["shop"]);
 }
 
 #[test]
@@ -226,6 +258,6 @@ fn the_chart_can_be_told_what_a_node_asks_for() {
     assert_eq!(context["seLinuxOptions"]["type"], "spc_t");
     assert_eq!(context["seccompProfile"]["type"], "Localhost");
     assert_eq!(pod["serviceAccountName"], "healer");
-    let binding = named(&objects, "ClusterRoleBinding", "meshmedic-repair");
+    let binding = named(&objects, "ClusterRoleBinding", "meshmedic-restart");
     assert_eq!(binding["subjects"][0]["name"], "healer");
 }

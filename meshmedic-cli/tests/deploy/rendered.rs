@@ -110,9 +110,12 @@ fn whichever_way_it_is_installed_the_same_comes_out() {
     let changed: Vec<&String> = base.keys().filter(|name| base[*name] != repair[*name]).collect();
     assert_eq!(changed, ["\"DaemonSet\"/\"meshmedic\""]);
     let added: Vec<&String> = repair.keys().filter(|name| !base.contains_key(*name)).collect();
-    assert_eq!(added.len(), 4, "{added:?}");
-    assert!(
-        added.iter().all(|name| name.ends_with("/\"meshmedic-repair\"")),
+    let of_repairs = ["meshmedic-heal", "meshmedic-restart", "meshmedic-evict"];
+    let named = |name: &&&String| of_repairs.iter().any(|of| name.ends_with(&format!("/\"{of}\"")));
+    // The roles with their bindings, and the policies with theirs.
+    assert_eq!(
+        (added.len(), added.iter().filter(named).count()),
+        (12, 12),
         "{added:?}"
     );
 }
@@ -122,6 +125,8 @@ fn the_chart_carries_the_same_files_as_the_kustomization() {
     for (copy, original) in [
         ("cli-roles.yaml", "cli/roles.yaml"),
         ("dashboard.json", "monitoring/dashboard.json"),
+        ("flow.yaml", "flow/flow.yaml"),
+        ("policies.yaml", "repair/policies.yaml"),
         ("prometheus-rule.yaml", "monitoring/prometheus-rule.yaml"),
     ] {
         let copy = format!("deploy/helm/meshmedic/files/{copy}");

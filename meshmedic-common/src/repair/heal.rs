@@ -226,6 +226,11 @@ pub enum Notice {
     },
     /// Heals on this node did not take, so no more are begun.
     Stopped,
-    /// The right to ask is missing, or is there again.
-    Permitted(Result<(), String>),
+    /// The right to ask in a namespace is missing, or is there again.
+    Permitted {
+        /// Which.
+        namespace: String,
+        /// Why it is missing.
+        permitted: Result<(), String>,
+    },
 }

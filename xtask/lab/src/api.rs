@@ -32,6 +32,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use client::{Client, Watch};
@@ -44,6 +45,7 @@ pub use pods::{Ephemeral, Exec, Log, PodRef};
 pub(crate) use pods::{Fortune, LogEnd, LogText, Output, Tables};
 pub use request::Request;
 
+use crate::apiserver::object::{meta, text};
 use crate::error::{Context as _, Error, Result};
 use crate::process::{binary, lock};
 use real::Real;
@@ -158,12 +160,41 @@ impl ApiServer {
         Ok(path)
     }
 
+    /// A kubeconfig of the ServiceAccount of a pod that exists, with a token like the one that its kubelet gives it.
+    pub fn kubeconfig_for_pod(&self, pod: &Value) -> Result<PathBuf> {
+        let token = self.token_of_pod(pod)?;
+        let (namespace, name) = (meta(pod, "namespace"), meta(pod, "name"));
+        let path = self.folder.path().join(format!("{namespace}_{name}.kubeconfig"));
+        kubeconfig::write(&path, &self.url, &token)?;
+        Ok(path)
+    }
+
     /// A token of a ServiceAccount that exists.
     pub fn token_of(&self, namespace: &str, name: &str) -> Result<String> {
-        let request = serde_json::json!({
+        self.token(namespace, name, &json!({}))
+    }
+
+    /// A token like the one that a kubelet gives a pod: the server knows by it on which node the pod is.
+    pub fn token_of_pod(&self, pod: &Value) -> Result<String> {
+        let bound = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": meta(pod, "name"),
+            "uid": meta(pod, "uid"),
+        });
+        let account = text(pod, "/spec/serviceAccountName");
+        self.token(
+            meta(pod, "namespace"),
+            account,
+            &json!({ "boundObjectRef": bound }),
+        )
+    }
+
+    fn token(&self, namespace: &str, name: &str, spec: &Value) -> Result<String> {
+        let request = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": {},
+            "spec": spec,
         });
         let answer = self.post("serviceaccounts/token", namespace, name, &request)?;
         Ok(answer["status"]["token"].as_str().unwrap_or_default().to_owned())
@@ -173,6 +204,11 @@ impl ApiServer {
     pub fn client_of(&self, namespace: &str, name: &str) -> Result<Client> {
         let token = self.token_of(namespace, name)?;
         Ok(self.client.with_token(&token))
+    }
+
+    /// A client that acts as a pod that exists.
+    pub fn client_of_pod(&self, pod: &Value) -> Result<Client> {
+        Ok(self.client.with_token(&self.token_of_pod(pod)?))
     }
 
     /// The certificate by which one knows it, where it is a real one.

@@ -18,19 +18,32 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- end -}}
 {{- end }}
 
-{{/* "true" where the agents may repair something. */}}
+{{/* "true" where the agents may repair something, and by which ways. */}}
 {{- define "meshmedic.repairs" -}}
 {{- if or .Values.agent.autoRepair .Values.agent.repairStuck -}}true{{- end -}}
 {{- end }}
 
+{{- define "meshmedic.heals" -}}
+{{- if and (include "meshmedic.repairs" .) (contains "heal" (.Values.agent.strategy | default "heal,restart")) -}}true{{- end -}}
+{{- end }}
+
+{{- define "meshmedic.restarts" -}}
+{{- if and (include "meshmedic.repairs" .) (contains "restart" (.Values.agent.strategy | default "heal,restart")) -}}true{{- end -}}
+{{- end }}
+
+{{/* "true" where the API server narrows the agents' rights: it has the policies, and tokens that name their node. */}}
+{{- define "meshmedic.policies" -}}
+{{- if and .Values.admissionPolicies.enabled (semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version) -}}true{{- end -}}
+{{- end }}
+
 {{- define "meshmedic.binding" -}}
-{{- $cluster := eq .kind "ClusterRole" -}}
+{{- $cluster := and (eq .kind "ClusterRole") (not .in) -}}
 apiVersion: rbac.authorization.k8s.io/v1
-kind: {{ .kind }}Binding
+kind: {{ ternary "ClusterRoleBinding" "RoleBinding" $cluster }}
 metadata:
   name: {{ .name }}
   {{- if not $cluster }}
-  namespace: {{ .root.Release.Namespace }}
+  namespace: {{ .in | default .root.Release.Namespace }}
   {{- end }}
   labels:
     {{- include "meshmedic.labels" .root | nindent 4 }}
@@ -42,6 +55,17 @@ subjects:
   - kind: ServiceAccount
     name: {{ .root.Values.serviceAccount.name }}
     namespace: {{ .root.Release.Namespace }}
+{{- end }}
+
+{{/* What changes pods is granted everywhere, or in the namespaces that were named. */}}
+{{- define "meshmedic.bindings" -}}
+{{- range .root.Values.rbac.namespaces }}
+---
+{{ include "meshmedic.binding" (dict "root" $.root "kind" "ClusterRole" "name" $.name "in" .) }}
+{{- else }}
+---
+{{ include "meshmedic.binding" (dict "root" .root "kind" "ClusterRole" "name" .name) }}
+{{- end }}
 {{- end }}
 
 {{/* What stands in the metadata of everything that `helm test` makes: not the label by which agents are found. */}}

@@ -98,11 +98,19 @@ impl Teller {
                     note.to_owned(),
                 );
             }
-            heal::Notice::Permitted(Ok(())) => {
-                tracing::info!("pods can be healed in place again");
+            heal::Notice::Permitted {
+                namespace,
+                permitted: Ok(()),
+            } => {
+                tracing::info!(namespace, "pods can be healed in place again");
             }
-            heal::Notice::Permitted(Err(why)) => {
-                let note = format!("pods cannot be healed in place, and are not restarted instead: {why}");
+            heal::Notice::Permitted {
+                namespace,
+                permitted: Err(why),
+            } => {
+                let note = format!(
+                    "pods of {namespace} cannot be healed in place, and are not restarted instead: {why}"
+                );
                 tracing::warn!(node = self.node, "{note}");
                 self.publish(EventReason::RepairBlocked, Subject::Node(self.node.clone()), note);
             }

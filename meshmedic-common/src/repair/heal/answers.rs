@@ -191,7 +191,8 @@ impl Healer {
             }
             Asked::NotPermitted(why) => {
                 case.stage = back(first);
-                self.permit(Err(why));
+                let namespace = case.pod.namespace.clone();
+                self.permit(&namespace, Err(why));
             }
             Asked::Busy(patience) => {
                 case.not_before = at.now + patience.unwrap_or(ASK_AGAIN);

@@ -25,8 +25,8 @@ pub struct Healer {
     pub(super) healing: Healing,
     pub(super) cases: BTreeMap<PodUid, Case>,
     pub(super) pace: Pace,
-    /// Whether the API lets us ask: what is not known counts as yes, and is found out by asking.
-    permitted: Result<(), String>,
+    /// The namespaces in which the API does not let us ask, and why: what is not known is found out by asking.
+    forbidden: BTreeMap<String, String>,
     containers: Option<(Option<String>, Option<String>)>,
     cni_since: Option<Time>,
     ztunnel_since: Option<Time>,
@@ -46,7 +46,7 @@ impl Healer {
             healing,
             cases: BTreeMap::new(),
             pace: Pace::default(),
-            permitted: Ok(()),
+            forbidden: BTreeMap::new(),
             containers: None,
             cni_since: None,
             ztunnel_since: None,
@@ -65,18 +65,31 @@ impl Healer {
         ready || stuck
     }
 
-    /// Takes what was found out of the right to ask.
-    pub fn permit(&mut self, permitted: Result<(), String>) {
-        if permitted.is_ok() != self.permitted.is_ok() {
-            self.notices.push(Notice::Permitted(permitted.clone()));
+    /// Takes what was found out of the right to ask in a namespace.
+    pub fn permit(&mut self, namespace: &str, permitted: Result<(), String>) {
+        let changed = match &permitted {
+            Ok(()) => self.forbidden.remove(namespace).is_some(),
+            Err(why) => self.forbidden.insert(namespace.to_owned(), why.clone()).is_none(),
+        };
+        if changed {
+            self.notices.push(Notice::Permitted {
+                namespace: namespace.to_owned(),
+                permitted,
+            });
         }
-        self.permitted = permitted;
     }
 
-    /// Why the right to ask is missing.
-    #[must_use]
-    pub fn not_permitted(&self) -> Option<&str> {
-        self.permitted.as_ref().err().map(String::as_str)
+    /// The namespaces in which the right to ask is missing, each with why.
+    pub fn not_permitted(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.forbidden
+            .iter()
+            .map(|(namespace, why)| (namespace.as_str(), why.as_str()))
+    }
+
+    /// What the API forbids in a namespace.
+    pub(super) fn api_forbids(&self, namespace: &str) -> Option<(Withheld, Option<String>)> {
+        let why = self.forbidden.get(namespace)?;
+        Some((Withheld::HealNotPermitted, Some(why.clone()))).filter(|(why, _)| stands(why))
     }
 
     /// Judges this node's pods, all of them, and goes on with what is under way.
@@ -135,10 +148,6 @@ impl Healer {
         let reasons = [
             view.watches_only.then_some((Withheld::Superseded, None)),
             view.gates.paused.as_ref().map(|_| gate(Withheld::Paused)),
-            self.permitted
-                .as_ref()
-                .err()
-                .map(|why| told(Withheld::HealNotPermitted, why.clone())),
             match &view.support {
                 Support::Yes => None,
                 Support::TooOld(version) => {

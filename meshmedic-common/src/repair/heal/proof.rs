@@ -19,7 +19,9 @@ impl Healer {
         let oldest = self.oldest_ask();
         let uids: Vec<PodUid> = self.cases.keys().cloned().collect();
         for uid in uids {
-            let (Some(candidate), Some(case)) = (pods.get(&uid), self.cases.get_mut(&uid)) else {
+            let Some(candidate) = pods.get(&uid) else { continue };
+            let not_permitted = self.api_forbids(&candidate.standing.facts.namespace);
+            let Some(case) = self.cases.get_mut(&uid) else {
                 continue;
             };
             match std::mem::replace(&mut case.stage, Stage::Watching) {
@@ -31,7 +33,7 @@ impl Healer {
                 } => {
                     let care = &self.healing.care;
                     let barred = case.forbids(&self.healing, at, candidate).map(|why| (why, None));
-                    if let Some((why, detail)) = forbidden.clone().or(barred) {
+                    if let Some((why, detail)) = forbidden.clone().or(not_permitted).or(barred) {
                         // A first ask that stands goes on being waited for.
                         case.stage = first.map_or(Stage::Watching, Stage::Waiting);
                         tell(&mut self.notices, case, why, detail, false);

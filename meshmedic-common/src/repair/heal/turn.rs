@@ -53,6 +53,7 @@ impl Healer {
         for (uid, candidate) in order {
             let against = self.against(candidate);
             let outstanding = self.cases.values().filter(|case| case.is_outstanding()).count();
+            let not_permitted = self.api_forbids(&candidate.standing.facts.namespace);
             let Some(case) = self.cases.get_mut(uid) else {
                 continue;
             };
@@ -78,7 +79,7 @@ impl Healer {
                 .is_some_and(|since| at.now.since(since) < self.healing.care.owner_gap * slot(uid));
             let reason = of_pod
                 .map(|why| (why, None))
-                .or_else(|| forbidden.clone())
+                .or_else(|| not_permitted.or_else(|| forbidden.clone()))
                 .or_else(|| {
                     let why = self
                         .pace

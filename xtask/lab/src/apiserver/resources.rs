@@ -79,6 +79,7 @@ const NETWORKING: &str = "networking.istio.io";
 const GATEWAY: &str = "gateway.networking.k8s.io";
 const RBAC: &str = "rbac.authorization.k8s.io";
 const HOOKS: &str = "admissionregistration.k8s.io";
+const FLOWS: &str = "flowcontrol.apiserver.k8s.io";
 
 /// The table.
 pub(crate) static RESOURCES: &[Resource] = &[
@@ -154,6 +155,31 @@ pub(crate) static RESOURCES: &[Resource] = &[
         "",
         false,
         false,
+    ),
+    resource(
+        HOOKS,
+        "validatingadmissionpolicies",
+        "ValidatingAdmissionPolicy",
+        "",
+        false,
+        true,
+    ),
+    resource(
+        HOOKS,
+        "validatingadmissionpolicybindings",
+        "ValidatingAdmissionPolicyBinding",
+        "",
+        false,
+        false,
+    ),
+    resource(FLOWS, "flowschemas", "FlowSchema", "", false, true),
+    resource(
+        FLOWS,
+        "prioritylevelconfigurations",
+        "PriorityLevelConfiguration",
+        "",
+        false,
+        true,
     ),
     of_istio(resource(
         SECURITY,
