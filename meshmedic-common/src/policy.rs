@@ -109,6 +109,8 @@ named! {
         HealOwnerShare = "heal-owner-share", "its owner's share of heals in place is asked for already";
         /// Rule 8: none of the ways that are allowed can help it.
         Strategy = "strategy", "the ways that are allowed (--strategy, the annotation meshmedic.io/strategy) leave none that could help it";
+        /// Rule 11: its owner lacks a pod already.
+        OwnerDegraded = "owner-degraded", "its owner cannot afford it: another of its pods is missing or not Ready";
         /// Rule 10: what it says of itself makes no sense.
         Untrusted = "untrusted", "what it says of itself makes no sense";
     }
@@ -156,6 +158,7 @@ impl Withheld {
             Self::OptedOutPod | Self::OptedOutNamespace | Self::Strategy => 8,
             Self::Toggling | Self::NoToggle => 9,
             Self::Untrusted => 10,
+            Self::OwnerDegraded => 11,
         }
     }
 

@@ -181,11 +181,14 @@ fn the_chart_grants_what_the_flags_need() {
     };
     let seen = ["pods: get", "namespaces: get", "nodes: get"];
     assert_eq!(rights("helm-repair")[..3], seen);
-    assert_eq!(
-        rights("helm-repair")[3..],
-        ["pods/status: patch", "pods/eviction: create"]
-    );
-    assert_eq!(rights("helm-other")[3..], ["pods/status: patch", "pods: delete"]);
+    let repair = rights("helm-repair");
+    let owners = ["replicasets: get", "statefulsets: get", "daemonsets: get"];
+    assert_eq!(repair[3..5], ["pods/status: patch", "pods/eviction: create"]);
+    assert_eq!(repair[5..], owners);
+    let other = rights("helm-other");
+    assert_eq!(other[3..5], ["pods/status: patch", "pods: delete"]);
+    assert_eq!(other[5..8], owners);
+    assert_eq!(other[8..], ["jobs: get"], "repairJobs");
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! One repair, from its claims to the proof of its successor. Agents and people go through it alike; what differs
 //! between them is data: what is claimed, what they may go past, and by what means they repair.
 
+mod checking;
 mod claims;
 mod ending;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use super::ledger::{Change, Conclusion, LEASE, Proof, Record, Step, signed};
 use super::sabotage::{Defence, is_out, stands};
 use super::{
-    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
+    Acted, Answer, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
     RequestId, gate_detail,
 };
 use crate::facts::PodFacts;
@@ -136,6 +137,11 @@ pub(super) struct Attempt {
     slot: Option<u32>,
     /// The pods of its controller that were there before, by UID: none of them is a successor.
     before: Vec<String>,
+    /// Its owner's record, as last read.
+    owner_record: Record,
+    /// The proved orphans among the pods that were shown last, by UID, and those that a scan proved before.
+    proved: BTreeSet<String>,
+    scanned: BTreeSet<String>,
     /// By the API server's clock.
     claimed_at: Timestamp,
     deadline: Timestamp,
@@ -175,6 +181,9 @@ impl Attempt {
             held: Vec::new(),
             slot: None,
             before: Vec::new(),
+            owner_record: Record::default(),
+            proved: BTreeSet::new(),
+            scanned: BTreeSet::new(),
             claimed_at: at.server,
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
@@ -205,6 +214,7 @@ impl Attempt {
         record: Option<&Record>,
     ) {
         match self.stage {
+            Stage::Checking => self.note_proved(patients),
             Stage::Looking { since, .. } => {
                 let patient = patients.get(&self.pod.cgroup_uid);
                 if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
@@ -411,29 +421,6 @@ impl Attempt {
         if self.stopping {
             self.stop(at);
         }
-    }
-
-    fn checked(&mut self, repairer: &Repairer, at: Moment, result: Result<Option<Box<Check>>, String>) {
-        let check = match result {
-            Ok(Some(check)) => check,
-            Ok(None) => return self.undone(at, Withheld::OtherPod, None),
-            Err(detail) => return self.undone(at, Withheld::NotFetched, Some(detail)),
-        };
-        let Check {
-            standing,
-            gates,
-            siblings,
-        } = *check;
-        let owned = self.owner == owner_of(&standing.facts);
-        let (mandate, uid) = (&repairer.mandate, self.pod.uid.as_str());
-        let forbidden = forbids(mandate, repairer.means, None, &standing, uid, &gates, at.server)
-            .or((!owned).then_some(Withheld::OtherPod));
-        if let Some(why) = forbidden.filter(stands) {
-            return self.undone(at, why, gate_detail(&gates, why));
-        }
-        self.before = siblings;
-        self.checked_at = at.now;
-        self.stage = Stage::Announcing;
     }
 
     fn happened(&mut self) {

@@ -42,6 +42,13 @@ impl ByHand {
         }
     }
 
+    /// The same, where a scan proved these pods orphans, by UID.
+    #[must_use]
+    pub fn knowing(mut self, orphans: impl IntoIterator<Item = String>) -> Self {
+        self.attempt.knows(orphans);
+        self
+    }
+
     /// What its Leases must allow, by looks alone: nothing of it is written.
     #[must_use]
     pub fn looks(&self) -> Vec<Request> {

@@ -195,6 +195,9 @@ impl Attempt {
             return;
         };
         let lease = self.ask(repairer, claim, look, place.tried).0;
+        if let (Claim::Owner, Ok(record)) = (claim, &result) {
+            self.owner_record.clone_from(record);
+        }
         let next = match result {
             Ok(_) if look => place.next(),
             Ok(record) => {
