@@ -55,6 +55,8 @@ named! {
         Refused = "refused", "the API refused the eviction";
         /// Rule 6: another repair must prove itself first.
         Canary = "canary", "another repair must prove itself first";
+        /// Rule 6: how much is lost is not known yet.
+        Confirming = "confirming", "several pods of its node seem to be lost and are being confirmed: how many goes first";
         /// Rule 6: repairs of this owner's pods did not take.
         BreakerOwner = "breaker-owner", "repairs of this owner's pods did not take";
         /// Rule 6: repairs on this node did not take.
@@ -139,6 +141,7 @@ impl Withheld {
             Self::NothingRecreates | Self::StaticPod | Self::UnknownController | Self::JobPod => 4,
             Self::DisruptionBudget | Self::UnhealthyPolicy | Self::Refused => 5,
             Self::Canary
+            | Self::Confirming
             | Self::BreakerOwner
             | Self::BreakerNode
             | Self::BreakerCluster

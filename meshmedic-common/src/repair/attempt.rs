@@ -2,6 +2,7 @@
 //! One repair, from its claims to the proof of its successor. Agents and people go through it alike; what differs
 //! between them is data: what is claimed, what they may go past, and by what means they repair.
 
+mod care;
 mod checking;
 mod claims;
 mod ending;
@@ -21,6 +22,7 @@ use crate::facts::PodFacts;
 use crate::policy::{Gates, Mandate, Withheld, forbids};
 use crate::time::Time;
 use crate::uid::PodUid;
+pub(super) use care::Care;
 use claims::Place;
 pub use claims::{Claim, Claims};
 
@@ -139,6 +141,8 @@ pub(super) struct Attempt {
     before: Vec<String>,
     /// Its owner's record, as last read.
     owner_record: Record,
+    /// Whether nothing else was under way on its node when that was claimed.
+    alone: bool,
     /// The proved orphans among the pods that were shown last, by UID, and those that a scan proved before.
     proved: BTreeSet<String>,
     scanned: BTreeSet<String>,
@@ -182,6 +186,7 @@ impl Attempt {
             slot: None,
             before: Vec::new(),
             owner_record: Record::default(),
+            alone: false,
             proved: BTreeSet::new(),
             scanned: BTreeSet::new(),
             claimed_at: at.server,
@@ -212,12 +217,18 @@ impl Attempt {
         gates: &Gates,
         patients: &BTreeMap<PodUid, Patient<'_>>,
         record: Option<&Record>,
+        care: &Care,
     ) {
         match self.stage {
             Stage::Checking => self.note_proved(patients),
+            Stage::Announcing if self.asked.is_none() => match self.careless(care).filter(stands) {
+                Some(why) => self.undone(at, why, None),
+                None => self.canary = care.canary,
+            },
             Stage::Looking { since, .. } => {
                 let patient = patients.get(&self.pod.cgroup_uid);
-                if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
+                let forbidden = self.forbidden(repairer, at, gates, patient);
+                if let Some(why) = forbidden.or(self.careless(care)).filter(stands) {
                     self.undone(at, why, gate_detail(gates, why));
                 } else if patient.is_some_and(|patient| patient.read_at > since) {
                     self.stage = Stage::Acting;
@@ -323,6 +334,7 @@ impl Attempt {
                     holder: self.holder.clone(),
                     slot: self.slot,
                     before: self.before.clone(),
+                    canary: self.canary == Canary::MustSucceed,
                 },
             ),
             Stage::Acting => Some(Request::Act {
@@ -443,6 +455,10 @@ impl Attempt {
     /// Whether the act happened.
     pub(super) fn acted(&self) -> bool {
         self.act == Act::Happened
+    }
+
+    const fn is_announcing(&self) -> bool {
+        matches!(self.stage, Stage::Announcing)
     }
 
     /// Whether it waits for the proof.

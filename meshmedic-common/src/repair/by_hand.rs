@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attempt::{Attempt, Ended, Left, owner_of};
+use super::attempt::{Attempt, Care, Ended, Left, owner_of};
 use super::ledger::Record;
 use super::prover::Prover;
 use super::successor::may_prove;
@@ -62,7 +62,8 @@ impl ByHand {
             self.prover.look(at, node, &self.owners, Some(id), patients);
         }
         let record = self.owners.get(&self.attempt.owner);
-        self.attempt.proceed(&self.repairer, at, gates, patients, record);
+        self.attempt
+            .proceed(&self.repairer, at, gates, patients, record, &Care::NAMED);
     }
 
     /// Whether the pod is to be read now, since the act hangs on what it shows. Said once.

@@ -159,6 +159,8 @@ pub enum Step {
         slot: Option<u32>,
         /// The youngest pods of its controller that are there now, by UID.
         before: Vec<String>,
+        /// Whether everything else on its node waits for it.
+        canary: bool,
     },
     /// The API accepted the act.
     Acted,
@@ -309,7 +311,12 @@ impl Record {
                 })
             }
             Step::Renew => self.touch(id, |entry| entry.renewed = now),
-            Step::Send { holder, slot, before } => {
+            Step::Send {
+                holder,
+                slot,
+                before,
+                canary,
+            } => {
                 let mine = |entry: &Entry| entry.holder == *holder || is_out(Defence::Lease);
                 if !self.entry(id).is_some_and(mine) {
                     return Applied::refused(Withheld::NoLedger);
@@ -318,6 +325,7 @@ impl Record {
                     entry.sent = Some(now);
                     entry.slot = *slot;
                     entry.before.clone_from(before);
+                    entry.canary = *canary;
                     entry.renewed = now;
                 })
             }

@@ -198,6 +198,9 @@ impl Attempt {
         if let (Claim::Owner, Ok(record)) = (claim, &result) {
             self.owner_record.clone_from(record);
         }
+        if let (Claim::Node, Ok(record), false) = (claim, &result, look) {
+            self.alone = record.repairs.iter().all(|entry| entry.id == self.id);
+        }
         let next = match result {
             Ok(_) if look => place.next(),
             Ok(record) => {
