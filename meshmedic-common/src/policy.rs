@@ -55,6 +55,8 @@ named! {
         Refused = "refused", "the API refused the eviction";
         /// Rule 6: another repair must prove itself first.
         Canary = "canary", "another repair must prove itself first";
+        /// Rule 6: how much is lost is not known yet.
+        Confirming = "confirming", "several pods of its node seem to be lost and are being confirmed: how many goes first";
         /// Rule 6: repairs of this owner's pods did not take.
         BreakerOwner = "breaker-owner", "repairs of this owner's pods did not take";
         /// Rule 6: repairs on this node did not take.
@@ -109,6 +111,8 @@ named! {
         HealOwnerShare = "heal-owner-share", "its owner's share of heals in place is asked for already";
         /// Rule 8: none of the ways that are allowed can help it.
         Strategy = "strategy", "the ways that are allowed (--strategy, the annotation meshmedic.io/strategy) leave none that could help it";
+        /// Rule 11: its owner lacks a pod already.
+        OwnerDegraded = "owner-degraded", "its owner cannot afford it: another of its pods is missing or not Ready";
         /// Rule 10: what it says of itself makes no sense.
         Untrusted = "untrusted", "what it says of itself makes no sense";
     }
@@ -137,6 +141,7 @@ impl Withheld {
             Self::NothingRecreates | Self::StaticPod | Self::UnknownController | Self::JobPod => 4,
             Self::DisruptionBudget | Self::UnhealthyPolicy | Self::Refused => 5,
             Self::Canary
+            | Self::Confirming
             | Self::BreakerOwner
             | Self::BreakerNode
             | Self::BreakerCluster
@@ -156,6 +161,7 @@ impl Withheld {
             Self::OptedOutPod | Self::OptedOutNamespace | Self::Strategy => 8,
             Self::Toggling | Self::NoToggle => 9,
             Self::Untrusted => 10,
+            Self::OwnerDegraded => 11,
         }
     }
 

@@ -11,6 +11,7 @@ mod by_hand;
 pub mod heal;
 pub mod ledger;
 mod limits;
+mod owner;
 mod planner;
 mod prover;
 mod request;
@@ -23,6 +24,7 @@ use crate::policy::{Gates, Mandate, Means, Permissions, Withheld};
 pub use attempt::{Claim, Claims, Ended};
 pub use by_hand::ByHand;
 pub use limits::Limits;
+pub use owner::{Owner, Sibling};
 pub use planner::Planner;
 pub use request::{
     Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, RepairNotice,

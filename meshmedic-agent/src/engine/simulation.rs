@@ -154,7 +154,8 @@ impl Plan {
 }
 
 impl Sim {
-    fn run(plan: Plan) -> Run {
+    /// A cluster in which nothing goes wrong by itself.
+    fn new(plan: Plan) -> Self {
         let mut sim = Self {
             rng: Rng::new(plan.seed ^ 0x5eed),
             now: START,
@@ -171,6 +172,11 @@ impl Sim {
             plan,
         };
         sim.build();
+        sim
+    }
+
+    fn run(plan: Plan) -> Run {
+        let mut sim = Self::new(plan);
         sim.after(MINUTE, Happening::Mishap);
         for person in sim.world.nodes.len()..sim.agents.len() {
             sim.after(MINUTE, Happening::Ask(person));

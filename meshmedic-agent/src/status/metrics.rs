@@ -428,7 +428,8 @@ const fn rule_name(why: Withheld) -> &'static str {
         7 => "7",
         8 => "8",
         9 => "9",
-        _ => "10",
+        10 => "10",
+        _ => "11",
     }
 }
 

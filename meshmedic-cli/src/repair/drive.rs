@@ -101,7 +101,7 @@ impl Repairs<'_> {
             shop: self,
             facts,
             means,
-            repair,
+            repair: repair.knowing(self.world.orphans.iter().cloned()),
             gates: self
                 .world
                 .gates(self.connection, facts.node.as_deref().unwrap_or_default()),

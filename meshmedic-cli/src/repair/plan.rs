@@ -36,6 +36,8 @@ pub(crate) struct World {
     /// Why a successor would get no identity.
     mesh_fault: Option<String>,
     budgets: BTreeMap<String, Result<Vec<Budget>, String>>,
+    /// What the scan proved orphans, by UID.
+    pub(super) orphans: BTreeSet<String>,
 }
 
 /// A PodDisruptionBudget.
@@ -126,6 +128,11 @@ impl World {
             paused,
             mesh_fault: istiod.fault(),
             budgets,
+            orphans: lost
+                .iter()
+                .filter(|pod| pod.state == State::Orphan)
+                .map(|pod| pod.uid.clone())
+                .collect(),
         })
     }
 

@@ -6,10 +6,11 @@ mod people;
 use std::collections::BTreeSet;
 
 use meshmedic_lab::api::{Request, documents};
-use meshmedic_lab::{ClusterSpec, Fault, need};
+use meshmedic_lab::{ClusterSpec, Fault, Pod, need};
 use serde_json::{Value, json};
 
 use crate::heal::heals;
+use crate::process::Agent;
 use crate::world::{USER, World};
 
 /// `verb group/resource`, and a name where the right is limited to one.
@@ -151,6 +152,7 @@ fn an_agent_that_repairs_is_granted_what_it_asks_for_and_nothing_else() {
     leave_a_toggle(&world);
     let mut agent = heals(&world);
     drop(lost);
+    of_other_kinds(&world, &mut agent);
     agent.until("the label to be as it was", |_| is_restored(&world));
     // What is idle for a day is deleted.
     api.set_clock(2 * 24 * 60 * 60 * 1000).unwrap();
@@ -172,6 +174,20 @@ fn an_agent_that_repairs_is_granted_what_it_asks_for_and_nothing_else() {
 
 /// The chart with `deleteInsteadOfEvict`, under a ServiceAccount of another name, for one namespace.
 const OTHER: &str = include_str!("../golden/deploy/helm-other.yaml");
+
+/// Of each other kind that may lose a pod, it is asked what it wants.
+fn of_other_kinds(world: &World, agent: &mut Agent) {
+    world.cluster.stateful_set("shop", "db", 1).unwrap();
+    world.cluster.daemon_set("shop", "log").unwrap();
+    for (app, pods) in [("db", 1), ("log", world.cluster.nodes().len())] {
+        let lost = world.cluster.wait_captured("shop", app, pods).unwrap().remove(0);
+        world.cluster.orphan(&lost).unwrap();
+        agent.until("its repair", |_| {
+            world.uid_of("shop", lost.name()).as_deref() != Some(lost.uid())
+        });
+        world.cluster.wait_captured("shop", app, pods).unwrap();
+    }
+}
 
 /// Leaves a pod as a toggle does that was interrupted.
 fn leave_a_toggle(world: &World) {
@@ -196,6 +212,7 @@ fn deletes(world: &World) {
     let mut agent = world.ready_agent(&[
         "--auto-repair",
         "--delete-instead-of-evict",
+        "--repair-jobs",
         "--strategy",
         "restart",
     ]);
@@ -203,6 +220,34 @@ fn deletes(world: &World) {
     agent.until("the orphan's repair", |agent| {
         agent.metric("meshmedic_repairs_total{action=\"delete\",result=\"succeeded\"}") == 1.0
     });
+    of_other_kinds(world, &mut agent);
+    let of_job = job(world);
+    world.cluster.orphan(&of_job).unwrap();
+    agent.until("the Job's pod to go", |_| !world.is_untouched(&of_job));
+}
+
+/// A Job, for which the lab makes no pods, and a pod that it owns.
+fn job(world: &World) -> Pod {
+    let api = world.cluster.api();
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": { "namespace": "shop", "name": "bake" },
+        "spec": {
+            "selector": { "matchLabels": { "app": "baker" } },
+            "template": {
+                "metadata": { "labels": { "app": "baker" } },
+                "spec": { "restartPolicy": "Never", "containers": [{ "name": "app", "image": "registry.example/app:1" }] },
+            },
+            "manualSelector": true,
+        },
+    });
+    api.apply(&job).unwrap();
+    let job = api.get("jobs", "shop", "bake").unwrap();
+    world.cluster.bare_pod("shop", "baker", "node-a").unwrap();
+    let owned = json!({ "metadata": { "ownerReferences": [{
+        "apiVersion": "batch/v1", "kind": "Job", "name": "bake", "uid": job["metadata"]["uid"], "controller": true,
+    }] } });
+    api.patch("pods", "shop", "baker", &owned).unwrap();
+    world.cluster.wait_captured("shop", "baker", 1).unwrap().remove(0)
 }
 
 #[test]

@@ -169,6 +169,12 @@ impl World {
         })
     }
 
+    /// The UID of a pod's object, if there is one.
+    pub(crate) fn uid_of(&self, namespace: &str, name: &str) -> Option<String> {
+        let object = self.cluster.api().find("pods", namespace, name).unwrap()?;
+        object["metadata"]["uid"].as_str().map(str::to_owned)
+    }
+
     /// Whether the very pod is still there, and nobody is deleting it.
     pub(crate) fn is_untouched(&self, pod: &Pod) -> bool {
         let object = self

@@ -193,12 +193,26 @@ fn the_chart_grants_what_the_flags_need() {
         rights.sort();
         rights
     };
-    let seen = ["namespaces: get", "nodes: get"];
-    assert_eq!(
-        rights("helm-repair"),
-        [&seen[..], &["pods/eviction: create", "pods/status: patch"]].concat()
-    );
-    assert_eq!(rights("helm-other"), [&seen[..], &["pods: delete"]].concat());
+    let repair = [
+        "daemonsets: get",
+        "namespaces: get",
+        "nodes: get",
+        "pods/eviction: create",
+        "pods/status: patch",
+        "replicasets: get",
+        "statefulsets: get",
+    ];
+    assert_eq!(rights("helm-repair"), repair);
+    let other = [
+        "daemonsets: get",
+        "jobs: get",
+        "namespaces: get",
+        "nodes: get",
+        "pods: delete",
+        "replicasets: get",
+        "statefulsets: get",
+    ];
+    assert_eq!(rights("helm-other"), other);
     assert_eq!(rights("helm-detect"), [] as [String; 0]);
 }
 

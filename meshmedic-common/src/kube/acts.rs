@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries out what the planner asks for: each request once, each within a time limit.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::eligibility::Enablement;
-use crate::facts::PodFacts;
+use crate::facts::{Controller, PodFacts};
 use crate::identity::{Component, DataPlane, Identity, NodeFault};
 use crate::kube::acted::{Acted as Done, Target};
 use crate::kube::client::ServerClock;
@@ -13,32 +14,29 @@ use crate::kube::evict;
 use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts, standing};
 use crate::kube::identity;
 use crate::policy::{Gates, Means, Withheld};
-use jiff::SignedDuration;
+use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ReplicationController};
 use kube::api::{ListParams, PostParams};
-use kube::{Api, Client, ResourceExt as _};
+use kube::core::{NamespaceResourceScope, ParseExpressionError, Selector};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 
 use super::control::{CONTROL, pause_reason};
 use super::leases;
 use crate::repair::ledger::{Allowance, Change, Record};
-use crate::repair::{self, Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request};
+use crate::repair::{
+    self, Acted, Answer, Check, LeaseKey, Owner, PodRef, Presence, Refusal, Request, Sibling,
+};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// A pod that was created this long before an act may look as young as its successor: creation is written down in whole
-/// seconds, and our idea of the server's clock lags a little.
-const YOUNG: SignedDuration = SignedDuration::from_mins(1);
-/// An owner with more of them is being rolled out or scaled up, and its record should stay small.
-const MOST_YOUNG: usize = 64;
-/// Labels that the pods of one controller share, the most telling first.
-const SIBLING_LABELS: [&str; 3] = [
-    "pod-template-hash",
-    "controller-revision-hash",
-    "batch.kubernetes.io/controller-uid",
-];
 /// So often somebody else may be faster in changing a Lease.
 const TRIES: usize = 4;
+
+/// How many pods a controller wants, where it says so, and how they are selected.
+type Workload = (Option<i32>, Result<Selector, ParseExpressionError>);
 
 /// What carries out requests.
 #[derive(Clone)]
@@ -195,56 +193,90 @@ impl Acts {
             cordoned: is_cordoned(&node),
             paused: control.as_ref().and_then(pause_reason),
         };
-        let siblings = self.young_siblings(&found, &standing.facts).await?;
+        let owner = self.owner(&standing.facts).await?;
         Ok(Some(Box::new(Check {
             standing,
             gates,
-            siblings,
+            owner,
         })))
     }
 
-    /// The controller's other pods that are so young that a successor may look no younger.
-    ///
-    /// A pod of a StatefulSet has its name to tell it, so nothing is asked for it.
-    async fn young_siblings(&self, pod: &Pod, facts: &PodFacts) -> Result<Vec<String>, String> {
+    /// What the pod's controller wants and has.
+    async fn owner(&self, facts: &PodFacts) -> Result<Owner, String> {
         let Some(controller) = facts.controller.as_ref() else {
-            return Ok(Vec::new());
+            return Ok(Owner::default());
         };
-        let now = self.clock.now();
-        let (Some(now), false) = (now, controller.kind == "StatefulSet") else {
-            return Ok(Vec::new());
+        let (wanted, selector) = self.workload(&facts.namespace, controller).await?;
+        let Some(wanted) = wanted.and_then(|wanted| usize::try_from(wanted).ok()) else {
+            let Controller { kind, name, .. } = controller;
+            return Err(format!("{kind} {name} does not say how many pods it wants"));
         };
-        let labels = pod.labels();
-        let selector = SIBLING_LABELS
-            .iter()
-            .find_map(|label| Some(format!("{label}={}", labels.get(*label)?)));
-        let parameters = ListParams {
-            label_selector: selector,
-            ..ListParams::default()
-        };
+        let selector = selector.map_err(|error| error.to_string())?;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &facts.namespace);
-        let all = pods.list_metadata(&parameters).await;
+        let all = pods.list(&ListParams::default().labels_from(&selector)).await;
         let all = all.map_err(|error| describe(&error))?;
-        let oldest = now.saturating_sub(YOUNG).unwrap_or(now);
-        let young = all.items.iter().filter_map(|other| {
+        let others = all.items.iter().map(pod_facts).filter(|other| {
             let of_it = other
-                .owner_references()
-                .iter()
-                .any(|owner| owner.uid == controller.uid);
-            let created = other.creation_timestamp()?.0;
-            let uid = other.uid()?;
-            (of_it && created >= oldest && uid != facts.uid).then_some(uid)
+                .controller
+                .as_ref()
+                .is_some_and(|of| of.uid == controller.uid);
+            of_it && other.uid != facts.uid && !other.deleting && !other.finished
         });
-        let young: Vec<String> = young.collect();
-        if young.len() > MOST_YOUNG {
-            return Err(format!(
-                "{} of the pods of {} {} are younger than a minute, and nobody could tell its successor from them",
-                young.len(),
-                controller.kind,
-                controller.name
-            ));
-        }
-        Ok(young)
+        Ok(Owner {
+            wanted,
+            others: others.map(|other| Sibling::of(&other)).collect(),
+        })
+    }
+
+    /// How many pods a controller wants, and the labels that they have.
+    async fn workload(&self, namespace: &str, controller: &Controller) -> Result<Workload, String> {
+        Ok(match controller.kind.as_str() {
+            "ReplicaSet" => {
+                let set: ReplicaSet = self.controller(namespace, controller).await?;
+                let spec = set.spec.unwrap_or_default();
+                (spec.replicas.or(Some(1)), spec.selector.try_into())
+            }
+            "StatefulSet" => {
+                let set: StatefulSet = self.controller(namespace, controller).await?;
+                let spec = set.spec.unwrap_or_default();
+                (spec.replicas.or(Some(1)), spec.selector.try_into())
+            }
+            "DaemonSet" => {
+                let set: DaemonSet = self.controller(namespace, controller).await?;
+                let wanted = set.status.map(|status| status.desired_number_scheduled);
+                (wanted, set.spec.unwrap_or_default().selector.try_into())
+            }
+            "ReplicationController" => {
+                let set: ReplicationController = self.controller(namespace, controller).await?;
+                let spec = set.spec.unwrap_or_default();
+                let labels = spec.selector.unwrap_or_default();
+                (spec.replicas.or(Some(1)), Ok(labels.into_iter().collect()))
+            }
+            "Job" => {
+                let job: Job = self.controller(namespace, controller).await?;
+                let spec = job.spec.unwrap_or_default();
+                let done = job.status.and_then(|status| status.succeeded).unwrap_or(0);
+                let at_once = spec.parallelism.unwrap_or(1);
+                let left = spec.completions.map_or(at_once, |all| all - done);
+                let selector = spec.selector.unwrap_or_default().try_into();
+                (Some(at_once.min(left).max(0)), selector)
+            }
+            kind => return Err(format!("nothing is known of how many pods a {kind} wants")),
+        })
+    }
+
+    /// The very controller of a pod.
+    async fn controller<K>(&self, namespace: &str, controller: &Controller) -> Result<K, String>
+    where
+        K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        let Controller { kind, name, uid } = controller;
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.get_opt(name).await.map_err(|error| describe(&error))?;
+        found
+            .filter(|found| found.meta().uid.as_ref() == Some(uid))
+            .ok_or_else(|| format!("{kind} {name}, which would recreate it, is not there any more"))
     }
 
     async fn act(&self, pod: &PodRef, means: Means, ready: bool) -> Acted {

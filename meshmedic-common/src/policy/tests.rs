@@ -46,7 +46,7 @@ fn judge_toggle(change: impl FnOnce(&mut Standing)) -> Option<Withheld> {
 #[test]
 fn each_reason_belongs_to_a_rule_and_each_rule_has_one() {
     let rules: BTreeSet<u8> = Withheld::ALL.iter().map(|why| why.rule()).collect();
-    assert_eq!(rules, (1..=10).collect());
+    assert_eq!(rules, (1..=11).collect());
 }
 
 #[test]

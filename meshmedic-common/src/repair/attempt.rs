@@ -2,10 +2,12 @@
 //! One repair, from its claims to the proof of its successor. Agents and people go through it alike; what differs
 //! between them is data: what is claimed, what they may go past, and by what means they repair.
 
+mod care;
+mod checking;
 mod claims;
 mod ending;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,13 +15,14 @@ use jiff::Timestamp;
 use super::ledger::{Change, Conclusion, LEASE, Proof, Record, Step, signed};
 use super::sabotage::{Defence, is_out, stands};
 use super::{
-    Acted, Answer, Check, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
+    Acted, Answer, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
     RequestId, gate_detail,
 };
 use crate::facts::PodFacts;
 use crate::policy::{Gates, Mandate, Withheld, forbids};
 use crate::time::Time;
 use crate::uid::PodUid;
+pub(super) use care::Care;
 use claims::Place;
 pub use claims::{Claim, Claims};
 
@@ -136,6 +139,13 @@ pub(super) struct Attempt {
     slot: Option<u32>,
     /// The pods of its controller that were there before, by UID: none of them is a successor.
     before: Vec<String>,
+    /// Its owner's record, as last read.
+    owner_record: Record,
+    /// Whether nothing else was under way on its node when that was claimed.
+    alone: bool,
+    /// The proved orphans among the pods that were shown last, by UID, and those that a scan proved before.
+    proved: BTreeSet<String>,
+    scanned: BTreeSet<String>,
     /// By the API server's clock.
     claimed_at: Timestamp,
     deadline: Timestamp,
@@ -175,6 +185,10 @@ impl Attempt {
             held: Vec::new(),
             slot: None,
             before: Vec::new(),
+            owner_record: Record::default(),
+            alone: false,
+            proved: BTreeSet::new(),
+            scanned: BTreeSet::new(),
             claimed_at: at.server,
             deadline: deadline.unwrap_or(Timestamp::MAX),
             began: at.now,
@@ -203,11 +217,18 @@ impl Attempt {
         gates: &Gates,
         patients: &BTreeMap<PodUid, Patient<'_>>,
         record: Option<&Record>,
+        care: &Care,
     ) {
         match self.stage {
+            Stage::Checking => self.note_proved(patients),
+            Stage::Announcing if self.asked.is_none() => match self.careless(care).filter(stands) {
+                Some(why) => self.undone(at, why, None),
+                None => self.canary = care.canary,
+            },
             Stage::Looking { since, .. } => {
                 let patient = patients.get(&self.pod.cgroup_uid);
-                if let Some(why) = self.forbidden(repairer, at, gates, patient).filter(stands) {
+                let forbidden = self.forbidden(repairer, at, gates, patient);
+                if let Some(why) = forbidden.or(self.careless(care)).filter(stands) {
                     self.undone(at, why, gate_detail(gates, why));
                 } else if patient.is_some_and(|patient| patient.read_at > since) {
                     self.stage = Stage::Acting;
@@ -313,6 +334,7 @@ impl Attempt {
                     holder: self.holder.clone(),
                     slot: self.slot,
                     before: self.before.clone(),
+                    canary: self.canary == Canary::MustSucceed,
                 },
             ),
             Stage::Acting => Some(Request::Act {
@@ -413,29 +435,6 @@ impl Attempt {
         }
     }
 
-    fn checked(&mut self, repairer: &Repairer, at: Moment, result: Result<Option<Box<Check>>, String>) {
-        let check = match result {
-            Ok(Some(check)) => check,
-            Ok(None) => return self.undone(at, Withheld::OtherPod, None),
-            Err(detail) => return self.undone(at, Withheld::NotFetched, Some(detail)),
-        };
-        let Check {
-            standing,
-            gates,
-            siblings,
-        } = *check;
-        let owned = self.owner == owner_of(&standing.facts);
-        let (mandate, uid) = (&repairer.mandate, self.pod.uid.as_str());
-        let forbidden = forbids(mandate, repairer.means, None, &standing, uid, &gates, at.server)
-            .or((!owned).then_some(Withheld::OtherPod));
-        if let Some(why) = forbidden.filter(stands) {
-            return self.undone(at, why, gate_detail(&gates, why));
-        }
-        self.before = siblings;
-        self.checked_at = at.now;
-        self.stage = Stage::Announcing;
-    }
-
     fn happened(&mut self) {
         self.act = Act::Happened;
         self.stage = Stage::Recording;
@@ -456,6 +455,10 @@ impl Attempt {
     /// Whether the act happened.
     pub(super) fn acted(&self) -> bool {
         self.act == Act::Happened
+    }
+
+    const fn is_announcing(&self) -> bool {
+        matches!(self.stage, Stage::Announcing)
     }
 
     /// Whether it waits for the proof.

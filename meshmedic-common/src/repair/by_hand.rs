@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attempt::{Attempt, Ended, Left, owner_of};
+use super::attempt::{Attempt, Care, Ended, Left, owner_of};
 use super::ledger::Record;
 use super::prover::Prover;
 use super::successor::may_prove;
@@ -42,6 +42,13 @@ impl ByHand {
         }
     }
 
+    /// The same, where a scan proved these pods orphans, by UID.
+    #[must_use]
+    pub fn knowing(mut self, orphans: impl IntoIterator<Item = String>) -> Self {
+        self.attempt.knows(orphans);
+        self
+    }
+
     /// What its Leases must allow, by looks alone: nothing of it is written.
     #[must_use]
     pub fn looks(&self) -> Vec<Request> {
@@ -55,7 +62,8 @@ impl ByHand {
             self.prover.look(at, node, &self.owners, Some(id), patients);
         }
         let record = self.owners.get(&self.attempt.owner);
-        self.attempt.proceed(&self.repairer, at, gates, patients, record);
+        self.attempt
+            .proceed(&self.repairer, at, gates, patients, record, &Care::NAMED);
     }
 
     /// Whether the pod is to be read now, since the act hangs on what it shows. Said once.

@@ -38,6 +38,9 @@ pub struct Record {
     /// Successors by which a repair was proved, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub successors: Vec<Proof>,
+    /// When the last act was sent of which nobody has proved that it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_act: Option<Timestamp>,
 }
 
 /// A repair under way.
@@ -156,6 +159,8 @@ pub enum Step {
         slot: Option<u32>,
         /// The youngest pods of its controller that are there now, by UID.
         before: Vec<String>,
+        /// Whether everything else on its node waits for it.
+        canary: bool,
     },
     /// The API accepted the act.
     Acted,
@@ -240,6 +245,13 @@ impl Record {
         self.repairs.iter().find(|entry| entry.id == id)
     }
 
+    /// When the last act was sent, be it over or under way.
+    #[must_use]
+    pub fn last_act(&self) -> Option<Timestamp> {
+        let under_way = self.repairs.iter().filter_map(|entry| entry.sent);
+        under_way.chain(self.last_act).max()
+    }
+
     /// Whether this pod proved a repair already.
     #[must_use]
     pub fn proves(&self, uid: &str) -> bool {
@@ -299,7 +311,12 @@ impl Record {
                 })
             }
             Step::Renew => self.touch(id, |entry| entry.renewed = now),
-            Step::Send { holder, slot, before } => {
+            Step::Send {
+                holder,
+                slot,
+                before,
+                canary,
+            } => {
                 let mine = |entry: &Entry| entry.holder == *holder || is_out(Defence::Lease);
                 if !self.entry(id).is_some_and(mine) {
                     return Applied::refused(Withheld::NoLedger);
@@ -308,6 +325,7 @@ impl Record {
                     entry.sent = Some(now);
                     entry.slot = *slot;
                     entry.before.clone_from(before);
+                    entry.canary = *canary;
                     entry.renewed = now;
                 })
             }
@@ -434,6 +452,7 @@ impl Record {
             if allowance.keeps_outcomes && !captured {
                 self.fail(now);
             }
+            self.note_act(entry.sent, allowance);
             self.remember(entry.proof, allowance);
         }
         any
@@ -457,6 +476,13 @@ impl Record {
             self.successors.extend(proof);
             let excess = self.successors.len().saturating_sub(REMEMBERED);
             self.successors.drain(..excess);
+        }
+    }
+
+    /// What comes after this act must be Ready before the owner loses another pod.
+    fn note_act(&mut self, sent: Option<Timestamp>, allowance: &Allowance) {
+        if allowance.keeps_outcomes {
+            self.last_act = self.last_act.max(sent);
         }
     }
 
@@ -494,7 +520,14 @@ impl Record {
             return touched.changed;
         }
         let before = self.clone();
-        let proof = self.entry(id).and_then(|entry| entry.proof.clone());
+        let entry = self.entry(id);
+        let (proof, sent) = (
+            entry.and_then(|entry| entry.proof.clone()),
+            entry.and_then(|entry| entry.sent),
+        );
+        if !matches!(conclusion, Conclusion::NotDone | Conclusion::InDoubt) {
+            self.note_act(sent, allowance);
+        }
         for act in self.acts.iter_mut().filter(|act| act.id == *id) {
             act.counted = true;
         }
@@ -506,6 +539,7 @@ impl Record {
                     self.failures = 0;
                     self.last_failure = None;
                 }
+                self.last_act = self.last_act.filter(|last| proof.at < *last);
                 self.remember(Some(proof.clone()), allowance);
             }
             Conclusion::Failed | Conclusion::Unproven if allowance.breaker.is_some() => {

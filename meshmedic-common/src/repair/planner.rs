@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::attempt::{Attempt, Canary, Ended, Left, owner_of};
+use super::attempt::{Attempt, Canary, Care, Ended, Left, owner_of};
 use super::ledger::{Entry, Record};
 use super::prover::Prover;
 use super::sabotage::stands;
@@ -138,7 +138,8 @@ impl Planner {
                 .is_some_and(|patient| patient.state.is_finding())
         });
         self.adopt_late(at);
-        self.proceed(at, gates, patients);
+        let confirming = Care::confirming(patients.values());
+        self.proceed(at, gates, mass_loss, confirming, patients);
         if self.stopping {
             return;
         }
@@ -154,7 +155,7 @@ impl Planner {
             .collect();
         findings.sort_by_key(|(uid, patient)| (patient.since, *uid));
         for (uid, patient) in findings {
-            self.consider(at, gates, mass_loss, uid, patient);
+            self.consider(at, gates, (mass_loss, confirming), uid, patient);
         }
     }
 
@@ -167,7 +168,14 @@ impl Planner {
         self.owners = owners;
     }
 
-    fn consider(&mut self, at: Moment, gates: &Gates, mass_loss: bool, uid: &PodUid, patient: &Patient<'_>) {
+    fn consider(
+        &mut self,
+        at: Moment,
+        gates: &Gates,
+        (mass_loss, confirming): (bool, bool),
+        uid: &PodUid,
+        patient: &Patient<'_>,
+    ) {
         if self.attempts.iter().any(|attempt| attempt.pod.cgroup_uid == *uid) {
             return;
         }
@@ -212,22 +220,28 @@ impl Planner {
         if shadow {
             return self.pretend(at, mass_loss, &pod, owner);
         }
-        if let Some(why) = self.crowded(at, mass_loss).filter(stands) {
+        let confirming = confirming.then_some(Withheld::Confirming);
+        if let Some(why) = confirming.or_else(|| self.crowded(at, mass_loss)).filter(stands) {
             return self.withhold(&pod, why, None, false);
         }
         self.numbers += 1;
         let id = format!("{}-{}", self.repairer.holder, self.numbers);
         let stuck = !facts.ready;
-        let canary = match (
+        let attempt = Attempt::new(&self.repairer, at, id, pod, owner, stuck);
+        let canary = self.canary(at, mass_loss);
+        self.attempts.push(attempt.with_canary(canary));
+    }
+
+    /// Whether an act now would be the one that others wait for.
+    fn canary(&self, at: Moment, mass_loss: bool) -> Canary {
+        match (
             mass_loss && self.canary_here.is_none(),
             self.proved(at, mass_loss),
         ) {
             (true, _) => Canary::MustSucceed,
             (false, false) => Canary::Alone,
             (false, true) => Canary::No,
-        };
-        let attempt = Attempt::new(&self.repairer, at, id, pod, owner, stuck);
-        self.attempts.push(attempt.with_canary(canary));
+        }
     }
 
     /// Whether a successor was proved lately, so that more than one repair may be under way.
@@ -285,10 +299,22 @@ impl Planner {
     }
 
     /// Goes on with the repairs that wait for something other than an answer.
-    fn proceed(&mut self, at: Moment, gates: &Gates, patients: &BTreeMap<PodUid, Patient<'_>>) {
+    fn proceed(
+        &mut self,
+        at: Moment,
+        gates: &Gates,
+        mass_loss: bool,
+        confirming: bool,
+        patients: &BTreeMap<PodUid, Patient<'_>>,
+    ) {
+        let care = Care {
+            canary: self.canary(at, mass_loss),
+            others: self.attempts.len() > 1,
+            confirming,
+        };
         for attempt in &mut self.attempts {
             let record = self.owners.get(&attempt.owner);
-            attempt.proceed(&self.repairer, at, gates, patients, record);
+            attempt.proceed(&self.repairer, at, gates, patients, record, &care);
         }
         self.let_go(at);
     }

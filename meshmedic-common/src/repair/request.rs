@@ -9,6 +9,7 @@ use crate::verdict::State;
 use jiff::Timestamp;
 
 use super::ledger::{Allowance, Change, Proof, Record};
+use super::owner::Owner;
 use crate::time::Time;
 
 /// An instant, by both clocks that matter.
@@ -139,8 +140,8 @@ pub struct Check {
     pub standing: Standing,
     /// What holds above it.
     pub gates: Gates,
-    /// The youngest of its controller's other pods, by UID.
-    pub siblings: Vec<String>,
+    /// What its controller wants and has.
+    pub owner: Owner,
 }
 
 /// What came of an act.

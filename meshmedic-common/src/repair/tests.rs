@@ -58,6 +58,7 @@ struct Cluster {
     gates_at_check: Gates,
     leases: BTreeMap<LeaseKey, Record>,
     acted: Acted,
+    owner: Owner,
     now: Time,
     server: Timestamp,
 }
@@ -193,6 +194,7 @@ impl Cluster {
                 1 => Acted::Gone,
                 _ => Acted::Accepted,
             },
+            owner: owner(rng),
             standing,
             at_check,
             state,
@@ -222,7 +224,7 @@ impl Cluster {
             Request::Check(_) => Answer::Checked(Ok(Some(Box::new(Check {
                 standing: self.at_check.clone(),
                 gates: self.gates_at_check.clone(),
-                siblings: Vec::new(),
+                owner: self.owner.clone(),
             })))),
             Request::Act { .. } => Answer::Acted(self.acted.clone()),
             Request::Find(_) => Answer::Found(Ok(Presence::There)),
@@ -315,6 +317,21 @@ impl Cluster {
             }
         }
         panic!("the command neither acted nor said why not");
+    }
+}
+
+/// What the pod's controller wants and has.
+fn owner(rng: &mut Rng) -> Owner {
+    let other = Sibling {
+        name: "cart-2".to_owned(),
+        uid: "cart-2".to_owned(),
+        node: None,
+        ready: !rng.one_in(8),
+        created: Some(server(-9000)),
+    };
+    Owner {
+        wanted: if rng.one_in(8) { 3 } else { 2 },
+        others: vec![other],
     }
 }
 

@@ -9,12 +9,12 @@ use meshmedic_common::policy::{Gates, Means, Withheld};
 
 use super::chaos::Cure;
 use super::tally::{Fault, Kind};
-use super::trace::{Held, What};
+use super::trace::{Event, Held, What};
 use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
 use meshmedic_common::repair::ledger::{Entry, Record, Step};
 use meshmedic_common::repair::{
-    Acted, Answer, Check, LeaseKey, PodRef, Presence, Refusal, Request, RequestId, update,
+    Acted, Answer, Check, LeaseKey, Owner, PodRef, Presence, Refusal, Request, RequestId, Sibling, update,
 };
 use meshmedic_common::time::Time;
 
@@ -255,6 +255,11 @@ impl Sim {
         };
         let entry = lease.record.entry(&change.id);
         let pod = entry.and_then(|entry| pod_of(&entry.uid));
+        let let_go = before.filter(|_| pod.is_none() && held == Held::Owner);
+        self.trace.extend(let_go.map(|pod| Event {
+            at: self.now,
+            what: What::LetGo(pod),
+        }));
         if let Some(pod) = pod.filter(|_| matches!(answer, Answer::Updated(Ok(_)))) {
             self.tell(What::Wrote { pod, held });
         } else if let Some(pod) = before.filter(|_| self.is_told_to_end(flight.agent)) {
@@ -305,15 +310,16 @@ impl Sim {
         let node = &self.world.nodes[self.world.pods[id as usize].node];
         let faulty = node.ztunnel.is_none() || !node.cni_ready;
         let judged = &self.world.pods[id as usize];
-        let oldest = self.server() - span(MINUTE);
-        let siblings = self.world.pods.iter().filter(|pod| {
-            let facts = &pod.standing.facts;
-            let young = facts.created.is_some_and(|created| created >= oldest);
-            pod.owner == judged.owner && pod.uid != judged.uid && !pod.gone && young
+        let others = self.world.pods.iter().filter(|pod| {
+            let deleting = pod.standing.facts.deleting;
+            pod.owner == judged.owner && pod.uid != judged.uid && !pod.gone && !deleting
         });
-        let siblings = siblings.map(|pod| pod.uid.to_string()).collect();
+        let owner = Owner {
+            wanted: self.world.owners[judged.owner].wanted,
+            others: others.map(|pod| Sibling::of(&pod.standing.facts)).collect(),
+        };
         let check = Check {
-            siblings,
+            owner,
             standing: (*Arc::clone(&self.world.pods[id as usize].standing)).clone(),
             gates: Gates {
                 node_fault: faulty.then(|| "not Ready".to_owned()),

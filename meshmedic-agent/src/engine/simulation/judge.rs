@@ -5,11 +5,12 @@
 //! by as much as the constants here say.
 
 mod balance;
+mod owner;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::trace::{Event, PERSON_CONFIRM, PodId, Recreated, Rules, Shows, Truth, What};
+use super::trace::{Event, Held, PERSON_CONFIRM, PodId, Recreated, Rules, Shows, Truth, What};
 use super::world::within;
 use super::{MINUTE, SECOND, START, span};
 use meshmedic_common::time::Time;
@@ -51,10 +52,14 @@ struct Pod {
     recovered: Time,
     /// Readings since then that showed it, by process.
     readings: BTreeMap<u32, Vec<Time>>,
+    /// The last reading of each process that showed it, whatever came after.
+    seen_lost: BTreeMap<u32, Time>,
     checked: Option<Checked>,
     /// When an agent last saw all listeners.
     complete: Option<Time>,
     accepted: bool,
+    /// Its owner was let go of, and not claimed for it since.
+    let_go: bool,
     /// When each kind of Lease was last written for its repair.
     wrote: [Option<Time>; 4],
 }
@@ -67,6 +72,8 @@ struct Checked {
     truth: Truth,
     server: i64,
     gates: Option<&'static str>,
+    /// Why its owner could not afford to lose it.
+    degraded: Option<String>,
 }
 
 #[derive(Default)]
@@ -108,6 +115,8 @@ pub(super) struct Judge<'a> {
     nodes: BTreeMap<usize, Node>,
     processes: BTreeMap<u32, Process>,
     acts: Vec<Act>,
+    /// How many pods each owner wants.
+    wanted: BTreeMap<usize, usize>,
     jumps: Vec<(Time, i64)>,
     no_istiod: bool,
     paused: bool,
@@ -122,6 +131,7 @@ pub(super) fn judge(rules: &Rules, trace: &[Event]) -> Vec<Breach> {
         nodes: BTreeMap::new(),
         processes: BTreeMap::new(),
         acts: Vec::new(),
+        wanted: BTreeMap::new(),
         jumps: Vec::new(),
         no_istiod: false,
         paused: false,
@@ -169,6 +179,9 @@ impl Judge<'_> {
                 }
                 pod.truth = Some(*truth);
             }
+            What::Wants(owner, wanted) => {
+                self.wanted.insert(*owner, *wanted);
+            }
             What::Gone(id) => self.pods.entry(*id).or_default().gone = true,
             What::Listens(id, shows) => {
                 let pod = self.pods.entry(*id).or_default();
@@ -203,7 +216,12 @@ impl Judge<'_> {
             }
             What::Read { process, pod, shows } => self.read(at, *process, *pod, *shows),
             What::Checked { process, pod } => self.checked(at, *process, *pod),
-            What::Wrote { pod, held } => self.pods.entry(*pod).or_default().wrote[*held as usize] = Some(at),
+            What::Wrote { pod, held } => {
+                let pod = self.pods.entry(*pod).or_default();
+                pod.wrote[*held as usize] = Some(at);
+                pod.let_go &= *held != Held::Owner;
+            }
+            What::LetGo(pod) => self.pods.entry(*pod).or_default().let_go = true,
             What::Freed { pod, held } => self.pods.entry(*pod).or_default().wrote[*held as usize] = None,
             What::Act {
                 process,
@@ -231,7 +249,10 @@ impl Judge<'_> {
     fn read(&mut self, at: Time, process: u32, id: PodId, shows: Shows) {
         let pod = self.pods.entry(id).or_default();
         match shows {
-            Shows::None => pod.readings.entry(process).or_default().push(at),
+            Shows::None => {
+                pod.readings.entry(process).or_default().push(at);
+                pod.seen_lost.insert(process, at);
+            }
             Shows::Unreadable => {
                 pod.readings.remove(&process);
             }
@@ -275,6 +296,7 @@ impl Judge<'_> {
             Some(node) if node.ztunnel.is_none() => Some("ztunnel was not Ready"),
             Some(_) => None,
         };
+        let degraded = self.degraded(at, id);
         let pod = self.pods.entry(id).or_default();
         if let Some(truth) = pod.truth {
             pod.checked = Some(Checked {
@@ -283,6 +305,7 @@ impl Judge<'_> {
                 truth,
                 server,
                 gates,
+                degraded,
             });
         }
     }
@@ -312,14 +335,18 @@ impl Judge<'_> {
         let (lost, readings) = (pod.lost, pod.readings.get(&process).cloned().unwrap_or_default());
         // What happens while an eviction is on its way cannot be helped; a person sees nothing after the last reading.
         let since = if person {
-            readings.last().copied().unwrap_or(issued)
+            pod.seen_lost.get(&process).copied().unwrap_or(issued)
         } else {
             issued
         };
         let too_late = lost.is_none() && pod.recovered > since && within(CHECK_LASTS, at, issued);
         let again = accepted && std::mem::replace(&mut pod.accepted, true);
+        let let_go = accepted && pod.let_go;
         if truth.node != node {
             self.blame(at, 3, format!("pod {id} is on another node"));
+        }
+        if let_go {
+            self.blame(at, 7, format!("pod {id}, though its owner was let go of"));
         }
         if again {
             self.blame(at, 3, format!("pod {id} for the second time"));
@@ -350,6 +377,9 @@ impl Judge<'_> {
         let Checked { truth, server, .. } = *checked;
         if let Some(gate) = checked.gates {
             self.blame(at, 2, format!("pod {id}, though {gate}"));
+        }
+        if let Some(why) = &checked.degraded {
+            self.blame(at, 11, format!("pod {id}, though {why}"));
         }
         let waits = server + super::EPOCH - truth.ready_since;
         let grace = i64::try_from(self.rules.grace).unwrap_or(i64::MAX);
@@ -449,7 +479,12 @@ impl Judge<'_> {
         };
         let asked = self.acts[act].asked;
         let created = self.pods.get(&by).map_or(0, |pod| pod.created);
-        let jumped = self.jumps.iter().any(|(when, _)| within(10 * MINUTE, at, *when));
+        let near = |one: Time, other: Time| within(10 * MINUTE, one.max(other), one.min(other));
+        let acted = self.acts[act].at;
+        let jumped = self
+            .jumps
+            .iter()
+            .any(|(when, _)| near(at, *when) || near(acted, *when));
         let wrong = match () {
             () if judged.owner != successor.owner => Some("of another owner"),
             () if judged.name != successor.name => Some("of another name"),

@@ -131,9 +131,9 @@ pub(super) struct Tally {
     pub(super) succeeded: u64,
     pub(super) ended: u64,
     pub(super) would: u64,
-    pub(super) withheld: [u64; 11],
+    pub(super) withheld: [u64; 12],
     /// What people were told, by rule; how many repairs of theirs ended, and how many were proved.
-    pub(super) asked: [u64; 11],
+    pub(super) asked: [u64; 12],
     pub(super) by_hand: u64,
     pub(super) by_hand_proved: u64,
     pub(super) met: [[u64; 12]; 15],

@@ -3,6 +3,7 @@
 
 mod forged;
 mod mutants;
+mod scenes;
 
 use std::io::Write;
 

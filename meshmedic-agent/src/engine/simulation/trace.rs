@@ -63,6 +63,8 @@ pub(super) enum What {
     Clock(i64),
     /// A pod appeared or changed in the API.
     Pod(PodId, Truth),
+    /// An owner wants so many pods from now on.
+    Wants(usize, usize),
     /// It left the API.
     Gone(PodId),
     /// What a pod's netns holds from now on.
@@ -104,6 +106,8 @@ pub(super) enum What {
         pod: PodId,
         held: Held,
     },
+    /// Nothing is held any more of the owner for the repair of this pod.
+    LetGo(PodId),
     /// What became of a repair was proved by what somebody saw of this pod.
     Proved {
         pod: PodId,

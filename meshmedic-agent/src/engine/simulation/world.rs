@@ -30,6 +30,10 @@ pub(super) struct Pod {
 pub(super) struct Owner {
     pub(super) kind: &'static str,
     pub(super) namespace: usize,
+    /// How many pods it wants.
+    pub(super) wanted: usize,
+    /// Its pods are Ready whether they are enrolled or not.
+    pub(super) eager: bool,
     /// A PodDisruptionBudget refuses every eviction.
     pub(super) blocked: bool,
     /// What comes after is never captured.
@@ -120,14 +124,8 @@ impl Sim {
                 .copied()
                 .unwrap_or_else(|| *self.rng.pick::<&str>(&USUAL));
             let namespace = self.rng.index(self.world.namespaces.len());
-            self.world.owners.push(Owner {
-                kind,
-                namespace,
-                blocked: false,
-                broken: false,
-                waiting: false,
-                absent: false,
-            });
+            let eager = self.rng.chance(500);
+            self.found(kind, namespace, eager);
         }
         let mut next = 0;
         for (node, pods) in nodes.into_iter().enumerate() {
@@ -138,16 +136,46 @@ impl Sim {
                     5 + self.rng.index(owners - 5)
                 };
                 next += 1;
-                let pod = self.add(owner, node, None);
-                self.edit(pod, |standing| {
-                    standing.facts.enrolment = Enrolment::Enabled;
-                    standing.expectation = Expectation::Expected;
-                    standing.facts.ready = true;
-                });
-                self.listen(pod, Shows::All);
+                self.settled(owner, node);
             }
             self.after(span_of_start(node), Happening::Start(node));
         }
+    }
+
+    /// An owner that has no pods yet.
+    pub(super) fn found(&mut self, kind: &'static str, namespace: usize, eager: bool) -> usize {
+        self.world.owners.push(Owner {
+            kind,
+            namespace,
+            wanted: 0,
+            eager,
+            blocked: false,
+            broken: false,
+            waiting: false,
+            absent: false,
+        });
+        self.world.owners.len() - 1
+    }
+
+    /// One more pod of an owner, long there and well.
+    pub(super) fn settled(&mut self, owner: usize, node: usize) -> PodId {
+        self.want(owner, 1);
+        let pod = self.add(owner, node, None);
+        self.edit(pod, |standing| {
+            standing.facts.enrolment = Enrolment::Enabled;
+            standing.expectation = Expectation::Expected;
+            standing.facts.ready = true;
+        });
+        self.listen(pod, Shows::All);
+        pod
+    }
+
+    /// An owner wants so many more pods, or fewer.
+    pub(super) fn want(&mut self, owner: usize, more: isize) {
+        let wanted = &mut self.world.owners[owner].wanted;
+        *wanted = wanted.saturating_add_signed(more);
+        let wanted = *wanted;
+        self.tell(What::Wants(owner, wanted));
     }
 
     /// A pod that is there from now on, and not enrolled yet.
@@ -275,7 +303,14 @@ impl Sim {
             return;
         }
         let node = (node + self.rng.index(self.world.nodes.len())) % self.world.nodes.len();
-        self.create(owner, node, None);
+        self.want(owner, 1);
+        if self.world.owners[owner].absent || self.rng.chance(500) {
+            return self.create(owner, node, None);
+        }
+        // Some are there at once.
+        let pod = self.add(owner, node, None);
+        self.enrol(pod);
+        self.become_ready(pod, true);
     }
 
     /// The API accepted to end a pod.
@@ -317,6 +352,10 @@ impl Sim {
         let pod = self.add(owner, node, name);
         let delay = self.rng.between(SECOND, 4 * SECOND);
         self.after(delay, Happening::Enrol(pod));
+        if self.world.owners[owner].eager {
+            let delay = self.rng.between(SECOND, 6 * SECOND);
+            self.after(delay, Happening::Ready(pod));
+        }
     }
 
     pub(super) fn enrol(&mut self, id: PodId) {

@@ -201,6 +201,13 @@ fn people_who_act_are_granted_what_they_ask_for() {
     // Those who repair ask twice for an owner's Lease: it is made, and later it is there.
     ann.has(&by_exec);
     repair(&lost(&world, "cart"), &[]);
+    world.cluster.stateful_set("shop", "db", 1).unwrap();
+    world.cluster.daemon_set("shop", "log").unwrap();
+    for app in ["db", "log"] {
+        let lost = world.cluster.wait_captured("shop", app, 1).unwrap().remove(0);
+        world.cluster.orphan(&lost).unwrap();
+        repair(&lost, &[]);
+    }
     ann.used(&["meshmedic-cli-repair"]);
 
     ann.has(&[&by_exec[..], &["meshmedic-cli-delete"]].concat());

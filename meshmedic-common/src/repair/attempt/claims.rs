@@ -195,6 +195,12 @@ impl Attempt {
             return;
         };
         let lease = self.ask(repairer, claim, look, place.tried).0;
+        if let (Claim::Owner, Ok(record)) = (claim, &result) {
+            self.owner_record.clone_from(record);
+        }
+        if let (Claim::Node, Ok(record), false) = (claim, &result, look) {
+            self.alone = record.repairs.iter().all(|entry| entry.id == self.id);
+        }
         let next = match result {
             Ok(_) if look => place.next(),
             Ok(record) => {

@@ -77,6 +77,71 @@ fn a_canary_of_a_mass_loss_that_fails_opens_the_breaker_of_the_node() {
 }
 
 #[test]
+fn a_mass_loss_that_shows_before_the_act_makes_it_the_canary() {
+    let mut bench = Bench::new(repairer(), 2);
+    let (id, request) = bench
+        .until(|request| matches!(request, Request::Check(_)))
+        .unwrap();
+    bench.mass_loss = true;
+    let answer = bench.serve(&request);
+    bench.answer(id, answer);
+    bench.run();
+    assert_eq!(bench.acts.len(), 1);
+    bench.prove(0, "n1", false);
+    bench.run();
+    bench.pass(20 * MINUTE);
+    bench.run();
+    assert_eq!(bench.withheld().last(), Some(&Withheld::BreakerNode));
+    assert_eq!(bench.acts.len(), 1);
+}
+
+#[test]
+fn a_mass_loss_that_shows_at_the_last_moment_stops_the_act() {
+    let mut two = repairer();
+    two.limits.in_flight_node = 2;
+    let mut bench = Bench::new(two, 2);
+    bench.run();
+    bench.prove(0, "n2", true);
+    let (id, request) = bench.until(is_act).unwrap();
+    bench.planner.answer(bench.at(), id, Answer::Acted(Acted::Gone));
+    let announced = |request: &Request| matches!(request, Request::Update { change, .. } if matches!(change.step, Step::Send { .. }));
+    drop(request);
+    bench.add(2, State::Orphan);
+    let (id, request) = bench.until(announced).unwrap();
+    let answer = bench.serve(&request);
+    bench.mass_loss = true;
+    bench.answer(id, answer);
+    let before = bench.acts.len();
+    bench.run();
+    assert_eq!(bench.acts.len(), before);
+    assert_eq!(bench.withheld().last(), Some(&Withheld::Canary));
+}
+
+#[test]
+fn nothing_is_begun_or_done_while_five_pods_are_being_confirmed() {
+    let mut bench = Bench::new(repairer(), 1);
+    for n in 1..5 {
+        bench.add(n, State::Suspect);
+    }
+    let (id, request) = bench
+        .until(|request| matches!(request, Request::Check(_)))
+        .unwrap();
+    bench.add(5, State::Suspect);
+    let answer = bench.serve(&request);
+    bench.answer(id, answer);
+    bench.run();
+    assert_eq!(bench.acts.len(), 0);
+    assert_eq!(bench.withheld(), [Withheld::Confirming]);
+    assert!(bench.leases.values().all(Record::is_idle));
+    bench.pass(MINUTE);
+    bench.run();
+    assert_eq!(bench.acts.len(), 0);
+    bench.pod(5).state = State::Captured;
+    bench.run();
+    assert_eq!(bench.acts.len(), 1);
+}
+
+#[test]
 fn a_blocked_eviction_of_a_pod_that_recovers_is_asked_for_once() {
     let mut bench = Bench::new(repairer(), 1);
     bench.acted = Acted::Refused(Withheld::DisruptionBudget, "429".to_owned());

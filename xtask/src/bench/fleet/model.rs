@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use meshmedic_common::policy::Gates;
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{
-    Acted, Answer, Check, LeaseKey, Outcome, PodRef, Presence, RepairNotice, Request, RequestId, update,
+    Acted, Answer, Check, LeaseKey, Outcome, Owner, PodRef, Presence, RepairNotice, Request, RequestId,
+    update,
 };
 use meshmedic_common::verdict::State;
 
@@ -35,8 +36,8 @@ const PATIENCE: u64 = 400 * HOUR;
 const LEASE: usize = 900;
 const EVENT: f64 = 1_100.0;
 const SMALL: f64 = 600.0;
-/// What is fetched before an act: eight requests, none of them for more than the pods of one node or owner.
-const CHECK_REQUESTS: f64 = 8.0;
+/// What is fetched before an act: nine requests, none of them for more than the pods of one node or owner.
+const CHECK_REQUESTS: f64 = 9.0;
 const CHECK: f64 = 40_000.0;
 
 /// What the API server had to do.
@@ -282,7 +283,7 @@ impl Fleet {
                     Box::new(Check {
                         standing,
                         gates: Gates::default(),
-                        siblings: Vec::new(),
+                        owner: Owner::default(),
                     })
                 })))
             }

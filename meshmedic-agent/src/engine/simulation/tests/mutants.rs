@@ -113,6 +113,7 @@ fn of_agents() -> Vec<(Defence, u8)> {
         (reason(Withheld::OptedOutNamespace), 8),
         (reason(Withheld::Toggling), 9),
         (reason(Withheld::Untrusted), 10),
+        (reason(Withheld::OwnerDegraded), 11),
     ]
 }
 
@@ -147,6 +148,7 @@ fn of_people() -> Vec<(Defence, u8)> {
         (reason(Withheld::OptedOutNamespace), 8),
         (reason(Withheld::Toggling), 9),
         (reason(Withheld::Untrusted), 10),
+        (reason(Withheld::OwnerDegraded), 11),
     ]
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Bench {
     pub(super) clock: i64,
     /// What the API does with an act.
     pub(super) acted: Acted,
+    /// What every owner wants and has.
+    pub(super) owner: Owner,
     pub(super) acts: Vec<PodRef>,
     pub(super) notices: Vec<RepairNotice>,
 }
@@ -70,6 +72,7 @@ impl Bench {
             now: Time::from_nanos(1 << 40),
             clock: EPOCH,
             acted: Acted::Accepted,
+            owner: Owner::default(),
             acts: Vec::new(),
             notices: Vec::new(),
         };
@@ -166,7 +169,7 @@ impl Bench {
                 Box::new(Check {
                     standing: sick.standing.clone(),
                     gates: self.gates.clone(),
-                    siblings: Vec::new(),
+                    owner: self.owner.clone(),
                 })
             }))),
             Request::Act { pod, .. } => {
