@@ -9,6 +9,7 @@ mod connection;
 mod healing;
 mod istiod;
 mod report;
+mod start;
 mod teller;
 mod tidy;
 mod toggles;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use meshmedic_common::kube::client::{Acting, ServerClock, WatchAges};
 use meshmedic_common::policy::{Gates, Standing};
 use meshmedic_common::repair::heal::Healing;
+use meshmedic_common::report::Confinement;
 use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -27,9 +29,9 @@ use tokio::task::JoinSet;
 use crate::cluster::heals::Heals;
 use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
-use crate::kernel::{self, Kernel};
+use crate::kernel;
 use crate::node::Underneath;
-use crate::options::{AgentOptions, Trigger};
+use crate::options::AgentOptions;
 use crate::status::{Metrics, Resource, Server, ServerError, Status, Task};
 use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
@@ -38,6 +40,7 @@ use istiod::Tracing;
 use meshmedic_common::kube::acts::Acts;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
+pub use start::{Ready, prepare};
 use teller::Teller;
 use tidy::Tidy;
 use toggles::Toggles;
@@ -76,8 +79,8 @@ pub enum AgentError {
     Signals(#[source] std::io::Error),
 }
 
-/// Runs until it is told to end.
-pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
+/// Runs until it is told to end. What is ready came of [`prepare`].
+pub async fn run(options: AgentOptions, ready: Ready) -> Result<(), AgentError> {
     let terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     let underneath = Underneath::new(options.proc_root.clone(), options.cni_folder.clone());
@@ -93,7 +96,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
         }
     }
     let acting = connection::connect(options.kubeconfig.as_deref()).await?;
-    let mut agent = Agent::new(options, acting, status)?;
+    let mut agent = Agent::new(options, ready, acting, status)?;
     drop(starting);
     agent.watch_until(terminate, interrupt).await;
     agent.say_goodbye().await;
@@ -119,6 +122,8 @@ struct Agent {
     /// What `/readyz` still waits for.
     pending: BTreeMap<&'static str, Task>,
     grace_period: Duration,
+    /// What the process kept for itself.
+    confinement: Confinement,
     published: Option<Time>,
     changed: bool,
     clock: Arc<ServerClock>,
@@ -142,8 +147,7 @@ enum Wake {
 }
 
 impl Agent {
-    fn new(options: AgentOptions, acting: Acting, status: Status) -> Result<Self, AgentError> {
-        let kernel = load_kernel(options.trigger)?;
+    fn new(options: AgentOptions, ready: Ready, acting: Acting, status: Status) -> Result<Self, AgentError> {
         let Acting {
             client,
             clock,
@@ -165,7 +169,7 @@ impl Agent {
                 interval: options.interval,
                 use_census: true,
             },
-            kernel,
+            ready.kernel,
         )?;
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
@@ -175,6 +179,7 @@ impl Agent {
         Ok(Self {
             pending: pending.collect(),
             grace_period: options.repairer.permissions().grace_period,
+            confinement: ready.confinement,
             published: None,
             changed: true,
             acts: Arc::new(Acts::new(
@@ -489,26 +494,4 @@ fn patients<'a>(planner: &Planner, engine: &Engine, mirror: &'a Mirror) -> BTree
         Some((uid.clone(), patient))
     };
     mirror.standings().iter().filter_map(patient).collect()
-}
-
-/// Without the kernel programs everything works, only later: one warning says why and what to do.
-fn load_kernel(trigger: Trigger) -> Result<Option<Kernel>, AgentError> {
-    if trigger == Trigger::Poll {
-        return Ok(None);
-    }
-    match kernel::load(&kernel::Options::default()) {
-        Ok(kernel) => Ok(Some(kernel)),
-        Err(error) if trigger == Trigger::Ebpf => {
-            let remedy = error.remedy().to_owned();
-            Err(AgentError::Kernel { error, remedy })
-        }
-        Err(error) => {
-            tracing::warn!(
-                reason = error.reason(),
-                "no eBPF, polling instead: {error}. {}",
-                error.remedy()
-            );
-            Ok(None)
-        }
-    }
 }

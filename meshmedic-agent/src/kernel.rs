@@ -55,3 +55,11 @@ pub struct Kernel {
     /// The listeners that processes hold.
     pub census: Census,
 }
+
+impl Kernel {
+    /// Whether the kernel lets this thread, as it is now, do all that using the programs takes: reading maps and
+    /// writing them, and making links for the census.
+    pub fn is_usable(&mut self) -> bool {
+        self.trigger.lost().is_ok() && self.census.begin_anew().is_ok()
+    }
+}

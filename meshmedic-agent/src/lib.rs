@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod confine;
 pub mod engine;
 pub mod kernel;
 pub mod node;

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kernel programs on the running kernel: needs root and eBPF.
 
+#[path = "kernel/calls.rs"]
+mod calls;
 #[path = "kernel/census.rs"]
 mod census;
+#[path = "kernel/confine.rs"]
+mod confine;
 #[path = "kernel/netns.rs"]
 mod netns;
 #[path = "kernel/refusals.rs"]

@@ -18,10 +18,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         tracing::warn!("{remark}");
     }
     capabilities::tell(&options.proc_root);
+    let ready = meshmedic_agent::agent::prepare(&options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime: too few file descriptors or processes allowed?")?;
-    runtime.block_on(meshmedic_agent::agent::run(options))?;
+    runtime.block_on(meshmedic_agent::agent::run(options, ready))?;
     Ok(0)
 }

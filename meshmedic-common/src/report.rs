@@ -18,7 +18,7 @@ use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
 pub use history::{Recent, TransitionReport};
-pub use node::{CniFolder, Overlay, Reach};
+pub use node::{CniFolder, Confinement, Overlay, Reach};
 pub use read::ReadError;
 pub use repair::{
     BreakerReport, BreakerScope, Budgets, HealStanding, RepairReport, RepairResult, RepairStanding,
@@ -86,6 +86,9 @@ pub struct NodeReport {
     /// The last repairs of this agent.
     #[serde(default, skip_serializing_if = "Recent::is_empty")]
     pub repairs: Recent<RepairReport>,
+    /// What the agent's process may still do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<Confinement>,
     /// The node's CNI configuration, where the agent may see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni_folder: Option<CniFolder>,
@@ -254,6 +257,7 @@ impl NodeReport {
             budgets: self.budgets.clone(),
             breakers: self.breakers.clone(),
             repairs: self.repairs.clone(),
+            confinement: self.confinement.clone(),
             cni_folder: self.cni_folder.clone(),
             overlay: self.overlay.clone(),
             istio: self.istio.clone(),

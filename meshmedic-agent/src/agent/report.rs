@@ -45,6 +45,7 @@ impl Agent {
                 .conditions
                 .push(condition(Condition::HealNotPermitted, &detail));
         }
+        report.confinement = Some(self.confinement.clone());
         report.istio = Some(self.mirror.identity().clone());
         let strangers = self.mirror.strangers();
         if !strangers.is_empty() {

@@ -87,6 +87,24 @@ impl Census {
         self.filter
     }
 
+    /// Makes a link anew and counts by it, as after all that ztunnel was has ended.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub(super) fn begin_anew(&mut self) -> io::Result<()> {
+        self.links.clear();
+        self.everybody = None;
+        self.list(BTreeSet::new())?;
+        let mut rows = Vec::new();
+        if self.filter {
+            self.of(&[std::process::id()], &mut rows)?;
+        } else {
+            self.of_all(&mut rows)?;
+        }
+        self.links.clear();
+        Ok(())
+    }
+
     /// Appends the listeners of these processes, by their numbers in our own PID namespace.
     ///
     /// A process that ended has none. A number that was given to another process tells of that one:

@@ -45,6 +45,7 @@ impl Watch {
             budgets: None,
             breakers: Vec::new(),
             repairs: Recent::default(),
+            confinement: None,
             cni_folder: None,
             overlay: None,
             istio: None,

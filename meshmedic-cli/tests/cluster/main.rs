@@ -4,6 +4,7 @@
 
 mod api_faults;
 mod big;
+mod confined;
 mod crashes;
 mod fleet;
 mod heal;

@@ -146,6 +146,16 @@ impl Agent {
         self.child.wait().expect("it is ours");
     }
 
+    /// What the kernel says of each of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let status = |task: std::io::Result<std::fs::DirEntry>| {
+            // A thread that has just ended says nothing.
+            std::fs::read_to_string(task.ok()?.path().join("status")).ok()
+        };
+        tasks.filter_map(status).collect()
+    }
+
     fn os_pid(&self) -> Pid {
         i32::try_from(self.child.id())
             .ok()

@@ -18,6 +18,24 @@ pub struct CniFolder {
     pub calls_istio_cni: bool,
 }
 
+/// What the agent's process may still do, after it gave up what only its start needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Confinement {
+    /// The capabilities that it holds, by name.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Whether the kernel denies it the system calls that it never makes.
+    #[serde(default)]
+    pub seccomp: bool,
+    /// Whether no program that it might start could get more rights.
+    #[serde(default)]
+    pub no_new_privs: bool,
+    /// What it could not give up, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+}
+
 /// The overlay network, as the node's own network namespace shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

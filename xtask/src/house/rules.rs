@@ -10,10 +10,11 @@ pub(super) type Rule = fn(path: &str, text: &str) -> Vec<String>;
 const MAX_LINES: usize = 600;
 
 /// Where unsafe code may stand: what begins with one of these.
-const UNSAFE_ROOMS: [&str; 5] = [
+const UNSAFE_ROOMS: [&str; 6] = [
     "meshmedic-ebpf/",
     "meshmedic-common/src/abi.rs",
     "meshmedic-agent/src/kernel",
+    "meshmedic-agent/tests/kernel/calls.rs",
     "meshmedic-agent/tests/kernel/netns.rs",
     "xtask/lab/src/sys",
 ];
