@@ -9,6 +9,7 @@ mod checks;
 mod collect;
 mod command;
 mod compare;
+mod cut;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -34,6 +35,7 @@ pub(crate) use check::{Category, Check, Severity};
 #[cfg(test)]
 pub(crate) use command::Command;
 pub(crate) use compare::Comparison;
+pub(crate) use cut::sentences;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a check finds: on what, why we think so, what it does, and what helps.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use meshmedic_common::text::clean;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::command::Command;
 
@@ -74,8 +75,25 @@ pub(crate) struct Finding {
     pub(crate) evidence: Vec<String>,
     /// What it does to people's traffic, in plain words.
     pub(crate) effect: String,
+    /// Whom it keeps from reaching whom, where that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cuts: Vec<Cut>,
     /// What helps, step by step.
     pub(crate) remedy: Vec<Remedy>,
+}
+
+/// Callers that do not reach something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Cut {
+    /// What they call.
+    pub(crate) to: ObjectRef,
+    /// The pods that call, by their places in the snapshot; a program gets their number.
+    #[serde(serialize_with = "count")]
+    pub(crate) callers: BTreeSet<usize>,
+}
+
+fn count<S: Serializer>(callers: &BTreeSet<usize>, to: S) -> Result<S::Ok, S::Error> {
+    callers.len().serialize(to)
 }
 
 /// A step that helps.
@@ -99,6 +117,7 @@ impl Finding {
             problem: clean(&problem.into(), MAX_WORDS),
             evidence: Vec::new(),
             effect: String::new(),
+            cuts: Vec::new(),
             remedy: Vec::new(),
         }
     }
@@ -118,6 +137,12 @@ impl Finding {
     /// What it does.
     pub(crate) fn so(mut self, effect: impl Into<String>) -> Self {
         self.effect = clean(&effect.into(), MAX_WORDS);
+        self
+    }
+
+    /// Whom it cuts off from whom.
+    pub(crate) fn cutting(mut self, cuts: impl IntoIterator<Item = Cut>) -> Self {
+        self.cuts.extend(cuts);
         self
     }
 

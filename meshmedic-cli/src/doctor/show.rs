@@ -17,7 +17,7 @@ pub(crate) use strict::strict_readiness;
 
 use crate::doctor::{
     Category, Check, CheckReport, Comparison, DoctorReport, Ending, Group, HERE_DOCUMENT_ENDS, Remedy,
-    Severity, fold,
+    Severity, fold, sentences,
 };
 use crate::output::{Colour, paint, wrap, write};
 
@@ -206,18 +206,28 @@ fn findings(
     severity: Severity,
     verbose: bool,
 ) -> anyhow::Result<()> {
-    let mut category = None;
-    for check in of_ending(report, Ending::Findings) {
-        if check.severity != severity {
-            continue;
+    for group in broken(report, severity) {
+        let Some(first) = group.first() else { continue };
+        heading(out, &format!("{}: {}", plural(severity), first.category.breaks()))?;
+        for sentence in sentences(group.iter().flat_map(|check| &check.findings)) {
+            *out += &wrap(&sentence, 0);
         }
-        if category != Some(check.category) {
-            heading(out, &format!("{}: {}", plural(severity), check.category.breaks()))?;
-            category = Some(check.category);
+        for check in group {
+            one(out, check, verbose, None)?;
         }
-        one(out, check, verbose, None)?;
     }
     Ok(())
+}
+
+/// The checks of one severity that found something, those together that break the same thing.
+fn broken(report: &DoctorReport, severity: Severity) -> Vec<Vec<&CheckReport>> {
+    let found = of_ending(report, Ending::Findings);
+    let found: Vec<&CheckReport> = found
+        .into_iter()
+        .filter(|check| check.severity == severity)
+        .collect();
+    let groups = found.chunk_by(|one, next| one.category == next.category);
+    groups.map(<[&CheckReport]>::to_vec).collect()
 }
 
 const fn plural(severity: Severity) -> &'static str {

@@ -4,7 +4,9 @@
 use std::fmt::{self, Write as _};
 
 use super::escape::Escaped;
-use crate::doctor::{CheckReport, Comparison, DoctorReport, Ending, Group, Remedy, Severity, fold};
+use crate::doctor::{
+    CheckReport, Comparison, DoctorReport, Ending, Group, Remedy, Severity, fold, sentences,
+};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -153,26 +155,25 @@ fn end(out: &mut String) -> fmt::Result {
 
 /// The findings of one severity, those together that break the same thing.
 fn findings(out: &mut String, report: &DoctorReport, severity: Severity) -> fmt::Result {
-    let mut category = None;
-    for check in super::of_ending(report, Ending::Findings) {
-        if check.severity != severity {
-            continue;
-        }
-        if category != Some(check.category) {
-            if category.is_some() {
-                writeln!(out, "</section>")?;
+    for group in super::broken(report, severity) {
+        let Some(first) = group.first() else { continue };
+        writeln!(
+            out,
+            "<section>\n<h2>{}: {}</h2>",
+            super::plural(severity),
+            Escaped(first.category.breaks())
+        )?;
+        let cut = sentences(group.iter().flat_map(|check| &check.findings));
+        if !cut.is_empty() {
+            writeln!(out, "<ul class=\"cut\">")?;
+            for sentence in cut {
+                writeln!(out, "<li>{}</li>", Escaped(sentence))?;
             }
-            writeln!(
-                out,
-                "<section>\n<h2>{}: {}</h2>",
-                super::plural(severity),
-                Escaped(check.category.breaks())
-            )?;
-            category = Some(check.category);
+            writeln!(out, "</ul>")?;
         }
-        one(out, check)?;
-    }
-    if category.is_some() {
+        for check in group {
+            one(out, check)?;
+        }
         writeln!(out, "</section>")?;
     }
     Ok(())

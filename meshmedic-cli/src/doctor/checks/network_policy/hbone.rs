@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
 use super::remedy::{Change, Fault, because, names, pods};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Cut, Finding, ObjectRef};
 use crate::doctor::policy::{Direction, Gap};
 use crate::doctor::view::View;
 
@@ -78,11 +78,39 @@ fn words(finding: Finding, view: &View<'_>, side: &str, direction: Direction, ga
             "no rule of {} admits TCP {HBONE_PORT} there",
             names(view, &isolating)
         ))
+        .cutting(cuts(view, gaps))
         .so(
             "Pods of the mesh, its gateways and its sidecars tunnel what they send to these pods to port 15008, and a \
              network plugin that enforces policies enforces them on that: these connections hang for ten seconds and \
              fail, while the same connections from outside the mesh pass.",
         )
+}
+
+/// Who does not reach whom by these gaps.
+fn cuts(view: &View<'_>, gaps: &[&Gap]) -> Vec<Cut> {
+    let policies = view.network_policies();
+    let mut all: BTreeMap<ObjectRef, BTreeSet<usize>> = BTreeMap::new();
+    for gap in gaps {
+        let theirs = || {
+            gap.peers
+                .ones()
+                .flat_map(|class| policies.members(class))
+                .copied()
+        };
+        let ours = || policies.members(gap.class).iter().copied();
+        let (callers, called): (BTreeSet<usize>, Vec<usize>) = match gap.direction {
+            Direction::Ingress => (theirs().collect(), ours().collect()),
+            Direction::Egress => (ours().collect(), theirs().collect()),
+        };
+        let called = called.into_iter().filter_map(|place| view.pods().get(place));
+        let called: BTreeSet<ObjectRef> = called
+            .map(|pod| pod.workload.clone().unwrap_or_else(|| pod.object()))
+            .collect();
+        for to in called {
+            all.entry(to).or_default().extend(&callers);
+        }
+    }
+    all.into_iter().map(|(to, callers)| Cut { to, callers }).collect()
 }
 
 /// What one rule admits, by all its gaps.

@@ -79,6 +79,8 @@ fn an_app_port_without_15008_is_found_and_the_patch_cures_it() {
             "no rule of NetworkPolicies shop/deny, shop/cart admits TCP 15008 there",
         ]
     );
+    let told = crate::doctor::sentences([&found]);
+    assert_eq!(told, ["6 callers cannot reach Deployment shop/cart"]);
 }
 
 #[test]
@@ -161,6 +163,12 @@ fn egress_to_the_mesh_without_15008_is_found_and_the_patch_cures_it() {
         found.evidence[0],
         "spec.egress[1] admits TCP 8080 from 3 pods of Deployment shop/cart to 9 pods of Deployment shop/cart, \
          Deployment shop/catalog, Deployment till/pay"
+    );
+    let told = crate::doctor::sentences([&found]);
+    let targets = ["shop/cart", "shop/catalog", "till/pay"];
+    assert_eq!(
+        told,
+        targets.map(|to| format!("3 callers cannot reach Deployment {to}"))
     );
 }
 
