@@ -35,8 +35,8 @@ pub(crate) struct BenchArgs {
     /// Small nodes and few rounds: a rough answer within a minute, which shows that the bench works
     #[arg(long)]
     quick: bool,
-    /// Only how long `meshmedic doctor` takes to judge a large cluster
-    #[arg(long)]
+    /// Only what `meshmedic doctor` costs on a large cluster: the same as --only doctor
+    #[arg(long, conflicts_with_all = ["only", "fleet"])]
     doctor: bool,
     /// Only what a whole fleet asks of the API server: the same as --only fleet
     #[arg(long, conflicts_with = "only")]
@@ -66,6 +66,8 @@ enum Scene {
     Rest,
     /// Scans from a workstation
     Scan,
+    /// What `meshmedic doctor` costs on a large cluster, and its newer families beside the earlier ones
+    Doctor,
     /// The load of a fleet on the API server, and how long it takes to heal
     Fleet,
 }
@@ -83,6 +85,7 @@ impl Scene {
             Self::Quiet => "quiet",
             Self::Rest => "rest",
             Self::Scan => "scan",
+            Self::Doctor => "doctor",
             Self::Fleet => "fleet",
         }
     }
@@ -96,6 +99,7 @@ impl Scene {
             Self::Quiet => quiet::measure(quick),
             Self::Rest => rest::measure(),
             Self::Scan => scan::measure(),
+            Self::Doctor => doctor::measure(quick),
             Self::Fleet => fleet::measure(quick),
         }
     }
@@ -140,11 +144,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if cfg!(debug_assertions) && env::var_os("CARGO").is_some() {
         return run_optimised();
     }
-    if args.doctor {
-        return doctor::run();
-    }
     build(&["meshmedic-lab", "meshmedic-cli"])?;
-    if !args.quick {
+    if !args.quick && wanted(args).iter().any(|scene| *scene != Scene::Doctor) {
         rest::build_shipped()?;
     }
     let results = measure(args)?;
@@ -156,18 +157,28 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures what is wanted, and shows each row as it comes.
-fn measure(args: &BenchArgs) -> anyhow::Result<Results> {
-    let wanted = |scene: &Scene| match args.only.as_slice() {
+/// The scenes that are asked for.
+fn wanted(args: &BenchArgs) -> Vec<Scene> {
+    let is_wanted = |scene: &Scene| match args.only.as_slice() {
         [] if args.fleet => *scene == Scene::Fleet,
+        [] if args.doctor => *scene == Scene::Doctor,
         [] => !(args.quick && Scene::SLOW.contains(scene)),
         only => only.contains(scene),
     };
+    Scene::value_variants()
+        .iter()
+        .copied()
+        .filter(is_wanted)
+        .collect()
+}
+
+/// Measures what is wanted, and shows each row as it comes.
+fn measure(args: &BenchArgs) -> anyhow::Result<Results> {
     let mut results = Results {
         machine: Machine::this(),
         ..Results::default()
     };
-    for scene in Scene::value_variants().iter().filter(|scene| wanted(scene)) {
+    for scene in wanted(args) {
         say(&format!("\n{:<8}{HEADINGS}", scene.name()))?;
         let part = scene
             .measure(args.quick)

@@ -167,7 +167,8 @@ fn scan(cluster: &Cluster, namespace: &str, flags: &[&str], pods: usize) -> anyh
     Ok((took, peak / 1024.0))
 }
 
-fn peak_kib(status: &Path) -> Option<f64> {
+/// The most memory that a process held so far.
+pub(super) fn peak_kib(status: &Path) -> Option<f64> {
     let text = fs::read_to_string(status).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse().ok()
