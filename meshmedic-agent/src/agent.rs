@@ -323,7 +323,7 @@ impl Agent {
             }
             next = self.watches.try_next();
         }
-        if let Some(guess) = self.cni.refresh(self.mirror.cni_pods()) {
+        if let Some(guess) = self.cni.refresh(self.mirror.cnis()) {
             pods |= self.mirror.enable(guess);
         }
         self.tracing.refresh(&self.mirror.istiod_pods());

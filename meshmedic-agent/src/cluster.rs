@@ -10,6 +10,6 @@ mod rights;
 mod store;
 mod watches;
 
-pub use mirror::Mirror;
+pub use mirror::{Cni, Mirror};
 pub use store::Delta;
 pub use watches::{Leases, Seen, TOO_OLD, WATCHED, Watches};

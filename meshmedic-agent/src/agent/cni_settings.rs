@@ -9,6 +9,8 @@ use kube::{Api, Client};
 use meshmedic_common::eligibility::Enablement;
 use tokio::task::JoinSet;
 
+use crate::cluster::Cni;
+
 use meshmedic_common::kube::acts::describe;
 use meshmedic_common::kube::facts::CNI_CONFIG;
 
@@ -21,7 +23,7 @@ pub(super) type Read = Result<Option<BTreeMap<String, String>>, String>;
 /// Reads the ConfigMap when it must be.
 pub(super) struct CniSettings {
     client: Client,
-    pods: BTreeSet<(String, String)>,
+    cnis: BTreeSet<Cni>,
     reading: JoinSet<Read>,
     last_failure: Option<String>,
 }
@@ -30,34 +32,26 @@ impl CniSettings {
     pub(super) fn new(client: Client) -> Self {
         Self {
             client,
-            pods: BTreeSet::new(),
+            cnis: BTreeSet::new(),
             reading: JoinSet::new(),
             last_failure: None,
         }
     }
 
-    /// Takes the UIDs and namespaces of istio-cni's pods on this node. Where two namespaces have one neither's settings
-    /// hold, and the defaults stand in from now on.
-    pub(super) fn refresh<'a>(
-        &mut self,
-        pods: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> Option<Enablement> {
-        let pods: BTreeSet<_> = pods
-            .map(|(uid, namespace)| (uid.to_owned(), namespace.to_owned()))
-            .collect();
-        if pods == self.pods {
+    /// Takes the istio-cni of this node. Where two namespaces have one neither's settings hold, and the defaults stand in
+    /// from now on.
+    pub(super) fn refresh(&mut self, cnis: impl Iterator<Item = Cni>) -> Option<Enablement> {
+        let cnis: BTreeSet<Cni> = cnis.collect();
+        if cnis == self.cnis {
             return None;
         }
-        self.pods = pods;
+        self.cnis = cnis;
         self.read_after(Duration::ZERO);
         (self.places().len() > 1).then(Enablement::guessed)
     }
 
     fn places(&self) -> BTreeSet<&str> {
-        self.pods
-            .iter()
-            .map(|(_, namespace)| namespace.as_str())
-            .collect()
+        self.cnis.iter().map(|cni| cni.namespace.as_str()).collect()
     }
 
     fn read_after(&mut self, wait: Duration) {

@@ -216,13 +216,20 @@ impl Mirror {
             .any(|facts| self.identity.proves(facts, component))
     }
 
-    /// The UIDs and namespaces of istio-cni's pods on this node: another one has read its settings anew.
-    pub fn cni_pods(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// The istio-cni of this node, two during an upgrade: another one has read its settings anew.
+    pub fn cnis(&self) -> impl Iterator<Item = Cni> {
         let cnis = self
             .pods
             .values()
             .filter(|facts| self.identity.proves(facts, Component::Cni));
-        cnis.map(|facts| (facts.uid.as_str(), facts.namespace.as_str()))
+        cnis.map(|facts| Cni {
+            namespace: facts.namespace.clone(),
+            uid: facts.uid.clone(),
+            container: facts
+                .container
+                .as_ref()
+                .and_then(|container| container.id.clone()),
+        })
     }
 
     /// The containers of this node's istio-cni and ztunnel: while there are two of a kind during an upgrade, of the
@@ -336,6 +343,17 @@ impl Mirror {
     pub fn paused(&self) -> Option<String> {
         self.control.values().flatten().next().cloned()
     }
+}
+
+/// An istio-cni, as it began. A container that starts again in the same pod is another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cni {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its pod's UID.
+    pub uid: String,
+    /// Its container, once it has one.
+    pub container: Option<String>,
 }
 
 const fn above(gates: bool) -> Changed {

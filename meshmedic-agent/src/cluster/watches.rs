@@ -243,8 +243,15 @@ async fn follow<K, T: Debug>(
     }
 }
 
-/// The watches on whose word repairs depend.
-pub const WATCHED: [&str; 5] = ["pods", "namespaces", "endpointslices", "nodes", "configmaps"];
+/// The watches on whose word repairs depend. Where the agents' records are not followed, that one has no age.
+pub const WATCHED: [&str; 6] = [
+    "pods",
+    "namespaces",
+    "endpointslices",
+    "nodes",
+    "configmaps",
+    "leases",
+];
 
 /// The time after which the silence of a watch means that what it showed may be wrong.
 pub const TOO_OLD: Duration = Duration::from_secs(300);

@@ -338,6 +338,19 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_that_the_documents_promise_is_the_one_that_the_programs_need() {
+        let (major, minor) = KERNEL_MIN;
+        let readme = include_str!("../../../README.md");
+        assert!(readme.contains(&format!("Kernel {major}.{minor} or later")));
+        let old = KernelError::OldKernel {
+            release: String::new(),
+            act: "",
+            reason: String::new(),
+        };
+        assert!(old.remedy().contains(&format!("kernel {major}.{minor} or newer")));
+    }
+
+    #[test]
     fn a_long_log_keeps_its_end() {
         let log = end_of(&format!("{}the reason", "x\n".repeat(100_000)));
         assert!(

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -39,6 +40,9 @@ pub struct Process {
     /// Its name: the process's own word.
     pub name: String,
 }
+
+/// No kernel keeps a longer name of a process, and no terminal needs one.
+const NAME_MOST: usize = 64;
 
 /// A process that is still young may not have reached its cgroup and namespace: a container's runtime
 /// moves it there within milliseconds of its start. Until it was read when it had been known this long, it is read again.
@@ -212,9 +216,7 @@ impl ProcessTable {
     pub fn name_of(&self, pid: u32) -> String {
         let read = || read_stat(open_process(&self.root, pid)?).map(|stat| stat.name);
         let name = read().unwrap_or_else(|_| "unknown".to_owned());
-        name.chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .collect()
+        clean(&name, NAME_MOST)
     }
 
     /// How many processes were read so far: what shows that known ones cost nothing.
@@ -363,6 +365,24 @@ pub(super) fn failure(error: &io::Error) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_cleaned_as_all_words_of_others_are() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("42");
+        std::fs::create_dir_all(&folder).unwrap();
+        let named = |name: &str| {
+            let stat = format!("42 ({name}) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20");
+            std::fs::write(folder.join("stat"), stat).unwrap();
+            ProcessTable::new(root.path()).name_of(42)
+        };
+        assert_eq!(named("app"), "app");
+        // What turns the direction of the text, ends a line, or begins an escape.
+        for hostile in ["a\u{202e}b", "a\u{2028}b", "a\u{1b}b"] {
+            assert_eq!(named(hostile), "a b");
+        }
+        assert!(named(&"x".repeat(1_000)).len() <= NAME_MOST);
+    }
 
     #[test]
     fn a_name_may_hold_parentheses_and_spaces() {

@@ -5,6 +5,7 @@
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use meshmedic_common::sockets::{Family, Reading, TableParser};
 use meshmedic_common::verdict::{Reason, Redirection};
@@ -12,6 +13,7 @@ use meshmedic_common::verdict::{Reason, Redirection};
 use super::index::{ADDRESS_FILE, Mapping};
 use super::process::{failure, netns_of, open_file, open_process, read_file, read_stat};
 use meshmedic_common::addresses::NetAddresses;
+use meshmedic_common::time::Time;
 
 /// Why a namespace could not be read. This is never "no listeners".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,9 +87,12 @@ impl ReadJob {
 
 /// tcp6 first: a ztunnel with its default settings listens there even for pods without IPv6.
 fn read_tables(process: &OwnedFd) -> Result<Reading, Unreadable> {
+    let until = Time::now() + TABLES_TAKE;
     let mut reading = Reading::default();
     match open_file(process, "net/tcp6") {
-        Ok(file) => read_table(file, Family::Inet6, &mut reading).map_err(|e| unreadable("net/tcp6", &e))?,
+        Ok(file) => {
+            read_table(file, Family::Inet6, until, &mut reading).map_err(|e| unreadable("net/tcp6", &e))?
+        }
         // A kernel without IPv6 has no such file. Neither has a zombie, but it has no tcp either.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(unreadable("net/tcp6", &error)),
@@ -96,7 +101,7 @@ fn read_tables(process: &OwnedFd) -> Result<Reading, Unreadable> {
         return Ok(reading);
     }
     let file = open_file(process, "net/tcp").map_err(|e| unreadable("net/tcp", &e))?;
-    read_table(file, Family::Inet, &mut reading).map_err(|e| unreadable("net/tcp", &e))?;
+    read_table(file, Family::Inet, until, &mut reading).map_err(|e| unreadable("net/tcp", &e))?;
     Ok(reading)
 }
 
@@ -120,6 +125,10 @@ const INET6: Lines = Lines {
 };
 /// So many rows are read one by one.
 const SINGLE_ROWS: usize = 16;
+/// No table is read beyond so many bytes, some hundred thousand listeners, nor both for longer than so. What is not
+/// done by then was made to be endless: it is no answer, and a pod harms nobody but itself by it.
+const TABLE_MOST: usize = 64 * 1024 * 1024;
+const TABLES_TAKE: Duration = Duration::from_secs(10);
 /// What is left over when a page is as full as whole rows can fill it is shorter than this.
 const LONGEST_ROW: usize = 256;
 
@@ -129,7 +138,7 @@ const LONGEST_ROW: usize = 256;
 /// buffer is full; behind the last listener this makes it walk its whole table of connections. So the first read
 /// ends within the third row, which is the first that may make a pod captured, and each further one within the
 /// next. If the last of them is not one that matters, the walk is never paid for.
-fn read_table(mut file: std::fs::File, family: Family, reading: &mut Reading) -> io::Result<()> {
+fn read_table(mut file: std::fs::File, family: Family, until: Time, reading: &mut Reading) -> io::Result<()> {
     let lines = match family {
         Family::Inet => INET,
         Family::Inet6 => INET6,
@@ -138,11 +147,19 @@ fn read_table(mut file: std::fs::File, family: Family, reading: &mut Reading) ->
     let mut buffer = vec![0; page];
     let mut parser = TableParser::new(family);
     let mut want = lines.header + 2 * lines.row + lines.enough;
+    let mut taken = 0;
     for turn in 1.. {
+        if taken > TABLE_MOST {
+            return Err(io::Error::other("its listeners fill more than any table should"));
+        }
+        if Time::now() > until {
+            return Err(io::Error::other("reading it takes too long"));
+        }
         let got = match file.read(&mut buffer[..want]) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             got => got?,
         };
+        taken += got;
         parser.feed(&buffer[..got], reading);
         // A read that fills neither the reader's buffer nor the kernel's page met the end of the table.
         let ended = got == 0 || (got < want && got + LONGEST_ROW < page);
@@ -267,6 +284,39 @@ mod tests {
         }
         fs::write(root.path().join("42/net/tcp6"), format!("{HEADER}garbage\n")).unwrap();
         assert_eq!(reason(&job), Reason::Malformed);
+    }
+
+    #[test]
+    fn a_table_without_end_is_no_answer() {
+        let root = tempfile::tempdir().unwrap();
+        let job = process(root.path(), "S");
+        let listeners = row("00000000:0001", "0A").repeat(1_000);
+        let mut table = HEADER.to_owned();
+        while table.len() <= TABLE_MOST {
+            table += &listeners;
+        }
+        let listening = ["3A99", "3A9E", "3AA0"].map(|port| row(&format!("00000000:{port}"), "0A"));
+        fs::write(root.path().join("42/net/tcp"), table + &listening.concat()).unwrap();
+        let unreadable = job.run().unwrap_err();
+        assert_eq!(unreadable.reason, Reason::ReadFailed);
+        assert!(unreadable.detail.contains("more than any table"), "{unreadable}");
+    }
+
+    #[test]
+    fn a_table_that_takes_too_long_is_no_answer() {
+        let root = tempfile::tempdir().unwrap();
+        process(root.path(), "S");
+        let read = |until| {
+            let file = fs::File::open(root.path().join("42/net/tcp")).unwrap();
+            read_table(file, Family::Inet, until, &mut Reading::default())
+        };
+        assert!(read(Time::now() + TABLES_TAKE).is_ok());
+        assert!(
+            read(Time::default())
+                .unwrap_err()
+                .to_string()
+                .contains("too long")
+        );
     }
 
     #[test]

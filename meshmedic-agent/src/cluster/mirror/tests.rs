@@ -40,6 +40,27 @@ fn pod(name: &str, part: (&str, &str), owner: Option<&str>) -> PodFacts {
     }
 }
 
+#[test]
+fn whatever_repairs_wait_for_must_not_fall_silent() {
+    let mirror = Mirror::new(Identity::default(), true);
+    assert!(mirror.pending().eq(crate::cluster::WATCHED));
+}
+
+#[test]
+fn an_istio_cni_that_starts_again_in_its_pod_is_another_one() {
+    let cni = |container: &str| {
+        let mut pod = pod("istio-cni", ISTIO_CNI, Some("DaemonSet"));
+        pod.container = Some(meshmedic_common::facts::Container {
+            id: Some(container.to_owned()),
+            ..Default::default()
+        });
+        told([pod], Labels::default()).cnis().collect::<Vec<_>>()
+    };
+    assert_eq!(cni("containerd://a").len(), 1);
+    assert_eq!(cni("containerd://a"), cni("containerd://a"));
+    assert_ne!(cni("containerd://a"), cni("containerd://b"));
+}
+
 /// A mirror that was told of these pods, and of one namespace with these labels.
 fn told(pods: impl IntoIterator<Item = PodFacts>, labels: Labels) -> Mirror {
     let mut mirror = Mirror::new(Identity::default(), false);
