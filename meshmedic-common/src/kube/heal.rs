@@ -8,19 +8,16 @@
 use http::Request;
 use http::header::CONTENT_TYPE;
 use kube::{Client, Error};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::acted::{Acted, Target, classify};
 use super::evict::check;
 use super::send::send;
-use crate::facts::{HEAL, REDIRECTION};
-use crate::repair::heal::{Ask, Asked};
+use crate::repair::heal::{Ask, Asked, patch};
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
 /// How the API server's records of who set which field know us.
 const FIELD_MANAGER: &str = "meshmedic";
-/// The value from which istio-cni begins anew.
-const PENDING: &str = "pending";
 /// The API's answer to who may not: a right is missing, or a policy refuses.
 const FORBIDDEN: u16 = 403;
 /// How the API server names what refused, where that is one of its own policies.
@@ -31,7 +28,7 @@ pub async fn ask(client: &Client, target: &Target, version: &str, ask: &Ask) -> 
     if version.is_empty() {
         return Asked::Refused("the pod was fetched without its resourceVersion".to_owned());
     }
-    let sent = match request(target, &body(target, version, ask)) {
+    let sent = match request(target, &patch(&target.uid, version, ask)) {
         Ok(request) => send(client, request)
             .await
             .map(drop)
@@ -62,14 +59,6 @@ fn answer(acted: Acted) -> Asked {
         Acted::Blocked(block) => Asked::Busy(block.retry_after),
         Acted::InDoubt { message } => Asked::InDoubt(message),
     }
-}
-
-fn body(target: &Target, version: &str, ask: &Ask) -> Value {
-    json!({ "metadata": {
-        "uid": target.uid,
-        "resourceVersion": version,
-        "annotations": { REDIRECTION: PENDING, HEAL: ask.to_string() },
-    }})
 }
 
 fn request(target: &Target, body: &Value) -> Result<Request<Vec<u8>>, Acted> {

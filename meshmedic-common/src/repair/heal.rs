@@ -13,6 +13,7 @@ mod case;
 mod evidence;
 mod healer;
 mod pace;
+mod patch;
 mod proof;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::verdict::named;
 pub use crate::ask::{Against, Ask, Attempt, LONGEST};
 pub use evidence::{Candidate, NodeView, Place, Serving, Streak, Support};
 pub use healer::Healer;
+pub use patch::patch;
 
 /// How careful heals are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

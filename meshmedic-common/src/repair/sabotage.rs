@@ -43,6 +43,12 @@ pub enum Defence {
     Repeat,
     /// What an ask made worse is taken back.
     Undo,
+    /// An ask names the pod and the version that was judged.
+    Preconditions,
+    /// An ask writes nothing but what asks.
+    Keys,
+    /// Where the first ask changed nothing, a second one follows.
+    SecondAsk,
     /// A pod that was there before proves nothing.
     Before,
     /// A StatefulSet's successor has its name, a `DaemonSet`'s its node.

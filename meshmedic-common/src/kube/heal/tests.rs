@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::super::testing::{answer as http, serve};
 use super::*;
 use crate::repair::heal::{Against, Attempt};
@@ -38,7 +40,7 @@ fn refusal(code: u16, reason: &str, more: &str) -> String {
 
 #[test]
 fn an_ask_changes_two_annotations_of_the_very_pod() {
-    let body = body(&target(), "41", &first());
+    let body = patch(UID, "41", &first());
     let request = request(&target(), &body).unwrap();
     assert_eq!(request.method(), "PATCH");
     let uri = "/api/v1/namespaces/shop/pods/web-0/status?fieldManager=meshmedic";

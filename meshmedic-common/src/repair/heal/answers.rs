@@ -66,6 +66,7 @@ impl Healer {
                     against,
                     why,
                     unreachable,
+                    ours: false,
                 };
                 self.notices.push(match undone {
                     Ok(()) => Notice::Undone { pod },
@@ -110,15 +111,7 @@ impl Healer {
         let pending = facts.enrolment == Enrolment::Pending;
         if let (Some(ask), true, None) = (&stands, pending, &first) {
             // Another process of this node asked, and istio-cni has it still.
-            case.stage = Stage::Waiting(Waiting {
-                ask: ask.clone(),
-                place: candidate.place,
-                began: at.now,
-                asked: at.now,
-                turn: None,
-                before: None,
-                answered: false,
-            });
+            case.stage = Stage::Waiting(Waiting::adopted(ask.clone(), candidate.place, at.now));
             return;
         }
         match Ask::after(stands.as_ref(), &against, at.server, pending) {
@@ -147,6 +140,7 @@ impl Healer {
                         against,
                         why,
                         unreachable: false,
+                        ours: false,
                     },
                 };
             }

@@ -23,6 +23,9 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A pod that stays pending for so long has met what the first ask clears.
 pub(super) const SECOND_AFTER: Duration = Duration::from_secs(3);
 
+/// An ask that istio-cni says it did is another process's unfinished one for so long.
+const LATELY: Duration = Duration::from_secs(120);
+
 /// How far a pod's heal is.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
@@ -53,6 +56,8 @@ pub(super) enum Stage {
         against: Against,
         why: Diagnosis,
         unreachable: bool,
+        /// Whether rules that istio-cni writes yet are our doing.
+        ours: bool,
     },
 }
 
@@ -171,6 +176,33 @@ impl Case {
             .filter(stands)
     }
 
+    /// The ask of another process of this node of which nothing came yet. Whoever comes after it waits for its proof,
+    /// and takes back what it made worse, whatever forbids a new one.
+    pub(super) fn adopts(
+        &self,
+        at: Moment,
+        candidate: &Candidate<'_>,
+        against: Option<&Against>,
+    ) -> Option<Waiting> {
+        if !matches!(self.stage, Stage::Watching) {
+            return None;
+        }
+        let facts = &candidate.standing.facts;
+        let ask = facts.heal.as_deref().and_then(Ask::parse)?;
+        if against.is_none_or(|against| against.sandbox != ask.against.sandbox) {
+            return None;
+        }
+        let lately = at.server.duration_since(ask.at).unsigned_abs() < LATELY;
+        // What this process has seen captured is no longer as the ask left it.
+        let unproved = candidate.captured_at.is_none() && candidate.redirection == Redirection::Routed;
+        let open = match facts.enrolment {
+            Enrolment::Pending => against == Some(&ask.against) || unproved,
+            Enrolment::Enabled => lately && unproved,
+            Enrolment::None => false,
+        };
+        open.then(|| Waiting::adopted(ask, candidate.place, at.now))
+    }
+
     /// Whether the readings agree for long enough; with `after`, whether one began since then, too.
     pub(super) fn agrees(&self, care: &Care, candidate: &Candidate<'_>, after: Option<Time>) -> bool {
         let Some(streak) = candidate.streak else {
@@ -204,6 +236,19 @@ impl Case {
 }
 
 impl Waiting {
+    /// For the proof of an ask that another process made.
+    pub(super) const fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
+        Self {
+            ask,
+            place,
+            began: now,
+            asked: now,
+            turn: None,
+            before: None,
+            answered: false,
+        }
+    }
+
     /// Whether the pod is proved captured where it lived when istio-cni was asked.
     pub(super) fn is_proved(&self, candidate: &Candidate<'_>) -> bool {
         let here = candidate.place.is_some() && candidate.place == self.place;
@@ -229,7 +274,7 @@ impl Waiting {
         let waited = self
             .turn
             .is_some_and(|turn| now.since(turn) >= SECOND_AFTER.min(care.deadline));
-        self.ask.attempt == Attempt::First && pending && waited
+        self.ask.attempt == Attempt::First && pending && waited && !is_out(Defence::SecondAsk)
     }
 
     /// Whether it has had its time.
@@ -252,12 +297,15 @@ impl Waiting {
         }
     }
 
-    /// Whether the ask left rules without listeners where there were no rules: what was a bypass is then an outage.
+    /// Whether the ask left rules without listeners where there were no rules.
     pub(super) fn made_it_worse(&self, candidate: &Candidate<'_>) -> bool {
-        let was_routed = self.before == Some(Redirection::Routed);
-        candidate.redirection == Redirection::Routed
-            && !was_routed
-            && candidate.state != State::Captured
-            && !is_out(Defence::Undo)
+        self.before != Some(Redirection::Routed) && is_worse(candidate)
     }
+}
+
+/// Whether a pod's rules lead nowhere: what was a bypass is then an outage.
+pub(super) fn is_worse(candidate: &Candidate<'_>) -> bool {
+    candidate.redirection == Redirection::Routed
+        && candidate.state != State::Captured
+        && !is_out(Defence::Undo)
 }

@@ -9,7 +9,7 @@ use super::healer::tell;
 use super::{Diagnosis, Healer, Notice};
 use crate::repair::Moment;
 use crate::uid::PodUid;
-use crate::verdict::State;
+use crate::verdict::{Redirection, State};
 
 impl Healer {
     /// Goes on with those that were asked for, or are about to be.
@@ -163,6 +163,7 @@ impl Healer {
                 against,
                 why,
                 unreachable: false,
+                ours: waiting.before != Some(Redirection::Routed),
             }
         };
         if why == Diagnosis::ZtunnelFell {

@@ -2,7 +2,9 @@
 //! The healer over a node of the tests' own.
 
 mod bench;
+mod chaos;
 mod gates;
+mod judge;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

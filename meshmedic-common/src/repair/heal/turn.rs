@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::case::{Case, Stage};
+use super::case::{Case, Stage, is_worse};
 use super::evidence::{Candidate, NodeView};
 use super::healer::{GAPS, tell};
 use super::pace::Whose;
@@ -37,6 +37,7 @@ impl Healer {
         }
         let forbidden = self.node_forbids(at, view);
         let proved = self.pace.is_proved(at.now);
+        let shadow = !self.may_act();
         let mut order: Vec<(&PodUid, &Candidate<'_>)> = pods
             .iter()
             .filter(|(uid, _)| self.cases.get(*uid).is_some_and(|case| !case.is_outstanding()))
@@ -59,19 +60,34 @@ impl Healer {
             };
             case.whose = siblings.whose(candidate);
             if let Stage::Spent {
-                against: tried, why, ..
+                against: tried,
+                why,
+                ours,
+                ..
             } = &case.stage
             {
+                if *ours && is_worse(candidate) {
+                    // istio-cni took it up after all, when nobody waited any more.
+                    case.stage = Stage::Undoing {
+                        against: tried.clone(),
+                        why: *why,
+                    };
+                    continue;
+                }
                 if against.as_ref() == Some(tried) {
                     case.below = Below::May(Some(*why));
                     continue;
                 }
                 case.stage = Stage::Watching;
             }
+            let adopted = case.adopts(at, candidate, against.as_ref());
+            if let Some(waiting) = adopted.filter(|_| !shadow && !view.watches_only) {
+                case.stage = Stage::Waiting(waiting);
+                continue;
+            }
             if at.now < case.not_before {
                 continue;
             }
-            let shadow = !(self.healing.permissions.ready || self.healing.permissions.stuck);
             let of_pod = case.forbids(&self.healing.in_shadow(shadow), at, candidate);
             let spread = self
                 .mass_loss_since

@@ -161,7 +161,7 @@ impl Bench {
         self.pods.get_mut(&uid(number)).unwrap()
     }
 
-    fn at(&self) -> Moment {
+    pub(super) fn at(&self) -> Moment {
         let server = "2026-11-29T10:00:00Z".parse::<jiff::Timestamp>().unwrap();
         let elapsed = self.now.since(Time::from_nanos(1_000_000_000_000));
         let server = server + jiff::SignedDuration::try_from(elapsed).unwrap();
@@ -171,7 +171,7 @@ impl Bench {
         }
     }
 
-    fn read(&mut self, uid: &PodUid) {
+    pub(super) fn read(&mut self, uid: &PodUid) {
         let now = self.now;
         let pod = self.pods.get_mut(uid).unwrap();
         let Some(place) = pod.place else { return };
@@ -196,7 +196,7 @@ impl Bench {
     }
 
     /// istio-cni takes its next pod, if it has had time for it.
-    fn enrol(&mut self) {
+    pub(super) fn enrol(&mut self) {
         // A pod that is enrolled by now needs nothing.
         let pods = &self.pods;
         self.queue
@@ -320,7 +320,7 @@ impl Bench {
 }
 
 /// The pods as the healer is told of them.
-fn told(pods: &BTreeMap<PodUid, Pod>) -> BTreeMap<PodUid, Candidate<'_>> {
+pub(super) fn told(pods: &BTreeMap<PodUid, Pod>) -> BTreeMap<PodUid, Candidate<'_>> {
     let mut told = BTreeMap::new();
     for (uid, pod) in pods {
         let candidate = Candidate {
