@@ -198,6 +198,7 @@ impl Agent {
                 },
                 options.rungs,
                 options.istio_version,
+                options.pod_uid,
                 Heals::new(client.clone()),
             ),
             planner,

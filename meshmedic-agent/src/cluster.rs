@@ -4,12 +4,14 @@
 //! Nothing here decides. Watches keep a [`Mirror`] of what the API last said; requests of the planner are
 //! carried out one by one, and what came of them goes back to it.
 
+mod elder;
 pub mod heals;
 mod mirror;
 mod rights;
 mod store;
 mod watches;
 
+pub(crate) use elder::elder;
 pub use mirror::{Cni, Mirror};
 pub use store::Delta;
 pub use watches::{Leases, Seen, TOO_OLD, WATCHED, Watches};

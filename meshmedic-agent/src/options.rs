@@ -51,6 +51,8 @@ pub struct AgentOptions {
     pub identity: Identity,
     /// The namespace in which the agents keep their records.
     pub namespace: String,
+    /// The UID of the pod in which this runs, where it was told: another agent of the node may be older.
+    pub pod_uid: Option<String>,
     /// Which ways to bring a pod back may be used.
     pub rungs: Rungs,
     /// How careful heals in place are.

@@ -226,6 +226,8 @@ named! {
         Paused = "paused", "repairs are paused by the ConfigMap meshmedic-control";
         /// The right to ask istio-cni is missing.
         HealNotPermitted = "heal-not-permitted", "pods cannot be healed in place: the agent may not patch pods/status";
+        /// An ask left a pod's rules without a listener, and taking that back failed.
+        HealMadeUnreachable = "heal-made-unreachable", "a heal in place left a pod unreachable, and taking that back failed";
         /// Somebody outside Istio's namespaces, or not as Istio does it, claims to be a part of Istio. He is ignored.
         IdentityConflict = "identity-conflict", "somebody claims to be a part of Istio and is ignored";
     }

@@ -13,8 +13,8 @@ use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use tokio::task::JoinSet;
 
-use crate::cluster::Mirror;
 use crate::cluster::heals::{Around, Heals};
+use crate::cluster::{Mirror, elder};
 use crate::watch::Watch;
 
 /// A right that is missing is looked for again this often: whoever grants it should not have to restart the agent.
@@ -33,6 +33,8 @@ pub(super) struct Heal {
     /// Which rungs may be used.
     pub(super) rungs: Rungs,
     version: Option<String>,
+    /// The UID of this agent's own pod, where it is known.
+    own: Option<String>,
     heals: Heals,
     running: JoinSet<Done>,
     /// When the right to ask was last looked for in a namespace.
@@ -42,11 +44,18 @@ pub(super) struct Heal {
 }
 
 impl Heal {
-    pub(super) fn new(healing: Healing, rungs: Rungs, version: Option<String>, heals: Heals) -> Self {
+    pub(super) fn new(
+        healing: Healing,
+        rungs: Rungs,
+        version: Option<String>,
+        own: Option<String>,
+        heals: Heals,
+    ) -> Self {
         Self {
             healer: Healer::new(healing),
             rungs,
             version,
+            own,
             heals,
             running: JoinSet::new(),
             rights: BTreeMap::new(),
@@ -133,7 +142,10 @@ impl Heal {
             support: Support::of(told.as_deref()),
             containers: mirror.containers(),
             mass_loss: watch.engine().mass_loss(),
-            watches_only: false,
+            watches_only: self.own.as_deref().is_some_and(|own| {
+                let pods = mirror.standings().values().map(|standing| &standing.facts);
+                elder(pods, own).is_some()
+            }),
         };
         self.unproven = view.gates.node_fault.is_some()
             || view.gates.mesh_fault.is_some()

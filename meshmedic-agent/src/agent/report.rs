@@ -46,6 +46,15 @@ impl Agent {
                 .push(condition(Condition::HealNotPermitted, &detail));
         }
         report.confinement = Some(self.confinement.clone());
+        let unreachable = self.heal.healer().made_unreachable().take(NAMED);
+        let unreachable: Vec<String> = unreachable
+            .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+            .collect();
+        if !unreachable.is_empty() {
+            report
+                .conditions
+                .push(condition(Condition::HealMadeUnreachable, &unreachable.join(", ")));
+        }
         report.istio = Some(self.mirror.identity().clone());
         let strangers = self.mirror.strangers();
         if !strangers.is_empty() {

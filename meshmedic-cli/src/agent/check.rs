@@ -47,6 +47,7 @@ impl Args {
                 .map(PathBuf::from),
             identity: Identity::new(detection.istio_namespace, detection.external_istiod),
             namespace: own_namespace(std::env::var("POD_NAMESPACE").ok(), Path::new(NAMESPACE_FILE)),
+            pod_uid: std::env::var("POD_UID").ok(),
             rungs: repair.strategy,
             care: Care {
                 confirm: heals.heal_confirm,

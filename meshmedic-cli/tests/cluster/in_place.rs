@@ -141,6 +141,47 @@ fn what_istio_cni_cannot_heal_is_restarted() {
     assert_eq!((asks(&world), world.evictions()), (1, 1));
 }
 
+/// The ladder from its first rung to its last: the one pod is as it was, the other has a successor.
+#[test]
+fn one_orphan_is_healed_in_place_and_another_goes_to_the_next_rung() {
+    if !need::root("one_orphan_is_healed_in_place_and_another_goes_to_the_next_rung") {
+        return;
+    }
+    let world = World::new(1);
+    let healed = world.deployment("cart", 2);
+    let restarted = world.deployment("pay", 2);
+    let containers = |pod: &Pod| {
+        let object = world
+            .cluster
+            .api()
+            .get("pods", pod.namespace(), pod.name())
+            .unwrap();
+        let restarts = |container: &serde_json::Value| container["restartCount"].as_u64();
+        let all = object["status"]["containerStatuses"].as_array();
+        all.into_iter().flatten().map(restarts).collect::<Vec<_>>()
+    };
+    let (before, netns) = (containers(&healed[0]), healed[0].netns().unwrap());
+    let mut agent = world.ready_agent(&[&HEAL[..], &QUICK].concat());
+    world.cluster.orphan(&healed[0]).unwrap();
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
+    assert!(world.cluster.is_captured(&healed[0]) && world.is_untouched(&healed[0]));
+    assert_eq!(containers(&healed[0]), before);
+    assert_eq!(healed[0].netns().unwrap(), netns);
+    nothing_restarted(&world);
+
+    world.cluster.orphan_believed(&restarted[0]).unwrap();
+    world.cluster.wait_gone(&restarted[0]).unwrap();
+    world.cluster.wait_captured("shop", "pay", 2).unwrap();
+    assert_eq!((asks(&world), world.evictions()), (2, 1));
+    let ways: Vec<String> = agent
+        .audit(restarted[0].name())
+        .into_iter()
+        .map(|(act, _)| act)
+        .collect();
+    let at = |act: &str| ways.iter().position(|way| way == act);
+    assert!(at("healed") < at("evict") && at("healed").is_some(), "{ways:?}");
+}
+
 #[test]
 fn with_istio_cni_broken_two_pods_are_asked_for() {
     if !need::root("with_istio_cni_broken_two_pods_are_asked_for") {
@@ -239,6 +280,50 @@ fn an_agent_that_crashed_is_followed_by_one_that_knows() {
     assert_eq!(asks(&world), before, "the pod says that it was asked for");
     world.cluster.set_cni(true);
     next.until("the proof", |agent| agent.metric(HEALED) == 1.0);
+    assert!(world.is_untouched(&pods[0]));
+}
+
+#[test]
+fn of_two_agents_on_a_node_the_older_one_acts() {
+    if !need::root("of_two_agents_on_a_node_the_older_one_acts") {
+        return;
+    }
+    let world = World::new(1);
+    let api = world.cluster.api();
+    let agent = |name: &str| {
+        let owner = serde_json::json!({
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "name": "meshmedic",
+            "uid": "0a1b2c3d-1111-2222-3333-444455556666",
+            "controller": true,
+        });
+        let made = api.create(&serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "namespace": "meshmedic", "name": name, "ownerReferences": [owner] },
+            "spec": { "nodeName": "node-a", "containers": [{ "name": "meshmedic", "image": "meshmedic" }] },
+        }));
+        let made = made.unwrap();
+        let of = |key: &str| made["metadata"][key].as_str().unwrap().to_owned();
+        (of("creationTimestamp"), of("uid"), name.to_owned())
+    };
+    let mut agents = [agent("one"), agent("other")];
+    // Of the same second the one whose UID comes first counts as older.
+    agents.sort();
+    let [(_, _, older), (_, younger, _)] = agents;
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.agent_in(&younger, "node-a", &HEAL);
+    agent.until("it to be ready", |agent| agent.health("/readyz").0 == 200);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("why nothing is done", |agent| {
+        agent
+            .audit(pods[0].name())
+            .contains(&("withheld".into(), "superseded".into()))
+    });
+    assert!(!was_asked(&world, &pods[0]));
+    api.delete("pods", "meshmedic", &older).unwrap();
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
     assert!(world.is_untouched(&pods[0]));
 }
 

@@ -26,8 +26,14 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent of a node and waits until it serves.
-    pub(crate) fn start(kubeconfig: &Path, node: &str, proc_root: &Path, flags: &[&str]) -> Self {
+    /// Starts the agent of a node, in the pod of this UID, and waits until it serves.
+    pub(crate) fn start(
+        kubeconfig: &Path,
+        node: &str,
+        proc_root: &Path,
+        flags: &[&str],
+        pod_uid: &str,
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
             .args(["agent", "--log-format", "json", "--node", node])
             .args(["--metrics-addr", "127.0.0.1:0", "--status-addr", "127.0.0.1:0"])
@@ -37,6 +43,7 @@ impl Agent {
             .arg(kubeconfig)
             .args(flags)
             .env("POD_NAMESPACE", "meshmedic")
+            .env("POD_UID", pod_uid)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

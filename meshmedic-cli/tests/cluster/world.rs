@@ -110,9 +110,14 @@ impl World {
 
     /// Starts the agent of a node.
     pub(crate) fn agent(&self, node: &str, flags: &[&str]) -> Agent {
+        self.agent_in("", node, flags)
+    }
+
+    /// Starts the agent of a node in a pod.
+    pub(crate) fn agent_in(&self, pod_uid: &str, node: &str, flags: &[&str]) -> Agent {
         let flags: Vec<&str> = QUICK.iter().chain(flags).copied().collect();
         let proc_root = self.cluster.node(node).unwrap().lab().proc_root();
-        Agent::start(&self.kubeconfig(node), node, proc_root, &flags)
+        Agent::start(&self.kubeconfig(node), node, proc_root, &flags, pod_uid)
     }
 
     /// Starts the agent of the first node and waits until it has judged every pod.

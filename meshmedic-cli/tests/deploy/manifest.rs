@@ -45,8 +45,8 @@ fn every_flag_and_every_variable_is_one_that_the_agent_takes() {
         }
         for variable in container["env"].as_array().unwrap() {
             let name = variable["name"].as_str().unwrap();
-            // The two that are no flags.
-            let other = ["POD_NAMESPACE", "MESHMEDIC_LOG"].contains(&name);
+            // Those that are no flags.
+            let other = ["POD_NAMESPACE", "POD_UID", "MESHMEDIC_LOG"].contains(&name);
             assert!(other || help.contains(&format!("[env: {name}=")), "{name}");
         }
         let image = container["image"].as_str().unwrap();

@@ -115,7 +115,7 @@ impl Inner {
             condition: c.add(
                 "meshmedic_condition",
                 &["condition"],
-                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused, identity-conflict or heal-not-permitted",
+                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused, identity-conflict, heal-not-permitted or heal-made-unreachable",
                 Family::default(),
             ),
             unverifiable: c.add(

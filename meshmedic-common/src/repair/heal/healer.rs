@@ -12,7 +12,7 @@ use crate::ask::{Against, Attempt};
 use crate::duration;
 use crate::policy::{Permissions, Withheld};
 use crate::repair::sabotage::stands;
-use crate::repair::{Moment, RequestId, gate_detail};
+use crate::repair::{Moment, PodRef, RequestId, gate_detail};
 use crate::time::Time;
 use crate::uid::PodUid;
 
@@ -244,6 +244,12 @@ impl Healer {
     #[must_use]
     pub fn progress(&self, uid: &PodUid) -> Option<Progress> {
         self.cases.get(uid)?.progress()
+    }
+
+    /// The pods that an ask made worse, where taking that back failed.
+    pub fn made_unreachable(&self) -> impl Iterator<Item = &PodRef> {
+        let unreachable = |case: &&Case| case.progress() == Some(Progress::MadeUnreachable);
+        self.cases.values().filter(unreachable).map(|case| &case.pod)
     }
 
     /// Whether repairs are off and this pod would be healed in place.

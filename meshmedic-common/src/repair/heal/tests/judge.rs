@@ -255,7 +255,8 @@ impl Judge<'_> {
             self.blame("keys", at, format!("{uid} by {patch}"));
         }
         let judged = self.pod(uid).fetched.map(|(_, version)| version);
-        let named = metadata["uid"] == uid.as_str() && metadata["resourceVersion"] == version.to_string();
+        let named = metadata["uid"] == uid.as_str()
+            && metadata["resourceVersion"].as_str() == Some(&version.to_string());
         if judged != Some(version) || !named {
             self.blame(
                 "preconditions",
