@@ -92,7 +92,7 @@ fn build(root: &Path) -> Result<Fuzzer> {
         .context("cannot start cargo")?;
     ensure!(
         status.success(),
-        "the fuzz targets do not build; libFuzzer needs a C++ compiler"
+        "the fuzz targets do not build, and cargo says above why; libFuzzer needs a C++ compiler"
     );
     Ok(Fuzzer {
         program: target.join(triple()).join("release/meshmedic-fuzz"),
