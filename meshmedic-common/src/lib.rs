@@ -28,6 +28,8 @@ pub mod ports;
 pub mod repair;
 #[cfg(feature = "std")]
 pub mod report;
+#[cfg(any(test, feature = "simulation"))]
+pub mod rng;
 #[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]

@@ -11,6 +11,7 @@ use super::*;
 use crate::eligibility::Expectation;
 use crate::facts::{Controller, PodFacts};
 use crate::policy::{Overrides, Standing, forbids};
+use crate::rng::Rng;
 use crate::time::Time;
 use crate::uid::PodUid;
 use crate::verdict::{Reason, State};
@@ -22,29 +23,6 @@ const NODE: &str = "n1";
 const EPOCH: i64 = 1_700_000_000;
 /// By then each of them has acted or was told why not.
 const TURNS: usize = 60;
-
-/// `SplitMix64`.
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.next(n) == 0
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        let last = from.len() - 1;
-        let at = usize::try_from(self.next(from.len() as u64)).unwrap_or(last);
-        from[at].clone()
-    }
-}
 
 /// A pod that is out of the mesh, what holds above it, and what the records say.
 #[derive(Clone)]
@@ -77,7 +55,7 @@ fn server(seconds: i64) -> Timestamp {
 }
 
 fn entry(rng: &mut Rng, id: &str) -> Entry {
-    let renewed = server(-i64::try_from(rng.next(120)).unwrap());
+    let renewed = server(-i64::try_from(rng.below(120)).unwrap());
     Entry {
         id: id.to_owned(),
         pod: "shop/other".to_owned(),
@@ -99,8 +77,8 @@ fn entry(rng: &mut Rng, id: &str) -> Entry {
 
 impl Cluster {
     fn new(seed: u64) -> Self {
-        let rng = &mut Rng(seed);
-        let kind = rng.pick(&[
+        let rng = &mut Rng::new(seed);
+        let kind = *rng.pick(&[
             "ReplicaSet",
             "ReplicaSet",
             "ReplicaSet",
@@ -126,7 +104,7 @@ impl Cluster {
             ready_since: Some(server(-9000)),
             repair: rng
                 .one_in(8)
-                .then(|| rng.pick(&["disabled", "enabled", "off", ""]).to_owned()),
+                .then(|| (*rng.pick(&["disabled", "enabled", "off", ""])).to_owned()),
             toggle_restore: rng.one_in(16).then(|| "ambient".to_owned()),
             deleting: rng.one_in(16),
             ..PodFacts::default()
@@ -140,18 +118,20 @@ impl Cluster {
             facts,
             expectation,
             certain: !rng.one_in(16),
-            namespace_repair: rng.one_in(12).then(|| rng.pick(&["disabled", "no"]).to_owned()),
+            namespace_repair: rng
+                .one_in(12)
+                .then(|| (*rng.pick(&["disabled", "no"])).to_owned()),
             namespace_strategy: None,
         };
         let mut at_check = standing.clone();
-        match rng.next(10) {
+        match rng.below(10) {
             0 => at_check.facts.uid = "another".to_owned(),
             1 => at_check.facts.deleting = true,
             2 => at_check.facts.repair = Some("disabled".to_owned()),
             3 => at_check.facts.controller = None,
             _ => {}
         }
-        let state = rng.pick(&[State::Orphan, State::Orphan, State::Orphan, State::Imposter]);
+        let state = *rng.pick(&[State::Orphan, State::Orphan, State::Orphan, State::Imposter]);
         let looks = [
             State::Orphan,
             State::Orphan,
@@ -168,8 +148,8 @@ impl Cluster {
         ] {
             let mut record = Record::default();
             if rng.one_in(4) {
-                record.failures = u32::try_from(rng.next(7)).unwrap();
-                record.last_failure = Some(server(-i64::try_from(rng.next(5000)).unwrap()));
+                record.failures = u32::try_from(rng.below(7)).unwrap();
+                record.last_failure = Some(server(-i64::try_from(rng.below(5000)).unwrap()));
             }
             if rng.one_in(8) && key != LeaseKey::Cluster {
                 record.repairs.push(entry(rng, "other"));
@@ -186,10 +166,10 @@ impl Cluster {
             leases.insert(key, record);
         }
         Self {
-            state_at_look: rng.pick(&looks),
+            state_at_look: *rng.pick(&looks),
             gates: gates(rng, 12),
             gates_at_check: gates(rng, 16),
-            acted: match rng.next(8) {
+            acted: match rng.below(8) {
                 0 => Acted::Refused(Withheld::DisruptionBudget, "429: no room".to_owned()),
                 1 => Acted::Gone,
                 _ => Acted::Accepted,

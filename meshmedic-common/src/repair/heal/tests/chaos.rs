@@ -15,6 +15,7 @@ use super::judge::{What, judge};
 use crate::facts::Enrolment;
 use crate::repair::RequestId;
 use crate::repair::sabotage::{Defence, OUT};
+use crate::rng::Rng;
 use crate::time::Time;
 use crate::uid::PodUid;
 use crate::verdict::{Redirection, State};
@@ -30,26 +31,6 @@ const TROUBLE: Duration = Duration::from_secs(10 * 60);
 const REST: Duration = Duration::from_secs(12 * 60);
 /// What was taken out of the mesh is put back after this.
 const RESTORED: Duration = Duration::from_secs(20);
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % below
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn millis(&mut self, most: u64) -> Duration {
-        Duration::from_millis(self.below(most))
-    }
-}
 
 /// A request on its way to the API, or an answer on its way back.
 enum Flight {
@@ -77,8 +58,13 @@ struct Sim {
 }
 
 impl Sim {
+    /// Some time below so many milliseconds.
+    fn within(&mut self, millis: u64) -> Duration {
+        Duration::from_millis(self.rng.below(millis))
+    }
+
     fn new(seed: u64) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let namespaces = 2 + rng.below(3);
         let owners = 2 + rng.below(6);
         let pods: Vec<(String, String)> = (0..6 + rng.below(10))
@@ -165,7 +151,7 @@ impl Sim {
         self.looks.extend(healer.looks());
         for (id, request) in healer.requests(at) {
             let against = self.stands_against(&request);
-            let arrives = now + self.rng.millis(1500);
+            let arrives = now + self.within(1500);
             self.flights.push((arrives, Flight::There(id, request, against)));
         }
         for notice in healer.drain() {
@@ -228,7 +214,7 @@ impl Sim {
             match flight {
                 Flight::There(id, request, against) => {
                     let answer = self.perform(request, against);
-                    let back = now + self.rng.millis(1500);
+                    let back = now + self.within(1500);
                     self.flights.push((back, Flight::Back(id, answer)));
                 }
                 Flight::Back(id, answer) => {

@@ -44,7 +44,7 @@ impl Sim {
     }
 
     pub(super) fn mishap(&mut self) {
-        let until = self.bench.now + Duration::from_secs(5) + self.rng.millis(240_000);
+        let until = self.bench.now + Duration::from_secs(5) + self.within(240_000);
         match self.rng.below(16) {
             0..4 => {
                 let uid = self.any();
