@@ -40,7 +40,7 @@ use istiod::Tracing;
 use meshmedic_common::kube::acts::Acts;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
-pub use start::{Ready, prepare};
+pub use start::{Ready, load_kernel, prepare};
 use teller::Teller;
 use tidy::Tidy;
 use toggles::Toggles;

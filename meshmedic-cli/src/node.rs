@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use meshmedic_agent::kernel::{self, Kernel};
+use meshmedic_agent::agent::load_kernel;
 use meshmedic_agent::watch::{Event, Options, PodSource, Watch};
 use meshmedic_common::duration;
 use meshmedic_common::identity::{Identity, check_namespace};
@@ -127,29 +127,10 @@ fn start(args: &Args) -> anyhow::Result<Watch> {
         interval: args.interval,
         use_census: true,
     };
-    Ok(Watch::new(options, load_kernel(args.trigger)?)?)
-}
-
-/// Without the kernel programs everything works, only later: one warning says why and what to do.
-fn load_kernel(trigger: Trigger) -> anyhow::Result<Option<Kernel>> {
-    if trigger == Trigger::Poll {
-        return Ok(None);
-    }
-    match kernel::load(&kernel::Options::default()) {
-        Ok(kernel) => Ok(Some(kernel)),
-        Err(error) if trigger == Trigger::Ebpf => Err(anyhow::anyhow!(
-            "{error}. {} Or leave out --trigger ebpf to poll.",
-            error.remedy()
-        )),
-        Err(error) => {
-            tracing::warn!(
-                reason = error.reason(),
-                "no eBPF, polling instead: {error}. {}",
-                error.remedy()
-            );
-            Ok(None)
-        }
-    }
+    let kernel = load_kernel(args.trigger.into()).map_err(|error| {
+        anyhow::anyhow!("{error}. {} Or leave out --trigger ebpf to poll.", error.remedy())
+    })?;
+    Ok(Watch::new(options, kernel)?)
 }
 
 /// Reads every pod once, a loss until it is confirmed or over.

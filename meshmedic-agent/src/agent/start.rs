@@ -5,7 +5,7 @@ use meshmedic_common::report::Confinement;
 
 use super::{AgentError, connection};
 use crate::confine::{Needs, confine};
-use crate::kernel::{self, Kernel};
+use crate::kernel::{self, Kernel, KernelError};
 use crate::options::{AgentOptions, Trigger};
 
 /// What an agent starts with.
@@ -17,7 +17,10 @@ pub struct Ready {
 
 /// Loads the kernel programs, and then gives up all rights that nothing else needs.
 pub fn prepare(options: &AgentOptions) -> Result<Ready, AgentError> {
-    let mut kernel = load_kernel(options.trigger)?;
+    let mut kernel = load_kernel(options.trigger).map_err(|error| {
+        let remedy = error.remedy().to_owned();
+        AgentError::Kernel { error, remedy }
+    })?;
     let needs = Needs {
         programs: connection::runs_programs(options.kubeconfig.as_deref()),
     };
@@ -26,16 +29,17 @@ pub fn prepare(options: &AgentOptions) -> Result<Ready, AgentError> {
 }
 
 /// Without the kernel programs everything works, only later: one warning says why and what to do.
-fn load_kernel(trigger: Trigger) -> Result<Option<Kernel>, AgentError> {
+///
+/// # Errors
+///
+/// Where they must be loaded and cannot be.
+pub fn load_kernel(trigger: Trigger) -> Result<Option<Kernel>, KernelError> {
     if trigger == Trigger::Poll {
         return Ok(None);
     }
     match kernel::load(&kernel::Options::default()) {
         Ok(kernel) => Ok(Some(kernel)),
-        Err(error) if trigger == Trigger::Ebpf => {
-            let remedy = error.remedy().to_owned();
-            Err(AgentError::Kernel { error, remedy })
-        }
+        Err(error) if trigger == Trigger::Ebpf => Err(error),
         Err(error) => {
             tracing::warn!(
                 reason = error.reason(),
