@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::doctor::Command;
+use crate::doctor::finding::{Cut, ObjectRef};
 use crate::doctor::fixtures::ailing_report;
 use crate::output::assert_recorded;
 
@@ -30,6 +31,31 @@ fn a_mesh_that_ails_reads_as_recorded() {
     assert_recorded("doctor.html", &html::page(&report).unwrap());
     assert_recorded("doctor.xml", &junit::document(&report, Severity::Error).unwrap());
     assert_recorded("doctor.sarif", &json(&sarif::document(&report)).unwrap());
+}
+
+#[test]
+fn who_cannot_reach_whom_comes_before_the_checks_that_say_why() {
+    let mut report = ailing_report();
+    let ailing =
+        |check: &&mut CheckReport| check.result == Ending::Findings && check.severity == Severity::Error;
+    let check = report.checks.iter_mut().find(ailing).unwrap();
+    let (code, breaks) = (check.code, check.category.breaks());
+    check.findings[0].cuts = vec![Cut {
+        to: ObjectRef::new("Deployment", "shop", "cart"),
+        callers: (0..12).collect(),
+    }];
+    let sentence = "12 callers cannot reach Deployment shop/cart";
+    for page in [
+        text(&report, false, true).unwrap(),
+        text(&report, false, false).unwrap(),
+        html::page(&report).unwrap(),
+    ] {
+        let place = |words: &str| page.find(words).unwrap_or_else(|| panic!("{words}: {page}"));
+        assert!(place(breaks) < place(sentence), "{page}");
+        let after = &page[place(sentence)..];
+        assert!(after.contains(code), "{page}");
+        assert!(!page[place(breaks)..place(sentence)].contains(code), "{page}");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
-use super::remedy::{Change, Fault, because, names, pods};
-use crate::doctor::finding::{Cut, Finding, ObjectRef};
+use super::remedy::{Change, Fault, because, names, pods, unreached};
+use crate::doctor::finding::{Cut, Finding};
 use crate::doctor::policy::{Direction, Gap};
 use crate::doctor::view::View;
 
@@ -89,28 +89,16 @@ fn words(finding: Finding, view: &View<'_>, side: &str, direction: Direction, ga
 /// Who does not reach whom by these gaps.
 fn cuts(view: &View<'_>, gaps: &[&Gap]) -> Vec<Cut> {
     let policies = view.network_policies();
-    let mut all: BTreeMap<ObjectRef, BTreeSet<usize>> = BTreeMap::new();
-    for gap in gaps {
-        let theirs = || {
-            gap.peers
-                .ones()
-                .flat_map(|class| policies.members(class))
-                .copied()
-        };
-        let ours = || policies.members(gap.class).iter().copied();
-        let (callers, called): (BTreeSet<usize>, Vec<usize>) = match gap.direction {
-            Direction::Ingress => (theirs().collect(), ours().collect()),
-            Direction::Egress => (ours().collect(), theirs().collect()),
-        };
-        let called = called.into_iter().filter_map(|place| view.pods().get(place));
-        let called: BTreeSet<ObjectRef> = called
-            .map(|pod| pod.workload.clone().unwrap_or_else(|| pod.object()))
-            .collect();
-        for to in called {
-            all.entry(to).or_default().extend(&callers);
+    let ends = gaps.iter().map(|gap| {
+        let theirs = gap.peers.ones().flat_map(|class| policies.members(class));
+        let theirs: BTreeSet<usize> = theirs.copied().collect();
+        let ours = policies.members(gap.class).iter().copied().collect();
+        match gap.direction {
+            Direction::Ingress => (theirs, ours),
+            Direction::Egress => (ours, theirs),
         }
-    }
-    all.into_iter().map(|(to, callers)| Cut { to, callers }).collect()
+    });
+    unreached(view, ends)
 }
 
 /// What one rule admits, by all its gaps.

@@ -4,21 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::remedy::{Change, Fault, names, peers_of, pods};
+use super::remedy::{Change, Fault, names, peers_of, pods, unreached};
 use crate::doctor::policy::{Direction, NetworkPolicies, Peer, Protocol};
 use crate::doctor::view::View;
 use crate::doctor::view::endpoints::{self, WEBHOOK, XDS};
 
 /// A connection of the mesh that a policy forbids.
 #[derive(Clone, Copy)]
-pub(super) struct Cut {
+pub(super) struct Forbidden {
     pub(super) direction: Direction,
     pub(super) source: usize,
     pub(super) destination: usize,
     pub(super) port: u16,
 }
 
-impl Cut {
+impl Forbidden {
     /// The policies that forbid it, on the side that it is about.
     pub(super) fn denied_by(&self, policies: &NetworkPolicies) -> Option<Vec<usize>> {
         let (pod, peer) = match self.direction {
@@ -42,14 +42,14 @@ pub(super) fn istiod<'v>(view: &'v View<'_>) -> Vec<Fault<'v>> {
     let mut cuts = Vec::new();
     for client in clients.into_iter().filter(|_| !istiods.is_empty()) {
         for direction in [Direction::Ingress, Direction::Egress] {
-            let to = |&destination: &usize| Cut {
+            let to = |&destination: &usize| Forbidden {
                 direction,
                 source: client,
                 destination,
                 port: XDS,
             };
             // A proxy needs one istiod, and another revision's may be none of its business.
-            let all: Vec<Cut> = istiods.iter().map(to).collect();
+            let all: Vec<Forbidden> = istiods.iter().map(to).collect();
             if all
                 .iter()
                 .all(|cut| cut.denied_by(view.network_policies()).is_some())
@@ -123,12 +123,12 @@ pub(super) struct Words {
 /// the other end of a policy of that direction as its peers.
 pub(super) fn by_policy<'v>(
     view: &'v View<'_>,
-    cuts: Vec<Cut>,
+    cuts: Vec<Forbidden>,
     words: &Words,
     peers: impl Fn(Direction, &BTreeSet<usize>) -> Vec<k8s_openapi::api::networking::v1::NetworkPolicyPeer>,
 ) -> Vec<Fault<'v>> {
     let policies = view.network_policies();
-    let mut grouped: BTreeMap<(usize, Direction, u16), Vec<Cut>> = BTreeMap::new();
+    let mut grouped: BTreeMap<(usize, Direction, u16), Vec<Forbidden>> = BTreeMap::new();
     for cut in cuts {
         let isolating = cut.denied_by(policies).unwrap_or_default();
         if let Some(narrowest) = policies.narrowest(&isolating) {
@@ -137,7 +137,7 @@ pub(super) fn by_policy<'v>(
         }
     }
     let faults = grouped.into_iter().map(|((policy, direction, port), cuts)| {
-        let cuts: Rc<[Cut]> = cuts.into();
+        let cuts: Rc<[Forbidden]> = cuts.into();
         let sources: BTreeSet<usize> = cuts.iter().map(|cut| cut.source).collect();
         let destinations: BTreeSet<usize> = cuts.iter().map(|cut| cut.destination).collect();
         let ends = match direction {
@@ -163,7 +163,8 @@ pub(super) fn by_policy<'v>(
                     pods(view, sources.iter().copied()),
                     pods(view, destinations.iter().copied()),
                 );
-                finding.because(evidence).so(effect)
+                let cuts = unreached(view, [(sources.clone(), destinations.clone())]);
+                finding.because(evidence).cutting(cuts).so(effect)
             }),
         }
     });

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
-use crate::doctor::finding::{Finding, ObjectRef};
+use crate::doctor::finding::{Cut, Finding, ObjectRef};
 use crate::doctor::policy::{Direction, NetworkPolicies};
 use crate::doctor::view::keeper::Keeper;
 use crate::doctor::view::{NAME_LABEL, View, endpoints, name, namespace};
@@ -294,6 +294,26 @@ pub(super) fn pods(view: &View<'_>, places: impl IntoIterator<Item = usize>) -> 
         (1, _) => format!("a pod of {named}"),
         _ => format!("{count} pods of {named}{more}"),
     }
+}
+
+/// Whom these callers do not reach, by what made the pods that they call. Pods that an installation would bring are
+/// nobody's callers yet, and nobody calls them.
+pub(super) fn unreached(
+    view: &View<'_>,
+    ends: impl IntoIterator<Item = (BTreeSet<usize>, BTreeSet<usize>)>,
+) -> Vec<Cut> {
+    let mut all: BTreeMap<ObjectRef, BTreeSet<usize>> = BTreeMap::new();
+    for (mut callers, called) in ends {
+        callers.retain(|&place| place < view.pods().len());
+        if callers.is_empty() {
+            continue;
+        }
+        for pod in called.into_iter().filter_map(|place| view.pods().get(place)) {
+            let to = pod.workload.clone().unwrap_or_else(|| pod.object());
+            all.entry(to).or_default().extend(&callers);
+        }
+    }
+    all.into_iter().map(|(to, callers)| Cut { to, callers }).collect()
 }
 
 /// At most [`NAMED`] of these sentences are evidence, and how many there are beside; the others are not even made.

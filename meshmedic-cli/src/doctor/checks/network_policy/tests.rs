@@ -286,6 +286,8 @@ fn a_policy_that_keeps_proxies_or_the_api_server_from_istiod_is_found() {
           istio-system/ztunnel, Deployment legacy/orders to 2 pods of Deployment istio-system/istiod"
         ]
     );
+    let told = crate::doctor::sentences([&found]);
+    assert_eq!(told, ["6 callers cannot reach Deployment istio-system/istiod"]);
     let found = assert_cured("MM0504", with(&[("istio-system", "guard", istiod(&[15012]))]), of);
     assert!(found.evidence[0].contains("15017"));
     // Everything shut, in both directions: one finding for each of the two ports, and one for egress.
@@ -365,6 +367,8 @@ fn a_waypoint_that_does_not_reach_its_pods_is_found() {
         found.evidence[0].contains("to 3 pods of Deployment shop/cart"),
         "{found:#?}"
     );
+    let told = crate::doctor::sentences([&found]);
+    assert_eq!(told, ["1 caller cannot reach Deployment shop/cart"]);
     // Others of the namespace let it in: no concern of theirs.
     let mut open = waypoint();
     add(

@@ -9,8 +9,10 @@ use meshmedic_common::facts::Labels;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
 use super::super::traffic;
-use super::mesh::{Cut, Words, by_policy};
-use super::remedy::{Change, Fault, every_pod, names, of_namespace, pods, pods_of_gateway, policy};
+use super::mesh::{Forbidden, Words, by_policy};
+use super::remedy::{
+    Change, Fault, every_pod, names, of_namespace, pods, pods_of_gateway, policy, unreached,
+};
 use crate::doctor::policy::{Behind, Detour, Direction, RuleId};
 use crate::doctor::view::{View, endpoints, namespace};
 
@@ -29,7 +31,7 @@ pub(super) fn faults<'v>(view: &'v View<'_>) -> Vec<Fault<'v>> {
         for &destination in captured {
             for &source in &waypoint {
                 for direction in [Direction::Ingress, Direction::Egress] {
-                    let cut = Cut {
+                    let cut = Forbidden {
                         direction,
                         source,
                         destination,
@@ -193,13 +195,15 @@ fn missed<'v>(view: &'v View<'_>, policy: usize, direction: Direction, detours: 
         finding: Box::new(move |finding| {
             let policies = view.network_policies();
             let callers: BTreeSet<usize> = same.iter().flat_map(|detour| detour.callers.ones()).collect();
-            let callers = callers.iter().flat_map(|&class| policies.members(class)).copied();
+            let callers = callers.iter().flat_map(|&class| policies.members(class));
+            let callers: BTreeSet<usize> = callers.copied().collect();
             let waypoints: BTreeSet<usize> = same.iter().map(|detour| detour.waypoint).collect();
             let mut finding = finding.because(format!(
                 "it does not admit TCP {HBONE_PORT} from {} to {}",
-                pods(view, callers),
-                pods(view, waypoints)
+                pods(view, callers.iter().copied()),
+                pods(view, waypoints.iter().copied())
             ));
+            finding = finding.cutting(unreached(view, [(callers, waypoints)]));
             let mut rules = same.iter().filter_map(|detour| detour.meant_by);
             if let Some(rule) = rules.next() {
                 finding = finding.because(format!(

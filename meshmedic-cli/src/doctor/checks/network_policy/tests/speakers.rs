@@ -198,6 +198,8 @@ fn callers_have_to_reach_the_waypoint_that_stands_before_those_they_mean() {
         found.evidence[1].contains("spec.ingress[0] of NetworkPolicy shop/cart"),
         "{found:#?}"
     );
+    let told = crate::doctor::sentences([&found]);
+    assert_eq!(told, ["3 callers cannot reach ReplicaSet shop/wp"]);
     // A waypoint that lets nobody in.
     let mut shut = service_behind_waypoint();
     add(&mut shut, "shop", "wp", &of_waypoint(json!([])));
