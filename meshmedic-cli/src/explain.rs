@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             .await;
         let (selection, key) = selection::one(&args.pod, args.namespace.as_deref(), &connection.namespace)?;
         let known = tokio::select! {
-            known = look(args, &connection, &selection, &key) => known?,
+            known = look(&args.ways, args.options(), &connection, &selection, &key) => known?,
             interrupt = tokio::signal::ctrl_c() => {
                 interrupt?;
                 anyhow::bail!("interrupted before everything was read");
@@ -75,9 +75,32 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     })
 }
 
+impl Args {
+    const fn options(&self) -> scan::Options {
+        scan::Options {
+            confirm: self.confirm,
+            settle: self.settle,
+            ready_only: false,
+        }
+    }
+}
+
+/// One pod's story as text, for a command that shows it among other things.
+pub(crate) async fn tell(
+    ways: &WayArgs,
+    options: scan::Options,
+    connection: &Connection,
+    pod: &str,
+) -> anyhow::Result<String> {
+    let (selection, key) = selection::one(pod, None, &connection.namespace)?;
+    let known = look(ways, options, connection, &selection, &key).await?;
+    Ok(show::text(&known.title(), &known.tell()))
+}
+
 /// Gathers what can be known; what cannot is said.
 async fn look(
-    args: &Args,
+    ways: &WayArgs,
+    options: scan::Options,
     connection: &Connection,
     selection: &Selection,
     key: &(String, String),
@@ -88,12 +111,8 @@ async fn look(
             "there is no pod {name:?} in namespace {namespace}; `kubectl get pods -n {namespace}` lists them"
         );
     };
-    let options = scan::Options {
-        confirm: args.confirm,
-        settle: args.settle,
-        ready_only: false,
-    };
-    let report = sweep(connection, selection, &args.ways, options).await?;
+    let settle = options.settle;
+    let report = sweep(connection, selection, ways, options).await?;
     let mut notes = report.notes;
     let pod = report.pods.into_iter().next();
     let Some(pod) = pod.filter(|pod| pod.uid == target.facts.uid) else {
@@ -101,9 +120,9 @@ async fn look(
     };
     let mesh = Mesh::read(connection, selection).await?;
     let node = target.facts.node.clone().unwrap_or_default();
-    let agents = args.ways.agents();
+    let agents = ways.agents();
     let nodes = BTreeSet::from([node.as_str()]);
-    let mut fleet = fleet(connection, agents, args.ways.timeout(), 1, Some(&nodes)).await;
+    let mut fleet = fleet(connection, agents, ways.timeout(), 1, Some(&nodes)).await;
     let agent: Result<NodeReport, String> = match (fleet.reports.remove(&node), fleet.absence) {
         (Some(report), _) => report,
         (None, Some(why)) => Err(why),
@@ -111,7 +130,7 @@ async fn look(
     };
     let repair = if pod.state.is_finding() {
         let agents = &agents.agent_namespace;
-        match repair::standing(connection, selection, agents, args.settle, &pod).await {
+        match repair::standing(connection, selection, agents, settle, &pod).await {
             Ok(item) => Some(item),
             Err(error) => {
                 notes.push(format!("whether it may be repaired is not known: {error:#}"));
@@ -125,7 +144,7 @@ async fn look(
     Ok(Known {
         expectation: mesh.expectation(&target.facts),
         certain: mesh.enablement(&target.facts).certain,
-        fault: mesh.node_fault(&node, args.settle, connection.clock.now()),
+        fault: mesh.node_fault(&node, settle, connection.clock.now()),
         now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
         facts: target.facts,
         pod,

@@ -30,6 +30,7 @@ mod selection;
 mod signals;
 mod spans;
 mod status;
+mod watch;
 mod ways;
 
 use std::io::IsTerminal as _;
@@ -82,6 +83,8 @@ enum Command {
     Repair(Box<repair::Args>),
     /// Show the fleet of agents: nodes, pods by state, faults, the last repairs
     Status(status::Args),
+    /// Watch the fleet live: pods that fall out, what is done about it, and their return
+    Watch(Box<watch::Args>),
     /// Tell one pod's whole story in plain words
     Explain(Box<explain::Args>),
     /// Look at the whole mesh, say what is wrong, why, and what helps
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Scan(args) => scan::run(&args),
         Command::Repair(args) => repair::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Pause(args) => control::pause(&args),

@@ -20,6 +20,8 @@ use crate::istio::{IstioArgs, difference};
 use crate::selection::claimants;
 use crate::ways::{AgentArgs, Fleet, fleet};
 
+pub(crate) use show::by_severity;
+
 /// The kind of [`FleetStatus`].
 const KIND: &str = "FleetStatus";
 /// How many agents are asked at once.
@@ -139,39 +141,66 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 async fn ask(args: &Args, connection: &Connection) -> anyhow::Result<FleetStatus> {
-    let namespace = &args.agents.agent_namespace;
-    let mut notes = Vec::new();
-    let ztunnels = match ztunnel_nodes(connection).await {
-        Ok(nodes) => nodes,
-        Err(failure) if failure.is_forbidden() => {
-            notes.push(format!(
-                "ztunnel's pods cannot be listed, so nodes without an agent are not seen ({})",
-                failure.short()
-            ));
-            BTreeSet::new()
-        }
-        Err(failure) => return Err(failure.into()),
-    };
-    let paused = match crate::control::read(connection, namespace).await {
-        Ok(paused) => paused,
-        Err(failure) => {
-            notes.push(format!(
-                "whether repairs are paused is not known ({})",
-                failure.short()
-            ));
-            None
-        }
-    };
-    let fleet = fleet(connection, &args.agents, args.timeout, AT_ONCE, None).await;
-    let others = fleet.reports.iter().filter_map(|(node, report)| {
-        let theirs = report.as_ref().ok()?.istio.as_ref()?;
-        Some(format!(
-            "node {node}: {}",
-            difference(&connection.istio.identity, theirs)?
-        ))
-    });
-    notes.extend(others);
-    Ok(FleetStatus::new(namespace, fleet, &ztunnels, paused, notes))
+    let answers = Answers::gather(connection, &args.agents, args.timeout).await?;
+    Ok(FleetStatus::of(answers))
+}
+
+/// What a round through the fleet gave.
+pub(crate) struct Answers {
+    namespace: String,
+    pub(crate) fleet: Fleet,
+    ztunnels: BTreeSet<String>,
+    paused: Option<Pause>,
+    notes: Vec<String>,
+}
+
+impl Answers {
+    /// Asks every agent, and the API what no agent says.
+    pub(crate) async fn gather(
+        connection: &Connection,
+        agents: &AgentArgs,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        let namespace = &agents.agent_namespace;
+        let mut notes = Vec::new();
+        let ztunnels = match ztunnel_nodes(connection).await {
+            Ok(nodes) => nodes,
+            Err(failure) if failure.is_forbidden() => {
+                notes.push(format!(
+                    "ztunnel's pods cannot be listed, so nodes without an agent are not seen ({})",
+                    failure.short()
+                ));
+                BTreeSet::new()
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let paused = match crate::control::read(connection, namespace).await {
+            Ok(paused) => paused,
+            Err(failure) => {
+                notes.push(format!(
+                    "whether repairs are paused is not known ({})",
+                    failure.short()
+                ));
+                None
+            }
+        };
+        let fleet = fleet(connection, agents, timeout, AT_ONCE, None).await;
+        let others = fleet.reports.iter().filter_map(|(node, report)| {
+            let theirs = report.as_ref().ok()?.istio.as_ref()?;
+            Some(format!(
+                "node {node}: {}",
+                difference(&connection.istio.identity, theirs)?
+            ))
+        });
+        notes.extend(others);
+        Ok(Self {
+            namespace: namespace.clone(),
+            fleet,
+            ztunnels,
+            paused,
+            notes,
+        })
+    }
 }
 
 async fn ztunnel_nodes(connection: &Connection) -> Result<BTreeSet<String>, connection::Failure> {
@@ -184,13 +213,15 @@ async fn ztunnel_nodes(connection: &Connection) -> Result<BTreeSet<String>, conn
 }
 
 impl FleetStatus {
-    fn new(
-        namespace: &str,
-        fleet: Fleet,
-        ztunnels: &BTreeSet<String>,
-        paused: Option<Pause>,
-        mut notes: Vec<String>,
-    ) -> Self {
+    /// The fleet as it answered.
+    pub(crate) fn of(answers: Answers) -> Self {
+        let Answers {
+            namespace,
+            fleet,
+            ztunnels,
+            paused,
+            mut notes,
+        } = answers;
         let newest = fleet
             .reports
             .values()
@@ -236,7 +267,7 @@ impl FleetStatus {
         Self {
             api_version: API_VERSION,
             kind: KIND,
-            agent_namespace: namespace.to_owned(),
+            agent_namespace: namespace,
             absence: fleet.absence,
             paused,
             states,
@@ -357,8 +388,19 @@ pub(crate) fn example(
         ]),
         ..Fleet::default()
     };
-    let ztunnels = ztunnels.iter().map(|&node| node.to_owned()).collect();
-    FleetStatus::new("meshmedic", fleet, &ztunnels, paused, Vec::new())
+    FleetStatus::of(answers(fleet, ztunnels, paused))
+}
+
+/// A round through a fleet that answered so.
+#[cfg(test)]
+pub(crate) fn answers(fleet: Fleet, ztunnels: &[&str], paused: Option<Pause>) -> Answers {
+    Answers {
+        namespace: "meshmedic".to_owned(),
+        fleet,
+        ztunnels: ztunnels.iter().map(|&node| node.to_owned()).collect(),
+        paused,
+        notes: Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -385,8 +427,7 @@ mod tests {
                 .collect(),
             ..Fleet::default()
         };
-        let ztunnels = ztunnels.iter().map(|&node| node.to_owned()).collect();
-        FleetStatus::new("meshmedic", fleet, &ztunnels, None, Vec::new())
+        FleetStatus::of(answers(fleet, ztunnels, None))
     }
 
     #[test]

@@ -13,6 +13,7 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help-scan", 80, &["scan", "--help"]),
         ("help-repair", 80, &["repair", "--help"]),
         ("help-status", 80, &["status", "--help"]),
+        ("help-watch", 80, &["watch", "--help"]),
         ("help-explain", 80, &["explain", "--help"]),
         ("help-doctor", 80, &["doctor", "--help"]),
         ("help-pause", 80, &["pause", "--help"]),

@@ -6,6 +6,11 @@ use crate::output::{Colour, paint, wrap, write};
 
 /// Writes it.
 pub(crate) fn story(title: &str, sections: &[Section]) -> anyhow::Result<()> {
+    write(&text(title, sections))
+}
+
+/// The same as text.
+pub(crate) fn text(title: &str, sections: &[Section]) -> String {
     let mut out = wrap(title, 0);
     for section in sections {
         out.push('\n');
@@ -15,5 +20,5 @@ pub(crate) fn story(title: &str, sections: &[Section]) -> anyhow::Result<()> {
             out += &wrap(line, 2);
         }
     }
-    write(&out)
+    out
 }

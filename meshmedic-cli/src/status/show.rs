@@ -127,11 +127,15 @@ fn table(nodes: &[NodeStatus]) -> anyhow::Result<String> {
     Ok(String::from_utf8(table.into_inner()?)?)
 }
 
+/// What sorts the worst state first.
+pub(crate) fn by_severity(state: State) -> impl Ord {
+    (!state.is_finding(), state != State::Unverifiable, state)
+}
+
 /// The worst first.
 fn states(states: &BTreeMap<State, usize>) -> String {
-    let rank = |state: &State| (!state.is_finding(), *state != State::Unverifiable, *state);
     let mut known: Vec<_> = states.iter().collect();
-    known.sort_by_key(|(state, _)| rank(state));
+    known.sort_by_key(|(state, _)| by_severity(**state));
     let words: Vec<String> = known
         .iter()
         .map(|(state, count)| paint(&format!("{count} {state}"), state_colour(**state)))

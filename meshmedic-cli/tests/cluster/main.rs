@@ -14,5 +14,6 @@ mod repair;
 mod rights;
 mod scan;
 mod traps;
+mod watch;
 mod withheld;
 mod world;
