@@ -16,6 +16,7 @@ pub(crate) mod fixtures;
 mod fold;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod kind;
 mod migrate;
 mod need;
 mod policy;

@@ -15,6 +15,7 @@ use super::checks::traffic;
 use super::command::Command;
 use super::snapshot::{Custom, Snapshot};
 use super::view::{PodView, View, endpoints};
+use crate::doctor::kind::{DESTINATION_RULE, PEER};
 
 const KIND: &str = "StrictReadiness";
 /// The most that is kept of one reason. What stands in objects and logs was written by others.
@@ -261,14 +262,14 @@ fn clients(view: &View<'_>, namespace: &str) -> Step {
     if let Some(why) = view
         .snapshot
         .custom
-        .get(traffic::DESTINATION_RULE)
+        .get(DESTINATION_RULE)
         .and_then(|part| part.unknown())
     {
         notes
             .unknown
             .push(format!("DestinationRules could not be read: {}", why.why()));
     }
-    for rule in view.custom(traffic::DESTINATION_RULE) {
+    for rule in view.custom(DESTINATION_RULE) {
         if traffic::reaches(rule, namespace)
             && let Some(mode) = without_mtls(rule)
         {
@@ -304,12 +305,7 @@ fn without_mtls(rule: &Custom) -> Option<String> {
 /// What a policy for the whole namespace would not change.
 fn exceptions(view: &View<'_>, namespace: &str) -> Step {
     let mut notes = Notes::default();
-    if let Some(why) = view
-        .snapshot
-        .custom
-        .get(super::checks::security::PEER)
-        .and_then(|part| part.unknown())
-    {
+    if let Some(why) = view.snapshot.custom.get(PEER).and_then(|part| part.unknown()) {
         notes
             .unknown
             .push(format!("PeerAuthentications could not be read: {}", why.why()));
@@ -322,7 +318,7 @@ fn exceptions(view: &View<'_>, namespace: &str) -> Step {
     notes
         .aside
         .extend(modes.into_iter().map(|mode| format!("now {mode}")));
-    for policy in view.custom(super::checks::security::PEER) {
+    for policy in view.custom(PEER) {
         let weaker = mtls::mode(policy.spec.get("mtls")).is_some_and(|mode| mode != Mode::Strict)
             || policy.spec.get("portLevelMtls").is_some();
         if policy.namespace() == namespace && mtls::selected(policy).is_some() && weaker {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A snapshot, indexed once, so that checks are short.
 
+pub(crate) mod bindings;
 pub(crate) mod endpoints;
 pub(crate) mod gateways;
 pub(crate) mod keeper;
 pub(crate) mod revisions;
 pub(crate) mod switches;
 
+use crate::doctor::kind::ISTIO_GATEWAY;
 use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -27,7 +29,6 @@ use super::snapshot::{Custom, Snapshot};
 
 /// Where Istio is if nothing tells otherwise.
 const ISTIO: &str = DEFAULT_NAMESPACES[0];
-const ISTIO_GATEWAY: &str = "gateways.networking.istio.io";
 /// The label of namespaces that holds their name.
 pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 

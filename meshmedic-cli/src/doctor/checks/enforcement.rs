@@ -10,21 +10,19 @@ mod requests;
 mod targets;
 mod unread;
 
+use crate::doctor::kind::{
+    AUTHORIZATION, DESTINATION_RULE, ENVOY_FILTER, GATEWAY, REQUEST, SIDECAR, WASM_PLUGIN,
+};
 use std::borrow::Cow;
 
 use meshmedic_common::facts::Labels;
 
-use super::security::{AUTHORIZATION, REQUEST, authorization};
-use super::traffic::DESTINATION_RULE;
+use super::security::authorization;
 use crate::doctor::check::{Category, Check, Severity};
 use crate::doctor::need::Need;
 use crate::doctor::snapshot::Custom;
-use crate::doctor::view::gateways::GATEWAY;
 use crate::doctor::view::{PodView, View, endpoints};
 
-const ENVOY_FILTER: &str = "envoyfilters.networking.istio.io";
-const SIDECAR: &str = "sidecars.networking.istio.io";
-const WASM_PLUGIN: &str = "wasmplugins.extensions.istio.io";
 /// What those who move from sidecars leave behind.
 const UNREAD: &[&str] = &[DESTINATION_RULE, ENVOY_FILTER, SIDECAR, WASM_PLUGIN];
 

@@ -9,16 +9,12 @@ mod overlap;
 mod parents;
 mod selectors;
 
-use super::security::AUTHORIZATION;
-use super::status::ROUTES;
-use super::traffic::{DESTINATION_RULE, VIRTUAL_SERVICE};
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::kind::{
+    AUTHORIZATION, DESTINATION_RULE, GATEWAY, ISTIO_GATEWAY, REFERENCE_GRANT, ROUTES, SERVICE_ENTRY,
+    VIRTUAL_SERVICE,
+};
 use crate::doctor::need::Need;
-use crate::doctor::view::gateways::GATEWAY;
-
-const ISTIO_GATEWAY: &str = "gateways.networking.istio.io";
-const REFERENCE_GRANT: &str = "referencegrants.gateway.networking.k8s.io";
-const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[

@@ -10,11 +10,8 @@ pub(crate) mod plaintext;
 mod selecting;
 
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::kind::{AUTHORIZATION, PEER};
 use crate::doctor::need::Need;
-
-pub(in crate::doctor) const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
-pub(crate) const PEER: &str = "peerauthentications.security.istio.io";
-pub(in crate::doctor) const REQUEST: &str = "requestauthentications.security.istio.io";
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[

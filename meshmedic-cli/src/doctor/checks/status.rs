@@ -9,24 +9,12 @@ mod gateways;
 mod policies;
 mod routes;
 
-pub(super) use bindings::is_denied as binding_is_denied;
 pub(super) use policies::is_unbound;
 pub(super) use routes::is_denied as route_is_denied;
 
-use super::security::AUTHORIZATION;
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::kind::{AUTHORIZATION, GATEWAY, ROUTES};
 use crate::doctor::need::Need;
-use crate::doctor::view::gateways::GATEWAY;
-
-const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
-const WORKLOAD_ENTRY: &str = "workloadentries.networking.istio.io";
-/// The routes of the Gateway API that istiod reads.
-pub(super) const ROUTES: &[&str] = &[
-    "grpcroutes.gateway.networking.k8s.io",
-    "httproutes.gateway.networking.k8s.io",
-    "tcproutes.gateway.networking.k8s.io",
-    "tlsroutes.gateway.networking.k8s.io",
-];
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[

@@ -11,14 +11,8 @@ pub(super) use routes::{service_of, split};
 pub(crate) use subsets::reaches;
 
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::kind::{DESTINATION_RULE, VIRTUAL_SERVICE};
 use crate::doctor::need::Need;
-
-pub(in crate::doctor) const VIRTUAL_SERVICE: &str = "virtualservices.networking.istio.io";
-pub(crate) const DESTINATION_RULE: &str = "destinationrules.networking.istio.io";
-pub(super) const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
-pub(super) const HTTP_ROUTE: &str = "httproutes.gateway.networking.k8s.io";
-pub(super) const GRPC_ROUTE: &str = "grpcroutes.gateway.networking.k8s.io";
-pub(super) const GATEWAY: &str = "gateways.gateway.networking.k8s.io";
 
 /// The checks, by code.
 pub(crate) const CHECKS: &[Check] = &[

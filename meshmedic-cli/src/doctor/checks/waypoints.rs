@@ -10,12 +10,9 @@ mod ingress;
 
 pub(super) use asked::remedy;
 
-use super::security::{AUTHORIZATION, REQUEST};
-use super::status::ROUTES;
-use super::traffic::VIRTUAL_SERVICE;
 use crate::doctor::check::{Category, Check, Severity};
+use crate::doctor::kind::{AUTHORIZATION, GATEWAY, REQUEST, ROUTES, VIRTUAL_SERVICE};
 use crate::doctor::need::Need;
-use crate::doctor::view::gateways::GATEWAY;
 
 /// Who asks, and what is there to be asked for.
 const BINDINGS: &[Need] = &[

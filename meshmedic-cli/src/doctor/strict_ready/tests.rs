@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::doctor::checks::security::PEER;
 use crate::doctor::fixtures::{NOW, had, healthy, object, pod, uid};
+use crate::doctor::kind::{DESTINATION_RULE, PEER};
 use crate::doctor::snapshot::{Link, LinkKind, Part, Sighting};
 
 fn judged(snapshot: &Snapshot, namespace: &str) -> StrictReadiness {
@@ -202,7 +202,7 @@ fn callers_that_are_told_of_other_tls_are_a_no_go() {
     ];
     for (namespace, spec, go) in cases {
         let mut snapshot = healthy();
-        snapshot.add_custom(traffic::DESTINATION_RULE, namespace, "tls", spec.clone());
+        snapshot.add_custom(DESTINATION_RULE, namespace, "tls", spec.clone());
         assert_eq!(judged(&snapshot, "shop").verdict == Verdict::Go, go, "{spec}");
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Gateways of the Gateway API, and which of them is the waypoint of whom, as istiod decides it.
 
+use crate::doctor::kind::{GATEWAY, GATEWAY_CLASS};
 use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::Service;
@@ -12,8 +13,6 @@ use super::{PodView, View, endpoints, name, namespace};
 use crate::doctor::finding::ObjectRef;
 use crate::doctor::snapshot::{Custom, Part};
 
-pub(crate) const GATEWAY: &str = "gateways.gateway.networking.k8s.io";
-pub(crate) const GATEWAY_CLASS: &str = "gatewayclasses.gateway.networking.k8s.io";
 /// The label that names the namespace of a waypoint, where it is another.
 pub(crate) const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 /// The label that says for what a waypoint is.

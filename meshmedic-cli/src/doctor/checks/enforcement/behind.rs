@@ -2,12 +2,12 @@
 //! Policies that judge by identity the pods behind a waypoint: ztunnel sees the waypoint's identity there, and not
 //! that of whoever called it.
 
+use crate::doctor::kind::AUTHORIZATION;
 use std::collections::{BTreeMap, BTreeSet};
 
 use meshmedic_common::facts::Labels;
 use serde_json::{Value, json};
 
-use super::AUTHORIZATION;
 use crate::doctor::checks::security::authorization::{finding as asks_too_much, has_target, is_over};
 use crate::doctor::checks::security::mtls::selected;
 use crate::doctor::finding::Finding;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! RequestAuthentications for pods whose requests nobody looks into.
 
-use super::{REQUEST, under, waypoint_at_hand};
+use super::{under, waypoint_at_hand};
 use crate::doctor::checks::security::authorization::has_target;
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
+use crate::doctor::kind::REQUEST;
 use crate::doctor::view::View;
 use crate::doctor::view::gateways::reference;
 

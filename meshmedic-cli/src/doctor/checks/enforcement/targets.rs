@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies that target what no waypoint serves.
 
+use crate::doctor::kind::{AUTHORIZATION, REQUEST, SERVICE_ENTRY, WASM_PLUGIN};
 use serde_json::Value;
 
-use super::{AUTHORIZATION, REQUEST, WASM_PLUGIN, waypoint_at_hand};
+use super::waypoint_at_hand;
 use crate::doctor::checks::status;
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
@@ -11,8 +12,6 @@ use crate::doctor::snapshot::Custom;
 use crate::doctor::view::View;
 use crate::doctor::view::endpoints::USE_WAYPOINT;
 use crate::doctor::view::gateways::{Binding, Traffic, of_metadata, of_service, reference};
-
-const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let policies = [AUTHORIZATION, REQUEST, WASM_PLUGIN]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+use crate::doctor::kind::{AUTHORIZATION, DESTINATION_RULE, ENVOY_FILTER, REQUEST, SIDECAR, WASM_PLUGIN};
 use serde_json::{Value, json};
 
-use super::{AUTHORIZATION, DESTINATION_RULE, ENVOY_FILTER, REQUEST, SIDECAR, WASM_PLUGIN};
 use crate::doctor::fixtures::{annotate, assert_finds, assert_passes, had, healthy};
 use crate::doctor::snapshot::Snapshot;
 

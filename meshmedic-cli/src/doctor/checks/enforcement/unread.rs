@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Settings of proxies where no proxy reads them.
 
-use super::{ENVOY_FILTER, SIDECAR, WASM_PLUGIN, reads, under};
+use super::{reads, under};
 use crate::doctor::checks::security::authorization::has_target;
-use crate::doctor::checks::traffic::{DESTINATION_RULE, service_of};
+use crate::doctor::checks::traffic::service_of;
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
+use crate::doctor::kind::{DESTINATION_RULE, ENVOY_FILTER, SIDECAR, WASM_PLUGIN};
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::gateways::{Binding, of_service, reference};
 use crate::doctor::view::{View, endpoints};

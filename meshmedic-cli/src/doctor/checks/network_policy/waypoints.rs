@@ -8,11 +8,11 @@ use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use meshmedic_common::facts::Labels;
 use meshmedic_common::ztunnel_log::HBONE_PORT;
 
-use super::super::traffic;
 use super::mesh::{Forbidden, Words, by_policy};
 use super::remedy::{
     Change, Fault, every_pod, names, of_namespace, pods, pods_of_gateway, policy, unreached,
 };
+use crate::doctor::kind;
 use crate::doctor::policy::{Behind, Detour, Direction, RuleId};
 use crate::doctor::view::{View, endpoints, namespace};
 
@@ -138,7 +138,7 @@ fn named(view: &View<'_>, own: Option<&Labels>, of: &str) -> Option<Place> {
 
 /// Whether a waypoint stands before one of these; before Services where its Gateway says nothing.
 fn serves(view: &View<'_>, (namespace, called): &Place, wanted: &[&str]) -> bool {
-    let mut gateways = view.custom(traffic::GATEWAY).iter();
+    let mut gateways = view.custom(kind::GATEWAY).iter();
     let gateway = gateways.find(|one| one.namespace() == namespace && one.name() == called);
     let label = gateway.and_then(|gateway| gateway.metadata.labels.as_ref()?.get(FOR));
     wanted.contains(&label.map_or("service", String::as_str))

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Does to a snapshot what a printed remedy does to a cluster, as far as a command or a patch does it alone.
 
+use crate::doctor::kind::GATEWAY;
 use serde_json::Value;
 
 use super::anew;
 use crate::doctor::finding::Remedy;
 use crate::doctor::fixtures::{had, object};
 use crate::doctor::snapshot::{CUSTOM_KINDS, Custom, Part, Snapshot};
-use crate::doctor::view::gateways::GATEWAY;
 
 /// Those that only show are passed over; one that is not known here is a mistake.
 pub(super) fn apply(snapshot: &mut Snapshot, remedy: &Remedy) {

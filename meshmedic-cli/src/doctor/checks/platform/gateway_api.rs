@@ -3,8 +3,9 @@
 
 use crate::doctor::checks::version::Release;
 use crate::doctor::finding::{Finding, ObjectRef};
+use crate::doctor::kind::GATEWAY;
 use crate::doctor::snapshot::{Part, Unknown};
-use crate::doctor::view::gateways::{GATEWAY, asked};
+use crate::doctor::view::gateways::asked;
 use crate::doctor::view::{View, name, namespace};
 
 /// From which release of a kind's CRD on an istiod from some release on reads it; older ones it passes over silently.

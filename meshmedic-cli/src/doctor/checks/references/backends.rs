@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Backends of routes of the Gateway API.
 
+use crate::doctor::kind::{REFERENCE_GRANT, ROUTES};
 use serde_json::Value;
 
-use super::REFERENCE_GRANT;
-use crate::doctor::checks::status::{ROUTES, route_is_denied};
+use crate::doctor::checks::status::route_is_denied;
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Hosts and ports that VirtualServices lead to.
 
+use crate::doctor::kind::{SERVICE_ENTRY, VIRTUAL_SERVICE};
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::SERVICE_ENTRY;
-use crate::doctor::checks::traffic::{VIRTUAL_SERVICE, service_of, split};
+use crate::doctor::checks::traffic::{service_of, split};
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Namespaces that objects of Istio are exported to.
 
+use crate::doctor::kind::{DESTINATION_RULE, SERVICE_ENTRY, VIRTUAL_SERVICE};
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::SERVICE_ENTRY;
-use crate::doctor::checks::traffic::{DESTINATION_RULE, VIRTUAL_SERVICE};
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::View;

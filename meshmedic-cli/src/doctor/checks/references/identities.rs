@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Identities that AuthorizationPolicies name.
 
+use crate::doctor::kind::AUTHORIZATION;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
 use crate::doctor::checks::enforcement::under;
-use crate::doctor::checks::security::AUTHORIZATION;
 use crate::doctor::checks::security::authorization::has_target;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;

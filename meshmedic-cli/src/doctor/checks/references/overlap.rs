@@ -3,11 +3,12 @@
 //!
 //! Gateways merge what several VirtualServices say of one host; for callers within the mesh the oldest alone counts.
 
+use crate::doctor::kind::VIRTUAL_SERVICE;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::doctor::checks::traffic::{VIRTUAL_SERVICE, split};
+use crate::doctor::checks::traffic::split;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::View;

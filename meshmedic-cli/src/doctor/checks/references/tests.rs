@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+use crate::doctor::kind::{
+    AUTHORIZATION, DESTINATION_RULE, HTTP_ROUTE, ISTIO_GATEWAY, REFERENCE_GRANT, SERVICE_ENTRY,
+    VIRTUAL_SERVICE,
+};
 use serde_json::{Value, json};
 
-use super::{
-    AUTHORIZATION, DESTINATION_RULE, ISTIO_GATEWAY, REFERENCE_GRANT, SERVICE_ENTRY, VIRTUAL_SERVICE,
-};
 use crate::doctor::fixtures::{assert_finds, assert_passes, findings, had, healthy, object};
 use crate::doctor::snapshot::Snapshot;
-
-const HTTP_ROUTE: &str = "httproutes.gateway.networking.k8s.io";
 
 fn add(key: &str, of: &str, spec: Value) -> Snapshot {
     let mut snapshot = healthy();

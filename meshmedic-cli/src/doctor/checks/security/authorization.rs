@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! AuthorizationPolicies that ask of ztunnel what only an HTTP proxy can see.
 
+use crate::doctor::kind::AUTHORIZATION;
 use std::collections::BTreeSet;
 
 use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
-use super::AUTHORIZATION;
 use super::mtls::{reference, selected};
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;

@@ -3,11 +3,11 @@
 //!
 //! Injection sends probes to the sidecar's own port, where no policy holds; this is about those that were left alone.
 
+use crate::doctor::kind::AUTHORIZATION;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
-use super::AUTHORIZATION;
 use super::authorization::{has_target, is_on_trial, is_over};
 use super::mtls::{reference, selected};
 use crate::doctor::finding::Finding;

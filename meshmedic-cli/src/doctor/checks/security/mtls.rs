@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which mTLS mode is in force for a pod, by all PeerAuthentications together.
 
+use crate::doctor::kind::PEER;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
-use super::PEER;
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PeerAuthentications that change nothing.
 
-use super::PEER;
 use super::mtls::{Mode, in_force, mode, of_namespace, reference, selected};
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
+use crate::doctor::kind::PEER;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, endpoints};
 

@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies of Istio that are for nobody.
 
+use crate::doctor::kind::{AUTHORIZATION, PEER, REQUEST, WORKLOAD_ENTRY, WORKLOAD_GROUP};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::mtls::{reference, selected};
-use super::{AUTHORIZATION, PEER, REQUEST};
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, has_all, name, namespace, written};
-
-const WORKLOAD_ENTRY: &str = "workloadentries.networking.istio.io";
-const WORKLOAD_GROUP: &str = "workloadgroups.networking.istio.io";
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let policies = [AUTHORIZATION, PEER, REQUEST]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+use crate::doctor::kind::{AUTHORIZATION, PEER};
 use serde_json::{Value, json};
 
-use super::{AUTHORIZATION, PEER};
 use crate::doctor::finding::Remedy;
 use crate::doctor::fixtures::{
     NOW, annotate, assert_finds, assert_passes, findings, had, healthy, object, pod,

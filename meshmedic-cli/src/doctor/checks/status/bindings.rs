@@ -1,30 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services, ServiceEntries and WorkloadEntries that ask for a waypoint and do not get it.
 
-use k8s_openapi::api::core::v1::Service;
+use crate::doctor::kind::{SERVICE_ENTRY, WORKLOAD_ENTRY};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meshmedic_common::text::clean;
 
-use super::{SERVICE_ENTRY, WORKLOAD_ENTRY};
 use crate::doctor::checks::waypoints::remedy;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::{Condition, Custom};
 use crate::doctor::view::View;
-use crate::doctor::view::gateways::{Level, Traffic, asked, of_metadata, reference, service_ref};
+use crate::doctor::view::bindings::{denied_entry, denied_service};
+use crate::doctor::view::gateways::{Traffic, of_metadata, reference, service_ref};
 
-/// Whether the waypoint that something asks for is in force for it.
-const BOUND: &str = "istio.io/WaypointBound";
 /// Set on a ServiceEntry that does nothing without a waypoint.
 const MISSING: &str = "istio.io/WaypointMissing";
-/// What is kept of a message.
-const MAX_WORDS: usize = 300;
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in view.snapshot.services.all() {
-        if let Some(condition) = of_service(service)
-            && is_of_interest(view, &service.metadata, &condition)
-        {
+        if let Some(condition) = denied_service(view, service) {
             findings.push(unbound(
                 view,
                 service_ref(service),
@@ -39,9 +32,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         (WORKLOAD_ENTRY, Traffic::Workload),
     ] {
         for entry in view.custom(kind) {
-            if let Some(condition) = of_custom(entry)
-                && is_of_interest(view, &entry.metadata, condition)
-            {
+            if let Some(condition) = denied_entry(view, entry) {
                 findings.push(unbound(
                     view,
                     reference(entry),
@@ -57,43 +48,9 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Whether istiod denies a Service its waypoint.
-pub(in crate::doctor::checks) fn is_denied(view: &View<'_>, service: &Service) -> bool {
-    of_service(service).is_some_and(|condition| is_of_interest(view, &service.metadata, &condition))
-}
-
-fn of_service(service: &Service) -> Option<Condition> {
-    let conditions = service.status.as_ref()?.conditions.as_ref()?;
-    let found = conditions
-        .iter()
-        .find(|one| one.type_ == BOUND && one.status == "False")?;
-    Some(Condition {
-        kind: found.type_.clone(),
-        status: found.status.clone(),
-        reason: clean(&found.reason, MAX_WORDS),
-        message: clean(&found.message, MAX_WORDS),
-        observed_generation: found.observed_generation,
-        since: Some(found.last_transition_time.0),
-    })
-}
-
-fn of_custom(entry: &Custom) -> Option<&Condition> {
-    let mut conditions = entry.status.conditions.iter();
-    conditions.find(|one| one.kind == BOUND && one.is_false(entry.metadata.generation))
-}
-
 fn without(entry: &Custom) -> Option<&Condition> {
     let mut conditions = entry.status.conditions.iter();
     conditions.find(|one| one.kind == MISSING && one.status == "True")
-}
-
-/// A namespace may ask for a waypoint that is for workloads alone: istiod then says so of each of its Services, and
-/// nothing is wrong.
-fn is_of_interest(view: &View<'_>, metadata: &ObjectMeta, condition: &Condition) -> bool {
-    let labels = metadata.labels.clone().unwrap_or_default();
-    let of = metadata.namespace.as_deref().unwrap_or_default();
-    let inherited = asked(view, &labels, of).is_some_and(|asked| asked.level == Level::Namespace);
-    !(inherited && condition.reason == "UnsupportedTrafficType")
 }
 
 fn unbound(

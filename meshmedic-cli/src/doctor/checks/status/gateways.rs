@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Gateways of Istio that istiod does not accept, or does not bring about.
 
+use crate::doctor::kind::GATEWAY;
 use jiff::SignedDuration;
 
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::{Condition, Custom};
 use crate::doctor::view::View;
-use crate::doctor::view::gateways::{GATEWAY, is_of_istio, reference};
+use crate::doctor::view::gateways::{is_of_istio, reference};
 
 /// A Gateway that was just made may still become what it should be.
 const SETTLING: SignedDuration = SignedDuration::from_mins(5);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! AuthorizationPolicies that istiod does not put in force, or not as they stand.
 
-use crate::doctor::checks::security::{AUTHORIZATION, authorization, mtls};
+use crate::doctor::checks::security::{authorization, mtls};
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
+use crate::doctor::kind::AUTHORIZATION;
 use crate::doctor::snapshot::{Condition, Custom};
 use crate::doctor::view::gateways::reference;
 use crate::doctor::view::{PodView, View, endpoints};

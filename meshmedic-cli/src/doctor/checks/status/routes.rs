@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Routes of the Gateway API that istiod does not accept, or whose references it does not find.
 
-use super::ROUTES;
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
+use crate::doctor::kind::ROUTES;
 use crate::doctor::snapshot::{Condition, Custom, StatusPart};
 use crate::doctor::view::View;
 use crate::doctor::view::gateways::{OF_ISTIO, reference};

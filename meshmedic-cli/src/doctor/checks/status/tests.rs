@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+use crate::doctor::kind::{AUTHORIZATION, GATEWAY, HTTP_ROUTE};
 use serde_json::{Value, json};
 
-use crate::doctor::checks::security::AUTHORIZATION;
 use crate::doctor::fixtures::{assert_finds, assert_passes, had, healthy, object};
 use crate::doctor::snapshot::Snapshot;
-use crate::doctor::view::gateways::GATEWAY;
-
-const HTTP_ROUTE: &str = "httproutes.gateway.networking.k8s.io";
 
 /// The cart asks for a waypoint, and istiod says this of it.
 fn cart(said: Value) -> Snapshot {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What routes say, whichever API they are written in.
 
+use crate::doctor::kind::{GRPC_ROUTE, HTTP_ROUTE, VIRTUAL_SERVICE};
 use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
 
-use super::{GRPC_ROUTE, HTTP_ROUTE, VIRTUAL_SERVICE};
 use crate::doctor::finding::ObjectRef;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::View;

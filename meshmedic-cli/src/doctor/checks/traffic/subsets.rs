@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Subsets that routes lead to.
 
+use crate::doctor::kind::{DESTINATION_RULE, SERVICE_ENTRY, VIRTUAL_SERVICE};
 use meshmedic_common::facts::Labels;
 use serde_json::Value;
 
 use super::routes::{LISTS, reference, service_of, split};
-use super::{DESTINATION_RULE, SERVICE_ENTRY, VIRTUAL_SERVICE};
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::{View, has_all, written};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+use crate::doctor::kind::{DESTINATION_RULE, GATEWAY, HTTP_ROUTE, VIRTUAL_SERVICE};
 use serde_json::{Value, json};
 
-use super::{DESTINATION_RULE, GATEWAY, HTTP_ROUTE, VIRTUAL_SERVICE};
 use crate::doctor::fixtures::{assert_finds, assert_passes, findings, had, healthy, object};
 use crate::doctor::snapshot::Snapshot;
 

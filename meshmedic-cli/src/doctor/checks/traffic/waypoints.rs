@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Routes that only a waypoint would follow, where there is none.
 
+use crate::doctor::kind::GATEWAY;
 use std::collections::BTreeMap;
 
-use super::GATEWAY;
 use super::routes::{in_mesh, reference};
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};

@@ -3,10 +3,10 @@
 //!
 //! Istio takes weights as proportions: they need not add up to 100, but to more than nothing.
 
+use crate::doctor::kind::{GRPC_ROUTE, HTTP_ROUTE, VIRTUAL_SERVICE};
 use serde_json::Value;
 
 use super::routes::{LISTS, reference};
-use super::{GRPC_ROUTE, HTTP_ROUTE, VIRTUAL_SERVICE};
 use crate::doctor::finding::Finding;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::View;

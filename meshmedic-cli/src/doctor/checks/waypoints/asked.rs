@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Wishes for a waypoint that nobody can meet.
 
+use crate::doctor::kind::{SERVICE_ENTRY, WORKLOAD_ENTRY};
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::doctor::checks::status;
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;
+use crate::doctor::view::bindings::denied_service;
 use crate::doctor::view::gateways::{
     Asked, Binding, Level, Traffic, WAYPOINT_FOR, asked, of_metadata, reference, service_ref,
 };
 use crate::doctor::view::{View, endpoints, name, namespace};
-
-const SERVICE_ENTRY: &str = "serviceentries.networking.istio.io";
-const WORKLOAD_ENTRY: &str = "workloadentries.networking.istio.io";
 
 /// Somebody who asks for a waypoint.
 pub(super) struct Asker<'s> {
@@ -45,7 +43,7 @@ pub(super) fn askers<'s>(view: &View<'s>) -> Vec<Asker<'s>> {
     }
     for service in view.snapshot.services.all() {
         let metadata = &service.metadata;
-        if has_own(metadata) && !status::binding_is_denied(view, service) {
+        if has_own(metadata) && denied_service(view, service).is_none() {
             let binding = of_metadata(view, metadata, Traffic::Service);
             all.push(Asker {
                 object: service_ref(service),

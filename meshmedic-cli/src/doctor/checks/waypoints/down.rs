@@ -4,9 +4,10 @@
 use super::asked::{askers, is_asked_for};
 use crate::doctor::command::Command;
 use crate::doctor::finding::Finding;
+use crate::doctor::kind::GATEWAY;
 use crate::doctor::snapshot::Custom;
 use crate::doctor::view::View;
-use crate::doctor::view::gateways::{GATEWAY, is_waypoint, pods, reference};
+use crate::doctor::view::gateways::{is_waypoint, pods, reference};
 
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let askers = askers(view);

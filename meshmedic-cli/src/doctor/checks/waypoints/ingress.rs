@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ways from outside that lead past a waypoint.
 
+use crate::doctor::kind::{AUTHORIZATION, REQUEST, ROUTES, VIRTUAL_SERVICE};
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
 
-use crate::doctor::checks::security::{AUTHORIZATION, REQUEST};
-use crate::doctor::checks::status::ROUTES;
-use crate::doctor::checks::traffic::{VIRTUAL_SERVICE, service_of};
+use crate::doctor::checks::traffic::service_of;
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::Custom;

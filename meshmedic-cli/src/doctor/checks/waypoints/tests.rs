@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+use crate::doctor::kind::{AUTHORIZATION, GATEWAY};
 use serde_json::{Value, json};
 
-use crate::doctor::checks::security::AUTHORIZATION;
 use crate::doctor::fixtures::{annotate, assert_finds, assert_passes, had, healthy};
 use crate::doctor::snapshot::Snapshot;
-use crate::doctor::view::gateways::GATEWAY;
 
 fn with_waypoint() -> Snapshot {
     let mut snapshot = healthy();

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Faults of objects: what istiod says of them, waypoints, protection, references.
 
+use crate::doctor::kind::{AUTHORIZATION, GATEWAY, HTTP_ROUTE, REQUEST, VIRTUAL_SERVICE};
 use serde_json::{Value, json};
 
 use super::{Case, case, nothing};
 use crate::doctor::fixtures::{annotate, had, object};
 use crate::doctor::snapshot::{Custom, Snapshot};
 
-const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
 const RULE: &str = "destinationrules.networking.istio.io";
-const GATEWAY: &str = "gateways.gateway.networking.k8s.io";
-const HTTP_ROUTE: &str = "httproutes.gateway.networking.k8s.io";
-const REQUEST: &str = "requestauthentications.security.istio.io";
-const VIRTUAL_SERVICE: &str = "virtualservices.networking.istio.io";
 
 fn objects<'s>(snapshot: &'s mut Snapshot, key: &str) -> &'s mut Vec<Custom> {
     had(snapshot.custom.get_mut(key).unwrap())

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Faults on the way of requests: NetworkPolicies, mTLS and policies of Istio, routes, sidecars, the network underneath.
 
+use crate::doctor::kind::{AUTHORIZATION, PEER, VIRTUAL_SERVICE};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
@@ -8,10 +9,7 @@ use super::{Case, case, nothing};
 use crate::doctor::fixtures::{NOW, ambient_pod, had, healthy, namespace, object, pod, sidecar_pod};
 use crate::doctor::snapshot::{Link, LinkKind, Sighting, Snapshot};
 
-const AUTHORIZATION: &str = "authorizationpolicies.security.istio.io";
 const CILIUM: &str = "ciliumnetworkpolicies.cilium.io";
-const PEER: &str = "peerauthentications.security.istio.io";
-const VIRTUAL_SERVICE: &str = "virtualservices.networking.istio.io";
 
 /// An app of an ambient namespace of its own, behind a Service.
 fn depot(snapshot: &mut Snapshot, app: &str, last: u8) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Faults of what is underneath and around: certificates, platforms, reboots, proxies.
 
+use crate::doctor::kind::GRPC_ROUTE;
 use serde_json::json;
 
 use super::{Case, case, nothing};
@@ -9,7 +10,6 @@ use crate::doctor::fixtures::{had, object};
 use crate::doctor::snapshot::{Part, Snapshot};
 
 const FELIX: &str = "felixconfigurations.crd.projectcalico.org";
-const GRPC_ROUTE: &str = "grpcroutes.gateway.networking.k8s.io";
 
 fn root_ends(snapshot: &mut Snapshot, at: &str) {
     let at: jiff::Timestamp = at.parse().unwrap();
