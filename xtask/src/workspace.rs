@@ -24,3 +24,17 @@ pub(crate) fn cargo(root: &Path) -> Command {
     }
     command
 }
+
+/// Copies the program as `cargo test` built it, without its symbols, which would only take time.
+#[cfg(test)]
+pub(crate) fn copy_program(to: &Path) {
+    let own = env::current_exe().unwrap();
+    let built = own.parent().and_then(Path::parent).unwrap().join("meshmedic");
+    assert!(
+        built.is_file(),
+        "{} is missing: cargo build --package meshmedic-cli",
+        built.display()
+    );
+    let status = Command::new("strip").arg("-o").args([to, &built]).status();
+    assert!(status.expect("whoever links has strip").success());
+}

@@ -9,10 +9,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::archive::{About, Archive, pack};
+use super::archive::{About, image};
 use super::elf::Machine;
-use super::layer::Root;
 use super::{IMAGE, check_size, created};
+use crate::pack::Root;
+use crate::pack::oci::Archive;
 use crate::workspace::workspace_root;
 use read::Opened;
 
@@ -39,7 +40,7 @@ fn root() -> Root {
 }
 
 fn packed(root: &Root, about: &About) -> Archive {
-    pack(root.layer(about.created).unwrap(), about).unwrap()
+    image(root.pack(about.created).unwrap(), about).unwrap().archive
 }
 
 #[test]
