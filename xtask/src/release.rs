@@ -41,7 +41,7 @@ pub(crate) struct ReleaseArgs {
     /// Sign with a key that is made for this once and thrown away, and take what this machine can build for the whole
     #[arg(long)]
     dry_run: bool,
-    /// Where to write everything; what is there is replaced [default: release in the target folder]
+    /// Where to write everything; what is there is replaced [default: dist in the target folder]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Programs that were built before, named after their targets: meshmedic-aarch64-unknown-linux-musl
@@ -82,7 +82,7 @@ fn make(args: &ReleaseArgs) -> Result<String> {
     let programs = programs(workspace, args)?;
     let path = match &args.out {
         Some(out) => out.clone(),
-        None => target_dir(workspace).join("release"),
+        None => target_dir(workspace).join("dist"),
     };
     let mut folder = Folder::make(&path)?;
     let commit = commit(workspace)?;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use super::{ReleaseArgs, make};
-use crate::workspace::copy_program;
+use super::{ReleaseArgs, make, targets};
+use crate::workspace::{copy_program, workspace_root};
 
 /// What a dry run left.
 struct Released {
@@ -194,6 +194,31 @@ fn a_release_is_refused_where_something_of_it_is_missing() {
     let error = make(&args(programs.path(), kept.path().to_owned())).unwrap_err();
     assert!(error.to_string().contains("name another folder"), "{error}");
     assert!(kept.path().join("letter").exists());
+}
+
+/// What users are told to verify by is the workflow that builds every target.
+#[test]
+fn the_workflow_builds_what_a_release_needs_and_is_who_signs() {
+    let root = workspace_root().unwrap();
+    let workflow = ".github/workflows/release.yml";
+    let text = fs::read_to_string(root.join(workflow)).unwrap();
+    for target in targets::released() {
+        assert!(
+            text.contains(&format!("target: {},", target.name)),
+            "{}",
+            target.name
+        );
+    }
+    let identity = format!(
+        "{}/{workflow}@refs/tags/v{} \\",
+        super::REPOSITORY,
+        super::VERSION
+    );
+    for document in ["docs/install.md", "docs/verify.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        let told = text.matches("--certificate-identity").count();
+        assert!(told > 0 && text.matches(&identity).count() == told, "{document}");
+    }
 }
 
 /// The checksums as a user reads them.
