@@ -22,14 +22,16 @@ use crate::licences;
 use crate::pack::oci::Archive;
 use crate::pack::{self, Root};
 use crate::workspace::workspace_root;
-use archive::About;
-pub(crate) use archive::Image;
-use elf::Needs;
+use archive::Told;
+pub(crate) use archive::{About, Image, image};
+use elf::{Machine, Needs};
 
 /// As the manifests in `deploy` name it.
 pub(crate) const IMAGE: &str = "ghcr.io/meshmedic/meshmedic";
 /// The program in the image, which is also what it runs.
 const PROGRAM: &str = "/usr/bin/meshmedic";
+/// Nobody in particular, as in other images without a user of their own. The DaemonSet asks for root by itself.
+const USER: &str = "65532:65532";
 /// Where an image has the texts of licences.
 const LICENCES: &str = "/usr/share/doc/meshmedic";
 /// Where programs look for the certificates of authorities, among other places.
@@ -143,7 +145,7 @@ pub(crate) fn make(workspace: &Path, wanted: &Wanted<'_>) -> Result<Made> {
         println!("{:>10}  /{path}", contents.len());
     }
     let about = about(wanted, workspace, &needs)?;
-    let image = archive::image(root.pack(about.created)?, &about)?;
+    let image = image(root.pack(about.created)?, &about)?;
     check_size(&image.archive, MOST_BYTES)?;
     let sbom = sbom::write(&sbom::Contents {
         crates: &crates,
@@ -154,13 +156,25 @@ pub(crate) fn make(workspace: &Path, wanted: &Wanted<'_>) -> Result<Made> {
     Ok(Made {
         image,
         sbom,
-        file: format!("meshmedic-{}-linux-{}", about.version, needs.machine.image()),
+        file: format!(
+            "meshmedic-{}-linux-{}",
+            env!("CARGO_PKG_VERSION"),
+            needs.machine.image()
+        ),
     })
 }
 
 /// Images for several processors under the one name by which manifests know them.
 pub(crate) fn together(images: &[Image], time: u64) -> Result<Archive> {
     archive::together(images, IMAGE, env!("CARGO_PKG_VERSION"), time)
+}
+
+/// This machine's processor, as images call it.
+pub(crate) fn architecture() -> Result<&'static str> {
+    let own = Machine::own();
+    Ok(own
+        .with_context(|| format!("there are no images for {}", env::consts::ARCH))?
+        .image())
 }
 
 /// The target of Rust's that a program was built for.
@@ -218,16 +232,22 @@ fn certificates(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
 
 fn about(wanted: &Wanted<'_>, workspace: &Path, needs: &Needs) -> Result<About> {
     let Commit { time, revision } = commit(workspace)?;
-    Ok(About {
-        name: wanted.name.to_owned(),
-        tag: wanted.tag.to_owned(),
-        machine: needs.machine,
-        program: PROGRAM.to_owned(),
+    let told = Told {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         created: time,
         revision,
         repository: env!("CARGO_PKG_REPOSITORY").to_owned(),
         licence: env!("CARGO_PKG_LICENSE").to_owned(),
+    };
+    Ok(About {
+        name: wanted.name.to_owned(),
+        tag: wanted.tag.to_owned(),
+        architecture: needs.machine.image().to_owned(),
+        entrypoint: vec![PROGRAM.to_owned()],
+        user: USER.to_owned(),
+        path: "/usr/bin".to_owned(),
+        created: time,
+        labels: told.labels()?,
     })
 }
 

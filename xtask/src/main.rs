@@ -44,7 +44,7 @@ enum Task {
     Image(image::ImageArgs),
     /// Make a kind cluster with a mesh, break a pod in it, and show that it heals; needs Docker
     Kind(kind::KindArgs),
-    /// Build the programs of a real Kubernetes and a real Istio from pinned sources
+    /// A real Kubernetes and a real Istio, built from pinned sources: a node of them on this machine
     Cluster(cluster::ClusterArgs),
     /// Put everything of a release into one folder, with what proves each file
     Release(release::ReleaseArgs),

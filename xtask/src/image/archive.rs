@@ -13,25 +13,39 @@ use oci_spec::image::{
 };
 use serde_json::json;
 
-use super::elf::Machine;
 use crate::pack::oci::{Archive, Layout, canonical, index, path};
 use crate::pack::{self, Packed};
 
-/// Nobody in particular, as in other images without a user of their own. The DaemonSet asks for root by itself.
-const USER: &str = "65532:65532";
 /// By this name containerd files an image that it imports.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// What is told about the image.
-pub(super) struct About {
+/// What the image is called, and what is started in it.
+pub(crate) struct About {
     /// Without the tag, such as `ghcr.io/meshmedic/meshmedic`.
-    pub(super) name: String,
-    pub(super) tag: String,
-    pub(super) machine: Machine,
-    /// The path of the program in the image.
-    pub(super) program: String,
-    pub(super) version: String,
+    pub(crate) name: String,
+    pub(crate) tag: String,
+    /// The processor, as images call it.
+    pub(crate) architecture: String,
+    pub(crate) entrypoint: Vec<String>,
+    /// Who runs it, where nobody asks for another.
+    pub(crate) user: String,
+    /// Where it looks for programs.
+    pub(crate) path: String,
     /// Seconds since 1970: of the image, and of every file in it.
+    pub(crate) created: u64,
+    /// Labels of the configuration and annotations of the manifest: some tools read the one, some the other.
+    pub(crate) labels: HashMap<String, String>,
+}
+
+impl About {
+    fn reference(&self) -> String {
+        format!("{}:{}", self.name, self.tag)
+    }
+}
+
+/// What is told of an image of MeshMedic's.
+pub(super) struct Told {
+    pub(super) version: String,
     pub(super) created: u64,
     /// The commit, where it is known.
     pub(super) revision: Option<String>,
@@ -39,14 +53,8 @@ pub(super) struct About {
     pub(super) licence: String,
 }
 
-impl About {
-    pub(super) fn reference(&self) -> String {
-        format!("{}:{}", self.name, self.tag)
-    }
-
-    /// The same words as labels of the configuration and annotations of the manifest: some tools read the one,
-    /// some the other.
-    fn labels(&self) -> Result<HashMap<String, String>> {
+impl Told {
+    pub(super) fn labels(&self) -> Result<HashMap<String, String>> {
         let mut labels: HashMap<&str, String> = [
             (ANNOTATION_TITLE, "MeshMedic".to_owned()),
             (
@@ -84,9 +92,8 @@ pub(crate) struct Image {
 }
 
 /// Puts the layer and all that describes it into one file that containerd, kind and Docker load.
-pub(super) fn image(layer: Packed, about: &About) -> Result<Image> {
-    let architecture = Arch::from(about.machine.image());
-    let labels = about.labels()?;
+pub(crate) fn image(layer: Packed, about: &About) -> Result<Image> {
+    let architecture = Arch::from(about.architecture.as_str());
     let mut layout = Layout::default();
 
     let config = ImageConfigurationBuilder::default()
@@ -95,11 +102,11 @@ pub(super) fn image(layer: Packed, about: &About) -> Result<Image> {
         .os(Os::Linux)
         .config(
             ConfigBuilder::default()
-                .user(USER)
-                .env(["PATH=/usr/bin".to_owned()])
-                .entrypoint([about.program.clone()])
+                .user(about.user.clone())
+                .env([format!("PATH={}", about.path)])
+                .entrypoint(about.entrypoint.clone())
                 .working_dir("/")
-                .labels(labels.clone())
+                .labels(about.labels.clone())
                 .build()?,
         )
         .rootfs(
@@ -126,7 +133,7 @@ pub(super) fn image(layer: Packed, about: &About) -> Result<Image> {
         .media_type(MediaType::ImageManifest)
         .config(config)
         .layers([layer])
-        .annotations(labels)
+        .annotations(about.labels.clone())
         .build()?;
     let mut manifest = layout.add(MediaType::ImageManifest, canonical(&manifest)?)?;
     manifest.set_platform(Some(

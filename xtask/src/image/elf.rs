@@ -18,6 +18,13 @@ pub(super) enum Machine {
 }
 
 impl Machine {
+    /// This machine's, if there are images for it.
+    pub(super) fn own() -> Option<Self> {
+        [Self::X86_64, Self::Aarch64]
+            .into_iter()
+            .find(|machine| machine.rust() == std::env::consts::ARCH)
+    }
+
     /// As Rust's targets call it.
     pub(super) fn rust(self) -> &'static str {
         match self {
