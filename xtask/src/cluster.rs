@@ -10,11 +10,12 @@ mod parts;
 mod store;
 
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 
-use node::Node;
+use node::{Node, Wanted};
 use parts::{Parts, Use};
 pub(crate) use store::Store;
 
@@ -29,14 +30,24 @@ pub(crate) struct ClusterArgs {
 enum ClusterTask {
     /// Build the programs into the user's cache; needs Go, and apt for what comes from Debian
     Build(BuildArgs),
-    /// Start a real node on this machine, in namespaces of its own; needs root
-    Up,
+    /// Start a real node on this machine, in namespaces of its own, with Istio and MeshMedic; needs root
+    Up(UpArgs),
     /// End the node, and remove all that it had
     Down,
     /// kubectl in the node
     Kubectl(CommandArgs),
     /// A shell or a command in the node's namespaces
     Enter(CommandArgs),
+}
+
+#[derive(Args)]
+struct UpArgs {
+    /// Kubernetes alone, without Istio and MeshMedic
+    #[arg(long)]
+    only_kubernetes: bool,
+    /// A real ztunnel; else a stand-in opens its ports, which carries no traffic
+    #[arg(long, value_name = "FILE", conflicts_with = "only_kubernetes")]
+    ztunnel: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -59,7 +70,7 @@ struct BuildArgs {
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     match &args.task {
         ClusterTask::Build(args) => build(args),
-        ClusterTask::Up => up(),
+        ClusterTask::Up(args) => up(args),
         ClusterTask::Down => {
             node()?.down()?;
             println!("there is no node any more");
@@ -77,7 +88,7 @@ fn node() -> Result<Node> {
     Node::of_machine(&Store::open(&Parts::read()?)?)
 }
 
-fn up() -> Result<()> {
+fn up(args: &UpArgs) -> Result<()> {
     let parts = Parts::read()?;
     let store = Store::open(&parts)?;
     let missing = store.missing(&parts);
@@ -87,7 +98,13 @@ fn up() -> Result<()> {
         missing.join(", ")
     );
     node::build_own()?;
-    node()?.up(&store)
+    node()?.up(
+        &store,
+        &Wanted {
+            mesh: !args.only_kubernetes,
+            ztunnel: args.ztunnel.clone(),
+        },
+    )
 }
 
 /// Gives this process over to a program in the node.

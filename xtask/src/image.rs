@@ -169,6 +169,16 @@ pub(crate) fn together(images: &[Image], time: u64) -> Result<Archive> {
     archive::together(images, IMAGE, env!("CARGO_PKG_VERSION"), time)
 }
 
+/// Adds a program or a library to an image, with all that it needs from these systems.
+pub(crate) fn add_with_libraries(root: &mut Root, path: &str, file: &Path, sysroots: &[&Path]) -> Result<()> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    for (path, contents) in Needs::read(file, &bytes)?.closure(sysroots)? {
+        root.program(&path, contents);
+    }
+    root.program(path, bytes);
+    Ok(())
+}
+
 /// This machine's processor, as images call it.
 pub(crate) fn architecture() -> Result<&'static str> {
     let own = Machine::own();
@@ -205,7 +215,7 @@ fn root(binary: Vec<u8>, needs: &Needs, certificates: Option<&Path>) -> Result<R
     if needs.is_static() {
         println!("the program is static");
     }
-    for (path, contents) in needs.closure(Path::new("/"))? {
+    for (path, contents) in needs.closure(&[Path::new("/")])? {
         // The loader is started as a program, and other libraries do not mind.
         root.program(&path, contents);
     }

@@ -4,6 +4,9 @@
 #![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
 
 mod images;
+mod istio;
+#[cfg(test)]
+mod tests;
 
 use std::env;
 use std::fs::{self, File};
@@ -25,6 +28,9 @@ use crate::workspace::{cargo, workspace_root};
 const CONFIGURATION: &str = "node";
 const INSIDE: &str = "/cluster";
 const PROGRAMS: &str = "/cluster-bin";
+/// Istio's charts and this project's manifests.
+const CHARTS: &str = "/cluster-charts";
+const DEPLOY: &str = "/cluster-deploy";
 /// The first process, as its command line names it.
 const INIT: &str = "/cluster/conf/init";
 /// The control group below which everything of the node is.
@@ -49,6 +55,14 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How often something is asked for that is awaited.
 const STEP: Duration = Duration::from_millis(200);
 
+/// What is to run on it.
+pub(super) struct Wanted {
+    /// Istio, an application in its mesh, and MeshMedic.
+    pub(super) mesh: bool,
+    /// A real ztunnel for the lab's.
+    pub(super) ztunnel: Option<PathBuf>,
+}
+
 /// The one node of this machine.
 pub(super) struct Node {
     folder: PathBuf,
@@ -65,7 +79,7 @@ impl Node {
     }
 
     /// Starts it and waits until it is Ready.
-    pub(super) fn up(&self, store: &Store) -> Result<()> {
+    pub(super) fn up(&self, store: &Store, wanted: &Wanted) -> Result<()> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "a node needs root: `sudo -E env \"PATH=$PATH\" cargo xtask cluster up`"
@@ -78,7 +92,12 @@ impl Node {
         self.clear()?;
         self.prepare(store)?;
         say("keys and configuration");
-        let images = images::make(store, &self.folder.join("images"))?;
+        let folder = self.folder.join("images");
+        let mut images = images::of_kubernetes(store, &folder)?;
+        if wanted.mesh {
+            images.extend(images::of_istio(store, &folder, wanted.ztunnel.as_deref())?);
+            images.extend(images::of_meshmedic(&folder)?);
+        }
         say("images");
         self.start(store)?;
         self.until("containerd", || {
@@ -102,7 +121,11 @@ impl Node {
             self.output(&["kubectl", "get", "node", "node-a", "--no-headers"])
                 .is_some_and(|line| line.split_whitespace().nth(1) == Some("Ready"))
         })?;
-        say("the node is Ready: `cargo xtask cluster kubectl get pods --all-namespaces`");
+        say("the node is Ready");
+        if wanted.mesh {
+            istio::install(self, wanted.ztunnel.is_some(), &say)?;
+        }
+        println!("\ncargo xtask cluster kubectl get pods --all-namespaces");
         Ok(())
     }
 
@@ -201,6 +224,8 @@ impl Node {
         let mut shared = vec![
             (self.folder.clone(), PathBuf::from(INSIDE)),
             (store.bin(), PathBuf::from(PROGRAMS)),
+            (store.charts(), PathBuf::from(CHARTS)),
+            (workspace_root()?.join("deploy"), PathBuf::from(DEPLOY)),
             (self.folder.join("conf/hosts"), "/etc/hosts".into()),
             (self.folder.join("conf/resolv.conf"), "/etc/resolv.conf".into()),
         ];
@@ -294,8 +319,10 @@ pub(super) fn build_own() -> Result<()> {
 /// A program of this project that was built beside this one.
 fn own(name: &str) -> Result<PathBuf> {
     let own = env::current_exe().context("cannot find this program")?;
-    let path = own.parent().map(|folder| folder.join(name));
-    path.filter(|path| path.is_file())
+    // Tests lie one folder further down.
+    let mut places = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    places
+        .find(|path| path.is_file())
         .with_context(|| format!("there is no {name} beside {}", own.display()))
 }
 
