@@ -77,6 +77,8 @@ fn a_pod_is_reduced_to_its_facts() {
         }),
         runtime_class: Some("kata".to_owned()),
         enrolment: Enrolment::Enabled,
+        started: true,
+        grace: Duration::from_secs(30),
         created: time("2026-08-01T10:00:00Z"),
         ready_since: time("2026-08-01T10:05:00Z"),
         repair: Some("enabled".to_owned()),

@@ -16,6 +16,10 @@ fn forgery() -> Forgery {
     let truth = Truth {
         node: 0,
         owner: Some(0),
+        namespace: 0,
+        grace: 0,
+        started: true,
+        stays: false,
         name: None,
         recreated: Recreated::Yes,
         expected: true,
