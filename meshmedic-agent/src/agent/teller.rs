@@ -377,7 +377,8 @@ impl Teller {
                 (EventReason::RepairFailed, note)
             }
             Outcome::Waiting(seen) => {
-                let note = format!("no successor ran by the deadline: {seen}; look at the events of its owner");
+                let note =
+                    format!("no successor ran by the deadline: {seen}; look at the events of its owner");
                 (EventReason::RepairFailed, note)
             }
             Outcome::Unwanted => {

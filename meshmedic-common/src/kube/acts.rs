@@ -218,7 +218,12 @@ impl Acts {
     }
 
     /// What a controller wants, and its pods without this one; `None` once it is gone.
-    async fn has(&self, namespace: &str, uid: &str, controller: &Controller) -> Result<Option<Owner>, String> {
+    async fn has(
+        &self,
+        namespace: &str,
+        uid: &str,
+        controller: &Controller,
+    ) -> Result<Option<Owner>, String> {
         let Some((wanted, selector)) = self.workload(namespace, controller).await? else {
             return Ok(None);
         };
@@ -244,27 +249,32 @@ impl Acts {
     }
 
     /// How many pods a controller wants, and the labels that they have; `None` once it is gone.
-    async fn workload(
-        &self,
-        namespace: &str,
-        controller: &Controller,
-    ) -> Result<Option<Workload>, String> {
+    async fn workload(&self, namespace: &str, controller: &Controller) -> Result<Option<Workload>, String> {
         fn spec(replicas: Option<i32>, selector: LabelSelector) -> Workload {
             (replicas.or(Some(1)), selector.try_into())
         }
         Ok(match controller.kind.as_str() {
-            "ReplicaSet" => self.controller(namespace, controller).await?.map(|set: ReplicaSet| {
-                let of = set.spec.unwrap_or_default();
-                spec(of.replicas, of.selector)
-            }),
-            "StatefulSet" => self.controller(namespace, controller).await?.map(|set: StatefulSet| {
-                let of = set.spec.unwrap_or_default();
-                spec(of.replicas, of.selector)
-            }),
-            "DaemonSet" => self.controller(namespace, controller).await?.map(|set: DaemonSet| {
-                let wanted = set.status.map(|status| status.desired_number_scheduled);
-                (wanted, set.spec.unwrap_or_default().selector.try_into())
-            }),
+            "ReplicaSet" => self
+                .controller(namespace, controller)
+                .await?
+                .map(|set: ReplicaSet| {
+                    let of = set.spec.unwrap_or_default();
+                    spec(of.replicas, of.selector)
+                }),
+            "StatefulSet" => self
+                .controller(namespace, controller)
+                .await?
+                .map(|set: StatefulSet| {
+                    let of = set.spec.unwrap_or_default();
+                    spec(of.replicas, of.selector)
+                }),
+            "DaemonSet" => self
+                .controller(namespace, controller)
+                .await?
+                .map(|set: DaemonSet| {
+                    let wanted = set.status.map(|status| status.desired_number_scheduled);
+                    (wanted, set.spec.unwrap_or_default().selector.try_into())
+                }),
             "ReplicationController" => {
                 let set = self.controller(namespace, controller).await?;
                 set.map(|set: ReplicationController| {
@@ -292,7 +302,10 @@ impl Acts {
         K::DynamicType: Default,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        let found = api.get_opt(&controller.name).await.map_err(|error| describe(&error))?;
+        let found = api
+            .get_opt(&controller.name)
+            .await
+            .map_err(|error| describe(&error))?;
         Ok(found.filter(|found| found.meta().uid.as_ref() == Some(&controller.uid)))
     }
 

@@ -120,7 +120,10 @@ impl Kind {
     pub(super) const fn meets(self, fault: Fault) -> bool {
         !matches!(
             (self, fault),
-            (Self::Check | Self::Act | Self::Find | Self::Survey, Fault::Garbled)
+            (
+                Self::Check | Self::Act | Self::Find | Self::Survey,
+                Fault::Garbled
+            )
         )
     }
 }

@@ -73,7 +73,9 @@ impl Attempt {
         match came.clone().next() {
             Some(other) => Aftermath::Waiting(format!("{} is still Pending", other.name)),
             None if there >= wanted => Aftermath::Unwanted,
-            None => Aftermath::Waiting(format!("{there} of the {wanted} pods that its owner wants are there")),
+            None => Aftermath::Waiting(format!(
+                "{there} of the {wanted} pods that its owner wants are there"
+            )),
         }
     }
 }

@@ -482,7 +482,10 @@ fn the_breaker_of_the_cluster_wants_failures_of_several_namespaces_and_nodes() {
     let nodes = ["n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"];
     let tenant: Vec<_> = nodes.iter().map(|node| ("tenant", *node)).collect();
     assert!(!is_open(&tenant), "one namespace on eight nodes");
-    let node: Vec<_> = ["a", "b", "c", "d", "e", "f"].iter().map(|of| (*of, "n1")).collect();
+    let node: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+        .iter()
+        .map(|of| (*of, "n1"))
+        .collect();
     assert!(!is_open(&node), "six namespaces on one node");
     let mut with_one = tenant.clone();
     with_one.push(("shop", "n9"));
@@ -492,7 +495,10 @@ fn the_breaker_of_the_cluster_wants_failures_of_several_namespaces_and_nodes() {
     // What an older agent wrote says nothing of places.
     let mut old = of_cluster(&tenant, &five);
     old.places.clear();
-    assert_eq!(claim(&mut old, "next", &five, 2).withheld, Some(Withheld::BreakerCluster));
+    assert_eq!(
+        claim(&mut old, "next", &five, 2).withheld,
+        Some(Withheld::BreakerCluster)
+    );
 }
 
 #[test]

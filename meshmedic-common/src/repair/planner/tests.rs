@@ -459,9 +459,17 @@ fn what_its_owner_wants_and_has_says_whose_failure_it_is() {
         })
     };
     let (bench, outcome) = unproved(None);
-    assert_eq!((outcome, of(&bench)), (Some(Outcome::Unwanted), [0, 0, 0]), "its owner is gone");
+    assert_eq!(
+        (outcome, of(&bench)),
+        (Some(Outcome::Unwanted), [0, 0, 0]),
+        "its owner is gone"
+    );
     let (bench, outcome) = unproved(here(0, &[]));
-    assert_eq!((outcome, of(&bench)), (Some(Outcome::Unwanted), [0, 0, 0]), "scaled to nothing");
+    assert_eq!(
+        (outcome, of(&bench)),
+        (Some(Outcome::Unwanted), [0, 0, 0]),
+        "scaled to nothing"
+    );
     let (bench, outcome) = unproved(here(1, &[]));
     assert!(matches!(outcome, Some(Outcome::Waiting(seen)) if seen.contains("0 of the 1")));
     assert_eq!(of(&bench), [1, 0, 0], "nothing was created");
@@ -473,14 +481,18 @@ fn what_its_owner_wants_and_has_says_whose_failure_it_is() {
         ..pending
     };
     let (bench, outcome) = unproved(here(1, &[&running]));
-    assert_eq!((outcome, of(&bench)), (Some(Outcome::Unproven), [1, 1, 1]), "it runs");
+    assert_eq!(
+        (outcome, of(&bench)),
+        (Some(Outcome::Unproven), [1, 1, 1]),
+        "it runs"
+    );
 }
 
 #[test]
 fn while_nobody_can_say_what_became_of_it_it_is_asked_again_and_held_against_the_owner_alone() {
     let mut bench = Bench::new(repairer(), 1);
     bench.run();
-    bench.pass(6 * MINUTE);
+    bench.pass(5 * MINUTE + SECOND);
     let is_survey = |request: &Request| matches!(request, Request::Survey { .. });
     for _ in 0..5 {
         let (id, _) = bench.until(is_survey).unwrap();

@@ -9,6 +9,8 @@ use meshmedic_common::time::Time;
 
 /// No pod's own time to end counts for more.
 pub(super) const MOST_GRACE: u64 = 15 * MINUTE;
+/// So long after the deadline whoever cannot ask the API waits at least.
+const ASKED: u64 = 50 * SECOND;
 
 impl Judge<'_> {
     pub(super) fn stir(&mut self, at: Time, id: PodId) {
@@ -38,15 +40,24 @@ impl Judge<'_> {
         let early = within(act.patience - CLAIM_LASTS, at, act.at);
         let came = self.came(act, act.claimed).any(|(_, pod)| pod.started.is_some());
         let others = held == Held::Node || held == Held::Cluster;
-        let still = self.stirred.get(&act.owner).is_none_or(|last| *last + span(3 * MINUTE) < at);
-        let unwanted = act.unwanted.is_some() && still && self.has_all(act.owner);
+        let still = self
+            .stirred
+            .get(&act.owner)
+            .is_none_or(|last| *last + span(3 * MINUTE) < at);
+        // Later than this the API may have been asked in vain what its owner wants.
+        let asked = within(act.patience + ASKED, at, act.at);
+        let unwanted = act.unwanted.is_some() && still && asked && self.has_all(act.owner);
         let wrong = match () {
             () if early => "before its time was over",
             () if others && !came => "against others than its owner, though nothing ran in its place",
             () if unwanted && !came => "though its owner wanted nothing in its place",
             () => return,
         };
-        self.blame(at, 6, format!("the repair of pod {id} was counted in {held:?} {wrong}"));
+        self.blame(
+            at,
+            6,
+            format!("the repair of pod {id} was counted in {held:?} {wrong}"),
+        );
     }
 
     fn jumped_near(&self, act: &Act) -> bool {

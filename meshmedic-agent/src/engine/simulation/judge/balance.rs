@@ -187,12 +187,7 @@ impl Judge<'_> {
             return None;
         }
         let leapt = self.leapt(act.at - span(CLAIM_LASTS)) > 0;
-        let silent = act.at
-            + span(if leapt {
-                0
-            } else {
-                act.patience - CLAIM_LASTS
-            });
+        let silent = act.at + span(if leapt { 0 } else { act.patience - CLAIM_LASTS });
         Some(act.failed.map_or(silent, |failed| failed.min(silent)))
     }
 
@@ -259,7 +254,10 @@ impl Judge<'_> {
             for act in &row {
                 *counts.entry(place(act)).or_default() += 1;
             }
-            counts.into_values().map(|count| count.min(most.div_ceil(2))).sum::<usize>()
+            counts
+                .into_values()
+                .map(|count| count.min(most.div_ceil(2)))
+                .sum::<usize>()
         };
         let count = bounded(|act| act.namespace).min(bounded(|act| act.node));
         if count >= most && self.rests(at, last, open) {

@@ -15,6 +15,8 @@ fn cluster() -> Sim {
     plan.nodes = vec![3; 4];
     (plan.faults, plan.people) = (0, 0);
     let mut sim = Sim::new(plan);
+    // What goes wrong is the scene's alone.
+    sim.calm = true;
     let settled = sim.now + span(HOUR);
     sim.until(settled);
     sim
@@ -32,6 +34,14 @@ fn owner_of_four(sim: &mut Sim) -> (usize, Vec<PodId>) {
 fn pass(sim: &mut Sim, milliseconds: u64) {
     let then = sim.now + span(milliseconds);
     sim.until(then);
+}
+
+/// A pod falls out of the mesh, and its agent is told.
+fn lose(sim: &mut Sim, pod: PodId) {
+    sim.listen(pod, Shows::None);
+    let node = sim.world.pods[pod as usize].node;
+    let life = sim.agents[node].life;
+    sim.hint(node, life, pod);
 }
 
 /// How many of an owner's pods were evicted.
@@ -111,12 +121,14 @@ fn a_tenant_without_images() -> (Sim, Vec<usize>, PodId) {
     for (n, owner) in tenant.iter().enumerate() {
         sim.world.owners[*owner].absent = true;
         let pod = sim.settled(*owner, n % 4);
-        sim.listen(pod, Shows::None);
+        pass(&mut sim, MINUTE);
+        lose(&mut sim, pod);
         pass(&mut sim, 20 * MINUTE);
     }
     let other = sim.found("ReplicaSet", 1, true);
-    let pod = sim.settled(other, 3);
-    sim.listen(pod, Shows::None);
+    let pod = sim.settled(other, 0);
+    pass(&mut sim, MINUTE);
+    lose(&mut sim, pod);
     pass(&mut sim, 30 * MINUTE);
     (sim, tenant, pod)
 }
@@ -128,7 +140,10 @@ fn owners_whose_pods_cannot_come_back_withhold_nobody_elses_repairs() {
         assert_eq!(evicted(&sim, owner), 1);
         assert_eq!(counted(&sim, owner), [Held::Owner]);
     }
-    assert!(sim.world.pods[pod as usize].gone, "the other's pod was not repaired");
+    assert!(
+        sim.world.pods[pod as usize].gone,
+        "the other's pod was not repaired"
+    );
     assert_clean(&sim);
     let broken = broken_without(Defence::Aftermath, || {
         let (sim, _, pod) = a_tenant_without_images();
@@ -144,7 +159,8 @@ fn long_grace() -> (Sim, usize) {
     let owner = sim.found("StatefulSet", 0, true);
     sim.world.owners[owner].grace = 10 * MINUTE;
     let pod = sim.settled(owner, 0);
-    sim.listen(pod, Shows::None);
+    pass(&mut sim, MINUTE);
+    lose(&mut sim, pod);
     pass(&mut sim, HOUR);
     (sim, owner)
 }
@@ -168,7 +184,7 @@ fn a_daemon_set_that_grows_meanwhile_proves_nothing_by_its_new_pods() {
     let owner = sim.found("DaemonSet", 0, true);
     let pods: Vec<PodId> = (0..3).map(|node| sim.settled(owner, node)).collect();
     pass(&mut sim, MINUTE);
-    sim.listen(pods[0], Shows::None);
+    lose(&mut sim, pods[0]);
     while evicted(&sim, owner) == 0 {
         pass(&mut sim, SECOND);
     }
@@ -178,7 +194,11 @@ fn a_daemon_set_that_grows_meanwhile_proves_nothing_by_its_new_pods() {
     pass(&mut sim, 20 * MINUTE);
     let proved = |what: &What| matches!(what, What::Proved { by, .. } if *by == new);
     assert!(!sim.trace.iter().any(|event| proved(&event.what)));
-    assert_eq!(counted(&sim, owner), [Held::Owner], "the new node's pod is no successor that runs");
+    assert_eq!(
+        counted(&sim, owner),
+        [Held::Owner],
+        "the new node's pod is no successor that runs"
+    );
     assert_clean(&sim);
 }
 
@@ -190,7 +210,7 @@ fn an_owner_that_wants_no_successor_is_held_against_nobody() {
         let owner = sim.found(kind, 0, true);
         let pods: Vec<PodId> = (0..3).map(|node| sim.settled(owner, node)).collect();
         pass(&mut sim, MINUTE);
-        sim.listen(pods[0], Shows::None);
+        lose(&mut sim, pods[0]);
         while evicted(&sim, owner) == 0 {
             pass(&mut sim, SECOND);
         }
@@ -198,7 +218,7 @@ fn an_owner_that_wants_no_successor_is_held_against_nobody() {
         pass(&mut sim, 6 * MINUTE);
         assert!(counted(&sim, owner).is_empty(), "{kind}");
         // No cooldown stands in the way of its next pod.
-        sim.listen(pods[1], Shows::None);
+        lose(&mut sim, pods[1]);
         pass(&mut sim, 2 * MINUTE);
         assert_eq!(evicted(&sim, owner), 2, "{kind}");
         assert_clean(&sim);
