@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,10 @@ pub struct PodFacts {
     pub finished: bool,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether its containers were begun: it is placed, its images are there, its network is made.
+    pub started: bool,
+    /// How long it may take to end once it is told to.
+    pub grace: Duration,
     /// When it was created.
     pub created: Option<Timestamp>,
     /// Whether it is Ready.

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask cluster`: the programs of a real Kubernetes and a real Istio, built from pinned sources.
+//! `cargo xtask cluster`: a real Kubernetes and a real Istio, built from pinned sources, and a node of them.
 
 #![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
 
 mod build;
 mod debian;
+mod node;
 mod parts;
 mod store;
 
-use anyhow::Result;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 
+use node::{Node, Wanted};
 use parts::{Parts, Use};
 pub(crate) use store::Store;
 
@@ -25,6 +30,31 @@ pub(crate) struct ClusterArgs {
 enum ClusterTask {
     /// Build the programs into the user's cache; needs Go, and apt for what comes from Debian
     Build(BuildArgs),
+    /// Start a real node on this machine, in namespaces of its own, with Istio and MeshMedic; needs root
+    Up(UpArgs),
+    /// End the node, and remove all that it had
+    Down,
+    /// kubectl in the node
+    Kubectl(CommandArgs),
+    /// A shell or a command in the node's namespaces
+    Enter(CommandArgs),
+}
+
+#[derive(Args)]
+struct UpArgs {
+    /// Kubernetes alone, without Istio and MeshMedic
+    #[arg(long)]
+    only_kubernetes: bool,
+    /// A real ztunnel; else a stand-in opens its ports, which carries no traffic
+    #[arg(long, value_name = "FILE", conflicts_with = "only_kubernetes")]
+    ztunnel: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CommandArgs {
+    /// What it is to do
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
 }
 
 #[derive(Args)]
@@ -40,7 +70,50 @@ struct BuildArgs {
 pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     match &args.task {
         ClusterTask::Build(args) => build(args),
+        ClusterTask::Up(args) => up(args),
+        ClusterTask::Down => {
+            node()?.down()?;
+            println!("there is no node any more");
+            Ok(())
+        }
+        ClusterTask::Kubectl(args) => become_in_node("kubectl", &args.words),
+        ClusterTask::Enter(args) => match args.words.split_first() {
+            Some((program, words)) => become_in_node(program, words),
+            None => become_in_node("bash", &[]),
+        },
     }
+}
+
+fn node() -> Result<Node> {
+    Node::of_machine(&Store::open(&Parts::read()?)?)
+}
+
+fn up(args: &UpArgs) -> Result<()> {
+    let parts = Parts::read()?;
+    let store = Store::open(&parts)?;
+    let missing = store.missing(&parts);
+    ensure!(
+        missing.is_empty(),
+        "without {} there is no node: `cargo xtask cluster build`",
+        missing.join(", ")
+    );
+    node::build_own()?;
+    node()?.up(
+        &store,
+        &Wanted {
+            mesh: !args.only_kubernetes,
+            ztunnel: args.ztunnel.clone(),
+        },
+    )
+}
+
+/// Gives this process over to a program in the node.
+fn become_in_node(program: &str, words: &[String]) -> Result<()> {
+    let words: Vec<&str> = std::iter::once(program)
+        .chain(words.iter().map(String::as_str))
+        .collect();
+    let error = node()?.command(&words)?.exec();
+    Err(error).with_context(|| format!("cannot run {program} in the node"))
 }
 
 fn build(args: &BuildArgs) -> Result<()> {

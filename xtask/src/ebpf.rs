@@ -100,11 +100,22 @@ fn build(root: &Path, toolchain: &Toolchain, target: &Path) -> Result<Vec<u8>> {
     fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
 }
 
-fn check(root: &Path, toolchain: &Toolchain) -> Result<()> {
-    let committed = Record::read(root)?;
+/// The committed object, which is certain to be that of the committed sources.
+pub(crate) fn committed() -> Result<Vec<u8>> {
+    let root = root()?;
+    Ok(recorded(&root)?.1)
+}
+
+fn recorded(root: &Path) -> Result<(Record, Vec<u8>)> {
+    let record = Record::read(root)?;
     let object =
         fs::read(root.join(record::OBJECT)).with_context(|| format!("cannot read {}", record::OBJECT))?;
-    committed.agrees(root, &object)?;
+    record.agrees(root, &object)?;
+    Ok((record, object))
+}
+
+fn check(root: &Path, toolchain: &Toolchain) -> Result<()> {
+    let (committed, object) = recorded(root)?;
     let target = tempfile::tempdir()?;
     let rebuilt = build(root, toolchain, target.path())?;
     if committed.toolchain == toolchain.identity {

@@ -149,6 +149,11 @@ fn every_action_is_pinned_by_its_commit() {
 }
 
 #[test]
+fn every_workflow_has_the_least_rights() {
+    hold(rules::least_rights);
+}
+
+#[test]
 fn every_relative_link_leads_somewhere() {
     let root = root();
     let findings: Vec<String> = sources()

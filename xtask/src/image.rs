@@ -6,8 +6,7 @@
 mod archive;
 mod build;
 mod elf;
-mod layer;
-mod sbom;
+pub(crate) mod sbom;
 #[cfg(test)]
 mod tests;
 
@@ -17,16 +16,24 @@ use std::{env, fs};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::crates::{self, Crates};
 use crate::ebpf::{output, target_dir};
+use crate::licences;
+use crate::pack::oci::Archive;
+use crate::pack::{self, Root};
 use crate::workspace::workspace_root;
-use archive::{About, Archive};
-use elf::Needs;
-use layer::Root;
+use archive::Told;
+pub(crate) use archive::{About, Image, image};
+use elf::{Machine, Needs};
 
 /// As the manifests in `deploy` name it.
 pub(crate) const IMAGE: &str = "ghcr.io/meshmedic/meshmedic";
 /// The program in the image, which is also what it runs.
 const PROGRAM: &str = "/usr/bin/meshmedic";
+/// Nobody in particular, as in other images without a user of their own. The DaemonSet asks for root by itself.
+const USER: &str = "65532:65532";
+/// Where an image has the texts of licences.
+const LICENCES: &str = "/usr/share/doc/meshmedic";
 /// Where programs look for the certificates of authorities, among other places.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Where systems keep them: Debian and Alpine, Fedora, SUSE, others.
@@ -69,24 +76,16 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
     let workspace = workspace_root()?;
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
-        None => build(workspace, args)?,
+        None => build(workspace, args.target.as_deref(), &args.profile)?,
     };
-    let bytes = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    let needs = Needs::read(&binary, &bytes)?;
-    let root = root(bytes, &needs, args.certificates.as_deref())?;
-    for (path, contents) in root.files() {
-        println!("{:>10}  /{path}", contents.len());
-    }
-    let about = about(args, workspace, &needs)?;
-    let archive = archive::pack(root.layer(about.created)?, &about)?;
-    check_size(&archive, MOST_BYTES)?;
-    let sbom = sbom::write(
+    let made = make(
         workspace,
-        &sbom::Contents {
-            target: &needs.target(),
-            created: about.created()?,
-            program: PROGRAM,
-            root: &root,
+        &Wanted {
+            program: &binary,
+            name: &args.name,
+            tag: &args.tag,
+            certificates: args.certificates.as_deref(),
+            licences: Vec::new(),
         },
     )?;
 
@@ -95,28 +94,108 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         .clone()
         .unwrap_or_else(|| target_dir(workspace).join("image"));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let base = format!("meshmedic-{}-linux-{}", about.version, needs.machine.image());
-    let image = folder.join(format!("{base}.tar"));
-    let list = folder.join(format!("{base}.cdx.json"));
-    fs::write(&image, &archive.bytes).with_context(|| format!("cannot write {}", image.display()))?;
-    fs::write(&list, sbom).with_context(|| format!("cannot write {}", list.display()))?;
+    let image = folder.join(format!("{}.tar", made.file));
+    let list = folder.join(format!("{}.cdx.json", made.file));
+    fs::write(&image, &made.image.archive.bytes)
+        .with_context(|| format!("cannot write {}", image.display()))?;
+    fs::write(&list, made.sbom).with_context(|| format!("cannot write {}", list.display()))?;
     println!(
-        "\nimage:    {}\ndigest:   {}\narchive:  {} ({:.1} MiB)\ncontents: {}\n\nLoad it with one of:\n  \
+        "\nimage:    {}:{}\ndigest:   {}\narchive:  {} ({:.1} MiB)\ncontents: {}\n\nLoad it with one of:\n  \
          kind load image-archive {path}\n  ctr --namespace k8s.io images import {path}\n  docker load --input {path}",
-        about.reference(),
-        archive.digest,
+        args.name,
+        args.tag,
+        made.image.archive.digest,
         image.display(),
-        mib(archive.bytes.len()),
+        mib(made.image.archive.bytes.len()),
         list.display(),
         path = image.display(),
     );
     Ok(())
 }
 
+/// What an image is made of, and what it is called.
+pub(crate) struct Wanted<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) name: &'a str,
+    pub(crate) tag: &'a str,
+    pub(crate) certificates: Option<&'a Path>,
+    /// Texts by their names, beside those of the program itself.
+    pub(crate) licences: Vec<(String, Vec<u8>)>,
+}
+
+/// An image and the list of its contents.
+pub(crate) struct Made {
+    pub(crate) image: Image,
+    pub(crate) sbom: Vec<u8>,
+    /// What to call its files, without their endings.
+    pub(crate) file: String,
+}
+
+pub(crate) fn make(workspace: &Path, wanted: &Wanted<'_>) -> Result<Made> {
+    let bytes =
+        fs::read(wanted.program).with_context(|| format!("cannot read {}", wanted.program.display()))?;
+    let needs = Needs::read(wanted.program, &bytes)?;
+    let crates = Crates::of(workspace, crates::PROGRAM, &needs.target())?;
+    let mut root = root(bytes, &needs, wanted.certificates)?;
+    let texts = licences::of(workspace, &crates)?;
+    for (name, text) in texts.into_iter().chain(wanted.licences.iter().cloned()) {
+        root.file(&format!("{LICENCES}/{name}"), text);
+    }
+    for (path, contents) in root.files() {
+        println!("{:>10}  /{path}", contents.len());
+    }
+    let about = about(wanted, workspace, &needs)?;
+    let image = image(root.pack(about.created)?, &about)?;
+    check_size(&image.archive, MOST_BYTES)?;
+    let sbom = sbom::write(&sbom::Contents {
+        crates: &crates,
+        created: pack::time(about.created)?,
+        program: PROGRAM,
+        root: &root,
+    })?;
+    Ok(Made {
+        image,
+        sbom,
+        file: format!(
+            "meshmedic-{}-linux-{}",
+            env!("CARGO_PKG_VERSION"),
+            needs.machine.image()
+        ),
+    })
+}
+
+/// Images for several processors under the one name by which manifests know them.
+pub(crate) fn together(images: &[Image], time: u64) -> Result<Archive> {
+    archive::together(images, IMAGE, env!("CARGO_PKG_VERSION"), time)
+}
+
+/// Adds a program or a library to an image, with all that it needs from these systems.
+pub(crate) fn add_with_libraries(root: &mut Root, path: &str, file: &Path, sysroots: &[&Path]) -> Result<()> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    for (path, contents) in Needs::read(file, &bytes)?.closure(sysroots)? {
+        root.program(&path, contents);
+    }
+    root.program(path, bytes);
+    Ok(())
+}
+
+/// This machine's processor, as images call it.
+pub(crate) fn architecture() -> Result<&'static str> {
+    let own = Machine::own();
+    Ok(own
+        .with_context(|| format!("there are no images for {}", env::consts::ARCH))?
+        .image())
+}
+
+/// The target of Rust's that a program was built for.
+pub(crate) fn target(path: &Path, bytes: &[u8]) -> Result<String> {
+    Ok(Needs::read(path, bytes)?.target())
+}
+
 /// Builds the program, and says whether it will be static.
-fn build(workspace: &Path, args: &ImageArgs) -> Result<PathBuf> {
-    let target = match &args.target {
-        Some(target) => target.clone(),
+pub(crate) fn build(workspace: &Path, target: Option<&str>, profile: &str) -> Result<PathBuf> {
+    let target = match target {
+        Some(target) => target.to_owned(),
         None => {
             let choice = build::choose();
             if let Some(why) = choice.why_not_static {
@@ -125,8 +204,8 @@ fn build(workspace: &Path, args: &ImageArgs) -> Result<PathBuf> {
             choice.target
         }
     };
-    println!("building for {target}, profile {}", args.profile);
-    build::build(workspace, &target, &args.profile)
+    println!("building for {target}, profile {profile}");
+    build::build(workspace, &target, profile)
 }
 
 /// The whole contents of the image.
@@ -136,7 +215,7 @@ fn root(binary: Vec<u8>, needs: &Needs, certificates: Option<&Path>) -> Result<R
     if needs.is_static() {
         println!("the program is static");
     }
-    for (path, contents) in needs.closure(Path::new("/"))? {
+    for (path, contents) in needs.closure(&[Path::new("/")])? {
         // The loader is started as a program, and other libraries do not mind.
         root.program(&path, contents);
     }
@@ -161,12 +240,41 @@ fn certificates(file: Option<&Path>) -> Result<Option<Vec<u8>>> {
     Ok(SYSTEM_CERTIFICATES.iter().find_map(|file| fs::read(file).ok()))
 }
 
-fn about(args: &ImageArgs, workspace: &Path, needs: &Needs) -> Result<About> {
+fn about(wanted: &Wanted<'_>, workspace: &Path, needs: &Needs) -> Result<About> {
+    let Commit { time, revision } = commit(workspace)?;
+    let told = Told {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        created: time,
+        revision,
+        repository: env!("CARGO_PKG_REPOSITORY").to_owned(),
+        licence: env!("CARGO_PKG_LICENSE").to_owned(),
+    };
+    Ok(About {
+        name: wanted.name.to_owned(),
+        tag: wanted.tag.to_owned(),
+        architecture: needs.machine.image().to_owned(),
+        entrypoint: vec![PROGRAM.to_owned()],
+        user: USER.to_owned(),
+        path: "/usr/bin".to_owned(),
+        created: time,
+        labels: told.labels()?,
+    })
+}
+
+/// Of what sources a build is.
+pub(crate) struct Commit {
+    /// Seconds since 1970, for everything that is made.
+    pub(crate) time: u64,
+    /// Where it is known; what was changed since is told in it.
+    pub(crate) revision: Option<String>,
+}
+
+pub(crate) fn commit(workspace: &Path) -> Result<Commit> {
     let git = |words: &[&str]| {
         let mut command = std::process::Command::new("git");
         output(command.current_dir(workspace).args(words))
     };
-    let created = created(
+    let time = created(
         env::var("SOURCE_DATE_EPOCH").ok().as_deref(),
         git(&["log", "-1", "--format=%ct"]).as_deref(),
     )?;
@@ -178,17 +286,7 @@ fn about(args: &ImageArgs, workspace: &Path, needs: &Needs) -> Result<About> {
             commit
         }
     });
-    Ok(About {
-        name: args.name.clone(),
-        tag: args.tag.clone(),
-        machine: needs.machine,
-        program: PROGRAM.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        created,
-        revision,
-        repository: env!("CARGO_PKG_REPOSITORY").to_owned(),
-        licence: env!("CARGO_PKG_LICENSE").to_owned(),
-    })
+    Ok(Commit { time, revision })
 }
 
 /// The time of the image: what the builder asks for, else the commit's. Without either all is as old as time.

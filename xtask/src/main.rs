@@ -3,6 +3,7 @@
 
 mod bench;
 mod cluster;
+mod crates;
 mod demo;
 mod docs;
 mod ebpf;
@@ -11,8 +12,11 @@ mod fuzz;
 mod house;
 mod image;
 mod kind;
+mod licences;
 mod lines;
 mod manifests;
+mod pack;
+mod release;
 mod test;
 mod workspace;
 
@@ -40,8 +44,10 @@ enum Task {
     Image(image::ImageArgs),
     /// Make a kind cluster with a mesh, break a pod in it, and show that it heals; needs Docker
     Kind(kind::KindArgs),
-    /// Build the programs of a real Kubernetes and a real Istio from pinned sources
+    /// A real Kubernetes and a real Istio, built from pinned sources: a node of them on this machine
     Cluster(cluster::ClusterArgs),
+    /// Put everything of a release into one folder, with what proves each file
+    Release(release::ReleaseArgs),
     /// Write the pages of commands and metrics, and the manual pages
     Docs(docs::DocsArgs),
     /// Count the lines of Rust that are no tests, by room
@@ -63,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Task::Image(args) => image::run(&args),
         Task::Kind(args) => kind::run(&args),
         Task::Cluster(args) => cluster::run(&args),
+        Task::Release(args) => release::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Lines => lines::run(),
         Task::Test(args) => {

@@ -376,6 +376,15 @@ impl Teller {
                 let note = "no successor was proved captured by the deadline".to_owned();
                 (EventReason::RepairFailed, note)
             }
+            Outcome::Waiting(seen) => {
+                let note =
+                    format!("no successor ran by the deadline: {seen}; look at the events of its owner");
+                (EventReason::RepairFailed, note)
+            }
+            Outcome::Unwanted => {
+                let note = "its owner wants no pod in its place any more".to_owned();
+                (EventReason::RepairOver, note)
+            }
             Outcome::InDoubt(detail) => (EventReason::RepairFailed, detail.clone()),
         };
         let result = result_of(outcome);

@@ -440,6 +440,8 @@ pub const fn result_of(outcome: &Outcome) -> RepairResult {
         Outcome::Succeeded(_) => RepairResult::Succeeded,
         Outcome::Failed(_) => RepairResult::Failed,
         Outcome::Unproven => RepairResult::Unproven,
+        Outcome::Waiting(_) => RepairResult::Waiting,
+        Outcome::Unwanted => RepairResult::Unwanted,
         Outcome::InDoubt(_) => RepairResult::InDoubt,
     }
 }

@@ -364,6 +364,14 @@ impl Drive<'_> {
                 Action::Failed,
                 format!("{verb}; but not verified in time: {last}"),
             ),
+            Some(Ended::Done(Outcome::Waiting(seen))) => item.ended(
+                Action::Failed,
+                format!("{verb}; but no successor ran in time: {seen}"),
+            ),
+            Some(Ended::Done(Outcome::Unwanted)) => item.ended(
+                Action::Restarted,
+                format!("{verb}; its owner wants no pod in its place any more"),
+            ),
             Some(Ended::Done(Outcome::InDoubt(why))) => item.ended(Action::Failed, why),
             None if !self.repair.acted() => item.ended(Action::NotDone, "interrupted before it was done"),
             None if !interrupted => item.ended(Action::Failed, last),

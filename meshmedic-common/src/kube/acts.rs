@@ -18,6 +18,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ReplicationController};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ListParams, PostParams};
 use kube::core::{NamespaceResourceScope, ParseExpressionError, Selector};
 use kube::{Api, Client, Resource};
@@ -100,6 +101,11 @@ impl Acts {
                 Answer::Acted(done.unwrap_or_else(Acted::InDoubt))
             }
             Request::Find(pod) => Answer::Found(self.within(self.find(&pod)).await.and_then(|done| done)),
+            Request::Survey { pod, controller } => Answer::Surveyed(
+                self.within(self.has(&pod.namespace, &pod.uid, &controller))
+                    .await
+                    .and_then(|done| done),
+            ),
         }
     }
 
@@ -206,13 +212,27 @@ impl Acts {
         let Some(controller) = facts.controller.as_ref() else {
             return Ok(Owner::default());
         };
-        let (wanted, selector) = self.workload(&facts.namespace, controller).await?;
+        let owner = self.has(&facts.namespace, &facts.uid, controller).await?;
+        let Controller { kind, name, .. } = controller;
+        owner.ok_or_else(|| format!("{kind} {name}, which would recreate it, is not there any more"))
+    }
+
+    /// What a controller wants, and its pods without this one; `None` once it is gone.
+    async fn has(
+        &self,
+        namespace: &str,
+        uid: &str,
+        controller: &Controller,
+    ) -> Result<Option<Owner>, String> {
+        let Some((wanted, selector)) = self.workload(namespace, controller).await? else {
+            return Ok(None);
+        };
         let Some(wanted) = wanted.and_then(|wanted| usize::try_from(wanted).ok()) else {
             let Controller { kind, name, .. } = controller;
             return Err(format!("{kind} {name} does not say how many pods it wants"));
         };
         let selector = selector.map_err(|error| error.to_string())?;
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &facts.namespace);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let all = pods.list(&ListParams::default().labels_from(&selector)).await;
         let all = all.map_err(|error| describe(&error))?;
         let others = all.items.iter().map(pod_facts).filter(|other| {
@@ -220,63 +240,73 @@ impl Acts {
                 .controller
                 .as_ref()
                 .is_some_and(|of| of.uid == controller.uid);
-            of_it && other.uid != facts.uid && !other.deleting && !other.finished
+            of_it && other.uid != uid && !other.deleting && !other.finished
         });
-        Ok(Owner {
+        Ok(Some(Owner {
             wanted,
             others: others.map(|other| Sibling::of(&other)).collect(),
-        })
+        }))
     }
 
-    /// How many pods a controller wants, and the labels that they have.
-    async fn workload(&self, namespace: &str, controller: &Controller) -> Result<Workload, String> {
+    /// How many pods a controller wants, and the labels that they have; `None` once it is gone.
+    async fn workload(&self, namespace: &str, controller: &Controller) -> Result<Option<Workload>, String> {
+        fn spec(replicas: Option<i32>, selector: LabelSelector) -> Workload {
+            (replicas.or(Some(1)), selector.try_into())
+        }
         Ok(match controller.kind.as_str() {
-            "ReplicaSet" => {
-                let set: ReplicaSet = self.controller(namespace, controller).await?;
-                let spec = set.spec.unwrap_or_default();
-                (spec.replicas.or(Some(1)), spec.selector.try_into())
-            }
-            "StatefulSet" => {
-                let set: StatefulSet = self.controller(namespace, controller).await?;
-                let spec = set.spec.unwrap_or_default();
-                (spec.replicas.or(Some(1)), spec.selector.try_into())
-            }
-            "DaemonSet" => {
-                let set: DaemonSet = self.controller(namespace, controller).await?;
-                let wanted = set.status.map(|status| status.desired_number_scheduled);
-                (wanted, set.spec.unwrap_or_default().selector.try_into())
-            }
+            "ReplicaSet" => self
+                .controller(namespace, controller)
+                .await?
+                .map(|set: ReplicaSet| {
+                    let of = set.spec.unwrap_or_default();
+                    spec(of.replicas, of.selector)
+                }),
+            "StatefulSet" => self
+                .controller(namespace, controller)
+                .await?
+                .map(|set: StatefulSet| {
+                    let of = set.spec.unwrap_or_default();
+                    spec(of.replicas, of.selector)
+                }),
+            "DaemonSet" => self
+                .controller(namespace, controller)
+                .await?
+                .map(|set: DaemonSet| {
+                    let wanted = set.status.map(|status| status.desired_number_scheduled);
+                    (wanted, set.spec.unwrap_or_default().selector.try_into())
+                }),
             "ReplicationController" => {
-                let set: ReplicationController = self.controller(namespace, controller).await?;
-                let spec = set.spec.unwrap_or_default();
-                let labels = spec.selector.unwrap_or_default();
-                (spec.replicas.or(Some(1)), Ok(labels.into_iter().collect()))
+                let set = self.controller(namespace, controller).await?;
+                set.map(|set: ReplicationController| {
+                    let of = set.spec.unwrap_or_default();
+                    let labels = of.selector.unwrap_or_default();
+                    (of.replicas.or(Some(1)), Ok(labels.into_iter().collect()))
+                })
             }
-            "Job" => {
-                let job: Job = self.controller(namespace, controller).await?;
-                let spec = job.spec.unwrap_or_default();
+            "Job" => self.controller(namespace, controller).await?.map(|job: Job| {
+                let of = job.spec.unwrap_or_default();
                 let done = job.status.and_then(|status| status.succeeded).unwrap_or(0);
-                let at_once = spec.parallelism.unwrap_or(1);
-                let left = spec.completions.map_or(at_once, |all| all - done);
-                let selector = spec.selector.unwrap_or_default().try_into();
+                let at_once = of.parallelism.unwrap_or(1);
+                let left = of.completions.map_or(at_once, |all| all.saturating_sub(done));
+                let selector = of.selector.unwrap_or_default().try_into();
                 (Some(at_once.min(left).max(0)), selector)
-            }
+            }),
             kind => return Err(format!("nothing is known of how many pods a {kind} wants")),
         })
     }
 
     /// The very controller of a pod.
-    async fn controller<K>(&self, namespace: &str, controller: &Controller) -> Result<K, String>
+    async fn controller<K>(&self, namespace: &str, controller: &Controller) -> Result<Option<K>, String>
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let Controller { kind, name, uid } = controller;
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        let found = api.get_opt(name).await.map_err(|error| describe(&error))?;
-        found
-            .filter(|found| found.meta().uid.as_ref() == Some(uid))
-            .ok_or_else(|| format!("{kind} {name}, which would recreate it, is not there any more"))
+        let found = api
+            .get_opt(&controller.name)
+            .await
+            .map_err(|error| describe(&error))?;
+        Ok(found.filter(|found| found.meta().uid.as_ref() == Some(&controller.uid)))
     }
 
     async fn act(&self, pod: &PodRef, means: Means, ready: bool) -> Acted {

@@ -46,6 +46,8 @@ named! {
         RepairSucceeded = "MeshRepairSucceeded", "a repair took: the successor is captured";
         /// Its successor is not, or nobody knows.
         RepairFailed = "MeshRepairFailed", "a repair did not take";
+        /// Its owner wants no successor.
+        RepairOver = "MeshRepairOver", "a repair ended: the owner wants no pod in the place of the one that was repaired";
         /// ztunnel or istio-cni of a node is at fault.
         NodeFault = "MeshNodeFault", "a node's ztunnel or istio-cni is at fault";
         /// Somebody in a namespace claims to be a part of Istio.
@@ -63,7 +65,9 @@ impl EventReason {
             | Self::RepairFailed
             | Self::NodeFault
             | Self::IdentityConflict => "Warning",
-            Self::CaptureRecovered | Self::RepairStarted | Self::RepairSucceeded => "Normal",
+            Self::CaptureRecovered | Self::RepairStarted | Self::RepairSucceeded | Self::RepairOver => {
+                "Normal"
+            }
         }
     }
 
@@ -72,9 +76,11 @@ impl EventReason {
     pub const fn action(self) -> &'static str {
         match self {
             Self::CaptureLost | Self::CaptureRecovered | Self::NodeFault | Self::IdentityConflict => "Detect",
-            Self::RepairStarted | Self::RepairBlocked | Self::RepairSucceeded | Self::RepairFailed => {
-                "Repair"
-            }
+            Self::RepairStarted
+            | Self::RepairBlocked
+            | Self::RepairSucceeded
+            | Self::RepairFailed
+            | Self::RepairOver => "Repair",
         }
     }
 

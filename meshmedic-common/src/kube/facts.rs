@@ -4,6 +4,8 @@
 //! Whoever may write a pod may write anything into it, so each field may be absent or nonsense: it then counts as
 //! not said.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -36,6 +38,8 @@ const LEAVING_TAINTS: [&str; 4] = [
     "karpenter.sh/disruption",
 ];
 const READY: &str = "Ready";
+/// How long a pod that does not say may take to end: the API's own default.
+const GRACE: Duration = Duration::from_secs(30);
 /// Whether the pod has a sandbox with a network; newer kubelets say so.
 const SANDBOX_READY: &str = "PodReadyToStartContainers";
 /// The labels of the pods of which the container is looked at, since an ask is made against it.
@@ -65,6 +69,7 @@ pub fn pod_facts(pod: &Pod) -> PodFacts {
     let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let started = status.and_then(|status| status.start_time.as_ref());
     let mirror = annotation(MIRROR).is_some();
+    let phase = status.and_then(|status| status.phase.as_deref());
     PodFacts {
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         name: pod.metadata.name.clone().unwrap_or_default(),
@@ -85,10 +90,12 @@ pub fn pod_facts(pod: &Pod) -> PodFacts {
             Some("pending") => Enrolment::Pending,
             _ => Enrolment::None,
         },
-        finished: status
-            .and_then(|status| status.phase.as_deref())
-            .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
+        finished: phase.is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
         deleting: pod.metadata.deletion_timestamp.is_some(),
+        started: phase.is_some_and(|phase| phase != "Pending"),
+        grace: spec
+            .and_then(|spec| u64::try_from(spec.termination_grace_period_seconds?).ok())
+            .map_or(GRACE, Duration::from_secs),
         created,
         ready: ready.is_some_and(|condition| condition.status == "True"),
         ready_since: ready

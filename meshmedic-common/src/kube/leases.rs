@@ -158,6 +158,7 @@ mod tests {
             acts: vec![Act {
                 id: "x".to_owned(),
                 at: now,
+                place: None,
                 counted: false,
             }],
             failures: 2,

@@ -2,6 +2,7 @@
 //! One repair, from its claims to the proof of its successor. Agents and people go through it alike; what differs
 //! between them is data: what is claimed, what they may go past, and by what means they repair.
 
+mod aftermath;
 mod care;
 mod checking;
 mod claims;
@@ -12,13 +13,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::ledger::{Change, Conclusion, LEASE, Proof, Record, Step, signed};
+use super::ledger::{Change, Conclusion, Entry, LEASE, Proof, Record, Step, signed};
 use super::sabotage::{Defence, is_out, stands};
 use super::{
     Acted, Answer, LeaseKey, Moment, Outcome, Patient, PodRef, Presence, Refusal, Repairer, Request,
     RequestId, gate_detail,
 };
-use crate::facts::PodFacts;
+use crate::facts::{Controller, PodFacts};
 use crate::policy::{Gates, Mandate, Withheld, forbids};
 use crate::time::Time;
 use crate::uid::PodUid;
@@ -104,6 +105,8 @@ enum Stage {
         renewed: Time,
         next: usize,
     },
+    /// Without a proof: what does its owner want and have?
+    Surveying,
     /// Writing down how it ended.
     Ending {
         conclusion: Conclusion,
@@ -139,6 +142,12 @@ pub(super) struct Attempt {
     slot: Option<u32>,
     /// The pods of its controller that were there before, by UID: none of them is a successor.
     before: Vec<String>,
+    /// Who is to recreate the pod, as seen just before the act.
+    controller: Option<Controller>,
+    /// How long after the act its proof may come.
+    patience: Duration,
+    /// What was written down of the act.
+    sent: Option<Box<Entry>>,
     /// Its owner's record, as last read.
     owner_record: Record,
     /// Whether nothing else was under way on its node when that was claimed.
@@ -185,6 +194,9 @@ impl Attempt {
             held: Vec::new(),
             slot: None,
             before: Vec::new(),
+            controller: None,
+            patience,
+            sent: None,
             owner_record: Record::default(),
             alone: false,
             proved: BTreeSet::new(),
@@ -241,9 +253,7 @@ impl Attempt {
                 let proof = record.and_then(|record| record.entry(&self.id)?.proof.clone());
                 match proof {
                     Some(proof) => self.proved(at, proof),
-                    None if self.is_late(at) => {
-                        self.done(at, Conclusion::Unproven, Outcome::Unproven);
-                    }
+                    None if self.is_late(at) => self.unproved(at),
                     None => {}
                 }
             }
@@ -304,6 +314,7 @@ impl Attempt {
         let request = self.request(repairer, at)?;
         if matches!(request, Request::Act { .. }) {
             self.act = Act::Sent;
+            self.late_at = at.now + self.patience;
         }
         *numbers += 1;
         self.asked = Some(*numbers);
@@ -335,6 +346,8 @@ impl Attempt {
                     slot: self.slot,
                     before: self.before.clone(),
                     canary: self.canary == Canary::MustSucceed,
+                    controller: self.controller.clone(),
+                    patience: self.patience,
                 },
             ),
             Stage::Acting => Some(Request::Act {
@@ -343,6 +356,7 @@ impl Attempt {
             }),
             Stage::Adopting => update(&self.owner_key(), Step::Adopt(self.holder.clone())),
             Stage::Resolving => Some(Request::Find(self.pod.clone())),
+            Stage::Surveying => self.survey(),
             Stage::Recording => update(&self.owner_key(), Step::Acted),
             Stage::Following { renewed, next } if at.now.since(*renewed) >= RENEW => {
                 update(self.held.get(*next)?, Step::Renew)
@@ -379,14 +393,16 @@ impl Attempt {
             (Stage::Claiming(place), Answer::Updated(result)) => self.claimed(repairer, at, *place, result),
             (Stage::Checking, Answer::Checked(result)) => self.checked(repairer, at, result),
             (Stage::Announcing, Answer::Updated(result)) => match result {
-                Ok(_) if is_out(Defence::Look) || !repairer.means.needs_reading() => {
-                    self.stage = Stage::Acting;
-                }
-                Ok(_) => {
-                    self.stage = Stage::Looking {
-                        since: at.now,
-                        asked_for: false,
-                    }
+                Ok(record) => {
+                    self.note_sent(&record);
+                    self.stage = if is_out(Defence::Look) || !repairer.means.needs_reading() {
+                        Stage::Acting
+                    } else {
+                        Stage::Looking {
+                            since: at.now,
+                            asked_for: false,
+                        }
+                    };
                 }
                 // Whether it was written or not: nothing was sent, and nothing will be.
                 Err(Refusal::Withheld(why, detail)) => self.undone(at, why, detail),
@@ -413,9 +429,7 @@ impl Attempt {
                     let why = "the API's answer was lost, and the pod is still there".to_owned();
                     self.done(at, Conclusion::InDoubt, Outcome::InDoubt(why));
                 }
-                Err(_) if self.is_late(at) => {
-                    self.done(at, Conclusion::Unproven, Outcome::Unproven);
-                }
+                Err(_) if self.is_late(at) => self.unproved(at),
                 Err(_) => self.not_before = at.now + ASK_AGAIN,
             },
             (Stage::Recording, Answer::Updated(result)) => match result {
@@ -423,9 +437,10 @@ impl Attempt {
                 Err(Refusal::Failed(_)) if !self.is_late(at) => {
                     self.not_before = at.now + ASK_AGAIN;
                 }
-                Err(_) => self.done(at, Conclusion::Unproven, Outcome::Unproven),
+                Err(_) => self.unproved(at),
             },
             (Stage::Following { .. }, Answer::Updated(result)) => self.renewed(at, &result),
+            (Stage::Surveying, Answer::Surveyed(result)) => self.surveyed(at, result),
             (Stage::Ending { .. }, Answer::Updated(result)) => self.concluded(at, &result),
             // An answer to a question that nobody asked.
             _ => {}

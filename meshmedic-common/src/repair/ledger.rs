@@ -7,9 +7,14 @@
 
 use std::time::Duration;
 
+mod breaker;
+
+use crate::facts::Controller;
 use crate::policy::{Means, Withheld};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use breaker::{Breaker, Place};
 
 use crate::repair::sabotage::{Defence, is_out, stands};
 
@@ -32,6 +37,9 @@ pub struct Record {
     pub acts: Vec<Act>,
     /// Repairs in a row that did not take.
     pub failures: u32,
+    /// Where the newest of them were, where that matters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Place>,
     /// When the last of them ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
@@ -72,6 +80,9 @@ pub struct Entry {
     /// The youngest pods of its controller that were there just before, by UID: none of them is a successor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<String>,
+    /// Who is to recreate the pod, as seen just before the act.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<Controller>,
     /// By what means it is done.
     pub means: Means,
     /// Whether the API accepted the act. Without it, it may have happened all the same.
@@ -92,6 +103,9 @@ pub struct Act {
     pub id: String,
     /// When.
     pub at: Timestamp,
+    /// Where, if that matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
     /// Whether its outcome was counted: it counts once, however often it is told.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub counted: bool,
@@ -119,8 +133,12 @@ pub enum Conclusion {
     Succeeded(Proof),
     /// Its successor fell out as well.
     Failed,
-    /// Nobody proved anything by the deadline.
+    /// Nobody proved by the deadline that its successor, which runs, is captured.
     Unproven,
+    /// By the deadline no successor ran: that is its owner's doing, and nobody else's.
+    Waiting,
+    /// Its owner wants no successor: that says nothing of anybody.
+    Unwanted,
     /// Nothing was done, for certain: it costs nothing.
     NotDone,
     /// Nothing was done as far as one can tell.
@@ -161,6 +179,10 @@ pub enum Step {
         before: Vec<String>,
         /// Whether everything else on its node waits for it.
         canary: bool,
+        /// Who is to recreate the pod.
+        controller: Option<Controller>,
+        /// How long from now on its proof may take.
+        patience: Duration,
     },
     /// The API accepted the act.
     Acted,
@@ -179,8 +201,8 @@ pub struct Allowance {
     pub in_flight: Option<(usize, Withheld)>,
     /// Acts an hour.
     pub per_hour: Option<(usize, Withheld)>,
-    /// Failures in a row that open the breaker, and for how long.
-    pub breaker: Option<(u32, Duration, Withheld)>,
+    /// When failures in a row stop everything, and for how long.
+    pub breaker: Option<Breaker>,
     /// The wait after a failure, doubling up to the second.
     pub cooldown: Option<(Duration, Duration)>,
     /// Whether an entry outlives its silent agent until its deadline: its outcome still matters.
@@ -316,6 +338,8 @@ impl Record {
                 slot,
                 before,
                 canary,
+                controller,
+                patience,
             } => {
                 let mine = |entry: &Entry| entry.holder == *holder || is_out(Defence::Lease);
                 if !self.entry(id).is_some_and(mine) {
@@ -326,7 +350,10 @@ impl Record {
                     entry.slot = *slot;
                     entry.before.clone_from(before);
                     entry.canary = *canary;
+                    entry.controller.clone_from(controller);
                     entry.renewed = now;
+                    // What lay before the act took nothing of it.
+                    entry.deadline = now.checked_add(*patience).unwrap_or(Timestamp::MAX);
                 })
             }
             Step::Acted => self.touch(id, |entry| {
@@ -376,9 +403,11 @@ impl Record {
             };
         }
         if allowance.per_hour.is_some() && !is_out(Defence::Spending) {
+            let several = allowance.breaker.is_some_and(|breaker| breaker.several);
             self.acts.push(Act {
                 id: entry.id.clone(),
                 at: now,
+                place: Place::of(entry).filter(|_| several),
                 counted: false,
             });
         }
@@ -425,22 +454,6 @@ impl Record {
         (self.acts.len() >= most).then_some(withheld)
     }
 
-    /// For how long after the last failure nothing is begun, and what is said then.
-    fn rest(&self, allowance: &Allowance) -> Option<(Duration, Withheld)> {
-        let open = allowance
-            .breaker
-            .filter(|&(most, ..)| self.failures >= most)
-            .map(|(_, open, withheld)| (open, withheld));
-        let cooldown = allowance
-            .cooldown
-            .filter(|_| self.failures > 0)
-            .map(|(first, most)| {
-                let doubled = first.saturating_mul(1 << (self.failures - 1).min(16));
-                (doubled.min(most), Withheld::Cooldown)
-            });
-        open.into_iter().chain(cooldown).max_by_key(|&(rest, _)| rest)
-    }
-
     /// Forgets the repairs of agents that are not heard of any more. True if there were any.
     fn bury(&mut self, allowance: &Allowance, now: Timestamp) -> bool {
         let over =
@@ -450,7 +463,7 @@ impl Record {
         for entry in buried {
             let captured = entry.proof.as_ref().is_some_and(|proof| proof.captured);
             if allowance.keeps_outcomes && !captured {
-                self.fail(now);
+                self.fail(None, now);
             }
             self.note_act(entry.sent, allowance);
             self.remember(entry.proof, allowance);
@@ -465,7 +478,7 @@ impl Record {
         };
         // One that was never captured failed then already.
         if self.successors.remove(at).captured {
-            self.fail(now);
+            self.fail(None, now);
         }
         true
     }
@@ -484,11 +497,6 @@ impl Record {
         if allowance.keeps_outcomes {
             self.last_act = self.last_act.max(sent);
         }
-    }
-
-    fn fail(&mut self, now: Timestamp) {
-        self.failures = self.failures.saturating_add(1);
-        self.last_failure = Some(now);
     }
 
     fn conclude(
@@ -520,7 +528,7 @@ impl Record {
             return touched.changed;
         }
         let before = self.clone();
-        let entry = self.entry(id);
+        let entry = before.entry(id);
         let (proof, sent) = (
             entry.and_then(|entry| entry.proof.clone()),
             entry.and_then(|entry| entry.sent),
@@ -528,8 +536,10 @@ impl Record {
         if !matches!(conclusion, Conclusion::NotDone | Conclusion::InDoubt) {
             self.note_act(sent, allowance);
         }
+        let mut place = None;
         for act in self.acts.iter_mut().filter(|act| act.id == *id) {
             act.counted = true;
+            place.clone_from(&act.place);
         }
         self.repairs.retain(|entry| entry.id != id);
         match conclusion {
@@ -537,18 +547,20 @@ impl Record {
                 // What was proved before the last failure, and told after it, says nothing of it.
                 if self.last_failure.is_none_or(|last| proof.at >= last) {
                     self.failures = 0;
+                    self.places.clear();
                     self.last_failure = None;
                 }
                 self.last_act = self.last_act.filter(|last| proof.at < *last);
                 self.remember(Some(proof.clone()), allowance);
             }
             Conclusion::Failed | Conclusion::Unproven if allowance.breaker.is_some() => {
-                self.fail(now);
+                self.fail(place, now);
                 self.remember(proof, allowance);
-                if let Some((most, ..)) = allowance.breaker.filter(|_| trip) {
-                    self.failures = self.failures.max(most);
+                if let Some(breaker) = allowance.breaker.filter(|_| trip) {
+                    self.failures = self.failures.max(breaker.failures);
                 }
             }
+            Conclusion::Waiting if allowance.keeps_outcomes => self.fail(place, now),
             Conclusion::NotDone => self.acts.retain(|act| act.id != id),
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::policy::Withheld;
 
 use super::LeaseKey;
-use super::ledger::Allowance;
+use super::ledger::{Allowance, Breaker};
 
 /// How much may be under way and done, and when it must rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,11 +53,16 @@ impl Limits {
     /// What the record in a Lease allows.
     #[must_use]
     pub fn allowance(&self, lease: &LeaseKey) -> Allowance {
-        let open = self.breaker_open;
+        let breaker = |failures, why| Breaker {
+            failures,
+            open: self.breaker_open,
+            why,
+            several: false,
+        };
         match lease {
             LeaseKey::Owner(_) => Allowance {
                 in_flight: Some((self.in_flight_owner, Withheld::InFlightOwner)),
-                breaker: Some((self.breaker_failures, open, Withheld::BreakerOwner)),
+                breaker: Some(breaker(self.breaker_failures, Withheld::BreakerOwner)),
                 cooldown: Some(self.cooldown),
                 keeps_outcomes: true,
                 ..Allowance::default()
@@ -65,7 +70,7 @@ impl Limits {
             LeaseKey::Node(_) => Allowance {
                 in_flight: Some((self.in_flight_node, Withheld::InFlightNode)),
                 per_hour: Some((self.per_hour_node, Withheld::BudgetNode)),
-                breaker: Some((self.breaker_failures, open, Withheld::BreakerNode)),
+                breaker: Some(breaker(self.breaker_failures, Withheld::BreakerNode)),
                 ..Allowance::default()
             },
             LeaseKey::Slot(_) => Allowance {
@@ -75,7 +80,10 @@ impl Limits {
             },
             LeaseKey::Cluster => Allowance {
                 per_hour: Some((self.per_hour_cluster, Withheld::BudgetCluster)),
-                breaker: Some((self.breaker_failures_cluster, open, Withheld::BreakerCluster)),
+                breaker: Some(Breaker {
+                    several: true,
+                    ..breaker(self.breaker_failures_cluster, Withheld::BreakerCluster)
+                }),
                 ..Allowance::default()
             },
         }

@@ -35,6 +35,8 @@ pub struct Sibling {
     pub uid: String,
     /// Its node.
     pub node: Option<String>,
+    /// Whether its containers were begun.
+    pub started: bool,
     /// Whether it is Ready.
     pub ready: bool,
     /// When it was created.
@@ -49,6 +51,7 @@ impl Sibling {
             name: facts.name.clone(),
             uid: facts.uid.clone(),
             node: facts.node.clone(),
+            started: facts.started,
             ready: facts.ready,
             created: facts.created,
         }
@@ -120,6 +123,7 @@ mod tests {
             name: name.to_owned(),
             uid: name.to_owned(),
             node: Some("a".to_owned()),
+            started: true,
             ready,
             created: Some(at(created)),
         }
@@ -199,6 +203,7 @@ mod tests {
             deadline: at(300),
             sent: Some(at(5)),
             before: Vec::new(),
+            controller: None,
             means: Means::Evict,
             acted: true,
             canary: false,

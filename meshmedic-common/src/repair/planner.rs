@@ -391,6 +391,8 @@ impl Planner {
                                 self.canary_here = self.canary_here.max(Some(proved));
                             }
                         }
+                        // What lies with its owner says nothing of anybody else.
+                        Outcome::Waiting(_) | Outcome::Unwanted => {}
                         _ => {
                             self.canary = None;
                             self.canary_here = None;

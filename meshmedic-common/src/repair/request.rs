@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::facts::Controller;
 use crate::policy::{Gates, Means, Standing, Withheld};
 use crate::uid::PodUid;
 use crate::verdict::State;
@@ -94,6 +95,13 @@ pub enum Request {
     },
     /// Find out whether the pod is still there.
     Find(PodRef),
+    /// Find out what its controller wants and has, now that nobody has proved its successor.
+    Survey {
+        /// The pod.
+        pod: PodRef,
+        /// Who is to recreate it.
+        controller: Controller,
+    },
 }
 
 /// What came of a request.
@@ -107,6 +115,8 @@ pub enum Answer {
     Acted(Acted),
     /// Of [`Request::Find`].
     Found(Result<Presence, String>),
+    /// Of [`Request::Survey`]: `None` if the controller is gone.
+    Surveyed(Result<Option<Owner>, String>),
 }
 
 /// Why a Lease was not changed.
@@ -173,8 +183,12 @@ pub enum Outcome {
     Succeeded(Proof),
     /// Its successor fell out as well.
     Failed(Proof),
-    /// Nobody proved anything by the deadline.
+    /// Nobody proved by the deadline that its successor, which runs, is captured.
     Unproven,
+    /// By the deadline no successor ran, and what is seen of it.
+    Waiting(String),
+    /// Its owner wants no successor.
+    Unwanted,
     /// Whether it was done is not known, and it seems not.
     InDoubt(String),
 }

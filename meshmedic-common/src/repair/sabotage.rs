@@ -23,6 +23,10 @@ pub enum Defence {
     Refusal,
     /// An eviction whose answer was lost may still be on its way.
     Doubt,
+    /// What became of a repair without a proof is asked before it counts.
+    Aftermath,
+    /// A pod has its own grace period to end.
+    Grace,
     /// An hour's budget is spent before the act.
     Spending,
     /// What a living agent holds is its own.

@@ -2,8 +2,9 @@
 //! Which pod may prove that a repair took.
 
 use super::ledger::{Entry, Record};
+use super::owner::Sibling;
 use super::sabotage::{Defence, is_out};
-use crate::facts::PodFacts;
+use crate::facts::{Controller, PodFacts};
 
 /// Whether what is seen of a pod proves what became of this repair, which lies in the record of `owner`.
 ///
@@ -13,35 +14,39 @@ use crate::facts::PodFacts;
 /// that leaves the pod where it is, is proved by the pod itself.
 #[must_use]
 pub fn may_prove(facts: &PodFacts, owner: &str, entry: &Entry, record: &Record) -> bool {
-    let Some(sent) = entry.sent else { return false };
-    let Some((namespace, name)) = entry.pod.split_once('/') else {
+    let Some((namespace, _)) = entry.pod.split_once('/') else {
         return false;
     };
     if facts.namespace != namespace || facts.deleting || facts.finished {
         return false;
     }
     if !entry.means.replaces() {
-        return entry.acted && facts.uid == entry.uid;
+        return entry.sent.is_some() && entry.acted && facts.uid == entry.uid;
     }
     let controller = facts
         .controller
         .as_ref()
         .filter(|controller| controller.uid == owner);
-    let Some(controller) = controller else {
+    controller.is_some_and(|controller| succeeds(&Sibling::of(facts), controller, entry, record))
+}
+
+/// Whether a pod of this controller, in the namespace of the one that was repaired, came in its place.
+pub(super) fn succeeds(other: &Sibling, controller: &Controller, entry: &Entry, record: &Record) -> bool {
+    let (Some(sent), Some((_, name))) = (entry.sent, entry.pod.split_once('/')) else {
         return false;
     };
     let place = match controller.kind.as_str() {
         _ if is_out(Defence::Place) => true,
-        "StatefulSet" => facts.name == name,
-        "DaemonSet" => facts.node.as_deref() == Some(entry.node.as_str()),
+        "StatefulSet" => other.name == name,
+        "DaemonSet" => other.node.as_deref() == Some(entry.node.as_str()),
         _ => true,
     };
-    let after = facts
+    let after = other
         .created
         .is_some_and(|created| created.as_second() >= sent.as_second());
-    let new = is_out(Defence::Before) || !entry.before.contains(&facts.uid);
-    let free = is_out(Defence::Once) || !record.proves(&facts.uid);
-    place && after && new && free && facts.uid != entry.uid
+    let new = is_out(Defence::Before) || !entry.before.contains(&other.uid);
+    let free = is_out(Defence::Once) || !record.proves(&other.uid);
+    place && after && new && free && other.uid != entry.uid
 }
 
 #[cfg(test)]
@@ -49,7 +54,6 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::facts::Controller;
     use crate::policy::Means;
     use crate::repair::ledger::Proof;
 
@@ -69,6 +73,7 @@ mod tests {
             renewed: at(5),
             deadline: at(300),
             sent: Some(at(10)),
+            controller: None,
             means: Means::Evict,
             before: vec!["sibling".to_owned()],
             acted: true,

@@ -68,6 +68,7 @@ fn entry(rng: &mut Rng, id: &str) -> Entry {
         deadline: renewed + SignedDuration::from_secs(30),
         sent: None,
         before: Vec::new(),
+        controller: None,
         means: Means::Evict,
         acted: false,
         canary: false,
@@ -208,6 +209,7 @@ impl Cluster {
             })))),
             Request::Act { .. } => Answer::Acted(self.acted.clone()),
             Request::Find(_) => Answer::Found(Ok(Presence::There)),
+            Request::Survey { .. } => Answer::Surveyed(Ok(None)),
         }
     }
 
@@ -306,6 +308,7 @@ fn owner(rng: &mut Rng) -> Owner {
         name: "cart-2".to_owned(),
         uid: "cart-2".to_owned(),
         node: None,
+        started: true,
         ready: !rng.one_in(8),
         created: Some(server(-9000)),
     };

@@ -146,6 +146,10 @@ named! {
         Failed = "failed", "its successor fell out of the mesh as well";
         /// Nobody proved anything by the deadline.
         Unproven = "unproven", "nobody proved by the deadline that its successor is captured";
+        /// By the deadline no successor ran.
+        Waiting = "waiting", "by the deadline no successor ran";
+        /// Its owner wants no successor.
+        Unwanted = "unwanted", "its owner wants no pod in its place any more";
         /// The API's answer was lost.
         InDoubt = "in-doubt", "whether it was done is not known, and it seems not";
     }

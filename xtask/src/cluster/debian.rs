@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -39,17 +39,36 @@ pub(super) fn unpack(part: &Debian, root: &Path) -> Result<()> {
         if archive.extension().is_none_or(|extension| extension != "deb") {
             continue;
         }
-        let status = Command::new("dpkg-deb")
-            .arg("--extract")
-            .args([&archive, root])
-            .status();
-        let status = status.context("cannot run dpkg-deb")?;
-        ensure!(status.success(), "cannot unpack {} ({status})", archive.display());
+        extract(&archive, root)?;
     }
     let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
     part.links
         .iter()
         .try_for_each(|(path, target)| link(target, &inside(path)))
+}
+
+/// Unpacks one package. Links of folders stay links, which `dpkg-deb --extract` would replace.
+fn extract(archive: &Path, root: &Path) -> Result<()> {
+    let mut package = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(archive)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run dpkg-deb")?;
+    let files = package.stdout.take().context("dpkg-deb has no output")?;
+    let unpacked = Command::new("tar")
+        .args(["--extract", "--keep-directory-symlink", "--directory"])
+        .arg(root)
+        .stdin(files)
+        .status()
+        .context("cannot run tar")?;
+    let read = package.wait().context("cannot wait for dpkg-deb")?;
+    ensure!(
+        read.success() && unpacked.success(),
+        "cannot unpack {} (dpkg-deb: {read}, tar: {unpacked})",
+        archive.display()
+    );
+    Ok(())
 }
 
 /// Makes a link, if it is not there.

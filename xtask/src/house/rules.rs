@@ -98,6 +98,25 @@ pub(super) fn pinned_actions(path: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// A workflow may read and no more, where a job does not say otherwise, and runs nothing of strangers with our rights.
+pub(super) fn least_rights(path: &str, text: &str) -> Vec<String> {
+    if !path.starts_with(".github/workflows/") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    if !text.contains("\npermissions:\n  contents: read\n\n") {
+        findings.push("no `permissions: contents: read`, and nothing else, above its jobs".to_owned());
+    }
+    if text.contains("pull_request_target") {
+        findings.push("it runs for strangers' pull requests with rights of this repository".to_owned());
+    }
+    let checkouts = text.matches("uses: actions/checkout@").count();
+    if text.matches("persist-credentials: false").count() < checkouts {
+        findings.push("a checkout leaves its token behind: `persist-credentials: false`".to_owned());
+    }
+    findings
+}
+
 /// The targets of a document's links to other files, without their anchors.
 pub(super) fn relative_links(text: &str) -> Vec<String> {
     let mut links = Vec::new();
@@ -168,6 +187,22 @@ mod tests {
             assert_eq!(pinned_actions(path, bad).len(), 1, "{bad}");
         }
         assert!(pinned_actions("docs/a.yml", "- uses: a@v1\n").is_empty());
+    }
+
+    #[test]
+    fn a_workflow_with_more_rights_than_it_needs_is_found() {
+        let path = ".github/workflows/ci.yml";
+        let good = "on: push\n\npermissions:\n  contents: read\n\njobs:\n";
+        assert!(least_rights(path, good).is_empty());
+        for bad in [
+            good.replace("read", "write"),
+            good.replace("read\n", "read\n  packages: write\n"),
+            good.replace("push", "pull_request_target"),
+            format!("{good}      - uses: actions/checkout@0\n"),
+        ] {
+            assert_eq!(least_rights(path, &bad).len(), 1, "{bad}");
+        }
+        assert!(least_rights("docs/a.yml", "").is_empty());
     }
 
     #[test]

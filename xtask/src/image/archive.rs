@@ -1,39 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The image as one file: an OCI image layout, with Docker's own list of contents beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use anyhow::{Context as _, Result};
-use jiff::Timestamp;
+use anyhow::Result;
 use oci_spec::image::{
     ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_DOCUMENTATION, ANNOTATION_LICENSES,
     ANNOTATION_REF_NAME, ANNOTATION_REVISION, ANNOTATION_SOURCE, ANNOTATION_TITLE, ANNOTATION_URL,
-    ANNOTATION_VENDOR, ANNOTATION_VERSION, Arch, ConfigBuilder, Descriptor, DescriptorBuilder,
-    HistoryBuilder, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType, Os,
-    PlatformBuilder, RootFsBuilder, SCHEMA_VERSION,
+    ANNOTATION_VENDOR, ANNOTATION_VERSION, Arch, ConfigBuilder, Descriptor, HistoryBuilder,
+    ImageConfigurationBuilder, ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
+    SCHEMA_VERSION,
 };
-use serde::Serialize;
-use serde_json::{Value, json};
-use tar::EntryType;
+use serde_json::json;
 
-use super::elf::Machine;
-use super::layer::{Layer, append, sha256};
+use crate::pack::oci::{Archive, Layout, canonical, index, path};
+use crate::pack::{self, Packed};
 
-/// Nobody in particular, as in other images without a user of their own. The DaemonSet asks for root by itself.
-const USER: &str = "65532:65532";
 /// By this name containerd files an image that it imports.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// What is told about the image.
-pub(super) struct About {
+/// What the image is called, and what is started in it.
+pub(crate) struct About {
     /// Without the tag, such as `ghcr.io/meshmedic/meshmedic`.
-    pub(super) name: String,
-    pub(super) tag: String,
-    pub(super) machine: Machine,
-    /// The path of the program in the image.
-    pub(super) program: String,
-    pub(super) version: String,
+    pub(crate) name: String,
+    pub(crate) tag: String,
+    /// The processor, as images call it.
+    pub(crate) architecture: String,
+    pub(crate) entrypoint: Vec<String>,
+    /// Who runs it, where nobody asks for another.
+    pub(crate) user: String,
+    /// Where it looks for programs.
+    pub(crate) path: String,
     /// Seconds since 1970: of the image, and of every file in it.
+    pub(crate) created: u64,
+    /// Labels of the configuration and annotations of the manifest: some tools read the one, some the other.
+    pub(crate) labels: HashMap<String, String>,
+}
+
+impl About {
+    fn reference(&self) -> String {
+        format!("{}:{}", self.name, self.tag)
+    }
+}
+
+/// What is told of an image of MeshMedic's.
+pub(super) struct Told {
+    pub(super) version: String,
     pub(super) created: u64,
     /// The commit, where it is known.
     pub(super) revision: Option<String>,
@@ -41,20 +53,8 @@ pub(super) struct About {
     pub(super) licence: String,
 }
 
-impl About {
-    pub(super) fn reference(&self) -> String {
-        format!("{}:{}", self.name, self.tag)
-    }
-
-    pub(super) fn created(&self) -> Result<String> {
-        let seconds = i64::try_from(self.created).context("the time of the image is far away")?;
-        let created = Timestamp::from_second(seconds).context("the time of the image is far away")?;
-        Ok(created.to_string())
-    }
-
-    /// The same words as labels of the configuration and annotations of the manifest: some tools read the one,
-    /// some the other.
-    fn labels(&self) -> Result<HashMap<String, String>> {
+impl Told {
+    pub(super) fn labels(&self) -> Result<HashMap<String, String>> {
         let mut labels: HashMap<&str, String> = [
             (ANNOTATION_TITLE, "MeshMedic".to_owned()),
             (
@@ -63,7 +63,7 @@ impl About {
             ),
             (ANNOTATION_VENDOR, "The MeshMedic authors".to_owned()),
             (ANNOTATION_VERSION, self.version.clone()),
-            (ANNOTATION_CREATED, self.created()?),
+            (ANNOTATION_CREATED, pack::time(self.created)?),
             (ANNOTATION_URL, self.repository.clone()),
             (ANNOTATION_SOURCE, self.repository.clone()),
             (
@@ -83,30 +83,30 @@ impl About {
     }
 }
 
-/// The image, ready to be written.
-pub(super) struct Archive {
-    pub(super) bytes: Vec<u8>,
-    /// What registries know the image by.
-    pub(super) digest: String,
+/// An image, as an archive and as a part of a greater one.
+pub(crate) struct Image {
+    pub(crate) archive: Archive,
+    /// Describes its manifest.
+    manifest: Descriptor,
+    layout: Layout,
 }
 
 /// Puts the layer and all that describes it into one file that containerd, kind and Docker load.
-pub(super) fn pack(layer: Layer, about: &About) -> Result<Archive> {
-    let architecture = Arch::from(about.machine.image());
-    let labels = about.labels()?;
-    let mut blobs = Blobs::default();
+pub(crate) fn image(layer: Packed, about: &About) -> Result<Image> {
+    let architecture = Arch::from(about.architecture.as_str());
+    let mut layout = Layout::default();
 
     let config = ImageConfigurationBuilder::default()
-        .created(about.created()?)
+        .created(pack::time(about.created)?)
         .architecture(architecture.clone())
         .os(Os::Linux)
         .config(
             ConfigBuilder::default()
-                .user(USER)
-                .env(["PATH=/usr/bin".to_owned()])
-                .entrypoint([about.program.clone()])
+                .user(about.user.clone())
+                .env([format!("PATH={}", about.path)])
+                .entrypoint(about.entrypoint.clone())
                 .working_dir("/")
-                .labels(labels.clone())
+                .labels(about.labels.clone())
                 .build()?,
         )
         .rootfs(
@@ -116,12 +116,12 @@ pub(super) fn pack(layer: Layer, about: &About) -> Result<Archive> {
                 .build()?,
         )
         .history([HistoryBuilder::default()
-            .created(about.created()?)
+            .created(pack::time(about.created)?)
             .created_by("cargo xtask image")
             .build()?])
         .build()?;
-    let config = blobs.add(MediaType::ImageConfig, canonical(&config)?)?;
-    let layer = blobs.add(MediaType::ImageLayerGzip, layer.gzip)?;
+    let config = layout.add(MediaType::ImageConfig, canonical(&config)?)?;
+    let layer = layout.add(MediaType::ImageLayerGzip, layer.gzip)?;
     // Docker's list names the files by their place in the archive.
     let for_docker = json!([{
         "Config": path(&config),
@@ -133,83 +133,47 @@ pub(super) fn pack(layer: Layer, about: &About) -> Result<Archive> {
         .media_type(MediaType::ImageManifest)
         .config(config)
         .layers([layer])
-        .annotations(labels)
+        .annotations(about.labels.clone())
         .build()?;
-    let mut manifest = blobs.add(MediaType::ImageManifest, canonical(&manifest)?)?;
-    let digest = manifest.digest().to_string();
+    let mut manifest = layout.add(MediaType::ImageManifest, canonical(&manifest)?)?;
     manifest.set_platform(Some(
         PlatformBuilder::default()
             .architecture(architecture)
             .os(Os::Linux)
             .build()?,
     ));
-    manifest.set_annotations(Some(HashMap::from([
-        (CONTAINERD_NAME.to_owned(), about.reference()),
-        (ANNOTATION_REF_NAME.to_owned(), about.tag.clone()),
-    ])));
-    let index = ImageIndexBuilder::default()
-        .schema_version(SCHEMA_VERSION)
-        .media_type(MediaType::ImageIndex)
-        .manifests([manifest])
-        .build()?;
-
-    let mut files = blobs.0;
-    files.insert("index.json".to_owned(), canonical(&index)?);
-    files.insert("manifest.json".to_owned(), canonical(&for_docker)?);
-    files.insert(
-        "oci-layout".to_owned(),
-        canonical(&json!({ "imageLayoutVersion": "1.0.0" }))?,
-    );
-    let mut archive = tar::Builder::new(Vec::new());
-    for folder in ["blobs/", "blobs/sha256/"] {
-        append(
-            &mut archive,
-            folder,
-            EntryType::Directory,
-            0o755,
-            about.created,
-            &[],
-        )?;
-    }
-    for (path, contents) in &files {
-        append(
-            &mut archive,
-            path,
-            EntryType::Regular,
-            0o644,
-            about.created,
-            contents,
-        )?;
-    }
-    Ok(Archive {
-        bytes: archive.into_inner().context("cannot end the archive")?,
-        digest,
+    let image = manifest.clone();
+    let parts = layout.clone();
+    layout.file("manifest.json", canonical(&for_docker)?);
+    Ok(Image {
+        archive: named(layout, manifest, &about.name, &about.tag, about.created)?,
+        manifest: image,
+        layout: parts,
     })
 }
 
-/// Files of the archive that are named by their digest.
-#[derive(Default)]
-struct Blobs(BTreeMap<String, Vec<u8>>);
-
-impl Blobs {
-    fn add(&mut self, media_type: MediaType, contents: Vec<u8>) -> Result<Descriptor> {
-        let descriptor = DescriptorBuilder::default()
-            .media_type(media_type)
-            .digest(sha256(&contents).parse::<oci_spec::image::Digest>()?)
-            .size(contents.len() as u64)
-            .build()?;
-        self.0.insert(path(&descriptor), contents);
-        Ok(descriptor)
+/// Puts images for several processors together, so that one name stands for all of them.
+pub(super) fn together(images: &[Image], name: &str, tag: &str, time: u64) -> Result<Archive> {
+    let mut layout = Layout::default();
+    for image in images {
+        layout.take(&image.layout);
     }
+    let manifests: Vec<Descriptor> = images.iter().map(|image| image.manifest.clone()).collect();
+    let index = index(manifests)?;
+    let index = layout.add(MediaType::ImageIndex, canonical(&index)?)?;
+    named(layout, index, name, tag, time)
 }
 
-fn path(blob: &Descriptor) -> String {
-    format!("blobs/sha256/{}", blob.digest().digest())
-}
-
-/// JSON whose keys stand in the order of the alphabet: labels come out of a map that has none.
-fn canonical(value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut value: Value = serde_json::to_value(value)?;
-    value.sort_all_objects();
-    Ok(serde_json::to_vec(&value)?)
+/// A layout in which one thing has a name.
+fn named(mut layout: Layout, mut what: Descriptor, name: &str, tag: &str, time: u64) -> Result<Archive> {
+    let digest = what.digest().to_string();
+    what.set_annotations(Some(HashMap::from([
+        (CONTAINERD_NAME.to_owned(), format!("{name}:{tag}")),
+        (ANNOTATION_REF_NAME.to_owned(), tag.to_owned()),
+    ])));
+    layout.index(&index(vec![what])?)?;
+    Ok(Archive {
+        bytes: layout.archive(time)?,
+        digest,
+    })
 }

@@ -18,6 +18,13 @@ pub(super) enum Machine {
 }
 
 impl Machine {
+    /// This machine's, if there are images for it.
+    pub(super) fn own() -> Option<Self> {
+        [Self::X86_64, Self::Aarch64]
+            .into_iter()
+            .find(|machine| machine.rust() == std::env::consts::ARCH)
+    }
+
     /// As Rust's targets call it.
     pub(super) fn rust(self) -> &'static str {
         match self {
@@ -105,16 +112,19 @@ impl Needs {
         format!("{}-unknown-linux-{libc}", self.machine.rust())
     }
 
-    /// The interpreter, the libraries, and what these need in turn: path in the image, and contents. `sysroot` is
-    /// where the libraries of that system lie, `/` for this machine's own.
-    pub(super) fn closure(&self, sysroot: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    /// The interpreter, the libraries, and what these need in turn: path in the image, and contents. `sysroots`
+    /// are where the libraries of that system lie, `/` for this machine's own; the first that has one counts.
+    pub(super) fn closure(&self, sysroots: &[&Path]) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut found = BTreeMap::new();
         let loader = self
             .interpreter
             .as_deref()
             .and_then(|loader| loader.rsplit('/').next());
         if let Some(path) = &self.interpreter {
-            let bytes = fs::read(below(sysroot, path))
+            let found_in = |sysroot: &&Path| fs::read(below(sysroot, path)).ok();
+            let bytes = sysroots
+                .iter()
+                .find_map(found_in)
                 .with_context(|| format!("cannot read {path}, which starts the program"))?;
             found.insert(path.clone(), bytes);
         }
@@ -125,7 +135,7 @@ impl Needs {
             if Some(name.as_str()) == loader || seen.contains(&name) {
                 continue;
             }
-            let (path, bytes) = self.find(sysroot, &name)?;
+            let (path, bytes) = self.find(sysroots, &name)?;
             names.extend(Self::read(Path::new(&path), &bytes)?.libraries);
             found.insert(path, bytes);
             seen.push(name);
@@ -133,19 +143,21 @@ impl Needs {
         Ok(found)
     }
 
-    fn find(&self, sysroot: &Path, name: &str) -> Result<(String, Vec<u8>)> {
+    fn find(&self, sysroots: &[&Path], name: &str) -> Result<(String, Vec<u8>)> {
         ensure!(
             !name.contains('/'),
             "the program needs {name} by its path, which an image cannot keep"
         );
-        for folder in self.machine.library_folders() {
-            let path = format!("{folder}/{name}");
-            let Ok(bytes) = fs::read(below(sysroot, &path)) else {
-                continue;
-            };
-            // Another processor's library may lie there too.
-            if Self::read(Path::new(&path), &bytes).is_ok_and(|other| other.machine == self.machine) {
-                return Ok((path, bytes));
+        for sysroot in sysroots {
+            for folder in self.machine.library_folders() {
+                let path = format!("{folder}/{name}");
+                let Ok(bytes) = fs::read(below(sysroot, &path)) else {
+                    continue;
+                };
+                // Another processor's library may lie there too.
+                if Self::read(Path::new(&path), &bytes).is_ok_and(|other| other.machine == self.machine) {
+                    return Ok((path, bytes));
+                }
             }
         }
         bail!(

@@ -3,11 +3,9 @@
 //! beside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use cargo_metadata::{Metadata, MetadataCommand, Package, PackageId};
+use cargo_metadata::{Metadata, Package, PackageId};
 use cyclonedx_bom::models::component::Classification;
 use cyclonedx_bom::models::dependency::{Dependencies, Dependency};
 use cyclonedx_bom::models::hash::{Hash, HashAlgorithm, HashValue, Hashes};
@@ -16,41 +14,29 @@ use cyclonedx_bom::prelude::{
     Bom, Component, Components, DateTime, Metadata as About, Purl, SpecVersion, Validate as _,
 };
 
-use super::layer::{Root, hex};
-use crate::workspace::cargo;
-
-/// The package of the program.
-const PACKAGE: &str = "meshmedic-cli";
+use crate::crates::{Crates, PROGRAM};
+use crate::pack::{Root, hex};
 
 /// What of the list the image itself knows.
-pub(super) struct Contents<'a> {
-    /// The target of the program: other targets have other dependencies.
-    pub(super) target: &'a str,
+pub(crate) struct Contents<'a> {
+    /// What the program is linked from.
+    pub(crate) crates: &'a Crates,
     /// When the image was made, as text.
-    pub(super) created: String,
+    pub(crate) created: String,
     /// The path of the program in the image.
-    pub(super) program: &'a str,
+    pub(crate) program: &'a str,
     /// Every file of the image, the program among them.
-    pub(super) root: &'a Root,
+    pub(crate) root: &'a Root,
 }
 
 /// The list as JSON.
-pub(super) fn write(workspace: &Path, contents: &Contents<'_>) -> Result<Vec<u8>> {
-    let metadata = MetadataCommand::new()
-        .current_dir(workspace)
-        .other_options([
-            "--locked".to_owned(),
-            "--filter-platform".to_owned(),
-            contents.target.to_owned(),
-        ])
-        .exec()
-        .context("cannot ask cargo for the dependencies")?;
-    let crates = crates(workspace, &metadata, contents.target)?;
+pub(crate) fn write(contents: &Contents<'_>) -> Result<Vec<u8>> {
+    let crates = contents.crates.packages();
     let (program, libraries): (Vec<&Package>, Vec<&Package>) = crates
         .values()
-        .partition(|package| package.name.as_str() == PACKAGE);
+        .partition(|package| package.name.as_str() == PROGRAM);
     let [program] = program[..] else {
-        bail!("cargo names {} packages {PACKAGE}", program.len());
+        bail!("cargo names {} packages {PROGRAM}", program.len());
     };
 
     let mut subject = component(program, Classification::Application)?;
@@ -82,7 +68,7 @@ pub(super) fn write(workspace: &Path, contents: &Contents<'_>) -> Result<Vec<u8>
             ..About::default()
         }),
         components: Some(Components(components)),
-        dependencies: Some(dependencies(&metadata, &crates)?),
+        dependencies: Some(dependencies(&contents.crates.metadata, &crates)?),
         spec_version: SpecVersion::V1_5,
         ..Bom::default()
     };
@@ -96,63 +82,6 @@ pub(super) fn write(workspace: &Path, contents: &Contents<'_>) -> Result<Vec<u8>
         .context("cannot write the list of contents")?;
     json.push(b'\n');
     Ok(json)
-}
-
-/// The packages that the program is linked from. Cargo's metadata alone would count in what the other crates of the
-/// workspace want of a dependency, and what only builds or tests need; its tree for this one package does not.
-fn crates<'a>(
-    workspace: &Path,
-    metadata: &'a Metadata,
-    target: &str,
-) -> Result<BTreeMap<&'a PackageId, &'a Package>> {
-    let linked = linked(workspace, target)?;
-    let crates: BTreeMap<_, _> = metadata
-        .packages
-        .iter()
-        .filter(|package| linked.contains(&(package.name.to_string(), package.version.to_string())))
-        .map(|package| (&package.id, package))
-        .collect();
-    ensure!(
-        crates.len() == linked.len(),
-        "cargo names {} packages in its tree, and {} of these in its metadata",
-        linked.len(),
-        crates.len()
-    );
-    Ok(crates)
-}
-
-/// Name and version of every package that is linked into the program.
-pub(super) fn linked(workspace: &Path, target: &str) -> Result<BTreeSet<(String, String)>> {
-    let mut command: Command = cargo(workspace);
-    let output = command
-        .args(["tree", "--locked", "--package", PACKAGE, "--target", target])
-        .args([
-            "--edges",
-            "normal,no-proc-macro",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}",
-        ])
-        .args(["--color", "never"])
-        .output()
-        .context("cannot start cargo")?;
-    ensure!(
-        output.status.success(),
-        "cargo tree failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    let text = String::from_utf8(output.stdout).context("what cargo tree prints is no text")?;
-    text.lines()
-        .filter(|line| !line.is_empty())
-        .map(|line| {
-            let mut words = line.split(' ');
-            let name = words.next().unwrap_or_default();
-            let version = words.next().and_then(|word| word.strip_prefix('v'));
-            let version = version.with_context(|| format!("cargo tree names no version: {line}"))?;
-            Ok((name.to_owned(), version.to_owned()))
-        })
-        .collect()
 }
 
 fn component(package: &Package, kind: Classification) -> Result<Component> {

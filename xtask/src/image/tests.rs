@@ -9,24 +9,31 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::archive::{About, Archive, pack};
+use super::archive::{About, Told, image};
 use super::elf::Machine;
-use super::layer::Root;
 use super::{IMAGE, check_size, created};
+use crate::pack::Root;
+use crate::pack::oci::Archive;
 use crate::workspace::workspace_root;
 use read::Opened;
 
 fn about() -> About {
-    About {
-        name: IMAGE.to_owned(),
-        tag: "1.2.3".to_owned(),
-        machine: Machine::Aarch64,
-        program: "/usr/bin/meshmedic".to_owned(),
+    let told = Told {
         version: "1.2.3".to_owned(),
         created: 1_700_000_000,
         revision: Some("abc".to_owned()),
         repository: "https://example.com/meshmedic".to_owned(),
         licence: "Apache-2.0".to_owned(),
+    };
+    About {
+        name: IMAGE.to_owned(),
+        tag: "1.2.3".to_owned(),
+        architecture: Machine::Aarch64.image().to_owned(),
+        entrypoint: vec![super::PROGRAM.to_owned()],
+        user: super::USER.to_owned(),
+        path: "/usr/bin".to_owned(),
+        created: told.created,
+        labels: told.labels().unwrap(),
     }
 }
 
@@ -39,7 +46,7 @@ fn root() -> Root {
 }
 
 fn packed(root: &Root, about: &About) -> Archive {
-    pack(root.layer(about.created).unwrap(), about).unwrap()
+    image(root.pack(about.created).unwrap(), about).unwrap().archive
 }
 
 #[test]

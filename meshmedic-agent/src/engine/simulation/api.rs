@@ -9,7 +9,7 @@ use meshmedic_common::policy::{Gates, Means, Withheld};
 
 use super::chaos::Cure;
 use super::tally::{Fault, Kind};
-use super::trace::{Event, Held, What};
+use super::trace::{Event, Held, PodId, What};
 use super::world::pod_of;
 use super::{Happening, MINUTE, SECOND, Sim, span};
 use meshmedic_common::repair::ledger::{Entry, Record, Step};
@@ -35,6 +35,8 @@ pub(super) struct Api {
     /// How far its clock is ahead of real time, in milliseconds.
     pub(super) offset: i64,
     pub(super) down_until: Time,
+    /// The pod of each repair, by its id.
+    repairs: BTreeMap<String, PodId>,
 }
 
 impl Api {
@@ -148,6 +150,7 @@ impl Sim {
             }
             Request::Act { .. } => Answer::Acted(Acted::InDoubt(why)),
             Request::Find(_) => Answer::Found(Err(why)),
+            Request::Survey { .. } => Answer::Surveyed(Err(why)),
         }
     }
 
@@ -177,6 +180,10 @@ impl Sim {
                     !pod.gone && !pod.standing.facts.deleting
                 });
                 Answer::Found(Ok(if there { Presence::There } else { Presence::Leaving }))
+            }
+            Request::Survey { pod, .. } => {
+                let judged = pod_of(&pod.uid).map(|id| self.world.pods[id as usize].owner);
+                Answer::Surveyed(Ok(judged.map(|owner| self.has(owner, &pod.uid))))
             }
         };
         self.reply(&flight, answer);
@@ -245,6 +252,8 @@ impl Sim {
             .record
             .entry(&change.id)
             .and_then(|entry| pod_of(&entry.uid));
+        let ends = matches!(change.step, Step::Conclude(_) | Step::ConcludeCanary(_));
+        let failed = ends && record.failures > lease.record.failures;
         lease.record = record;
         lease.version += 1;
         let held = match key {
@@ -255,6 +264,15 @@ impl Sim {
         };
         let entry = lease.record.entry(&change.id);
         let pod = entry.and_then(|entry| pod_of(&entry.uid));
+        if held == Held::Owner
+            && let Some(pod) = pod
+        {
+            self.api.repairs.insert(change.id.clone(), pod);
+        }
+        if let Some(pod) = self.api.repairs.get(&change.id).filter(|_| failed) {
+            let what = What::Failed { pod: *pod, held };
+            self.trace.push(Event { at: self.now, what });
+        }
         let let_go = before.filter(|_| pod.is_none() && held == Held::Owner);
         self.trace.extend(let_go.map(|pod| Event {
             at: self.now,
@@ -310,16 +328,8 @@ impl Sim {
         let node = &self.world.nodes[self.world.pods[id as usize].node];
         let faulty = node.ztunnel.is_none() || !node.cni_ready;
         let judged = &self.world.pods[id as usize];
-        let others = self.world.pods.iter().filter(|pod| {
-            let deleting = pod.standing.facts.deleting;
-            pod.owner == judged.owner && pod.uid != judged.uid && !pod.gone && !deleting
-        });
-        let owner = Owner {
-            wanted: self.world.owners[judged.owner].wanted,
-            others: others.map(|pod| Sibling::of(&pod.standing.facts)).collect(),
-        };
         let check = Check {
-            owner,
+            owner: self.has(judged.owner, judged.uid.as_str()),
             standing: (*Arc::clone(&self.world.pods[id as usize].standing)).clone(),
             gates: Gates {
                 node_fault: faulty.then(|| "not Ready".to_owned()),
@@ -329,6 +339,18 @@ impl Sim {
             },
         };
         Answer::Checked(Ok(Some(Box::new(check))))
+    }
+
+    /// What an owner wants and has, without this pod.
+    fn has(&self, owner: usize, uid: &str) -> Owner {
+        let others = self.world.pods.iter().filter(|pod| {
+            let deleting = pod.standing.facts.deleting;
+            pod.owner == owner && pod.uid.as_str() != uid && !pod.gone && !deleting
+        });
+        Owner {
+            wanted: self.world.owners[owner].wanted,
+            others: others.map(|pod| Sibling::of(&pod.standing.facts)).collect(),
+        }
     }
 
     fn act(&mut self, flight: &Flight, pod: &PodRef, delete: bool) -> Answer {
@@ -359,8 +381,10 @@ impl Sim {
         }
         self.tally.accepted += 1;
         self.evict(id);
-        if self.rng.chance(60) {
-            self.scale_up(id);
+        match self.rng.index(50) {
+            0..3 => self.scale_up(id),
+            3..6 => self.scale_down(id),
+            _ => {}
         }
         Answer::Acted(Acted::Accepted)
     }

@@ -4,6 +4,7 @@
 //! Where the truth leaves a doubt (an answer on its way, a clock that jumped) the agents get its benefit,
 //! by as much as the constants here say.
 
+mod aftermath;
 mod balance;
 mod owner;
 
@@ -43,6 +44,8 @@ impl fmt::Display for Breach {
 #[derive(Default)]
 struct Pod {
     truth: Option<Truth>,
+    /// Since when its containers are begun.
+    started: Option<Time>,
     /// When it appeared, by the server's clock.
     created: i64,
     gone: bool,
@@ -96,7 +99,12 @@ struct Act {
     pod: PodId,
     node: usize,
     owner: usize,
+    namespace: usize,
     process: u32,
+    /// How long its proof may take, in milliseconds.
+    patience: u64,
+    /// Since when its owner wants no successor.
+    unwanted: Option<Time>,
     /// When the API was last asked before, by the server's clock.
     asked: i64,
     /// Which pod proved it.
@@ -117,6 +125,8 @@ pub(super) struct Judge<'a> {
     acts: Vec<Act>,
     /// How many pods each owner wants.
     wanted: BTreeMap<usize, usize>,
+    /// When one of its pods last changed.
+    stirred: BTreeMap<usize, Time>,
     jumps: Vec<(Time, i64)>,
     no_istiod: bool,
     paused: bool,
@@ -132,6 +142,7 @@ pub(super) fn judge(rules: &Rules, trace: &[Event]) -> Vec<Breach> {
         processes: BTreeMap::new(),
         acts: Vec::new(),
         wanted: BTreeMap::new(),
+        stirred: BTreeMap::new(),
         jumps: Vec::new(),
         no_istiod: false,
         paused: false,
@@ -178,11 +189,17 @@ impl Judge<'_> {
                     pod.created = server;
                 }
                 pod.truth = Some(*truth);
+                if truth.started {
+                    pod.started.get_or_insert(at);
+                }
+                self.stir(at, *id);
             }
-            What::Wants(owner, wanted) => {
-                self.wanted.insert(*owner, *wanted);
+            What::Wants(owner, wanted) => self.wants(at, *owner, *wanted),
+            What::Gone(id) => {
+                self.pods.entry(*id).or_default().gone = true;
+                self.stir(at, *id);
             }
-            What::Gone(id) => self.pods.entry(*id).or_default().gone = true,
+            What::Failed { pod, held } => self.judge_failure(at, *pod, *held),
             What::Listens(id, shows) => {
                 let pod = self.pods.entry(*id).or_default();
                 pod.lost = (*shows == Shows::None).then(|| pod.lost.unwrap_or(at));

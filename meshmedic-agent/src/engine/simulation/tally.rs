@@ -70,10 +70,11 @@ pub(super) enum Kind {
     Check,
     Act,
     Find,
+    Survey,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Look,
         Self::Forget,
         Self::ClaimOwner,
@@ -89,6 +90,7 @@ impl Kind {
         Self::Check,
         Self::Act,
         Self::Find,
+        Self::Survey,
     ];
 
     pub(super) fn of(request: &Request) -> Self {
@@ -96,6 +98,7 @@ impl Kind {
             Request::Check(_) => Self::Check,
             Request::Act { .. } => Self::Act,
             Request::Find(_) => Self::Find,
+            Request::Survey { .. } => Self::Survey,
             Request::Update { lease, change, .. } => match (&change.step, lease) {
                 (Step::Look, _) => Self::Look,
                 (Step::Forget, _) => Self::Forget,
@@ -117,7 +120,10 @@ impl Kind {
     pub(super) const fn meets(self, fault: Fault) -> bool {
         !matches!(
             (self, fault),
-            (Self::Check | Self::Act | Self::Find, Fault::Garbled)
+            (
+                Self::Check | Self::Act | Self::Find | Self::Survey,
+                Fault::Garbled
+            )
         )
     }
 }
@@ -136,7 +142,7 @@ pub(super) struct Tally {
     pub(super) asked: [u64; 12],
     pub(super) by_hand: u64,
     pub(super) by_hand_proved: u64,
-    pub(super) met: [[u64; 12]; 15],
+    pub(super) met: [[u64; 12]; 16],
 }
 
 impl Tally {

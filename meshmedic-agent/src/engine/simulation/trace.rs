@@ -15,6 +15,13 @@ pub(super) type PodId = u32;
 pub(super) struct Truth {
     pub(super) node: usize,
     pub(super) owner: Option<usize>,
+    pub(super) namespace: usize,
+    /// How long it may take to end, in milliseconds.
+    pub(super) grace: u64,
+    /// Its containers were begun.
+    pub(super) started: bool,
+    /// Whether its successor comes to its node.
+    pub(super) stays: bool,
     /// Whether its successor has its name, and which.
     pub(super) name: Option<u32>,
     pub(super) recreated: Recreated,
@@ -103,6 +110,11 @@ pub(super) enum What {
     },
     /// The API wrote a Lease in which something is held for the repair of this pod.
     Wrote {
+        pod: PodId,
+        held: Held,
+    },
+    /// The repair of this pod was counted as one that did not take.
+    Failed {
         pod: PodId,
         held: Held,
     },

@@ -12,7 +12,7 @@ use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::Reason;
 
 use super::trace::{PodId, Recreated, Shows, Truth, What};
-use super::{EPOCH, HOUR, Happening, SECOND, START, Sim, span};
+use super::{EPOCH, HOUR, Happening, MINUTE, SECOND, START, Sim, span};
 use meshmedic_common::time::Time;
 
 pub(super) struct Pod {
@@ -42,6 +42,8 @@ pub(super) struct Owner {
     pub(super) waiting: bool,
     /// Nothing comes after for now.
     pub(super) absent: bool,
+    /// How long its pods may take to end, in milliseconds.
+    pub(super) grace: u64,
 }
 
 pub(super) struct Node {
@@ -125,7 +127,10 @@ impl Sim {
                 .unwrap_or_else(|| *self.rng.pick::<&str>(&USUAL));
             let namespace = self.rng.index(self.world.namespaces.len());
             let eager = self.rng.chance(500);
-            self.found(kind, namespace, eager);
+            let owner = self.found(kind, namespace, eager);
+            if self.rng.chance(150) {
+                self.world.owners[owner].grace = self.rng.between(MINUTE, 14 * MINUTE);
+            }
         }
         let mut next = 0;
         for (node, pods) in nodes.into_iter().enumerate() {
@@ -153,6 +158,7 @@ impl Sim {
             broken: false,
             waiting: false,
             absent: false,
+            grace: 30 * SECOND,
         });
         self.world.owners.len() - 1
     }
@@ -165,6 +171,7 @@ impl Sim {
             standing.facts.enrolment = Enrolment::Enabled;
             standing.expectation = Expectation::Expected;
             standing.facts.ready = true;
+            standing.facts.started = true;
         });
         self.listen(pod, Shows::All);
         pod
@@ -183,7 +190,12 @@ impl Sim {
         let id = PodId::try_from(self.world.pods.len()).unwrap_or_default();
         let uid = PodUid::parse(&format!("{id:08x}-0000-4000-8000-000000000000"));
         let Some(uid) = uid else { return 0 };
-        let Owner { kind, namespace, .. } = self.world.owners[owner];
+        let Owner {
+            kind,
+            namespace,
+            grace,
+            ..
+        } = self.world.owners[owner];
         let controller = (!kind.is_empty()).then(|| Controller {
             kind: kind.to_owned(),
             name: format!("o{owner}"),
@@ -199,6 +211,7 @@ impl Sim {
             mirror: kind == "Node",
             enrolment: Enrolment::Pending,
             created: Some(now),
+            grace: span(grace),
             ready_since: Some(now),
             ..PodFacts::default()
         };
@@ -243,6 +256,10 @@ impl Sim {
         Truth {
             node: pod.node,
             owner: (!owner.kind.is_empty()).then_some(pod.owner),
+            namespace: owner.namespace,
+            grace: owner.grace,
+            started: facts.started,
+            stays: owner.kind == "DaemonSet",
             name: (owner.kind == "StatefulSet").then(|| ordinal(&facts.name)),
             recreated: match owner.kind {
                 "Job" => Recreated::Job,
@@ -283,6 +300,7 @@ impl Sim {
         let now = self.server();
         self.edit(id, |standing| {
             standing.facts.ready = ready;
+            standing.facts.started |= ready;
             standing.facts.ready_since = Some(now);
         });
     }
@@ -313,6 +331,14 @@ impl Sim {
         self.become_ready(pod, true);
     }
 
+    /// An owner is scaled down while one of its pods is repaired: that one needs no successor.
+    pub(super) fn scale_down(&mut self, id: PodId) {
+        let Pod { owner, .. } = self.world.pods[id as usize];
+        if !self.calm && self.world.owners[owner].wanted > 1 {
+            self.want(owner, -1);
+        }
+    }
+
     /// The API accepted to end a pod.
     pub(super) fn evict(&mut self, id: PodId) {
         if self.world.pods[id as usize].standing.facts.deleting {
@@ -322,7 +348,12 @@ impl Sim {
             standing.facts.deleting = true;
             standing.expectation = Expectation::Exempt(Reason::Deleting);
         });
-        let grace = self.rng.between(SECOND, 20 * SECOND);
+        // Whoever has long takes long.
+        let longest = self.world.owners[self.world.pods[id as usize].owner].grace;
+        let grace = match longest.saturating_sub(MINUTE) {
+            0 => self.rng.between(SECOND, 20 * SECOND),
+            long => self.rng.between(long, longest),
+        };
         self.after(grace, Happening::Vanish(id));
     }
 
@@ -346,6 +377,13 @@ impl Sim {
     }
 
     pub(super) fn create(&mut self, owner: usize, node: usize, name: Option<String>) {
+        let there = self.world.pods.iter().filter(|pod| {
+            let facts = &pod.standing.facts;
+            pod.owner == owner && !pod.gone && !facts.deleting
+        });
+        if there.count() >= self.world.owners[owner].wanted {
+            return;
+        }
         if self.world.owners[owner].absent {
             return self.after(60 * SECOND, Happening::Create(owner, node, name));
         }

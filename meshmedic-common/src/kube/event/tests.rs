@@ -104,6 +104,7 @@ fn reasons_have_types_actions_and_names_that_stay() {
             ("MeshRepairBlocked", "Warning", "Repair"),
             ("MeshRepairSucceeded", "Normal", "Repair"),
             ("MeshRepairFailed", "Warning", "Repair"),
+            ("MeshRepairOver", "Normal", "Repair"),
             ("MeshNodeFault", "Warning", "Detect"),
             ("MeshIdentityConflict", "Warning", "Detect"),
         ]

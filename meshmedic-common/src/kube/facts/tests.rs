@@ -77,6 +77,8 @@ fn a_pod_is_reduced_to_its_facts() {
         }),
         runtime_class: Some("kata".to_owned()),
         enrolment: Enrolment::Enabled,
+        started: true,
+        grace: Duration::from_secs(30),
         created: time("2026-08-01T10:00:00Z"),
         ready_since: time("2026-08-01T10:05:00Z"),
         repair: Some("enabled".to_owned()),
@@ -87,11 +89,28 @@ fn a_pod_is_reduced_to_its_facts() {
 
 #[test]
 fn an_empty_pod_says_nothing() {
-    assert_eq!(facts(json!({})), PodFacts::default());
+    let nothing = PodFacts {
+        grace: GRACE,
+        ..PodFacts::default()
+    };
+    assert_eq!(facts(json!({})), nothing);
     assert_eq!(
         facts(json!({"metadata": {"annotations": {}}, "status": {"conditions": []}})),
-        PodFacts::default()
+        nothing
     );
+}
+
+#[test]
+fn a_pod_says_how_long_it_may_take_to_end_and_whether_it_has_begun() {
+    let of = |seconds: i64, phase: &str| {
+        facts(
+            json!({"spec": {"containers": [], "terminationGracePeriodSeconds": seconds}, "status": {"phase": phase}}),
+        )
+    };
+    let long = of(600, "Running");
+    assert_eq!((long.grace, long.started), (Duration::from_secs(600), true));
+    let never = of(-5, "Pending");
+    assert_eq!((never.grace, never.started), (GRACE, false));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::sabotage::stands;
 use super::super::{Check, Moment, Patient, Repairer, gate_detail};
+use super::aftermath::patience;
 use super::{Attempt, Stage, owner_of};
 use crate::policy::{Withheld, forbids};
 use crate::uid::PodUid;
@@ -57,6 +58,8 @@ impl Attempt {
                 Err(detail) => return self.undone(at, Withheld::NotFetched, Some(detail)),
             }
         }
+        self.controller.clone_from(&facts.controller);
+        self.patience = patience(repairer, facts);
         self.checked_at = at.now;
         self.stage = Stage::Announcing;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::ledger::{Allowance, Change, Entry, LEASE, Record, Step};
 use super::super::sabotage::{Defence, is_out};
 use super::super::{LeaseKey, Moment, PodRef, Refusal, Repairer, Request};
+use super::aftermath::MOST_GRACE;
 use super::{ASK_AGAIN, Act, Attempt, Canary, DOUBT, Left, Origin, Stage};
 use crate::policy::{Mandate, Withheld};
 use crate::repair::ledger::Conclusion;
@@ -168,6 +169,7 @@ impl Attempt {
             deadline: self.deadline,
             sent: None,
             before: Vec::new(),
+            controller: None,
             means: repairer.means,
             acted: false,
             canary: self.canary == Canary::MustSucceed,
@@ -251,7 +253,7 @@ impl Attempt {
             slot: entry.slot,
             claimed_at: entry.at,
             deadline: entry.deadline,
-            late_at: at.now + left.min(repairer.limits.successor_deadline),
+            late_at: at.now + left.min(repairer.limits.successor_deadline + MOST_GRACE),
             doubt_until: at.now + DOUBT,
             canary: if entry.canary {
                 Canary::MustSucceed
@@ -268,6 +270,7 @@ impl Attempt {
             Ok(record) => {
                 let entry = record.entry(&self.id);
                 self.slot = entry.and_then(|entry| entry.slot);
+                self.note_sent(record);
                 self.held = vec![self.owner_key(), LeaseKey::Node(self.node.clone())];
                 // The slot is written down with the act. Before it, whichever was claimed is not known.
                 let slots = self.slot.map_or(0..repairer.limits.slots, |slot| slot..slot + 1);

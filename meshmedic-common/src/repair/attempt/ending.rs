@@ -34,7 +34,7 @@ impl Attempt {
                 let lost = self.held.remove(*next);
                 if matches!(lost, LeaseKey::Owner(_)) {
                     // No proof can come any more.
-                    return self.done(at, Conclusion::Unproven, Outcome::Unproven);
+                    return self.unproved(at);
                 }
             }
         }
@@ -75,11 +75,12 @@ impl Attempt {
 
     pub(super) fn end(&mut self, at: Moment, conclusion: Conclusion, ended: Option<Ended>) {
         self.ended = ended;
-        let counts = matches!(
+        let counts_everywhere = matches!(
             conclusion,
             Conclusion::Succeeded(_) | Conclusion::Failed | Conclusion::Unproven
         );
-        if counts && !self.held.contains(&LeaseKey::Cluster) {
+        let counts = counts_everywhere || conclusion == Conclusion::Waiting;
+        if counts_everywhere && !self.held.contains(&LeaseKey::Cluster) {
             self.held.push(LeaseKey::Cluster);
         }
         self.not_before = at.now;
@@ -111,7 +112,9 @@ impl Attempt {
                 self.stage = Stage::Over(Left::Nothing);
                 return;
             }
-            Stage::Acting | Stage::Resolving | Stage::Following { .. } => Conclusion::Released,
+            Stage::Acting | Stage::Resolving | Stage::Following { .. } | Stage::Surveying => {
+                Conclusion::Released
+            }
         };
         self.end(at, conclusion, None);
     }

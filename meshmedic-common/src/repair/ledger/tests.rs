@@ -12,17 +12,26 @@ fn allowance() -> Allowance {
     Allowance {
         in_flight: Some((1, Withheld::InFlightOwner)),
         per_hour: None,
-        breaker: Some((3, OPEN, Withheld::BreakerOwner)),
+        breaker: Some(breaker(3, Withheld::BreakerOwner)),
         cooldown: Some((COOLDOWN, OPEN)),
         keeps_outcomes: true,
         frees_at_once: false,
     }
 }
 
+fn breaker(failures: u32, why: Withheld) -> Breaker {
+    Breaker {
+        failures,
+        open: OPEN,
+        why,
+        several: false,
+    }
+}
+
 fn hourly(most: usize) -> Allowance {
     Allowance {
         per_hour: Some((most, Withheld::BudgetCluster)),
-        breaker: Some((2, OPEN, Withheld::BreakerCluster)),
+        breaker: Some(breaker(2, Withheld::BreakerCluster)),
         ..Allowance::default()
     }
 }
@@ -40,6 +49,7 @@ fn entry(id: &str, second: i64) -> Entry {
         deadline: at(second + 300),
         sent: None,
         before: Vec::new(),
+        controller: None,
         means: Means::Evict,
         acted: false,
         canary: false,
@@ -430,4 +440,101 @@ fn a_look_tells_what_a_claim_would_meet_and_changes_nothing() {
         "the hour is over"
     );
     assert_eq!(hour, spent);
+}
+
+/// The cluster's record after repairs at these places did not take.
+fn of_cluster(failed: &[(&str, &str)], allowance: &Allowance) -> Record {
+    let mut record = Record::default();
+    for (n, (namespace, node)) in failed.iter().enumerate() {
+        let id = n.to_string();
+        let begun = Entry {
+            pod: format!("{namespace}/cart-{n}"),
+            node: (*node).to_owned(),
+            ..entry(&id, 0)
+        };
+        let unlimited = Allowance {
+            breaker: allowance.breaker.map(|breaker| Breaker {
+                failures: u32::MAX,
+                ..breaker
+            }),
+            ..*allowance
+        };
+        let claim = change(&id, Step::Claim(Box::new(begun)));
+        assert_eq!(record.apply(&claim, &unlimited, at(0)).withheld, None);
+        conclude(&mut record, &id, Conclusion::Unproven, allowance, 1);
+    }
+    record
+}
+
+#[test]
+fn the_breaker_of_the_cluster_wants_failures_of_several_namespaces_and_nodes() {
+    let five = Allowance {
+        breaker: Some(Breaker {
+            several: true,
+            ..breaker(5, Withheld::BreakerCluster)
+        }),
+        ..hourly(100)
+    };
+    let is_open = |failed: &[(&str, &str)]| {
+        let mut record = of_cluster(failed, &five);
+        claim(&mut record, "next", &five, 2).withheld == Some(Withheld::BreakerCluster)
+    };
+    let nodes = ["n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"];
+    let tenant: Vec<_> = nodes.iter().map(|node| ("tenant", *node)).collect();
+    assert!(!is_open(&tenant), "one namespace on eight nodes");
+    let node: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+        .iter()
+        .map(|of| (*of, "n1"))
+        .collect();
+    assert!(!is_open(&node), "six namespaces on one node");
+    let mut with_one = tenant.clone();
+    with_one.push(("shop", "n9"));
+    assert!(!is_open(&with_one), "one failure elsewhere");
+    with_one.push(("shop", "n7"));
+    assert!(is_open(&with_one), "two failures elsewhere");
+    // What an older agent wrote says nothing of places.
+    let mut old = of_cluster(&tenant, &five);
+    old.places.clear();
+    assert_eq!(
+        claim(&mut old, "next", &five, 2).withheld,
+        Some(Withheld::BreakerCluster)
+    );
+}
+
+#[test]
+fn without_a_successor_that_runs_only_the_owner_is_counted() {
+    let mut owner = Record::default();
+    claim(&mut owner, "a", &allowance(), 0);
+    conclude(&mut owner, "a", Conclusion::Waiting, &allowance(), 300);
+    assert_eq!(owner.failures, 1);
+    let mut node = Record::default();
+    let of_node = Allowance {
+        keeps_outcomes: false,
+        ..allowance()
+    };
+    claim(&mut node, "a", &of_node, 0);
+    conclude(&mut node, "a", Conclusion::Waiting, &of_node, 300);
+    assert_eq!((node.failures, node.repairs.len()), (0, 0));
+    for mut record in [Record::default(), owner] {
+        let before = record.failures;
+        claim(&mut record, "b", &allowance(), 10_000);
+        conclude(&mut record, "b", Conclusion::Unwanted, &allowance(), 10_300);
+        assert_eq!((record.failures, record.repairs.len()), (before, 0));
+    }
+}
+
+#[test]
+fn the_deadline_counts_from_the_act() {
+    let mut record = Record::default();
+    claim(&mut record, "a", &allowance(), 0);
+    let send = Step::Send {
+        holder: "n1-1".to_owned(),
+        slot: None,
+        before: Vec::new(),
+        canary: false,
+        controller: None,
+        patience: Duration::from_secs(900),
+    };
+    record.apply(&change("a", send), &allowance(), at(30));
+    assert_eq!(record.entry("a").unwrap().deadline, at(930));
 }

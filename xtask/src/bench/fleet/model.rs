@@ -303,6 +303,13 @@ impl Fleet {
                 let gone = number(&pod.uid).is_none_or(|number| self.gone.contains(&number));
                 Answer::Found(Ok(if gone { Presence::Leaving } else { Presence::There }))
             }
+            Request::Survey { .. } => {
+                self.count(|load| {
+                    load.requests += 2.0;
+                    load.bytes += CHECK;
+                });
+                Answer::Surveyed(Ok(Some(Owner::default())))
+            }
         };
         self.answers.insert((node, id), answer);
         let latency = self.between(LATENCY);

@@ -18,10 +18,10 @@ fn a_program_s_libraries_are_found_with_what_these_need() {
     let own = own();
     assert_eq!(own.machine.rust(), env::consts::ARCH);
     if own.is_static() {
-        assert!(own.closure(Path::new("/")).unwrap().is_empty());
+        assert!(own.closure(&[Path::new("/")]).unwrap().is_empty());
         return;
     }
-    let closure = own.closure(Path::new("/")).unwrap();
+    let closure = own.closure(&[Path::new("/")]).unwrap();
     let loader = own.interpreter.clone().unwrap();
     assert!(closure.contains_key(&loader), "{:?}", closure.keys());
     let names: Vec<&str> = closure
@@ -53,13 +53,13 @@ fn a_library_that_is_missing_is_named_with_the_way_out() {
         return;
     };
     let sysroot = tempfile::tempdir().unwrap();
-    let error = own.closure(sysroot.path()).unwrap_err().to_string();
+    let error = own.closure(&[sysroot.path()]).unwrap_err().to_string();
     assert!(error.contains(&loader), "{error}");
 
     let place = sysroot.path().join(loader.trim_start_matches('/'));
     fs::create_dir_all(place.parent().unwrap()).unwrap();
     fs::copy(&loader, place).unwrap();
-    let error = own.closure(sysroot.path()).unwrap_err().to_string();
+    let error = own.closure(&[sysroot.path()]).unwrap_err().to_string();
     assert!(
         own.libraries.iter().any(|library| error.contains(library)),
         "{error}"
@@ -71,7 +71,7 @@ fn a_library_that_is_missing_is_named_with_the_way_out() {
         fs::create_dir_all(sysroot.path().join("lib")).unwrap();
         fs::write(sysroot.path().join("lib").join(library), "no library").unwrap();
     }
-    assert!(own.closure(sysroot.path()).is_err());
+    assert!(own.closure(&[sysroot.path()]).is_err());
 }
 
 /// A program that needs `libouter.so`, which needs `libinner.so`, and nothing else but its loader.
@@ -105,14 +105,14 @@ fn small(sysroot: &Path, folder: &str) -> Needs {
 fn what_a_library_needs_is_needed_too() {
     let sysroot = tempfile::tempdir().unwrap();
     let needs = small(sysroot.path(), "usr/lib");
-    let closure = needs.closure(sysroot.path()).unwrap();
+    let closure = needs.closure(&[sysroot.path()]).unwrap();
     let loader = needs.interpreter.as_ref().unwrap().as_str();
     let mut wanted = vec![loader, "/usr/lib/libinner.so", "/usr/lib/libouter.so"];
     wanted.sort_unstable();
     assert_eq!(closure.keys().collect::<Vec<_>>(), wanted);
 
     fs::remove_file(sysroot.path().join("usr/lib/libinner.so")).unwrap();
-    let error = needs.closure(sysroot.path()).unwrap_err().to_string();
+    let error = needs.closure(&[sysroot.path()]).unwrap_err().to_string();
     assert!(error.contains("libinner.so"), "{error}");
 }
 
@@ -127,7 +127,7 @@ fn a_library_of_another_processor_is_passed_over() {
     other[18..20].copy_from_slice(&machine.to_le_bytes());
     fs::create_dir_all(sysroot.path().join("lib")).unwrap();
     fs::write(sysroot.path().join("lib/libinner.so"), other).unwrap();
-    let closure = needs.closure(sysroot.path()).unwrap();
+    let closure = needs.closure(&[sysroot.path()]).unwrap();
     assert!(closure["/usr/lib/libinner.so"] == inner, "{:?}", closure.keys());
     assert!(!closure.contains_key("/lib/libinner.so"));
 }

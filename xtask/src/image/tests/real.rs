@@ -12,35 +12,18 @@ use meshmedic_lab::need;
 use serde_json::Value;
 
 use super::read::{Image, Opened};
-use crate::image::layer::hex;
-use crate::image::{IMAGE, ImageArgs, PROGRAM, run, sbom};
-use crate::workspace::workspace_root;
-
-/// The program as `cargo test` built it, without its symbols, which would only take time.
-fn program(folder: &Path) -> PathBuf {
-    let own = env::current_exe().unwrap();
-    let built = own.parent().and_then(Path::parent).unwrap().join("meshmedic");
-    assert!(
-        built.is_file(),
-        "{} is missing: cargo build --package meshmedic-cli",
-        built.display()
-    );
-    let stripped = folder.join("meshmedic");
-    let status = Command::new("strip")
-        .arg("-o")
-        .arg(&stripped)
-        .arg(&built)
-        .status();
-    assert!(status.expect("whoever links has strip").success());
-    stripped
-}
+use crate::crates;
+use crate::image::{IMAGE, ImageArgs, PROGRAM, run};
+use crate::pack::hex;
+use crate::workspace::{copy_program, workspace_root};
 
 /// What the task writes: the image, and the list of its contents. It is made twice, once for all tests.
 fn made() -> &'static [(Vec<u8>, Value); 2] {
     static MADE: OnceLock<[(Vec<u8>, Value); 2]> = OnceLock::new();
     MADE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let binary = program(folder.path());
+        let binary = folder.path().join("meshmedic");
+        copy_program(&binary);
         ["first", "second"].map(|time| {
             let out = folder.path().join(time);
             run(&ImageArgs {
@@ -179,7 +162,9 @@ fn made_twice_it_is_the_same_and_its_contents_are_listed() {
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     assert_eq!(
         dependencies.len(),
-        sbom::linked(workspace_root().unwrap(), &target).unwrap().len()
+        crates::linked(workspace_root().unwrap(), crates::PROGRAM, &target)
+            .unwrap()
+            .len()
     );
     for dependency in dependencies {
         assert!(references.contains(&&dependency["ref"]), "{dependency}");

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Canaries, breakers, cooldowns and budgets: how an act stands among all others.
 
+use std::collections::BTreeMap;
+
 use super::super::trace::{Held, PodId, Truth};
 use super::super::world::within;
 use super::super::{HOUR, MINUTE, SECOND, span};
+use super::aftermath::MOST_GRACE;
 use super::{Act, CLAIM_LASTS, Judge};
 use meshmedic_common::time::Time;
 
@@ -55,7 +58,10 @@ impl Judge<'_> {
             pod: id,
             node,
             owner,
+            namespace: truth.namespace,
             process,
+            patience: self.rules.deadline + truth.grace.min(MOST_GRACE),
+            unwanted: None,
             asked: self.server(asked.unwrap_or(issued)),
             proved_by: None,
             claimed,
@@ -66,7 +72,7 @@ impl Judge<'_> {
 
     /// Whether the outcome of an act is still open, for certain.
     fn open(&self, act: &Act, now: Time) -> bool {
-        let deadline = self.rules.deadline - CLAIM_LASTS;
+        let deadline = act.patience - CLAIM_LASTS;
         let leapt = self.leapt(act.at - span(CLAIM_LASTS));
         act.proved.is_none() && act.failed.is_none() && within(deadline, now, act.at) && leapt < 20 * SECOND
     }
@@ -82,7 +88,7 @@ impl Judge<'_> {
             .acts
             .iter()
             .rev()
-            .take_while(|act| within(self.rules.deadline, at, act.at));
+            .take_while(|act| within(self.rules.deadline + MOST_GRACE, at, act.at));
         let open: Vec<&Act> = lately.filter(|act| self.open(act, at)).collect();
         let of_owner = open.iter().filter(|act| act.owner == owner).count();
         let on_node = open
@@ -176,22 +182,18 @@ impl Judge<'_> {
     /// When an act had failed at the earliest, if it has for certain.
     fn failed(&self, act: &Act, now: Time) -> Option<Time> {
         // Whoever takes it over goes by the server's clock, and waits longer if that fell back.
-        let over = act.at + span(self.rules.deadline + CLAIM_LASTS + self.fell(act.at - span(CLAIM_LASTS)));
+        let over = act.at + span(act.patience + CLAIM_LASTS + self.fell(act.at - span(CLAIM_LASTS)));
         if act.proved.is_some() || now <= over {
             return None;
         }
         let leapt = self.leapt(act.at - span(CLAIM_LASTS)) > 0;
-        let silent = act.at
-            + span(if leapt {
-                0
-            } else {
-                self.rules.deadline - CLAIM_LASTS
-            });
+        let silent = act.at + span(if leapt { 0 } else { act.patience - CLAIM_LASTS });
         Some(act.failed.map_or(silent, |failed| failed.min(silent)))
     }
 
-    /// How many in a row failed up to now, and when the last of them did.
-    fn row(&self, at: Time, slack: u64, mine: impl Fn(&Act) -> bool) -> (usize, Option<Time>) {
+    /// Those that failed in a row up to now, for certain, and when the last of them did. What is nobody's failure, or
+    /// its owner's alone, breaks no row.
+    fn row(&self, at: Time, slack: u64, mine: impl Fn(&Act) -> bool) -> (Vec<&Act>, Option<Time>) {
         // A successor may be seen long after its act, by an agent that was away.
         let proofs = self
             .acts
@@ -199,16 +201,22 @@ impl Judge<'_> {
             .filter(|act| mine(act))
             .filter_map(|act| act.proved);
         let proved = proofs.map(|(when, _)| when).max().unwrap_or_default();
-        let (mut count, mut last) = (0, None);
+        let (mut row, mut last) = (Vec::new(), None);
         for act in self.acts.iter().rev().filter(|act| mine(act)) {
             let Some(failed) = self.failed(act, at) else { break };
             if failed <= proved || at.since(failed) < span(slack) || (slack > 0 && !self.lived(act)) {
                 break;
             }
-            last = last.or(Some(failed));
-            count += 1;
+            let counts = match slack {
+                0 => act.unwanted.is_none(),
+                _ => act.failed.is_some() || self.ran(act),
+            };
+            if counts {
+                last = last.or(Some(failed));
+                row.push(act);
+            }
         }
-        (count, last)
+        (row, last)
     }
 
     fn rests(&self, at: Time, failed: Option<Time>, rest: u64) -> bool {
@@ -217,7 +225,7 @@ impl Judge<'_> {
 
     /// A process that ended before it could write down what it knew counts for nothing.
     fn lived(&self, act: &Act) -> bool {
-        let known = act.at + span(self.rules.deadline + WRITTEN);
+        let known = act.at + span(act.patience + WRITTEN);
         let process = self.processes.get(&act.process);
         process.is_some_and(|process| process.ended.is_none_or(|ended| ended > known))
     }
@@ -225,19 +233,34 @@ impl Judge<'_> {
     /// Cooldown and breakers.
     fn judge_rest(&mut self, at: Time, id: PodId, node: usize, owner: usize) {
         let open = self.rules.breaker_open;
-        let (count, last) = self.row(at, 0, |act| act.owner == owner);
+        let (row, last) = self.row(at, 0, |act| act.owner == owner);
+        let count = row.len();
         if count > 0 && self.rests(at, last, self.rules.cooldown) {
             self.blame(at, 7, format!("pod {id}: owner {owner} is to be left in peace"));
         }
         if count >= self.rules.breaker_failures && self.rests(at, last, open) {
             self.blame(at, 6, format!("pod {id}: {count} of owner {owner} did not take"));
         }
-        let (count, last) = self.row(at, WRITTEN, |act| act.node == node);
+        let (row, last) = self.row(at, WRITTEN, |act| act.node == node);
+        let count = row.len();
         if count >= self.rules.breaker_failures && self.rests(at, last, open) {
             self.blame(at, 6, format!("pod {id}: {count} on node {node} did not take"));
         }
-        let (count, last) = self.row(at, WRITTEN, |_| true);
-        if count >= self.rules.breaker_failures_cluster && self.rests(at, last, open) {
+        let (row, last) = self.row(at, WRITTEN, |_| true);
+        // Of one namespace, and of one node, only half counts.
+        let most = self.rules.breaker_failures_cluster;
+        let bounded = |place: fn(&Act) -> usize| {
+            let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+            for act in &row {
+                *counts.entry(place(act)).or_default() += 1;
+            }
+            counts
+                .into_values()
+                .map(|count| count.min(most.div_ceil(2)))
+                .sum::<usize>()
+        };
+        let count = bounded(|act| act.namespace).min(bounded(|act| act.node));
+        if count >= most && self.rests(at, last, open) {
             self.blame(at, 6, format!("pod {id}: {count} in the cluster did not take"));
         }
     }

@@ -16,6 +16,10 @@ fn forgery() -> Forgery {
     let truth = Truth {
         node: 0,
         owner: Some(0),
+        namespace: 0,
+        grace: 0,
+        started: true,
+        stays: false,
         name: None,
         recreated: Recreated::Yes,
         expected: true,
@@ -252,11 +256,39 @@ fn rule_6_before_the_canary_or_after_the_breaker() {
     assert_eq!(stubborn.breaks(), [6]);
     let mut everywhere = forgery();
     everywhere.rules.breaker_failures = 100;
-    for n in 0..6 {
-        everywhere.repair(n, n as usize, (15 + 6 * u64::from(n)) * MINUTE);
-    }
-    everywhere.repair(9, 9, 70 * MINUTE);
+    everywhere.rules.breaker_failures_cluster = 1;
+    everywhere.repair(1, 1, 15 * MINUTE);
+    // Its successor runs, and nobody proves anything of it.
+    let truth = everywhere.truth;
+    everywhere.at(15 * MINUTE + 10 * SECOND, What::Pod(2, truth));
+    everywhere.repair(9, 9, 50 * MINUTE);
     assert_eq!(everywhere.breaks(), [6]);
+}
+
+#[test]
+fn rule_6_counted_too_early_or_against_the_wrong_ones() {
+    let counted = |held, after: u64, change: fn(&mut Forgery)| {
+        let mut forgery = forgery();
+        forgery.truth.grace = 2 * MINUTE;
+        forgery.at(0, What::Wants(0, 1));
+        forgery.repair(1, 0, 5 * MINUTE);
+        forgery.at(5 * MINUTE + 5 * SECOND, What::Gone(1));
+        change(&mut forgery);
+        forgery.at(5 * MINUTE + after, What::Failed { pod: 1, held });
+        forgery.breaks()
+    };
+    let late = 7 * MINUTE + 10 * SECOND;
+    assert!(counted(Held::Owner, late, |_| {}).is_empty());
+    assert_eq!(counted(Held::Owner, 5 * MINUTE, |_| {}), [6]);
+    assert_eq!(counted(Held::Node, late, |_| {}), [6]);
+    assert_eq!(counted(Held::Cluster, late, |_| {}), [6]);
+    let fewer = |forgery: &mut Forgery| forgery.at(5 * MINUTE + 6 * SECOND, What::Wants(0, 0));
+    assert_eq!(counted(Held::Owner, late, fewer), [6]);
+    let runs = |forgery: &mut Forgery| {
+        let truth = forgery.truth;
+        forgery.at(5 * MINUTE + 9 * SECOND, What::Pod(2, truth));
+    };
+    assert!(counted(Held::Node, late, runs).is_empty());
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! What did slow harm once, each as a cluster of its own in which nothing else goes wrong.
 
 use super::super::judge::judge;
-use super::super::trace::{PodId, Shows, What};
-use super::super::{HOUR, MINUTE, Plan, Sim};
+use super::super::trace::{Held, PodId, Shows, What};
+use super::super::{HOUR, MINUTE, Plan, SECOND, Sim};
 use super::super::{span, trace::Rules};
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::repair::sabotage::{Defence, OUT};
@@ -15,6 +15,8 @@ fn cluster() -> Sim {
     plan.nodes = vec![3; 4];
     (plan.faults, plan.people) = (0, 0);
     let mut sim = Sim::new(plan);
+    // What goes wrong is the scene's alone.
+    sim.calm = true;
     let settled = sim.now + span(HOUR);
     sim.until(settled);
     sim
@@ -34,6 +36,14 @@ fn pass(sim: &mut Sim, milliseconds: u64) {
     sim.until(then);
 }
 
+/// A pod falls out of the mesh, and its agent is told.
+fn lose(sim: &mut Sim, pod: PodId) {
+    sim.listen(pod, Shows::None);
+    let node = sim.world.pods[pod as usize].node;
+    let life = sim.agents[node].life;
+    sim.hint(node, life, pod);
+}
+
 /// How many of an owner's pods were evicted.
 fn evicted(sim: &Sim, owner: usize) -> usize {
     let of_owner = |id: PodId| sim.world.pods[id as usize].owner == owner;
@@ -42,6 +52,24 @@ fn evicted(sim: &Sim, owner: usize) -> usize {
         _ => false,
     });
     accepted.count()
+}
+
+/// In which Leases repairs of an owner's pods were counted as ones that did not take.
+fn counted(sim: &Sim, owner: usize) -> Vec<Held> {
+    let failed = sim.trace.iter().filter_map(|event| match event.what {
+        What::Failed { pod, held } if sim.world.pods[pod as usize].owner == owner => Some(held),
+        _ => None,
+    });
+    failed.collect()
+}
+
+/// The rules that are broken if this defence is out.
+fn broken_without(out: Defence, scene: impl FnOnce() -> Sim) -> Vec<u8> {
+    OUT.set(Some(out));
+    let sim = scene();
+    OUT.set(None);
+    let breaches = judge(&sim.plan.rules, &sim.trace);
+    breaches.iter().map(|breach| breach.rule).collect()
 }
 
 #[track_caller]
@@ -84,4 +112,115 @@ fn without_rule_eleven_time_alone_would_drain_it() {
     assert_eq!(evicted(&sim, owner), 4);
     let breaches = judge(&sim.plan.rules, &sim.trace);
     assert!(breaches.iter().any(|breach| breach.rule == 11), "{breaches:?}");
+}
+
+/// Five owners of one tenant whose registry is down, and one of somebody else.
+fn a_tenant_without_images() -> (Sim, Vec<usize>, PodId) {
+    let mut sim = cluster();
+    let tenant: Vec<usize> = (0..5).map(|_| sim.found("ReplicaSet", 0, true)).collect();
+    for (n, owner) in tenant.iter().enumerate() {
+        sim.world.owners[*owner].absent = true;
+        let pod = sim.settled(*owner, n % 4);
+        pass(&mut sim, MINUTE);
+        lose(&mut sim, pod);
+        pass(&mut sim, 20 * MINUTE);
+    }
+    let other = sim.found("ReplicaSet", 1, true);
+    let pod = sim.settled(other, 0);
+    pass(&mut sim, MINUTE);
+    lose(&mut sim, pod);
+    pass(&mut sim, 30 * MINUTE);
+    (sim, tenant, pod)
+}
+
+#[test]
+fn owners_whose_pods_cannot_come_back_withhold_nobody_elses_repairs() {
+    let (sim, tenant, pod) = a_tenant_without_images();
+    for owner in tenant {
+        assert_eq!(evicted(&sim, owner), 1);
+        assert_eq!(counted(&sim, owner), [Held::Owner]);
+    }
+    assert!(
+        sim.world.pods[pod as usize].gone,
+        "the other's pod was not repaired"
+    );
+    assert_clean(&sim);
+    let broken = broken_without(Defence::Aftermath, || {
+        let (sim, _, pod) = a_tenant_without_images();
+        assert!(!sim.world.pods[pod as usize].gone);
+        sim
+    });
+    assert!(broken.contains(&6), "{broken:?}");
+}
+
+/// Pods that take ten minutes to end, as they may.
+fn long_grace() -> (Sim, usize) {
+    let mut sim = cluster();
+    let owner = sim.found("StatefulSet", 0, true);
+    sim.world.owners[owner].grace = 10 * MINUTE;
+    let pod = sim.settled(owner, 0);
+    pass(&mut sim, MINUTE);
+    lose(&mut sim, pod);
+    pass(&mut sim, HOUR);
+    (sim, owner)
+}
+
+#[test]
+fn a_pod_that_takes_long_to_end_takes_nothing_from_its_successor() {
+    let (sim, owner) = long_grace();
+    assert_eq!(evicted(&sim, owner), 1);
+    assert!(counted(&sim, owner).is_empty());
+    let proved = |what: &What| matches!(what, What::Proved { captured: true, .. });
+    assert!(sim.trace.iter().any(|event| proved(&event.what)));
+    assert_clean(&sim);
+    let broken = broken_without(Defence::Grace, || long_grace().0);
+    assert!(broken.contains(&6), "{broken:?}");
+}
+
+/// A pod of a `DaemonSet` is repaired, and meanwhile the set grows to one more node.
+#[test]
+fn a_daemon_set_that_grows_meanwhile_proves_nothing_by_its_new_pods() {
+    let mut sim = cluster();
+    let owner = sim.found("DaemonSet", 0, true);
+    let pods: Vec<PodId> = (0..3).map(|node| sim.settled(owner, node)).collect();
+    pass(&mut sim, MINUTE);
+    lose(&mut sim, pods[0]);
+    while evicted(&sim, owner) == 0 {
+        pass(&mut sim, SECOND);
+    }
+    // Its pod's own successor does not come for now.
+    sim.world.owners[owner].absent = true;
+    let new = sim.settled(owner, 3);
+    pass(&mut sim, 20 * MINUTE);
+    let proved = |what: &What| matches!(what, What::Proved { by, .. } if *by == new);
+    assert!(!sim.trace.iter().any(|event| proved(&event.what)));
+    assert_eq!(
+        counted(&sim, owner),
+        [Held::Owner],
+        "the new node's pod is no successor that runs"
+    );
+    assert_clean(&sim);
+}
+
+/// A pod is repaired, and meanwhile its owner is told to do with one less.
+#[test]
+fn an_owner_that_wants_no_successor_is_held_against_nobody() {
+    for kind in ["ReplicaSet", "DaemonSet", "StatefulSet"] {
+        let mut sim = cluster();
+        let owner = sim.found(kind, 0, true);
+        let pods: Vec<PodId> = (0..3).map(|node| sim.settled(owner, node)).collect();
+        pass(&mut sim, MINUTE);
+        lose(&mut sim, pods[0]);
+        while evicted(&sim, owner) == 0 {
+            pass(&mut sim, SECOND);
+        }
+        sim.want(owner, -1);
+        pass(&mut sim, 6 * MINUTE);
+        assert!(counted(&sim, owner).is_empty(), "{kind}");
+        // No cooldown stands in the way of its next pod.
+        lose(&mut sim, pods[1]);
+        pass(&mut sim, 2 * MINUTE);
+        assert_eq!(evicted(&sim, owner), 2, "{kind}");
+        assert_clean(&sim);
+    }
 }

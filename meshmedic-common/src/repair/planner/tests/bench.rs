@@ -57,6 +57,8 @@ pub(super) struct Bench {
     pub(super) acted: Acted,
     /// What every owner wants and has.
     pub(super) owner: Owner,
+    /// And what it wants and has once the deadline is over: a pod that runs, unless a test says otherwise.
+    pub(super) aftermath: Option<Owner>,
     pub(super) acts: Vec<PodRef>,
     pub(super) notices: Vec<RepairNotice>,
 }
@@ -73,6 +75,17 @@ impl Bench {
             clock: EPOCH,
             acted: Acted::Accepted,
             owner: Owner::default(),
+            aftermath: Some(Owner {
+                wanted: 1,
+                others: vec![Sibling {
+                    name: "new".to_owned(),
+                    uid: "unread".to_owned(),
+                    node: Some("n1".to_owned()),
+                    started: true,
+                    ready: true,
+                    created: Timestamp::from_second(EPOCH + 3600).ok(),
+                }],
+            }),
             acts: Vec::new(),
             notices: Vec::new(),
         };
@@ -184,6 +197,7 @@ impl Bench {
             } else {
                 Presence::Leaving
             })),
+            Request::Survey { .. } => Answer::Surveyed(Ok(self.aftermath.clone())),
         }
     }
 

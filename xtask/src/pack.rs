@@ -1,38 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one layer of the image: a root folder, written so that the same files always give the same bytes.
+//! Archives of files, written so that the same files always give the same bytes.
+
+pub(crate) mod oci;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use flate2::{Compression, GzBuilder};
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
-/// A file of the image.
+/// A file of an archive.
 struct File {
     contents: Vec<u8>,
     executable: bool,
 }
 
-/// The files of the image by their path, without the leading slash.
+/// Files by their path, without the leading slash.
 #[derive(Default)]
-pub(super) struct Root {
+pub(crate) struct Root {
     files: BTreeMap<String, File>,
 }
 
-/// A layer as it is stored, and the digest of what it is when unpacked.
-pub(super) struct Layer {
-    pub(super) gzip: Vec<u8>,
-    pub(super) diff_id: String,
+/// An archive as it is stored, and the digest of what it is when unpacked.
+pub(crate) struct Packed {
+    pub(crate) gzip: Vec<u8>,
+    pub(crate) diff_id: String,
 }
 
 impl Root {
-    pub(super) fn file(&mut self, path: &str, contents: Vec<u8>) {
+    pub(crate) fn file(&mut self, path: &str, contents: Vec<u8>) {
         self.add(path, contents, false);
     }
 
-    pub(super) fn program(&mut self, path: &str, contents: Vec<u8>) {
+    pub(crate) fn program(&mut self, path: &str, contents: Vec<u8>) {
         self.add(path, contents, true);
     }
 
@@ -42,7 +45,7 @@ impl Root {
     }
 
     /// Every file by its path and contents.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.files
             .iter()
             .map(|(path, file)| (path.as_str(), file.contents.as_slice()))
@@ -50,7 +53,7 @@ impl Root {
 
     /// All files and the folders above them as a compressed archive. What is not the files themselves is the same
     /// for everybody: their order, owner, time, and gzip's header.
-    pub(super) fn layer(&self, time: u64) -> Result<Layer> {
+    pub(crate) fn pack(&self, time: u64) -> Result<Packed> {
         let mut archive = tar::Builder::new(Vec::new());
         let mut folders: Vec<&str> = Vec::new();
         for (path, file) in &self.files {
@@ -71,14 +74,14 @@ impl Root {
             let mode = if file.executable { 0o755 } else { 0o644 };
             append(&mut archive, path, EntryType::Regular, mode, time, &file.contents)?;
         }
-        let tar = archive.into_inner().context("cannot end the layer's archive")?;
+        let tar = archive.into_inner().context("cannot end the archive")?;
         let mut gzip = GzBuilder::new()
             .mtime(0)
             .operating_system(255) // unknown, wherever it is made
             .write(Vec::new(), Compression::default());
-        gzip.write_all(&tar).context("cannot compress the layer")?;
-        let gzip = gzip.finish().context("cannot compress the layer")?;
-        Ok(Layer {
+        gzip.write_all(&tar).context("cannot compress the archive")?;
+        let gzip = gzip.finish().context("cannot compress the archive")?;
+        Ok(Packed {
             gzip,
             diff_id: sha256(&tar),
         })
@@ -86,7 +89,7 @@ impl Root {
 }
 
 /// Adds one entry of root's, with nothing in it that another machine or day would change.
-pub(super) fn append(
+fn append(
     archive: &mut tar::Builder<Vec<u8>>,
     path: &str,
     kind: EntryType,
@@ -112,13 +115,20 @@ pub(super) fn append(
         .with_context(|| format!("cannot add {path} to an archive"))
 }
 
+/// A time, in seconds since 1970, as lists and images have it.
+pub(crate) fn time(seconds: u64) -> Result<String> {
+    let seconds = i64::try_from(seconds).context("a time is too far away")?;
+    let time = Timestamp::from_second(seconds).context("a time is too far away")?;
+    Ok(time.to_string())
+}
+
 /// The digest as images write it.
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 
 /// The digest alone.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))

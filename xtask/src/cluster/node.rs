@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One real node without Docker: the programs of Kubernetes and Debian in namespaces of their own.
+
+#![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
+
+mod images;
+mod istio;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use meshmedic_lab::Room;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::parts::folder;
+use super::store::{Store, clear};
+use crate::workspace::{cargo, workspace_root};
+
+/// What the node reads, and where it is for the node.
+const CONFIGURATION: &str = "node";
+const INSIDE: &str = "/cluster";
+const PROGRAMS: &str = "/cluster-bin";
+/// Istio's charts and this project's manifests.
+const CHARTS: &str = "/cluster-charts";
+const DEPLOY: &str = "/cluster-deploy";
+/// The first process, as its command line names it.
+const INIT: &str = "/cluster/conf/init";
+/// The control group below which everything of the node is.
+const CGROUP: &str = "meshmedic-node";
+const KUBECONFIG: &str = "/cluster/pki/admin.kubeconfig";
+/// Folders of the node, and where it has them. What is written elsewhere vanishes with it.
+const FOLDERS: [(&str, &str); 7] = [
+    ("cni-bin", "/opt/cni/bin"),
+    ("cni-net.d", "/etc/cni/net.d"),
+    ("containerd", "/var/lib/containerd"),
+    ("containers", "/var/log/containers"),
+    ("kubelet", "/var/lib/kubelet"),
+    ("kubernetes", "/etc/kubernetes"),
+    ("pods", "/var/log/pods"),
+];
+/// Folders that are only below [`INSIDE`].
+const OWN: [&str; 5] = ["etcd", "images", "logs", "pki", "run"];
+/// The capability without which runc has to ask for less, as a bit of what `/proc` tells.
+const SYS_RESOURCE: u64 = 1 << 24;
+/// How long a step of the start may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often something is asked for that is awaited.
+const STEP: Duration = Duration::from_millis(200);
+
+/// What is to run on it.
+pub(super) struct Wanted {
+    /// Istio, an application in its mesh, and MeshMedic.
+    pub(super) mesh: bool,
+    /// A real ztunnel for the lab's.
+    pub(super) ztunnel: Option<PathBuf>,
+}
+
+/// The one node of this machine.
+pub(super) struct Node {
+    folder: PathBuf,
+}
+
+impl Node {
+    /// Whether it runs or not.
+    pub(super) fn of_machine(store: &Store) -> Result<Self> {
+        let versions = store.folder().parent().and_then(Path::parent);
+        let cache = versions.context("the folder of the programs lies nowhere")?;
+        Ok(Self {
+            folder: cache.join("node"),
+        })
+    }
+
+    /// Starts it and waits until it is Ready.
+    pub(super) fn up(&self, store: &Store, wanted: &Wanted) -> Result<()> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "a node needs root: `sudo -E env \"PATH=$PATH\" cargo xtask cluster up`"
+        );
+        if let Some(init) = self.init() {
+            bail!("the node is up, as process {init}: `cargo xtask cluster down` ends it");
+        }
+        let begun = Instant::now();
+        let say = |what: &str| println!("{:>5.1} s  {what}", begun.elapsed().as_secs_f32());
+        self.clear()?;
+        self.prepare(store)?;
+        say("keys and configuration");
+        let folder = self.folder.join("images");
+        let mut images = images::of_kubernetes(store, &folder)?;
+        if wanted.mesh {
+            images.extend(images::of_istio(store, &folder, wanted.ztunnel.as_deref())?);
+            images.extend(images::of_meshmedic(&folder)?);
+        }
+        say("images");
+        self.start(store)?;
+        self.until("containerd", || {
+            self.succeeds(&["ctr", "--namespace", "k8s.io", "version"])
+        })?;
+        for image in images {
+            let path = format!("{INSIDE}/images/{image}");
+            self.run(&["ctr", "--namespace", "k8s.io", "images", "import", &path])?;
+        }
+        say("containerd has the images");
+        self.until("the API server", || {
+            self.succeeds(&["kubectl", "get", "--raw", "/readyz"])
+        })?;
+        say("the API server is ready");
+        self.until("the namespaces that Kubernetes makes", || {
+            self.succeeds(&["kubectl", "get", "namespace", "kube-system"])
+                && self.succeeds(&["kubectl", "get", "serviceaccount", "default"])
+        })?;
+        self.run(&["kubectl", "apply", "--filename", "/cluster/conf/dns.yaml"])?;
+        self.until("the node to be Ready", || {
+            self.output(&["kubectl", "get", "node", "node-a", "--no-headers"])
+                .is_some_and(|line| line.split_whitespace().nth(1) == Some("Ready"))
+        })?;
+        say("the node is Ready");
+        if wanted.mesh {
+            istio::install(self, wanted.ztunnel.is_some(), &say)?;
+        }
+        println!("\ncargo xtask cluster kubectl get pods --all-namespaces");
+        Ok(())
+    }
+
+    /// Ends it, and removes all that it had.
+    pub(super) fn down(&self) -> Result<()> {
+        if let Some(init) = self.init() {
+            kill_process(init, Signal::KILL).with_context(|| format!("cannot end process {init}"))?;
+            self.until("the node to end", || self.init().is_none())?;
+        }
+        self.clear()
+    }
+
+    /// A command in the node; nothing of it happens if the node is not up.
+    pub(super) fn command(&self, words: &[&str]) -> Result<Command> {
+        let Some(init) = self.init() else {
+            bail!("there is no node: `cargo xtask cluster up`");
+        };
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &init.as_raw_nonzero().to_string()])
+            .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--"])
+            .args(words)
+            .env("KUBECONFIG", KUBECONFIG)
+            .env(
+                "CONTAINER_RUNTIME_ENDPOINT",
+                "unix:///run/containerd/containerd.sock",
+            )
+            .env("HOME", format!("{INSIDE}/run"))
+            .env("PATH", format!("{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin"));
+        Ok(command)
+    }
+
+    /// The node's first process, if it lives.
+    fn init(&self) -> Option<Pid> {
+        let starter = fs::read_to_string(self.folder.join("starter")).ok()?;
+        let starter: i32 = starter.trim().parse().ok()?;
+        let children = fs::read_to_string(format!("/proc/{starter}/task/{starter}/children")).ok()?;
+        children
+            .split_whitespace()
+            .filter_map(|child| Pid::from_raw(child.parse().ok()?))
+            .find(|child| {
+                // Numbers are used again, by others.
+                let line = fs::read(format!("/proc/{}/cmdline", child.as_raw_nonzero()));
+                line.is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == INIT.as_bytes()))
+            })
+    }
+
+    /// Removes folders and control groups, which nobody may use any more.
+    fn clear(&self) -> Result<()> {
+        for hierarchy in hierarchies()? {
+            let group = hierarchy.join(CGROUP);
+            self.until("the control groups to be empty", || remove_groups(&group))?;
+        }
+        clear(&self.folder)
+    }
+
+    fn prepare(&self, store: &Store) -> Result<()> {
+        for name in OWN.iter().chain(FOLDERS.iter().map(|(name, _)| name)) {
+            make(&self.folder.join(name))?;
+        }
+        make(&self.folder.join("run/dns"))?;
+        make(&self.folder.join("room"))?;
+        let target = self.folder.join("conf");
+        make(&target)?;
+        let source = folder()?.join(CONFIGURATION);
+        let entries = fs::read_dir(&source).with_context(|| format!("cannot list {}", source.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list {}", source.display()))?;
+            let file = target.join(entry.file_name());
+            fs::copy(entry.path(), &file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        if capabilities()? & SYS_RESOURCE == 0 {
+            let file = target.join("containerd.toml");
+            let text = fs::read_to_string(&file).context("cannot read containerd.toml")?;
+            let text = text.replace("\"/usr/sbin/runc\"", "\"/cluster/conf/runc\"");
+            fs::write(&file, text).context("cannot write containerd.toml")?;
+        }
+        let keys = Command::new(target.join("pki"))
+            .current_dir(self.folder.join("pki"))
+            .output()
+            .context("cannot run the script that makes keys")?;
+        ensure!(
+            keys.status.success(),
+            "openssl cannot make the keys of a cluster: {}",
+            String::from_utf8_lossy(&keys.stderr).trim()
+        );
+        ensure!(
+            store.bin().is_dir(),
+            "there are no programs in {}",
+            store.bin().display()
+        );
+        Ok(())
+    }
+
+    fn start(&self, store: &Store) -> Result<()> {
+        let mut shared = vec![
+            (self.folder.clone(), PathBuf::from(INSIDE)),
+            (store.bin(), PathBuf::from(PROGRAMS)),
+            (store.charts(), PathBuf::from(CHARTS)),
+            (workspace_root()?.join("deploy"), PathBuf::from(DEPLOY)),
+            (self.folder.join("conf/hosts"), "/etc/hosts".into()),
+            (self.folder.join("conf/resolv.conf"), "/etc/resolv.conf".into()),
+        ];
+        shared.extend(FOLDERS.map(|(name, inside)| (self.folder.join(name), inside.into())));
+        let room = Room {
+            scratch: self.folder.join("room"),
+            over: vec![store.debian()],
+            shared,
+            netns: None,
+        };
+        let room = room.command(Path::new("/bin/bash"))?;
+        let log = self.folder.join("logs/start.log");
+        let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let errors = log.try_clone().context("cannot share a file")?;
+        let starter = Command::new(self.folder.join("conf/start"))
+            .arg(CGROUP)
+            .arg(room.get_program())
+            .args(room.get_args())
+            .arg(INIT)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            // It stays when this command ends, and Ctrl-C is not for it.
+            .process_group(0)
+            .spawn()
+            .context("cannot start the node")?;
+        let file = self.folder.join("starter");
+        fs::write(&file, starter.id().to_string())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        self.until("the node's first process", || self.init().is_some())
+    }
+
+    /// Asks again and again, and fails with where to look.
+    fn until(&self, what: &str, condition: impl Fn() -> bool) -> Result<()> {
+        let begun = Instant::now();
+        while !condition() {
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "waited {} s in vain for {what}: see {}, then `cargo xtask cluster down`",
+                PATIENCE.as_secs(),
+                self.folder.join("logs").display()
+            );
+            thread::sleep(STEP);
+        }
+        Ok(())
+    }
+
+    fn run(&self, words: &[&str]) -> Result<()> {
+        let output = self.command(words)?.output();
+        let output = output.with_context(|| format!("cannot run {}", words.join(" ")))?;
+        ensure!(
+            output.status.success(),
+            "{} failed: {}",
+            words.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    fn output(&self, words: &[&str]) -> Option<String> {
+        let output = self.command(words).ok()?.output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(text)
+    }
+
+    fn succeeds(&self, words: &[&str]) -> bool {
+        self.output(words).is_some()
+    }
+}
+
+/// Builds what of this project runs in a node.
+pub(super) fn build_own() -> Result<()> {
+    let built = cargo(workspace_root()?)
+        .args([
+            "build",
+            "--locked",
+            "--workspace",
+            "--bin",
+            "meshmedic",
+            "--bin",
+            "meshmedic-lab",
+        ])
+        .status();
+    ensure!(
+        built.context("cannot start cargo")?.success(),
+        "lab and command do not build, and a node needs them"
+    );
+    Ok(())
+}
+
+/// A program of this project that was built beside this one.
+fn own(name: &str) -> Result<PathBuf> {
+    let own = env::current_exe().context("cannot find this program")?;
+    // Tests lie one folder further down.
+    let mut places = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    places
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no {name} beside {}", own.display()))
+}
+
+fn make(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+}
+
+/// Where control groups are: one place, or one for each controller, or both.
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    let root = Path::new("/sys/fs/cgroup");
+    let entries = fs::read_dir(root).context("cannot list the control groups")?;
+    let below = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let all = std::iter::once(root.to_owned()).chain(below);
+    Ok(all
+        .filter(|folder| folder.join("cgroup.procs").is_file())
+        .collect())
+}
+
+/// Removes a group and those below it; false where a process is in one of them yet.
+fn remove_groups(group: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(group) else {
+        return true;
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    fs::remove_dir(group).is_ok()
+}
+
+/// What this process may do, as `/proc` tells it.
+fn capabilities() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let line = line.context("/proc/self/status tells no capabilities")?;
+    u64::from_str_radix(line.trim(), 16).context("/proc/self/status tells no capabilities")
+}

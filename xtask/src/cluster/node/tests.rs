@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The whole node. It takes programs that a change's own tests do not wait for, so it runs by itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::{CGROUP, Node, Wanted, hierarchies, own};
+use crate::cluster::parts::Parts;
+use crate::cluster::store::Store;
+
+/// What of this machine a node might change, as it is now.
+fn machine() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    found.insert("mounts".to_owned(), mounts);
+    for setting in [
+        "kernel/keys/root_maxkeys",
+        "kernel/panic",
+        "kernel/panic_on_oops",
+        "net/ipv4/ip_forward",
+        "net/netfilter/nf_conntrack_max",
+        "vm/overcommit_memory",
+        "vm/panic_on_oom",
+    ] {
+        let value = fs::read_to_string(Path::new("/proc/sys").join(setting)).unwrap_or_default();
+        found.insert(setting.to_owned(), value);
+    }
+    for place in [
+        "/etc/cni",
+        "/etc/kubernetes",
+        "/opt/cni",
+        "/run/containerd",
+        "/run/netns",
+        "/sys/class/net",
+        "/var/lib/cni",
+        "/var/lib/containerd",
+        "/var/lib/kubelet",
+        "/var/log/pods",
+    ] {
+        let mut names: Vec<String> = fs::read_dir(place)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let there = Path::new(place).exists();
+        found.insert(place.to_owned(), format!("{there} {}", names.join(" ")));
+    }
+    let hosts = fs::read_to_string("/etc/hosts").unwrap();
+    found.insert("hosts".to_owned(), hosts);
+    let host = Command::new("hostname").output();
+    found.insert(
+        "hostname".to_owned(),
+        host.map(|host| String::from_utf8_lossy(&host.stdout).into_owned())
+            .unwrap_or_default(),
+    );
+    for hierarchy in hierarchies().unwrap() {
+        let left = hierarchy.join(CGROUP).exists();
+        found.insert(hierarchy.display().to_string(), left.to_string());
+    }
+    found
+}
+
+/// Ends the node also where an assertion fails.
+struct Up(Node);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // What could not be ended is seen in what the machine then has.
+        let _ = self.0.down();
+    }
+}
+
+#[test]
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo test --workspace --bin xtask -- --ignored a_node`"]
+fn a_node_has_a_mesh_in_which_nobody_is_lost_and_leaves_nothing_behind() {
+    let store = Store::open(&Parts::read().unwrap()).unwrap();
+    let before = machine();
+    let node = Up(Node::of_machine(&store).unwrap());
+    let wanted = Wanted {
+        mesh: true,
+        ztunnel: None,
+    };
+    node.0.up(&store, &wanted).unwrap();
+    let again = node.0.up(&store, &wanted).unwrap_err().to_string();
+    assert!(again.contains("cargo xtask cluster down"), "{again}");
+
+    let pods = node
+        .0
+        .output(&["kubectl", "get", "pods", "--all-namespaces", "--no-headers"]);
+    let pods = pods.unwrap();
+    for pod in ["istiod", "istio-cni-node", "ztunnel", "meshmedic", "cart"] {
+        let running = |line: &&str| line.contains(pod) && line.contains("Running");
+        assert!(
+            pods.lines().any(|line| running(&line)),
+            "no {pod} is running:\n{pods}"
+        );
+    }
+    // The real istio-cni took them in: it says so, and their ports are open.
+    let said = "jsonpath={.items[*].metadata.annotations.ambient\\.istio\\.io/redirection}";
+    let said = node
+        .0
+        .output(&["kubectl", "--namespace", "shop", "get", "pods", "--output", said]);
+    assert_eq!(said.unwrap().trim(), "enabled enabled");
+    let command = own("meshmedic").unwrap();
+    let command = command.to_str().unwrap();
+    node.0.run(&[command, "scan", "--namespace", "shop"]).unwrap();
+
+    node.0.down().unwrap();
+    assert_eq!(machine(), before, "the machine is not as it was");
+    assert!(!node.0.folder.exists(), "{} is left", node.0.folder.display());
+    let none = node.0.command(&["true"]).unwrap_err().to_string();
+    assert!(none.contains("cargo xtask cluster up"), "{none}");
+}
