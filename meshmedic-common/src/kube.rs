@@ -11,6 +11,7 @@ pub mod facts;
 pub mod heal;
 pub mod identity;
 pub mod leases;
+pub mod rights;
 mod send;
 pub mod toggle;
 

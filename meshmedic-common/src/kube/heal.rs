@@ -5,6 +5,8 @@
 //! writes down what was asked, and against what. It is refused unless the pod is the very one, in the very version, that
 //! was judged.
 
+mod heals;
+
 use http::Request;
 use http::header::CONTENT_TYPE;
 use kube::{Client, Error};
@@ -14,6 +16,8 @@ use super::acted::{Acted, Target, classify};
 use super::evict::check;
 use super::send::send;
 use crate::repair::heal::{Ask, Asked, patch};
+
+pub use heals::{Around, Heals};
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
 /// How the API server's records of who set which field know us.

@@ -26,7 +26,7 @@ use crate::policy::{Permissions, Standing, Withheld};
 use crate::verdict::named;
 
 pub use crate::ask::{Against, Ask, Attempt, LONGEST};
-pub use evidence::{Candidate, NodeView, Place, Serving, Streak, Support};
+pub use evidence::{Candidate, NoPlace, NodeView, Place, Serving, Streak, Support};
 pub use healer::Healer;
 pub use patch::patch;
 
@@ -168,6 +168,29 @@ pub enum Below {
     Waits(Withheld),
     /// What their own rules allow: this rung cannot help it.
     May(Option<Diagnosis>),
+}
+
+impl Below {
+    /// Where this rung withholds itself.
+    #[must_use]
+    pub const fn of(why: Withheld) -> Self {
+        match why {
+            // This rung cannot help such a pod, on this node or at all.
+            Withheld::HealUnsupported
+            | Withheld::HealStopped
+            | Withheld::HealUnanswered
+            | Withheld::PortHeld
+            | Withheld::StaticPod
+            | Withheld::JobPod
+            | Withheld::Strategy
+            | Withheld::ByHand
+            | Withheld::Imposter
+            | Withheld::DetectOnly
+            | Withheld::GracePeriod
+            | Withheld::InFlightNode => Self::May(None),
+            why => Self::Waits(why),
+        }
+    }
 }
 
 /// What the healer has to tell.

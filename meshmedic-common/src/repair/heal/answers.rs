@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::case::{Stage, Waiting};
 use super::evidence::Candidate;
 use super::healer::tell;
-use super::turn::below;
 use super::{Answer, Asked, Below, Diagnosis, Fetched, Healer, Notice, Place};
 use crate::ask::Ask;
 use crate::facts::Enrolment;
@@ -100,7 +99,7 @@ impl Healer {
         let facts = &fetched.standing.facts;
         if let Some(why) = case.forbids(&self.healing, at, &now) {
             case.stage = first.map_or(Stage::Watching, Stage::Waiting);
-            case.below = below(why);
+            case.below = Below::of(why);
             return tell(&mut self.notices, case, why, None, false);
         }
         let stands = facts

@@ -140,11 +140,7 @@ impl Healer {
                 ),
             )
         };
-        let serves = match view.serving {
-            Serving::Unproven => false,
-            Serving::Captures => true,
-            Serving::Connected => !young(self.connected_since),
-        };
+        let serves = self.serves(at.now, view.serving);
         let reasons = [
             view.watches_only.then_some((Withheld::Superseded, None)),
             view.gates.paused.as_ref().map(|_| gate(Withheld::Paused)),
@@ -161,6 +157,19 @@ impl Healer {
             (!serves).then_some((Withheld::ZtunnelUnproven, None)),
         ];
         reasons.into_iter().flatten().find(|(why, _)| stands(why))
+    }
+
+    /// Whether ztunnel is proved to serve, by what shows it now and has shown it.
+    #[must_use]
+    pub fn serves(&self, now: Time, serving: Serving) -> bool {
+        let settle = self.healing.care.settle;
+        match serving {
+            Serving::Unproven => false,
+            Serving::Captures => true,
+            Serving::Connected => self
+                .connected_since
+                .is_some_and(|since| now.since(since) >= settle),
+        }
     }
 
     pub(super) fn against(&self, candidate: &Candidate<'_>) -> Option<Against> {

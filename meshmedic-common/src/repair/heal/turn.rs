@@ -104,7 +104,7 @@ impl Healer {
                 })
                 .or_else(|| spread.then_some((Withheld::HealOwnerShare, None)));
             if let Some((why, detail)) = reason {
-                case.below = below(why);
+                case.below = Below::of(why);
                 // A pod that is being confirmed is no finding yet: nobody is told why nothing is done.
                 if candidate.state != State::Suspect || why == Withheld::HealNotPermitted {
                     tell(&mut self.notices, case, why, detail, shadow);
@@ -188,24 +188,4 @@ fn owner<'a>(candidate: &'a Candidate<'_>) -> &'a str {
 /// pods of one owner on many nodes are not asked for at once.
 fn slot(uid: &PodUid) -> u32 {
     u32::try_from(share(uid.as_str(), GAPS.into())).unwrap_or(0)
-}
-
-/// What the rungs below may do where this one withholds itself.
-pub(super) const fn below(why: Withheld) -> Below {
-    match why {
-        // This rung cannot help such a pod, on this node or at all.
-        Withheld::HealUnsupported
-        | Withheld::HealStopped
-        | Withheld::HealUnanswered
-        | Withheld::PortHeld
-        | Withheld::StaticPod
-        | Withheld::JobPod
-        | Withheld::Strategy
-        | Withheld::ByHand
-        | Withheld::Imposter
-        | Withheld::DetectOnly
-        | Withheld::GracePeriod
-        | Withheld::InFlightNode => Below::May(None),
-        why => Below::Waits(why),
-    }
 }

@@ -6,16 +6,13 @@ use std::time::Duration;
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
-use meshmedic_common::eligibility::Enablement;
-use meshmedic_common::kube::acted::Target;
-use meshmedic_common::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
-use meshmedic_common::kube::{heal, toggle};
-use meshmedic_common::repair::PodRef;
-use meshmedic_common::repair::heal::{Answer, Asked, Fetched, Request};
-
-use meshmedic_common::kube::acts::describe;
-
-use super::rights;
+use crate::eligibility::Enablement;
+use crate::kube::acted::Target;
+use crate::kube::acts::describe;
+use crate::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
+use crate::kube::{rights, toggle};
+use crate::repair::PodRef;
+use crate::repair::heal::{Answer, Asked, Fetched, Request};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -50,7 +47,7 @@ impl Heals {
             }
             Request::Ask { pod, version, ask } => {
                 let target = target(&pod);
-                let asked = within(heal::ask(&self.client, &target, &version, &ask)).await;
+                let asked = within(super::ask(&self.client, &target, &version, &ask)).await;
                 Answer::Asked(asked.unwrap_or_else(Asked::InDoubt))
             }
             Request::Undo(pod) => {
@@ -101,7 +98,7 @@ impl Heals {
             ..ResourceAttributes::default()
         };
         let allowed = within(rights::may(&self.client, what)).await.ok()?.ok()??;
-        let missing = || "the agent's role has no pods/status: patch there".to_owned();
+        let missing = || "there is no right to pods/status: patch there".to_owned();
         Some(if allowed { Ok(()) } else { Err(missing()) })
     }
 }
