@@ -195,6 +195,7 @@ impl Agent {
                 Healing {
                     permissions: options.repairer.permissions(),
                     care: options.care,
+                    toggle: options.rungs.toggle,
                 },
                 options.rungs,
                 options.istio_version,

@@ -94,8 +94,8 @@ async fn look(
         ready_only: false,
     };
     let report = sweep(connection, selection, &args.ways, options).await?;
-    let mut notes = report.notes;
-    let pod = report.pods.into_iter().next();
+    let mut notes = report.notes.clone();
+    let pod = report.pods.first().cloned();
     let Some(pod) = pod.filter(|pod| pod.uid == target.facts.uid) else {
         anyhow::bail!("pod {namespace}/{name} was replaced while it was looked at: ask again");
     };
@@ -110,9 +110,9 @@ async fn look(
         (None, None) => Err(format!("no agent runs on node {node}")),
     };
     let repair = if pod.state.is_finding() {
-        let agents = &agents.agent_namespace;
-        match repair::standing(connection, selection, agents, args.settle, &pod).await {
-            Ok(item) => Some(item),
+        let spans = (args.confirm, args.settle);
+        match repair::standing(connection, selection, &args.ways, spans, &report).await {
+            Ok(item) => item,
             Err(error) => {
                 notes.push(format!("whether it may be repaired is not known: {error:#}"));
                 None

@@ -30,6 +30,7 @@ mod selection;
 mod signals;
 mod spans;
 mod status;
+mod undo;
 mod ways;
 
 use std::io::IsTerminal as _;
@@ -80,6 +81,8 @@ enum Command {
     Scan(Box<scan::Args>),
     /// Bring pods that fell out of the mesh back into it; without --yes, say how
     Repair(Box<repair::Args>),
+    /// Take back what repairs left on pods; without --yes, say what is left
+    Undo(Box<undo::Args>),
     /// Show the fleet of agents: nodes, pods by state, faults, the last repairs
     Status(status::Args),
     /// Tell one pod's whole story in plain words
@@ -124,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Scan(args) => scan::run(&args),
         Command::Repair(args) => repair::run(&args),
+        Command::Undo(args) => undo::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod leases;
 pub mod rights;
 mod send;
+pub mod status;
 pub mod toggle;
 
 #[cfg(test)]

@@ -194,7 +194,8 @@ impl Heal {
     }
 
     fn start(&mut self, id: RequestId, request: Request, mirror: &Mirror) {
-        let (Request::Fetch(pod) | Request::Ask { pod, .. } | Request::Undo(pod)) = &request;
+        let (Request::Fetch(pod) | Request::Ask { pod, .. } | Request::TakeOut(pod) | Request::PutBack(pod)) =
+            &request;
         let around = Around {
             enablement: mirror.enablement().clone(),
             namespace: mirror.namespace(&pod.namespace).cloned(),

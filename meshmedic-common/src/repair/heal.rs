@@ -17,6 +17,7 @@ mod patch;
 mod proof;
 #[cfg(test)]
 mod tests;
+mod toggle;
 mod turn;
 
 use std::time::Duration;
@@ -63,6 +64,8 @@ pub struct Healing {
     pub permissions: Permissions,
     /// How careful it is.
     pub care: Care,
+    /// Whether a pod is toggled that an ask could not help.
+    pub toggle: bool,
 }
 
 named! {
@@ -118,8 +121,10 @@ pub enum Request {
         /// What is written down.
         ask: Ask,
     },
-    /// Take the pod out of the mesh: an ask made it worse.
-    Undo(PodRef),
+    /// Take the pod out of the mesh by its label: an ask made it worse, or it is toggled.
+    TakeOut(PodRef),
+    /// Put its label back.
+    PutBack(PodRef),
 }
 
 /// What came of a request.
@@ -129,8 +134,10 @@ pub enum Answer {
     Fetched(Result<Option<Box<Fetched>>, String>),
     /// Of [`Request::Ask`].
     Asked(Asked),
-    /// Of [`Request::Undo`].
-    Undone(Result<(), String>),
+    /// Of [`Request::TakeOut`].
+    TakenOut(Result<(), String>),
+    /// Of [`Request::PutBack`].
+    PutBack(Result<(), String>),
 }
 
 /// A pod as fetched just before an ask.
@@ -236,6 +243,25 @@ pub enum Notice {
         why: Diagnosis,
         /// From the ask to giving up.
         took: Duration,
+    },
+    /// Its label is being taken away, to be put back.
+    Toggling {
+        /// The pod.
+        pod: PodRef,
+    },
+    /// The pod is proved captured again after a toggle.
+    Toggled {
+        /// The pod.
+        pod: PodRef,
+        /// From the first half to its proof.
+        took: Duration,
+    },
+    /// A toggle did not take.
+    ToggleFailed {
+        /// The pod.
+        pod: PodRef,
+        /// Why, where it was not even begun.
+        detail: Option<String>,
     },
     /// What an ask made worse was taken back.
     Undone {

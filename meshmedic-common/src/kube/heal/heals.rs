@@ -3,16 +3,17 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::authorization::v1::ResourceAttributes;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client};
 use crate::eligibility::Enablement;
-use crate::kube::acted::Target;
+use crate::kube::acted::{Acted, Target};
 use crate::kube::acts::describe;
 use crate::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
+use crate::kube::toggle::RestoreError;
 use crate::kube::{rights, toggle};
 use crate::repair::PodRef;
 use crate::repair::heal::{Answer, Asked, Fetched, Request};
+use k8s_openapi::api::authorization::v1::ResourceAttributes;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -50,8 +51,13 @@ impl Heals {
                 let asked = within(super::ask(&self.client, &target, &version, &ask)).await;
                 Answer::Asked(asked.unwrap_or_else(Asked::InDoubt))
             }
-            Request::Undo(pod) => {
-                Answer::Undone(within(self.undo(&pod, around)).await.and_then(|undone| undone))
+            Request::TakeOut(pod) => {
+                let taken = within(self.take_out(&pod, around)).await;
+                Answer::TakenOut(taken.and_then(|taken| taken))
+            }
+            Request::PutBack(pod) => {
+                let put = within(self.put_back(&pod)).await;
+                Answer::PutBack(put.and_then(|put| put))
             }
         }
     }
@@ -70,7 +76,7 @@ impl Heals {
     }
 
     /// The first half of a toggle: out of the mesh. What it leaves is put back once ztunnel is proved to serve.
-    async fn undo(&self, pod: &PodRef, around: &Around) -> Result<(), String> {
+    async fn take_out(&self, pod: &PodRef, around: &Around) -> Result<(), String> {
         let Some(fetched) = self.fetch(pod, around).await? else {
             return Ok(());
         };
@@ -86,6 +92,14 @@ impl Heals {
         let patch = patch.map_err(|why| why.sentence().to_owned())?;
         let applied = toggle::apply(&self.client, &patch, false).await;
         applied.map(drop).map_err(|acted| acted.to_string())
+    }
+
+    /// The second half. A pod that is gone needs nothing.
+    async fn put_back(&self, pod: &PodRef) -> Result<(), String> {
+        match toggle::restore(&self.client, &target(pod)).await {
+            Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Whether the API lets us ask in a namespace; `None` where it does not say.

@@ -58,7 +58,9 @@ impl Healer {
                 let place = pods.get(&uid).and_then(|candidate| candidate.place);
                 self.asked(at, &uid, (ask, first, place, before), asked);
             }
-            (Stage::Undoing { against, why }, Answer::Undone(undone)) => {
+            (Stage::Toggling(toggle), Answer::TakenOut(done)) => self.taken_out(&uid, toggle, done),
+            (Stage::Toggling(toggle), Answer::PutBack(done)) => self.put_back(at, &uid, toggle, done),
+            (Stage::Undoing { against, why }, Answer::TakenOut(undone)) => {
                 let pod = case.pod.clone();
                 let unreachable = undone.is_err();
                 case.stage = Stage::Spent {
@@ -66,6 +68,7 @@ impl Healer {
                     why,
                     unreachable,
                     ours: false,
+                    toggled: true,
                 };
                 self.notices.push(match undone {
                     Ok(()) => Notice::Undone { pod },
@@ -140,6 +143,7 @@ impl Healer {
                         why,
                         unreachable: false,
                         ours: false,
+                        toggled: false,
                     },
                 };
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
+use super::toggle::Step;
 use super::{Below, Healing, Notice, Progress, Request};
 use crate::ask::{Against, Attempt};
 use crate::duration;
@@ -193,9 +194,14 @@ impl Healer {
         for case in self.cases.values_mut().filter(|case| case.request.is_none()) {
             let pod = case.pod.clone();
             let request = match &case.stage {
-                Stage::Undoing { .. } => Request::Undo(pod),
+                Stage::Undoing { .. } => Request::TakeOut(pod),
+                Stage::Toggling(toggle) if toggle.step == Step::PuttingBack => Request::PutBack(pod),
                 _ if self.stopping => continue,
                 Stage::Fetching { .. } => Request::Fetch(pod),
+                Stage::Toggling(toggle) if toggle.step == Step::TakingOut => {
+                    self.notices.push(Notice::Toggling { pod: pod.clone() });
+                    Request::TakeOut(pod)
+                }
                 Stage::Asking { ask, version, .. } => {
                     if ask.attempt == Attempt::Second {
                         let gap = self.healing.care.owner_gap;

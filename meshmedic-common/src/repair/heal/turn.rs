@@ -63,19 +63,31 @@ impl Healer {
                 against: tried,
                 why,
                 ours,
+                toggled,
                 ..
             } = &case.stage
             {
+                let (tried, why, toggled) = (tried.clone(), *why, *toggled);
                 if *ours && is_worse(candidate) {
                     // istio-cni took it up after all, when nobody waited any more.
-                    case.stage = Stage::Undoing {
-                        against: tried.clone(),
-                        why: *why,
-                    };
+                    case.stage = Stage::Undoing { against: tried, why };
                     continue;
                 }
-                if against.as_ref() == Some(tried) {
-                    case.below = Below::May(Some(*why));
+                if against.as_ref() == Some(&tried) {
+                    case.below = Below::May(Some(why));
+                    if !toggled {
+                        let above = not_permitted.or_else(|| forbidden.clone()).map(|(why, _)| why);
+                        let paced = || {
+                            self.pace
+                                .forbids(at.now, &self.healing.care, outstanding, &case.whose)
+                        };
+                        let above = above.or_else(paced);
+                        case.after_ask(at, &self.healing, candidate, above, (&tried, why));
+                        if case.is_outstanding() {
+                            self.pace
+                                .asked(at.now, &case.whose.owner, self.healing.care.owner_gap);
+                        }
+                    }
                     continue;
                 }
                 case.stage = Stage::Watching;
