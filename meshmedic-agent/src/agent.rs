@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meshmedic_common::kube::client::{Acting, ServerClock, WatchAges};
+use meshmedic_common::kube::heal::Heals;
 use meshmedic_common::policy::{Gates, Standing};
 use meshmedic_common::repair::heal::Healing;
 use meshmedic_common::report::Confinement;
@@ -26,7 +27,6 @@ use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cluster::heals::Heals;
 use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel;
@@ -195,6 +195,7 @@ impl Agent {
                 Healing {
                     permissions: options.repairer.permissions(),
                     care: options.care,
+                    toggle: options.rungs.toggle,
                 },
                 options.rungs,
                 options.istio_version,

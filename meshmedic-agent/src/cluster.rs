@@ -5,7 +5,6 @@
 //! carried out one by one, and what came of them goes back to it.
 
 mod elder;
-pub mod heals;
 mod mirror;
 mod rights;
 mod store;

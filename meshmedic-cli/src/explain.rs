@@ -111,10 +111,10 @@ async fn look(
             "there is no pod {name:?} in namespace {namespace}; `kubectl get pods -n {namespace}` lists them"
         );
     };
-    let settle = options.settle;
+    let (confirm, settle) = (options.confirm, options.settle);
     let report = sweep(connection, selection, ways, options).await?;
-    let mut notes = report.notes;
-    let pod = report.pods.into_iter().next();
+    let mut notes = report.notes.clone();
+    let pod = report.pods.first().cloned();
     let Some(pod) = pod.filter(|pod| pod.uid == target.facts.uid) else {
         anyhow::bail!("pod {namespace}/{name} was replaced while it was looked at: ask again");
     };
@@ -129,9 +129,8 @@ async fn look(
         (None, None) => Err(format!("no agent runs on node {node}")),
     };
     let repair = if pod.state.is_finding() {
-        let agents = &agents.agent_namespace;
-        match repair::standing(connection, selection, agents, settle, &pod).await {
-            Ok(item) => Some(item),
+        match repair::standing(connection, selection, ways, (confirm, settle), &report).await {
+            Ok(item) => item,
             Err(error) => {
                 notes.push(format!("whether it may be repaired is not known: {error:#}"));
                 None

@@ -30,6 +30,7 @@ mod selection;
 mod signals;
 mod spans;
 mod status;
+mod undo;
 mod watch;
 mod ways;
 
@@ -81,6 +82,8 @@ enum Command {
     Scan(Box<scan::Args>),
     /// Bring pods that fell out of the mesh back into it; without --yes, say how
     Repair(Box<repair::Args>),
+    /// Take back what repairs left on pods; without --yes, say what is left
+    Undo(Box<undo::Args>),
     /// Show the fleet of agents: nodes, pods by state, faults, the last repairs
     Status(status::Args),
     /// Watch the fleet live: pods that fall out, what is done about it, and their return
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Scan(args) => scan::run(&args),
         Command::Repair(args) => repair::run(&args),
+        Command::Undo(args) => undo::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -5,6 +5,7 @@
 //! work on one owner's pods at once. What a rule forbids is told, and each override is a flag of its own.
 
 mod drive;
+mod heal;
 mod plan;
 mod records;
 mod show;
@@ -15,22 +16,23 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use futures_util::{StreamExt as _, stream};
 use meshmedic_common::duration;
-use meshmedic_common::policy::{Overrides, SETTLE, Withheld};
+use meshmedic_common::policy::{Means, Overrides, Rungs, SETTLE, Withheld};
 use meshmedic_common::repair::Limits;
+use meshmedic_common::repair::heal::Care;
 use meshmedic_common::verdict::State;
 use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::exit::Usage;
 use crate::istio::IstioArgs;
-use crate::scan::{self, ScannedPod, sweep};
+use crate::scan::{self, ScanReport, ScannedPod, sweep};
 use crate::selection::{Scope, Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
-pub(crate) use plan::{Planned, World};
+use heal::{Outlook, Ward, outlooks};
+pub(crate) use plan::{PassedOver, Planned, World};
 use records::Records;
 use show::RepairFormat;
 use stop::Stop;
@@ -73,12 +75,13 @@ pub(crate) struct Args {
 
 const AFTER_HELP: &str = "\
 It refuses to work on a whole cluster: name pods, a namespace, labels or a
-node, or let the logs choose by --behavioral. First the plan is shown: each pod, what would be done, or which rule
-forbids it. docs/repair-safety.md explains the rules.
+node, or let the logs choose by --behavioral. First the plan is shown: for each
+pod the gentlest way that can help it and what that costs, or which rule forbids
+it. docs/repair-safety.md explains ways and rules.
 
-After each repair it waits until the pod that takes its place is captured.
-Ctrl-C ends it after the act under way, and it prints what was done and what
-was not.
+After each repair it waits until the pod, or the one that takes its place, is
+captured. Ctrl-C ends it after the act under way, and it prints what was done
+and what was not. Repeated, it goes on from there.
 
 Exit codes, whatever the output format:
   0  nothing is out of the mesh any more
@@ -87,34 +90,28 @@ Exit codes, whatever the output format:
   3  undetermined: something could not be read, and nothing worse was found
 
 Examples:
-  meshmedic repair -n shop                     what would be done?
-  meshmedic repair -n shop -l app=cart --yes   do it, one after the other
-  meshmedic repair shop/cart-7d4b --yes --strategy toggle
-                                               the same without a restart";
-
-/// How pods are repaired.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Strategy {
-    /// Evict the pod, so that its controller creates another one
-    #[default]
-    Restart,
-    /// Take the pod out of the mesh by its label and in again; nothing restarts
-    Toggle,
-}
+  meshmedic repair -n shop                      what would be done, at what cost?
+  meshmedic repair -n shop -l app=cart --yes    do it
+  meshmedic repair --node worker-1 --yes        heal a node after a reboot
+  meshmedic repair -n shop --yes --strategy heal,toggle
+                                                and never restart anything";
 
 /// How, and how fast; flattened into [`Args`].
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Repair")]
 pub(crate) struct How {
-    /// What is done to a pod
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) strategy: Strategy,
-    /// How many repairs may be under way, each of another owner
+    /// The ways to bring a pod back that may be used, always gentlest first: heal, toggle, restart
+    #[arg(long, value_name = "WAYS", default_value_t = Rungs::DEFAULT, env = "MESHMEDIC_STRATEGY")]
+    pub(crate) strategy: Rungs,
+    /// How many toggles and restarts may be under way, each of another owner
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     max_in_flight: u16,
-    /// Begin no further repair after so many failed
+    /// Begin no further toggle or restart after so many failed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     max_failures: u32,
+    /// Which version istio-cni is, for example 1.30.3 [default: as its labels or its image say]
+    #[arg(long, value_name = "VERSION", env = "MESHMEDIC_ISTIO_VERSION")]
+    pub(crate) istio_version: Option<String>,
     /// How long a repair may take until its pod or the successor is captured
     #[arg(long, value_name = "DURATION", default_value = duration::show(Limits::DEFAULT.successor_deadline), value_parser = crate::spans::interval)]
     deadline: Duration,
@@ -123,7 +120,8 @@ pub(crate) struct How {
 impl Default for How {
     fn default() -> Self {
         Self {
-            strategy: Strategy::default(),
+            strategy: Rungs::DEFAULT,
+            istio_version: None,
             max_in_flight: 1,
             max_failures: 1,
             deadline: Limits::DEFAULT.successor_deadline,
@@ -204,6 +202,12 @@ pub(crate) struct Item {
     pub(crate) reason: Option<Withheld>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) successor: Option<String>,
+    /// By what means it is repaired, or was last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) means: Option<Means>,
+    /// The gentler ways that cannot help it, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) passed_over: Vec<PassedOver>,
 }
 
 /// What is needed to repair one pod.
@@ -260,15 +264,76 @@ impl Verifier<'_> {
 pub(crate) async fn standing(
     connection: &Connection,
     selection: &Selection,
-    agents: &str,
-    settle: Duration,
-    pod: &ScannedPod,
-) -> anyhow::Result<Item> {
+    ways: &WayArgs,
+    (confirm, settle): (Duration, Duration),
+    report: &ScanReport,
+) -> anyhow::Result<Option<Item>> {
     let (how, risks) = (How::default(), Risks::default());
-    let world = World::read(connection, selection, agents, settle, std::slice::from_ref(pod)).await?;
+    let agents = &ways.agents().agent_namespace;
+    let lost = report.findings();
+    let world = World::read(connection, selection, agents, settle, &lost).await?;
     let records = Records::new(connection, agents, risks, &how).await?;
-    let plan = Planned::of(connection, &world, &records, &how, risks, pod.clone()).await?;
-    Ok(plan.item())
+    let asks = Asks {
+        how: &how,
+        risks,
+        confirm,
+        settle,
+    };
+    let (plans, _) = asks
+        .plan(connection, selection, &world, &records, ways, report)
+        .await?;
+    Ok(plans.first().map(Planned::item))
+}
+
+/// What was asked for, as far as a plan hangs on it.
+struct Asks<'a> {
+    how: &'a How,
+    risks: Risks,
+    confirm: Duration,
+    settle: Duration,
+}
+
+impl Asks<'_> {
+    /// How careful heals are: as the agents, but for what was chosen.
+    fn care(&self) -> Care {
+        Care {
+            confirm: self.confirm,
+            // By the API's word a part has been Ready for long enough, or the node is at fault.
+            settle: Duration::ZERO,
+            ..Care::DEFAULT
+        }
+    }
+
+    /// What would be done to each pod that a scan found out of the mesh, and the nodes where pods may be healed.
+    async fn plan(
+        &self,
+        connection: &Connection,
+        selection: &Selection,
+        world: &World,
+        records: &Records,
+        ways: &WayArgs,
+        report: &ScanReport,
+    ) -> anyhow::Result<(Vec<Planned>, BTreeMap<String, Ward>)> {
+        let readable = ways.leaving_nothing().is_some();
+        let wards = if self.how.strategy.heal && readable {
+            let settle = self.settle.min(Care::DEFAULT.settle);
+            let asked = (self.how, self.risks, self.confirm, settle);
+            Ward::all(connection, selection, world, report, asked).await?
+        } else {
+            BTreeMap::new()
+        };
+        let mut known: BTreeMap<String, Outlook> = BTreeMap::new();
+        for ward in wards.values() {
+            known.extend(outlooks(ward, self.risks, self.care()));
+        }
+        let mut plans = Vec::new();
+        for pod in report.findings() {
+            let outlook = known.remove(&pod.uid);
+            let plan = Planned::of(connection, world, records, (self.how, self.risks), pod, outlook).await?;
+            plans.push(plan);
+        }
+        Ok((plans, wards))
+    }
 }
 
 /// Plans, and repairs if told to; gives the exit code.
@@ -313,14 +378,10 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
     let scanned = scan::code(&report);
     let suspects = report.states.get(&State::Suspect).copied().unwrap_or_default();
     let mut notes = report.notes.clone();
-    let lost: Vec<ScannedPod> = report
-        .pods
-        .into_iter()
-        .filter(|pod| pod.state.is_finding())
-        .collect();
-    let left = match args.how.strategy {
-        Strategy::Toggle => plan::left_behind(connection, selection).await?,
-        Strategy::Restart => Vec::new(),
+    let lost = report.findings();
+    let left = match args.how.strategy.toggle {
+        true => plan::left_behind(connection, selection).await?,
+        false => Vec::new(),
     };
     if lost.is_empty() && left.is_empty() {
         show::repair(&[], args.output, false)?;
@@ -338,10 +399,16 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
     let world = World::read(connection, selection, agents, args.settle, &lost).await?;
     let records = Records::new(connection, agents, args.risks, &args.how).await?;
     notes.extend(records.note());
-    let mut plans = left;
-    for pod in lost {
-        plans.push(Planned::of(connection, &world, &records, &args.how, args.risks, pod).await?);
-    }
+    let asks = Asks {
+        how: &args.how,
+        risks: args.risks,
+        confirm: args.confirm,
+        settle: args.settle,
+    };
+    let (planned, wards) = asks
+        .plan(connection, selection, &world, &records, &args.ways, &report)
+        .await?;
+    let plans: Vec<Planned> = left.into_iter().chain(planned).collect();
     show::repair_plan(&plans, args.output)?;
     show::repair_notes(&notes, args.output)?;
     if !args.yes {
@@ -364,7 +431,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         },
         stop,
     };
-    let items = repairs.repair(plans, args.output).await?;
+    let items = repairs.repair(plans, wards, args.output).await?;
     show::repair(&items, args.output, true)?;
     show::repair_summary(&summary(&items), args.output)?;
     let well = |item: &Item| matches!(item.action, Action::Restarted | Action::Repaired);
@@ -382,11 +449,32 @@ fn scanned_without_findings(states: &BTreeMap<State, usize>) -> u8 {
 }
 
 impl Repairs<'_> {
-    /// Repairs what may be repaired: the pods of one owner one after the other, those of several at once.
-    async fn repair(&self, plans: Vec<Planned>, format: RepairFormat) -> anyhow::Result<Vec<Item>> {
+    /// How careful heals are.
+    fn care(&self) -> Care {
+        let Verifier { confirm, settle, .. } = self.verifier;
+        let (how, risks) = (self.how, self.risks);
+        Asks {
+            how,
+            risks,
+            confirm,
+            settle,
+        }
+        .care()
+    }
+
+    /// Repairs what may be repaired: in place first, then by toggles and restarts: the pods of one owner one after the
+    /// other, those of several at once.
+    async fn repair(
+        &self,
+        plans: Vec<Planned>,
+        wards: BTreeMap<String, Ward>,
+        format: RepairFormat,
+    ) -> anyhow::Result<Vec<Item>> {
+        let plans = plans.into_iter().enumerate().collect();
+        let (mut items, plans) = self.heal(plans, wards, format).await;
         let failures = Cell::new(0_u32);
         let mut queues: BTreeMap<String, Vec<(usize, Planned)>> = BTreeMap::new();
-        for (place, plan) in plans.into_iter().enumerate() {
+        for (place, plan) in plans {
             queues.entry(plan.queue()).or_default().push((place, plan));
         }
         let failures = &failures;
@@ -401,7 +489,6 @@ impl Repairs<'_> {
         let mut running = stream::iter(queues.into_values())
             .map(work)
             .buffer_unordered(self.how.max_in_flight.into());
-        let mut items = Vec::new();
         while let Some(done) = running.next().await {
             items.extend(done?);
         }
@@ -425,12 +512,25 @@ impl Repairs<'_> {
         if failures.get() >= self.how.max_failures {
             return Ok(not_done("earlier repairs failed (--max-failures)"));
         }
-        show::repair_step(&item.pod, "repairing", format);
-        let item = self.drive(plan).await;
+        let mut item = item;
+        let mut tried = plan.tried.clone();
+        for (at, step) in plan.steps.iter().enumerate() {
+            show::repair_step(&item.pod, &format!("{}…", step.means.doing()), format);
+            item = self.drive(plan, step.means).await;
+            item.means = Some(step.means);
+            show::repair_step(&item.pod, &item.detail, format);
+            let last = at + 1 == plan.steps.len();
+            if !matches!(item.action, Action::Failed | Action::Withheld) || last || self.stop.is_set() {
+                break;
+            }
+            tried.get_or_insert_default().push_str(&item.detail);
+        }
         if item.action == Action::Failed {
             failures.set(failures.get() + 1);
         }
-        show::repair_step(&item.pod, &item.detail, format);
+        if let Some(tried) = tried {
+            item.detail = format!("{tried}; then {}", item.detail);
+        }
         Ok(item)
     }
 }

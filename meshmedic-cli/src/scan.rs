@@ -18,8 +18,8 @@ use crate::selection::{Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
 pub(crate) use accused::sweep as sweep_accused;
-pub(crate) use report::{ScanReport, ScannedPod};
-pub(crate) use sweep::sweep;
+pub(crate) use report::{Grounds, ScanReport, ScannedPod};
+pub(crate) use sweep::{seen, sweep};
 
 /// Arguments of `meshmedic scan`.
 #[derive(clap::Args)]

@@ -20,7 +20,7 @@ use crate::connection::{Connection, Failure};
 use crate::exit::Usage;
 use crate::selection::{Selection, Target};
 
-pub(crate) use agent::{Fleet, first_report, fleet};
+pub(crate) use agent::{Fleet, Words, first_report, fleet};
 pub(crate) use tables::{FILES, Readout};
 
 /// Which way to go.
@@ -205,16 +205,21 @@ impl WayArgs {
 
     /// The same for scans that are repeated: what each adds to a pod stays there for ever, so none adds anything.
     pub(crate) fn repeated(&self) -> Result<Self, Usage> {
-        if self.probe || self.via == Via::Probe {
-            return Err(Usage(
+        let quiet = self.leaving_nothing().filter(|_| !self.probe);
+        quiet.ok_or_else(|| {
+            Usage(
                 "--watch adds no probes: each scan would leave another one in the pods for ever; leave out --watch, or \
                  --probe and --via probe"
                     .to_owned(),
-            ));
-        }
-        let no_probe = true;
-        Ok(Self {
-            no_probe,
+            )
+        })
+    }
+
+    /// The same without probes; `None` where nothing else is left to read with.
+    pub(crate) fn leaving_nothing(&self) -> Option<Self> {
+        (self.via != Via::Probe).then(|| Self {
+            probe: false,
+            no_probe: true,
             ..self.clone()
         })
     }
@@ -269,6 +274,11 @@ impl Reader {
     /// What could not be had of the agents, for people.
     pub(crate) fn notes(&self) -> &[String] {
         self.agents.notes()
+    }
+
+    /// What the agents say of their nodes.
+    pub(crate) const fn words(&self) -> &BTreeMap<String, Words> {
+        self.agents.words()
     }
 
     /// How many pods have a probe in their spec from now on.

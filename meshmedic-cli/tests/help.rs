@@ -12,6 +12,7 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help-agent", 80, &["agent", "--help"]),
         ("help-scan", 80, &["scan", "--help"]),
         ("help-repair", 80, &["repair", "--help"]),
+        ("help-undo", 80, &["undo", "--help"]),
         ("help-status", 80, &["status", "--help"]),
         ("help-watch", 80, &["watch", "--help"]),
         ("help-explain", 80, &["explain", "--help"]),
@@ -49,7 +50,7 @@ fn the_page_of_commands_is_fresh() {
     let found = std::fs::read_to_string(file).unwrap_or_default();
     assert!(found == page, "docs/cli.md is stale: run `cargo xtask docs`");
     for command in [
-        "agent", "node", "scan", "repair", "status", "explain", "pause", "resume",
+        "agent", "node", "scan", "repair", "undo", "status", "explain", "pause", "resume",
     ] {
         assert!(page.contains(&format!("\n## meshmedic {command}\n")), "{command}");
     }

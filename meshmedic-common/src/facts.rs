@@ -28,6 +28,9 @@ pub const STRATEGY: &str = "meshmedic.io/strategy";
 /// The annotation in which an ask is written down, see [`crate::repair::heal::Ask`].
 pub const HEAL: &str = "meshmedic.io/heal";
 
+/// By which charts say what version they installed.
+const VERSION_LABEL: &str = "app.kubernetes.io/version";
+
 /// Labels of a pod or a namespace.
 pub type Labels = BTreeMap<String, String>;
 
@@ -136,6 +139,18 @@ impl PodFacts {
         let ask = self.heal.as_deref().and_then(Ask::parse);
         let newer = |ask: &Ask| self.sandbox_since.is_none_or(|since| ask.at >= since);
         self.enrolment == Enrolment::Pending && ask.as_ref().is_some_and(newer)
+    }
+
+    /// What version it says that it is, where it is one of Istio's own: by its label, else by the tag of its image.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        let tag = || {
+            let image = &self.container.as_ref()?.image;
+            let name = image.rsplit_once('/').map_or(image.as_str(), |(_, name)| name);
+            let name = name.split_once('@').map_or(name, |(name, _)| name);
+            name.split_once(':').map(|(_, tag)| tag.to_owned())
+        };
+        self.labels.get(VERSION_LABEL).cloned().or_else(tag)
     }
 
     /// `namespace/name`.

@@ -179,6 +179,17 @@ impl Identity {
         self.claim(pod) == Some(Claim::Trusted(component))
     }
 
+    /// The pod among these that is this component's on a node: the youngest, while one takes another's place.
+    #[must_use]
+    pub fn part<'a>(
+        &self,
+        pods: impl Iterator<Item = &'a PodFacts>,
+        component: Component,
+    ) -> Option<&'a PodFacts> {
+        let here = pods.filter(|pod| self.proves(pod, component) && !pod.deleting && !pod.finished);
+        here.max_by_key(|pod| pod.created)
+    }
+
     /// Whether a pod's ztunnel may hold listeners, and its processes count: a pod that is not Ready, or is about to
     /// leave, serves nobody.
     #[must_use]

@@ -11,7 +11,9 @@ pub mod facts;
 pub mod heal;
 pub mod identity;
 pub mod leases;
+pub mod rights;
 mod send;
+pub mod status;
 pub mod toggle;
 
 #[cfg(test)]

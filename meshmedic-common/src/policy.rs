@@ -301,6 +301,23 @@ pub struct Overrides {
     pub failures: bool,
 }
 
+impl Overrides {
+    /// A pod as it counts for whoever chose to go past what forbids it.
+    pub fn lift(self, standing: &mut Standing) {
+        if self.opt_out {
+            standing.facts.repair = None;
+            standing.namespace_repair = None;
+        }
+    }
+
+    /// The same of what holds above it.
+    pub fn lift_gates(self, gates: &mut Gates) {
+        if self.pause {
+            gates.paused = None;
+        }
+    }
+}
+
 /// On whose word a pod is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mandate {
@@ -327,6 +344,18 @@ named! {
 }
 
 impl Means {
+    /// The same while it is done.
+    #[must_use]
+    pub const fn doing(self) -> &'static str {
+        match self {
+            Self::Heal => "healing in place",
+            Self::Evict => "evicting",
+            Self::Delete => "deleting",
+            Self::Toggle => "toggling its label",
+            Self::Restore => "putting its label back",
+        }
+    }
+
     /// Whether another pod comes in its place.
     #[must_use]
     pub const fn replaces(self) -> bool {
@@ -388,18 +417,13 @@ pub fn forbids(
     let jobs = match mandate {
         Mandate::Agent(permissions) => permissions.jobs,
         Mandate::Person(overrides) => {
-            if overrides.opt_out {
-                standing.to_mut().facts.repair = None;
-                standing.to_mut().namespace_repair = None;
-            }
-            if overrides.pause {
-                gates.to_mut().paused = None;
-            }
+            overrides.lift(standing.to_mut());
+            overrides.lift_gates(gates.to_mut());
             overrides.jobs
         }
     };
     let of_pod = || match means {
-        Means::Toggle => toggle_forbidden(&standing, uid),
+        Means::Toggle => toggle_barred(&standing, uid),
         _ => pod_forbids(&standing, uid, jobs),
     };
     let permitted = || match mandate {
@@ -459,6 +483,12 @@ fn narrowed(standing: &Standing, way: impl Fn(Rungs) -> bool) -> Option<Withheld
 #[must_use]
 pub fn toggle_forbidden(standing: &Standing, uid: &str) -> Option<Withheld> {
     touching_forbidden(standing, uid).or_else(|| is_static(&standing.facts).then_some(Withheld::StaticPod))
+}
+
+/// The same where annotations may leave this way out. What an ask made worse is taken back whatever they say.
+#[must_use]
+pub fn toggle_barred(standing: &Standing, uid: &str) -> Option<Withheld> {
+    toggle_forbidden(standing, uid).or_else(|| narrowed(standing, |rungs| rungs.toggle))
 }
 
 /// What must be so of the very pod before istio-cni is asked for it. It survives, so it matters not who would recreate

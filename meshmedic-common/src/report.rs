@@ -74,6 +74,9 @@ pub struct NodeReport {
     pub conditions: Vec<ConditionReport>,
     /// ztunnel's processes.
     pub ztunnel: Vec<u32>,
+    /// Whether ztunnel is proved to serve, where the agent looks for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<bool>,
     /// When this was so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
@@ -157,6 +160,9 @@ pub struct PodReport {
     /// Inode of its network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<u32>,
+    /// Its sandbox, as `meshmedic.io/heal` names it; where it is proved to have an address that the API gives the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
     /// A process that lives in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -253,6 +259,7 @@ impl NodeReport {
             trigger: self.trigger,
             conditions: self.conditions.clone(),
             ztunnel: self.ztunnel.clone(),
+            serves: self.serves,
             at: self.at,
             budgets: self.budgets.clone(),
             breakers: self.breakers.clone(),

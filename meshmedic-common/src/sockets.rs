@@ -65,6 +65,9 @@ pub struct Reading {
     pub listeners: Vec<Listener>,
     /// Rows that made no sense; with any of them, absence is not proved.
     pub malformed_rows: u32,
+    /// Open connections with somebody elsewhere, met before the reading stopped.
+    #[serde(default)]
+    pub connections: u32,
 }
 
 impl Reading {
@@ -97,6 +100,8 @@ const LINE_LIMIT: usize = 512;
 const INODE: usize = 10;
 /// The state column of a listening socket.
 const LISTEN: &[u8] = b"0A";
+/// That of an open connection.
+const ESTABLISHED: &[u8] = b"01";
 
 /// Takes one table piece by piece, as it is read, and keeps the listeners on capture ports.
 #[derive(Debug)]
@@ -182,7 +187,7 @@ impl TableParser {
         }
         match parse_row(&self.line, self.family)? {
             Row::Listening(listener) if is_capture_port(listener.port) => Some(listener),
-            Row::Listening(_) | Row::Connected => None,
+            Row::Listening(_) | Row::Connected { .. } => None,
         }
     }
 
@@ -207,7 +212,10 @@ impl TableParser {
         }
         match parse_row(line, self.family) {
             None => self.malformed(reading),
-            Some(Row::Connected) => self.listeners_ended = true,
+            Some(Row::Connected { open }) => {
+                self.listeners_ended = true;
+                reading.connections = reading.connections.saturating_add(open.into());
+            }
             Some(Row::Listening(listener)) if is_capture_port(listener.port) => {
                 reading.listeners.push(listener);
             }
@@ -218,7 +226,10 @@ impl TableParser {
 
 enum Row {
     Listening(Listener),
-    Connected,
+    /// `open` with somebody who is not in the same namespace.
+    Connected {
+        open: bool,
+    },
 }
 
 /// `sl local rem st tx:rx tr:when retrnsmt uid timeout inode …`
@@ -227,11 +238,16 @@ fn parse_row(line: &[u8], family: Family) -> Option<Row> {
     let slot = columns.next()?.strip_suffix(b":")?;
     decimal(slot)?;
     let local = columns.next()?;
-    let _remote = columns.next()?;
+    let remote = columns.next()?;
     let state = columns.next()?;
     if state != LISTEN {
         let known = state.len() == 2 && hex(state)? <= 0x0D;
-        return known.then_some(Row::Connected);
+        let elsewhere = || {
+            let address = remote.split(|b| *b == b':').next().unwrap_or_default();
+            address_kind(address, family) != Some(AddressKind::Loopback)
+        };
+        let open = state == ESTABLISHED && elsewhere();
+        return known.then_some(Row::Connected { open });
     }
     let (_queues, _timer, _retransmits) = (columns.next()?, columns.next()?, columns.next()?);
     let uid = decimal(columns.next()?)?.try_into().ok()?;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use meshmedic_common::kube::heal::{Around, Heals};
 use meshmedic_common::policy::{Gates, Rungs};
 use meshmedic_common::repair::heal::{
     Answer, Below, Candidate, Healer, Healing, NodeView, Notice, Request, Serving, Support,
@@ -13,7 +14,6 @@ use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use tokio::task::JoinSet;
 
-use crate::cluster::heals::{Around, Heals};
 use crate::cluster::{Mirror, elder};
 use crate::watch::Watch;
 
@@ -41,6 +41,8 @@ pub(super) struct Heal {
     rights: BTreeMap<String, Time>,
     /// Whether the rules of a pod might lead nowhere, as the node is.
     unproven: bool,
+    /// Whether ztunnel is proved to serve; `None` before anybody looked.
+    serves: Option<bool>,
 }
 
 impl Heal {
@@ -60,6 +62,7 @@ impl Heal {
             running: JoinSet::new(),
             rights: BTreeMap::new(),
             unproven: true,
+            serves: None,
         }
     }
 
@@ -151,7 +154,13 @@ impl Heal {
             || view.gates.mesh_fault.is_some()
             || view.gates.paused.is_some()
             || serving == Serving::Unproven;
+        self.serves = Some(self.healer.serves(now, serving));
         view
+    }
+
+    /// Whether ztunnel is proved to serve, where that was looked for.
+    pub(super) const fn serves(&self) -> Option<bool> {
+        self.serves
     }
 
     /// Whether a pod that was taken out of the mesh may be put back: not while its rules would lead nowhere.
@@ -185,7 +194,8 @@ impl Heal {
     }
 
     fn start(&mut self, id: RequestId, request: Request, mirror: &Mirror) {
-        let (Request::Fetch(pod) | Request::Ask { pod, .. } | Request::Undo(pod)) = &request;
+        let (Request::Fetch(pod) | Request::Ask { pod, .. } | Request::TakeOut(pod) | Request::PutBack(pod)) =
+            &request;
         let around = Around {
             enablement: mirror.enablement().clone(),
             namespace: mirror.namespace(&pod.namespace).cloned(),

@@ -26,6 +26,7 @@ impl Agent {
         let mut report = self.watch.report();
         let server = self.clock.now();
         report.at = server;
+        report.serves = self.heal.serves();
         if let Some(fault) = &self.gates.mesh_fault {
             report.conditions.push(condition(Condition::MeshFault, fault));
         }
@@ -79,6 +80,7 @@ impl Agent {
 
     fn complete(&self, pod: &mut PodReport, now: Time, server: Option<Timestamp>) {
         let view = self.watch.engine().view(&pod.uid);
+        pod.sandbox = self.watch.place(&pod.uid).map(|place| place.to_string());
         pod.since = view.and_then(|view| Some(instant(server?, now, view.since)));
         pod.transitions = self.teller.transitions(&pod.uid).cloned().unwrap_or_default();
         if let Some(standing) = self.mirror.standings().get(&pod.uid) {

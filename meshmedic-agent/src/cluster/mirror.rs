@@ -23,9 +23,6 @@ use crate::watch::Declared;
 use meshmedic_common::kube::leases::SeenLease;
 use meshmedic_common::time::Time;
 
-/// The label in which Istio's charts name their version.
-const VERSION_LABEL: &str = "app.kubernetes.io/version";
-
 /// What changed by some news.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -246,22 +243,11 @@ impl Mirror {
     /// What version istio-cni says that it is: by its label, else by the tag of its image.
     #[must_use]
     pub fn cni_version(&self) -> Option<String> {
-        let facts = self.part(Component::Cni)?;
-        let tag = || {
-            let image = &facts.container.as_ref()?.image;
-            let name = image.rsplit_once('/').map_or(image.as_str(), |(_, name)| name);
-            let name = name.split_once('@').map_or(name, |(name, _)| name);
-            name.split_once(':').map(|(_, tag)| tag.to_owned())
-        };
-        facts.labels.get(VERSION_LABEL).cloned().or_else(tag)
+        self.part(Component::Cni)?.version()
     }
 
     fn part(&self, part: Component) -> Option<&PodFacts> {
-        let pods = self
-            .pods
-            .values()
-            .filter(|facts| self.identity.proves(facts, part) && !facts.deleting && !facts.finished);
-        pods.max_by_key(|facts| facts.created)
+        self.identity.part(self.pods.values(), part)
     }
 
     /// What the API says of a namespace.

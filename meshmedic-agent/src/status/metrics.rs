@@ -363,6 +363,10 @@ impl Metrics {
             let labels = [("result", result), ("reason", reason)];
             self.0.heals.get_or_create(&labels).inc();
         };
+        let toggled = |result: RepairResult| {
+            let labels = [("action", Means::Toggle.as_str()), ("result", result.as_str())];
+            self.0.repairs.get_or_create(&labels).inc();
+        };
         match notice {
             heal::Notice::Withheld { why, shadow, .. } => {
                 let labels = [
@@ -384,10 +388,12 @@ impl Metrics {
             ),
             heal::Notice::Healed { .. } => ended("healed", ""),
             heal::Notice::Failed { why, .. } => ended("failed", why.as_str()),
+            heal::Notice::Toggled { .. } => toggled(RepairResult::Succeeded),
+            heal::Notice::ToggleFailed { .. } => toggled(RepairResult::Failed),
             heal::Notice::Undone { .. } => ended("undone", ""),
             heal::Notice::MadeUnreachable { .. } => ended("made-unreachable", ""),
             heal::Notice::Stopped => ended("stopped", ""),
-            heal::Notice::Permitted { .. } => {}
+            heal::Notice::Permitted { .. } | heal::Notice::Toggling { .. } => {}
         }
     }
 

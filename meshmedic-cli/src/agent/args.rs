@@ -111,7 +111,7 @@ pub(super) struct Repair {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool, env = "MESHMEDIC_REPAIR_JOBS")]
     pub(super) repair_jobs: bool,
-    /// The ways to bring a pod back that may be used, always gentlest first: heal, restart
+    /// The ways to bring a pod back that may be used, always gentlest first: heal, toggle, restart
     #[arg(long, value_name = "WAYS", default_value_t = Rungs::DEFAULT, value_parser = rungs, env = "MESHMEDIC_STRATEGY")]
     pub(super) strategy: Rungs,
     /// Delete pods instead of evicting them: past every PodDisruptionBudget
@@ -280,9 +280,11 @@ fn per_minute(text: &str) -> Result<usize, String> {
 
 fn rungs(text: &str) -> Result<Rungs, String> {
     let rungs: Rungs = text.parse().map_err(|error: BadRungs| error.to_string())?;
-    if rungs.toggle {
+    if rungs.toggle && !rungs.heal {
         return Err(
-            "the agent does not toggle labels: `meshmedic repair --strategy toggle` does, by hand".to_owned(),
+            "the agent toggles a label only after a heal that did not take: write heal,toggle, or use `meshmedic repair \
+             --strategy toggle`"
+                .to_owned(),
         );
     }
     Ok(rungs)

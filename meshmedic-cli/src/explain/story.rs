@@ -366,7 +366,7 @@ fn remedy(why: Withheld, name: &str) -> String {
         Withheld::OptedOutPod | Withheld::OptedOutNamespace => {
             "Restart it yourself, or remove the annotation meshmedic.io/repair.".to_owned()
         }
-        Withheld::Toggling => format!("meshmedic repair {name} --yes --strategy toggle"),
+        Withheld::Toggling => format!("meshmedic undo {name} --yes"),
         Withheld::Guessed => "Get the right to read the ConfigMap istio-cni-config.".to_owned(),
         why => format!("See rule {} in docs/repair-safety.md.", why.rule()),
     }

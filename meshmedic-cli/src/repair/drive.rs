@@ -89,11 +89,10 @@ struct Drive<'a> {
 }
 
 impl Repairs<'_> {
-    /// Repairs one pod.
-    pub(super) async fn drive(&self, plan: &Planned) -> Item {
+    /// Repairs one pod by these means.
+    pub(super) async fn drive(&self, plan: &Planned, means: Means) -> Item {
         let item = plan.item();
         let Some(facts) = &plan.facts else { return item };
-        let means = plan.means(self.how, self.risks);
         let Some(repair) = self.records.repair(facts, means) else {
             return item.withheld(Withheld::Untrusted, Some("its UID is none"));
         };

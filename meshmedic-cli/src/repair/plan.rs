@@ -15,26 +15,28 @@ use meshmedic_common::facts::{Controller, PodFacts};
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, standing};
 use meshmedic_common::kube::identity;
-use meshmedic_common::policy::{Gates, Means, Standing, Withheld, forbids};
+use meshmedic_common::policy::{Gates, Means, Rungs, Standing, Withheld, forbids};
 use meshmedic_common::repair::gate_detail;
 use meshmedic_common::verdict::{Reason, State};
+use serde::Serialize;
 
+use super::heal::Outlook;
 use super::records::Records;
-use super::{Action, How, Item, Risks, Strategy};
+use super::{Action, How, Item, Risks};
 use crate::connection::{Connection, Failure};
 use crate::scan::ScannedPod;
 use crate::selection::{Mesh, Selection, again, list, select};
 
 /// What holds above the pods.
 pub(crate) struct World {
-    mesh: Mesh,
+    pub(super) mesh: Mesh,
     settle: Duration,
     namespaces: BTreeMap<String, NamespaceFacts>,
     /// Nodes that are cordoned, or that the API does not know.
     cordoned: BTreeSet<String>,
     pub(crate) paused: Option<Pause>,
     /// Why a successor would get no identity.
-    mesh_fault: Option<String>,
+    pub(super) mesh_fault: Option<String>,
     budgets: BTreeMap<String, Result<Vec<Budget>, String>>,
     /// What the scan proved orphans, by UID.
     pub(super) orphans: BTreeSet<String>,
@@ -56,10 +58,40 @@ pub(crate) struct Planned {
     pub(crate) facts: Option<PodFacts>,
     /// Why it is left alone.
     pub(crate) withheld: Option<(Withheld, Option<String>)>,
-    /// What is done, for people.
-    pub(crate) act: String,
-    /// Whether somebody left a toggle of it half done.
-    pub(crate) left: bool,
+    /// What is done, and what comes after where that does not take.
+    pub(super) steps: Vec<Step>,
+    /// The gentler ways that cannot help it.
+    pub(super) passed_over: Vec<PassedOver>,
+    /// What was tried in vain.
+    pub(super) tried: Option<String>,
+}
+
+/// One way to bring a pod back that nothing forbids.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) means: Means,
+    /// For people.
+    act: String,
+}
+
+impl Step {
+    /// Puts back what a toggle left.
+    pub(super) fn restore() -> Self {
+        Self {
+            means: Means::Restore,
+            act: "a toggle was left half done: its label is put back".to_owned(),
+        }
+    }
+}
+
+/// A way that cannot help a pod, or is forbidden, and why.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PassedOver {
+    pub(crate) means: Means,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<Withheld>,
+    pub(crate) detail: String,
 }
 
 /// Pods of which a toggle was left half done: out of the mesh by the label, which is to be put back.
@@ -76,8 +108,9 @@ pub(super) async fn left_behind(
         .map(|target| Planned {
             pod: ScannedPod::unread(&target, State::Exempt, Some(Reason::OptedOut), None),
             withheld: None,
-            act: "a toggle was left half done: its label is put back".to_owned(),
-            left: true,
+            steps: vec![Step::restore()],
+            passed_over: Vec::new(),
+            tried: None,
             facts: Some(target.facts),
         })
         .collect())
@@ -158,6 +191,34 @@ impl World {
         }
     }
 
+    /// What forbids to act by these means, by the rules and by the agents' records.
+    async fn forbids(
+        &self,
+        connection: &Connection,
+        records: &Records,
+        means: Means,
+        facts: &PodFacts,
+        state: State,
+    ) -> Option<(Withheld, Option<String>)> {
+        let standing = self.standing(facts);
+        let gates = self.gates(connection, facts.node.as_deref().unwrap_or_default());
+        let (mandate, now) = (records.mandate(), records.moment().server);
+        let why = forbids(mandate, means, Some(state), &standing, &facts.uid, &gates, now);
+        if let Some(why) = why {
+            return Some((why, gate_detail(&gates, why)));
+        }
+        let labels = self.labels(&facts.namespace);
+        if means == Means::Toggle && !self.enablement(facts).heeds_opt_out(facts, &labels) {
+            return Some((Withheld::NoToggle, None));
+        }
+        records.forbids(facts, means).await
+    }
+
+    /// What is known of a namespace.
+    pub(super) fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
+        self.namespaces.get(name)
+    }
+
     /// The pod as the rules look at it.
     pub(crate) fn standing(&self, facts: &PodFacts) -> Standing {
         let namespace = self.namespaces.get(&facts.namespace);
@@ -214,73 +275,93 @@ async fn budgets_of(connection: &Connection, namespace: &str) -> Result<Vec<Budg
 }
 
 impl Planned {
-    /// Plans for one pod.
+    /// Plans for one pod. `heal` is what the rulebook of heals makes of it.
     pub(super) async fn of(
         connection: &Connection,
         world: &World,
         records: &Records,
-        how: &How,
-        risks: Risks,
+        (how, risks): (&How, Risks),
         pod: ScannedPod,
+        heal: Option<Outlook>,
     ) -> anyhow::Result<Self> {
         let now = again(connection, &pod.namespace, &pod.name).await?;
         let facts = now.map(|now| now.facts).filter(|facts| facts.uid == pod.uid);
-        let Some(facts) = facts else {
-            return Ok(Self {
-                pod,
-                facts: None,
-                withheld: Some((Withheld::OtherPod, None)),
-                act: String::new(),
-                left: false,
-            });
-        };
-        let standing = world.standing(&facts);
-        let gates = world.gates(connection, facts.node.as_deref().unwrap_or_default());
-        let labels = world.labels(&facts.namespace);
-        let means = means(how.strategy, risks);
-        let (mandate, state, now) = (records.mandate(), Some(pod.state), records.moment().server);
-        let why = forbids(mandate, means, state, &standing, &facts.uid, &gates, now);
-        let mut withheld = why.map(|why| (why, gate_detail(&gates, why)));
-        if withheld.is_none()
-            && how.strategy == Strategy::Toggle
-            && !world.enablement(&facts).heeds_opt_out(&facts, &labels)
-        {
-            withheld = Some((Withheld::NoToggle, None));
-        }
-        if withheld.is_none() {
-            withheld = records.forbids(&facts, means).await;
-        }
-        let act = match how.strategy {
-            Strategy::Toggle => "its label is toggled; no container restarts".to_owned(),
-            Strategy::Restart => {
-                let verb = if risks.delete_past_disruption_budgets {
-                    "deleted"
-                } else {
-                    "evicted"
-                };
-                let owner = owner_name(facts.controller.as_ref());
-                format!(
-                    "{verb}; {} recreates it; {}",
-                    owner.unwrap_or_default(),
-                    world.headroom(&facts)
-                )
-            }
-        };
-        Ok(Self {
+        let mut plan = Self {
+            withheld: None,
+            steps: Vec::new(),
+            passed_over: Vec::new(),
+            tried: None,
             pod,
-            facts: Some(facts),
-            withheld,
-            act,
-            left: false,
-        })
+            facts,
+        };
+        let Some(facts) = plan.facts.clone() else {
+            plan.withheld = Some((Withheld::OtherPod, None));
+            return Ok(plan);
+        };
+        for means in means(how.strategy, risks) {
+            let forbidden = match (means, &heal) {
+                (Means::Heal, Some(Outlook::May)) => None,
+                (Means::Heal, Some(Outlook::Over(why, detail))) => Some((*why, detail.clone())),
+                // Nothing harsher is done instead.
+                (Means::Heal, Some(Outlook::Waits(why, detail))) => {
+                    plan.withheld = Some((*why, detail.clone()));
+                    return Ok(plan);
+                }
+                (Means::Heal, None) => {
+                    plan.passed_over.push(PassedOver {
+                        means,
+                        reason: None,
+                        detail: "its proof needs a reading every second, and each by a probe would stay in the pod"
+                            .to_owned(),
+                    });
+                    continue;
+                }
+                _ => {
+                    world
+                        .forbids(connection, records, means, &facts, plan.pod.state)
+                        .await
+                }
+            };
+            match forbidden {
+                None => plan.steps.push(Step {
+                    means,
+                    act: act(world, means, &facts, &plan.pod),
+                }),
+                Some((why, detail)) => plan.pass_over(means, why, detail),
+            }
+        }
+        if plan.steps.is_empty() {
+            plan.withheld = Some(plan.last_resort());
+        }
+        Ok(plan)
     }
 
-    /// By what means it is repaired.
-    pub(super) const fn means(&self, how: &How, risks: Risks) -> Means {
-        if self.left {
-            return Means::Restore;
-        }
-        means(how.strategy, risks)
+    fn pass_over(&mut self, means: Means, why: Withheld, detail: Option<String>) {
+        self.passed_over.push(PassedOver {
+            means,
+            reason: Some(why),
+            detail: match detail {
+                Some(detail) => format!("{}: {detail}", why.sentence()),
+                None => why.sentence().to_owned(),
+            },
+        });
+    }
+
+    /// Why it is left alone for which no way is left: what forbids the last one, and of the gentler ones why they
+    /// cannot help.
+    fn last_resort(&mut self) -> (Withheld, Option<String>) {
+        let Some(last) = self.passed_over.pop() else {
+            return (Withheld::Strategy, None);
+        };
+        let why = last.reason.unwrap_or(Withheld::Strategy);
+        let detail = last.detail.strip_prefix(why.sentence()).unwrap_or(&last.detail);
+        let detail = detail.trim_start_matches(": ");
+        (why, Some(detail.to_owned()).filter(|detail| !detail.is_empty()))
+    }
+
+    /// Whether this is done first.
+    pub(super) fn begins_with(&self, means: Means) -> bool {
+        self.withheld.is_none() && self.steps.first().is_some_and(|step| step.means == means)
     }
 
     /// Pods with the same are repaired one after the other.
@@ -296,26 +377,65 @@ impl Planned {
             pod: self.pod.display_name(),
             node: self.pod.node.clone().unwrap_or_default(),
             action: Action::WouldRepair,
-            detail: self.act.clone(),
+            detail: self.act(),
             uid: self.pod.uid.clone(),
             state: self.pod.state,
             owner: owner_name(controller),
             rule: None,
             reason: None,
             successor: None,
+            means: self.steps.first().map(|step| step.means),
+            passed_over: self.passed_over.clone(),
         };
         match &self.withheld {
             Some((why, detail)) => item.withheld(*why, detail.as_deref()),
             None => item,
         }
     }
+
+    /// What is done, for people.
+    fn act(&self) -> String {
+        let acts: Vec<&str> = self.steps.iter().map(|step| step.act.as_str()).collect();
+        acts.join(". If that does not take: ")
+    }
 }
 
-const fn means(strategy: Strategy, risks: Risks) -> Means {
-    match strategy {
-        Strategy::Toggle => Means::Toggle,
-        Strategy::Restart if risks.delete_past_disruption_budgets => Means::Delete,
-        Strategy::Restart => Means::Evict,
+/// The means of the ways that may be used, gentlest first.
+fn means(strategy: Rungs, risks: Risks) -> impl Iterator<Item = Means> {
+    let restart = if risks.delete_past_disruption_budgets {
+        Means::Delete
+    } else {
+        Means::Evict
+    };
+    let ways = [
+        strategy.heal.then_some(Means::Heal),
+        strategy.toggle.then_some(Means::Toggle),
+        strategy.restart.then_some(restart),
+    ];
+    ways.into_iter().flatten()
+}
+
+/// What is done by these means, and what it costs, for people.
+fn act(world: &World, means: Means, facts: &PodFacts, pod: &ScannedPod) -> String {
+    match means {
+        Means::Heal => {
+            let cost = match pod.grounds.connections {
+                None => "resets its open connections".to_owned(),
+                Some(0) => "no connection of it is open".to_owned(),
+                Some(1) => "resets its one open connection".to_owned(),
+                Some(count) => format!("resets its {count} open connections"),
+            };
+            format!("istio-cni is asked to take it in again: {cost}; no restart")
+        }
+        Means::Toggle => "its label is toggled: plain text meanwhile; no restart".to_owned(),
+        Means::Evict | Means::Delete | Means::Restore => {
+            let owner = owner_name(facts.controller.as_ref()).unwrap_or_default();
+            format!(
+                "{}; {owner} recreates it; {}",
+                means.sentence(),
+                world.headroom(facts)
+            )
+        }
     }
 }
 

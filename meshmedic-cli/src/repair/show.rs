@@ -8,7 +8,9 @@ use std::io::{self, Write as _};
 use clap::ValueEnum;
 use tabwriter::TabWriter;
 
-use super::{Action, Item, Planned};
+use meshmedic_common::policy::Means;
+
+use super::{Action, Item, PassedOver, Planned};
 use crate::output::{Colour, paint, state_colour, wrap, write};
 
 /// How repairs are written.
@@ -88,8 +90,9 @@ fn text(items: &[Item]) -> anyhow::Result<String> {
 
 fn action(item: &Item) -> String {
     let (text, colour) = match item.action {
-        Action::WouldRepair => ("repair".to_owned(), Colour::Green),
+        Action::WouldRepair => (way(item.means).to_owned(), Colour::Green),
         Action::Restarted => ("restarted".to_owned(), Colour::Green),
+        Action::Repaired if item.means == Some(Means::Heal) => ("healed".to_owned(), Colour::Green),
         Action::Repaired => ("repaired".to_owned(), Colour::Green),
         Action::Failed => ("failed".to_owned(), Colour::Red),
         Action::NotDone => ("not done".to_owned(), Colour::Yellow),
@@ -102,15 +105,35 @@ fn action(item: &Item) -> String {
     paint(&text, colour)
 }
 
+/// The way in which a pod is brought back, in the words of `--strategy`.
+const fn way(means: Option<Means>) -> &'static str {
+    match means {
+        Some(Means::Heal) => "heal",
+        Some(Means::Toggle) => "toggle",
+        Some(Means::Restore) => "restore",
+        Some(Means::Evict | Means::Delete) | None => "restart",
+    }
+}
+
+/// What is said of a pod: what is done or was, and why no gentler way.
+fn said(item: &Item) -> String {
+    let mut said = item.detail.clone();
+    for PassedOver { means, detail, .. } in &item.passed_over {
+        let _ = write!(said, " ({} passed over: {detail})", way(Some(*means)));
+    }
+    said
+}
+
 /// One sentence for each thing that is to be said; pods of which the same is to be said share it.
 fn sentences(items: &[Item]) -> String {
-    let mut sentences: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut sentences: Vec<(String, Vec<&str>)> = Vec::new();
     let mut places = BTreeMap::new();
     for item in items {
-        let place = *places.entry(item.detail.as_str()).or_insert(sentences.len());
+        let said = said(item);
+        let place = *places.entry(said.clone()).or_insert(sentences.len());
         match sentences.get_mut(place) {
             Some((_, pods)) => pods.push(&item.pod),
-            None => sentences.push((&item.detail, vec![&item.pod])),
+            None => sentences.push((said, vec![&item.pod])),
         }
     }
     let mut out = String::new();
@@ -149,6 +172,8 @@ mod tests {
             rule: None,
             reason: None,
             successor: None,
+            means: Some(Means::Evict),
+            passed_over: Vec::new(),
         }
     }
 

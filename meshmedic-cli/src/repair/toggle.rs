@@ -79,10 +79,7 @@ impl Repairs<'_> {
         let found = self.connection.ask(&what, || api.get(name)).await;
         let found = found.map_err(|failure| (Withheld::NotFetched, Some(failure.short())))?;
         let mut standing = self.world.standing(&pod_facts(&found));
-        if self.risks.despite_opt_out {
-            standing.facts.repair = None;
-            standing.namespace_repair = None;
-        }
+        self.risks.overrides().lift(&mut standing);
         let version = resource_version(&found.metadata);
         let (enablement, labels) = (self.world.enablement(facts), self.world.labels(namespace));
         let patch =

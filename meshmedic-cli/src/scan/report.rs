@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use meshmedic_common::ports::PortSet;
+use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::API_VERSION;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 use serde::Serialize;
 
 use super::accused::{Accused, Logs};
 use crate::selection::Target;
-use crate::ways::Way;
+use crate::ways::{Way, Words};
 
 /// The kind of [`ScanReport`].
 const KIND: &str = "ScanReport";
@@ -45,6 +46,9 @@ pub(crate) struct ScanReport {
     pub(crate) logs: Option<Logs>,
     /// All pods, by namespace and name.
     pub(crate) pods: Vec<ScannedPod>,
+    /// What agents said of their nodes, for whoever repairs.
+    #[serde(skip)]
+    pub(crate) words: BTreeMap<String, Words>,
 }
 
 /// A finding, as the original has it, and the evidence for it.
@@ -102,6 +106,20 @@ pub(crate) struct ScannedPod {
     pub(crate) redirection: Option<Redirection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) traffic: Option<Traffic>,
+    /// For whoever repairs it.
+    #[serde(skip)]
+    pub(crate) grounds: Grounds,
+}
+
+/// What a look showed beside the state, on which an ask to istio-cni hangs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Grounds {
+    /// Where it lives; `None` where that has none of the addresses that the API gives the pod.
+    pub(crate) place: Option<Place>,
+    /// Its open connections, where they were counted.
+    pub(crate) connections: Option<u32>,
+    /// Whether its node's agent is at work on it by another way.
+    pub(crate) taken: bool,
 }
 
 impl ScannedPod {
@@ -144,6 +162,7 @@ impl ScannedPod {
             own_word: false,
             redirection: None,
             traffic: None,
+            grounds: Grounds::default(),
         }
     }
 
@@ -217,7 +236,16 @@ impl ScanReport {
             candidates: None,
             logs: None,
             pods,
+            words: BTreeMap::new(),
         }
+    }
+}
+
+impl ScanReport {
+    /// The pods that are out of the mesh.
+    pub(crate) fn findings(&self) -> Vec<ScannedPod> {
+        let lost = self.pods.iter().filter(|pod| pod.state.is_finding());
+        lost.cloned().collect()
     }
 }
 

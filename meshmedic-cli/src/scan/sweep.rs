@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::facts::PodFacts;
 use meshmedic_common::ports::PortSet;
-use meshmedic_common::report::PodReport;
+use meshmedic_common::repair::heal::Place;
+use meshmedic_common::report::{PodReport, RepairStanding};
 use meshmedic_common::verdict::{Owner, Reason, State, Traffic};
 
-use super::{Options, ScanReport, ScannedPod};
+use super::{Grounds, Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
 use crate::selection::{Mesh, Selection, Target, again, select};
@@ -95,6 +97,7 @@ pub(super) async fn examine(
     let mut notes = std::mem::take(&mut mesh.notes);
     notes.extend_from_slice(scan.reader.notes());
     let mut report = ScanReport::new(pods, scan.reader.probed(), notes);
+    report.words.clone_from(scan.reader.words());
     report.undetermined = mesh.without_ztunnel.map(|why| {
         format!("pods belong to the mesh, and no ztunnel runs for them: every node is at fault ({why})")
     });
@@ -265,6 +268,13 @@ fn revised(
     }
 }
 
+/// What one look says of a pod, unconfirmed.
+pub(crate) fn seen(target: &Target, look: Look) -> ScannedPod {
+    match verdict(target, look) {
+        Verdict::Known(pod) | Verdict::Lost(pod) => *pod,
+    }
+}
+
 fn verdict(target: &Target, look: Look) -> Verdict {
     let seen_by = |pod: ScannedPod| ScannedPod {
         via: look.way,
@@ -292,7 +302,13 @@ fn verdict(target: &Target, look: Look) -> Verdict {
 /// From an agent's verdict.
 fn judged(target: &Target, report: PodReport) -> ScannedPod {
     let detail = report.detail.filter(|_| !report.state.is_finding());
+    let grounds = Grounds {
+        place: report.sandbox.and_then(|sandbox| sandbox.parse().ok()),
+        connections: None,
+        taken: matches!(report.repair, Some(RepairStanding::UnderWay { .. })),
+    };
     ScannedPod {
+        grounds,
         ports: Some(report.ports),
         owner: report.owner,
         redirection: Some(report.redirection),
@@ -303,7 +319,11 @@ fn judged(target: &Target, report: PodReport) -> ScannedPod {
 
 /// From one reading. Whose the sockets are nobody can tell from afar.
 fn read(target: &Target, readout: &Readout) -> ScannedPod {
-    let Readout { reading, redirection } = readout;
+    let Readout {
+        reading,
+        redirection,
+        addresses,
+    } = readout;
     let required = reading.wildcard_ports().intersection(PortSet::REQUIRED);
     let (state, owner) = if reading.is_complete() {
         (State::Captured, Some(Owner::Unproven))
@@ -312,11 +332,31 @@ fn read(target: &Target, readout: &Readout) -> ScannedPod {
     } else {
         (State::Partial, None)
     };
+    // Where all listeners are met, the rest is often not printed.
+    let here = match addresses {
+        Some(addresses) => addresses.holds_any(&target.facts.addresses),
+        None => reading.is_complete(),
+    };
     ScannedPod {
+        grounds: Grounds {
+            place: here.then(|| sandbox_of(&target.facts)),
+            connections: Some(reading.connections),
+            taken: false,
+        },
         ports: Some(reading.ports()),
         owner,
         redirection: Some(*redirection),
         traffic: state.is_finding().then(|| Traffic::from(*redirection)),
         ..ScannedPod::unread(target, state, None, None)
+    }
+}
+
+/// From within a pod the number of its namespace is not to be had, so its sandbox is told by when it became ready.
+fn sandbox_of(facts: &PodFacts) -> Place {
+    let since = facts.sandbox_since.or(facts.created);
+    let since = since.map_or(0, |since| since.as_second());
+    Place {
+        netns: 0,
+        start: u64::try_from(since).unwrap_or(0),
     }
 }

@@ -22,7 +22,7 @@ use crate::connection::{Connection, Failure};
 const STRANGERS_NAMED: usize = 5;
 
 /// What is known of the mesh, and what is not.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mesh {
     identity: Identity,
     /// What istio-cni's settings are, by its namespace.
@@ -124,9 +124,19 @@ impl Mesh {
         settle: Duration,
         now: Option<Timestamp>,
     ) -> Option<NodeFault> {
+        self.plane(node)?.fault(now.map(|now| (settle, now)))
+    }
+
+    /// How a node's ztunnel and istio-cni are; `None` where nobody may know.
+    pub(crate) fn plane(&self, node: &str) -> Option<DataPlane> {
         let pods = self.nodes.as_ref()?.get(node);
-        let plane = DataPlane::of(&self.identity, pods.into_iter().flatten());
-        plane.fault(now.map(|now| (settle, now)))
+        Some(DataPlane::of(&self.identity, pods.into_iter().flatten()))
+    }
+
+    /// A node's pod of a component, where that is known.
+    pub(crate) fn part(&self, node: &str, component: Component) -> Option<&PodFacts> {
+        let pods = self.nodes.as_ref()?.get(node)?;
+        self.identity.part(pods.iter(), component)
     }
 }
 

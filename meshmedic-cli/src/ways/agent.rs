@@ -19,6 +19,7 @@ use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::report::{NodeReport, PodReport};
 use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
+use meshmedic_common::verdict::Condition;
 
 use super::{AgentArgs, WayArgs};
 use crate::connection::{Connection, Failure, Heard};
@@ -43,13 +44,39 @@ const MAX_WORDS: usize = 200;
 pub(super) struct Agents {
     /// By node: what its agent reports by pod, or why there is nothing.
     nodes: BTreeMap<String, Result<BTreeMap<PodUid, PodReport>, String>>,
+    /// By node: what its agent says of the node.
+    words: BTreeMap<String, Words>,
     /// The image that MeshMedic runs from here.
     image: Option<String>,
     absence: Option<String>,
     notes: Vec<String>,
 }
 
+/// What an agent says of its node, on which an ask to istio-cni hangs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Words {
+    /// Whether ztunnel is proved to serve, where the agent looks for that.
+    pub(crate) serves: Option<bool>,
+    /// Whether most pods of the node fell out at once.
+    pub(crate) mass_loss: bool,
+}
+
+impl Words {
+    fn of(report: &NodeReport) -> Self {
+        let holds = |wanted| report.conditions.iter().any(|found| found.condition == wanted);
+        Self {
+            serves: report.serves,
+            mass_loss: holds(Condition::MassLoss),
+        }
+    }
+}
+
 impl Agents {
+    /// What the agents say of their nodes.
+    pub(super) const fn words(&self) -> &BTreeMap<String, Words> {
+        &self.words
+    }
+
     /// Why there is no agent at all.
     pub(super) fn absence(&self) -> Option<&str> {
         self.absence.as_deref()
@@ -91,6 +118,9 @@ pub(super) async fn ask(connection: &Connection, args: &WayArgs, nodes: BTreeSet
         Some(&nodes),
     )
     .await;
+    let spoke = fleet.reports.iter();
+    let words = spoke.filter_map(|(node, report)| Some((node.clone(), Words::of(report.as_ref().ok()?))));
+    let words = words.collect();
     let by_pod = |report: NodeReport| {
         let pods = report.pods.into_iter();
         pods.map(|pod| (pod.uid.clone(), pod)).collect()
@@ -98,6 +128,7 @@ pub(super) async fn ask(connection: &Connection, args: &WayArgs, nodes: BTreeSet
     let nodes = fleet.reports.into_iter();
     let mut agents = Agents {
         nodes: nodes.map(|(node, report)| (node, report.map(by_pod))).collect(),
+        words,
         image: fleet.image,
         absence: fleet.absence,
         notes: Vec::new(),

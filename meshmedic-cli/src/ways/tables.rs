@@ -25,6 +25,8 @@ pub(crate) struct Readout {
     pub(crate) reading: Reading,
     /// Unknown where the routes were not printed wholly.
     pub(crate) redirection: Redirection,
+    /// The addresses of the namespace, where the routes were printed wholly.
+    pub(crate) addresses: Option<NetAddresses>,
 }
 
 /// Takes what is printed.
@@ -101,13 +103,9 @@ impl Tables {
         self.ended = true;
     }
 
-    fn redirection(&self) -> Redirection {
-        match &self.routes {
-            Some(routes) if self.ended && routes.len() < MAX_ROUTES => {
-                NetAddresses::parse(routes, "").redirection()
-            }
-            _ => Redirection::Unknown,
-        }
+    fn addresses(&self) -> Option<NetAddresses> {
+        let routes = self.routes.as_ref()?;
+        (self.ended && routes.len() < MAX_ROUTES).then(|| NetAddresses::parse(routes, ""))
     }
 
     fn end_table(&mut self) {
@@ -146,9 +144,14 @@ impl Tables {
 
     /// Says that nothing more is printed. `Err` if the absence of listeners is not proved by it.
     pub(super) fn finish(self) -> Result<Readout, (Reason, String)> {
-        let redirection = self.redirection();
-        self.reading_alone()
-            .map(|reading| Readout { reading, redirection })
+        let addresses = self.addresses();
+        let redirection = addresses.as_ref().map(NetAddresses::redirection);
+        let reading = self.reading_alone()?;
+        Ok(Readout {
+            reading,
+            redirection: redirection.unwrap_or(Redirection::Unknown),
+            addresses,
+        })
     }
 
     fn reading_alone(mut self) -> Result<Reading, (Reason, String)> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic repair` of pods that really run, by exec: what is done, what is withheld, and what an interruption leaves.
 
+mod in_place;
 mod toggle;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +16,13 @@ use crate::world::{REPAIR, World};
 
 const ADMIN: &str = "meshmedic/";
 
+/// By exec and by restarts, unless the arguments say otherwise.
 fn command(world: &World, arguments: &[&str]) -> Command {
+    let or = |flag: &str, value: &'static str| {
+        let said = arguments.contains(&flag);
+        (!said).then(|| [flag.to_owned(), value.to_owned()])
+    };
+    let defaults = [or("--via", "exec"), or("--strategy", "restart")];
     let mut command = Command::new(env!("CARGO_BIN_EXE_meshmedic"));
     command
         .args([
@@ -27,7 +34,8 @@ fn command(world: &World, arguments: &[&str]) -> Command {
             "--deadline",
             "60s",
         ])
-        .args(["--via", "exec", "-o", "json", "--kubeconfig"])
+        .args(defaults.into_iter().flatten().flatten())
+        .args(["-o", "json", "--kubeconfig"])
         .arg(world.cluster.api().kubeconfig())
         .args(arguments)
         .stdin(Stdio::null());

@@ -85,13 +85,15 @@ impl DataPlane {
             .or_else(|| self.unsettled(settled))
     }
 
+    /// The same for an ask, which istio-cni must have settled for as well.
+    #[must_use]
+    pub fn fault_for_ask(&self, settled: (Duration, Timestamp)) -> Option<NodeFault> {
+        self.fault(Some(settled))
+            .or_else(|| self.cni.unsettled(Component::Cni, settled))
+    }
+
     fn unsettled(&self, settled: Option<(Duration, Timestamp)>) -> Option<NodeFault> {
-        let (settle, now) = settled?;
-        let OnNode::Ready(since) = self.ztunnel else {
-            return None;
-        };
-        let age = Duration::try_from(now.duration_since(since?)).unwrap_or_default();
-        (age < settle).then_some(NodeFault::Unsettled(Component::Ztunnel, age))
+        self.ztunnel.unsettled(Component::Ztunnel, settled?)
     }
 }
 
@@ -120,6 +122,15 @@ impl OnNode {
                     .collect(),
             ),
         }
+    }
+
+    fn unsettled(&self, component: Component, settled: (Duration, Timestamp)) -> Option<NodeFault> {
+        let (settle, now) = settled;
+        let Self::Ready(since) = self else {
+            return None;
+        };
+        let age = Duration::try_from(now.duration_since((*since)?)).unwrap_or_default();
+        (age < settle).then_some(NodeFault::Unsettled(component, age))
     }
 
     fn fault(&self, component: Component) -> Option<NodeFault> {

@@ -5,19 +5,20 @@
 //! writes down what was asked, and against what. It is refused unless the pod is the very one, in the very version, that
 //! was judged.
 
-use http::Request;
-use http::header::CONTENT_TYPE;
-use kube::{Client, Error};
-use serde_json::Value;
+mod heals;
 
-use super::acted::{Acted, Target, classify};
-use super::evict::check;
-use super::send::send;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use serde_json::json;
+
+use super::acted::{Acted, Target};
+use super::facts::{pod_facts, resource_version};
+use super::status::{NotChanged, Patch, apply, change};
+use crate::facts::HEAL;
 use crate::repair::heal::{Ask, Asked, patch};
 
-const MERGE_PATCH: &str = "application/merge-patch+json";
-/// How the API server's records of who set which field know us.
-const FIELD_MANAGER: &str = "meshmedic";
+pub use heals::{Around, Heals};
+
 /// The API's answer to who may not: a right is missing, or a policy refuses.
 const FORBIDDEN: u16 = 403;
 /// How the API server names what refused, where that is one of its own policies.
@@ -28,17 +29,32 @@ pub async fn ask(client: &Client, target: &Target, version: &str, ask: &Ask) -> 
     if version.is_empty() {
         return Asked::Refused("the pod was fetched without its resourceVersion".to_owned());
     }
-    let sent = match request(target, &patch(&target.uid, version, ask)) {
-        Ok(request) => send(client, request)
-            .await
-            .map(drop)
-            .map_err(|error| classify(&error, true)),
-        Err(refused) => Err(refused),
+    let patch = Patch {
+        target: target.clone(),
+        body: patch(&target.uid, version, ask),
     };
-    match sent {
-        Ok(()) => Asked::Accepted,
+    match apply(client, &patch, false).await {
+        Ok(_) => Asked::Accepted,
         Err(acted) => answer(acted),
     }
+}
+
+/// Takes away what an ask wrote down, once nobody goes by it any more. False where nothing is left.
+pub async fn forget(client: &Client, target: &Target) -> Result<bool, Acted> {
+    let plan = |pod: &Pod| -> Result<Option<Patch>, std::convert::Infallible> {
+        let body = json!({ "metadata": {
+            "uid": target.uid,
+            "resourceVersion": resource_version(&pod.metadata),
+            "annotations": { HEAL: null },
+        }});
+        let target = target.clone();
+        Ok(pod_facts(pod).heal.map(|_| Patch { target, body }))
+    };
+    change(client, target, plan).await.map_err(|not| match not {
+        NotChanged::Unfit(never) => match never {},
+        NotChanged::Fetch(message) => Acted::InDoubt { message },
+        NotChanged::Api(acted) => acted,
+    })
 }
 
 /// What an answer of the API means for an ask.
@@ -59,16 +75,6 @@ fn answer(acted: Acted) -> Asked {
         Acted::Blocked(block) => Asked::Busy(block.retry_after),
         Acted::InDoubt { message } => Asked::InDoubt(message),
     }
-}
-
-fn request(target: &Target, body: &Value) -> Result<Request<Vec<u8>>, Acted> {
-    check(target)?;
-    let Target { namespace, name, .. } = target;
-    let uri = format!("/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager={FIELD_MANAGER}");
-    Request::patch(uri)
-        .header(CONTENT_TYPE, MERGE_PATCH)
-        .body(body.to_string().into_bytes())
-        .map_err(|error| classify(&Error::HttpError(error), true))
 }
 
 #[cfg(test)]

@@ -5,31 +5,25 @@
 //! Each step is one patch of label and annotation together, so no crash falls between them. The annotation holds what
 //! the label said; whoever comes next restores it. Once [`is_cleared`] holds, restoring is right whoever does it.
 
-use http::Request;
-use http::header::CONTENT_TYPE;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, Error};
+use kube::Client;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::acted::{Acted, Target, classify};
-use super::evict::check;
+use super::acted::{Acted, Target};
 use super::facts::{pod_facts, resource_version};
-use super::send::send;
+use super::status::{NotChanged, change};
 use crate::eligibility::{Enablement, MODE_LABEL, NONE};
 use crate::facts::Labels;
 use crate::facts::{Enrolment, PodFacts, TOGGLE_RESTORE};
 use crate::policy::{Standing, Withheld, toggle_forbidden};
 
-const MERGE_PATCH: &str = "application/merge-patch+json";
-/// How the API server's records of who set which field know us.
-const FIELD_MANAGER: &str = "meshmedic";
+pub use super::status::{Patch, apply};
+
 /// How long the value of a label can be.
 const MAX_LABEL: usize = 63;
 /// More than that we never write: the longest value, and what stands around it.
 const MAX_ANNOTATION: usize = MAX_LABEL + 16;
-/// How often a restore is planned anew because the pod changed under it. istio-cni and the kubelet write pods, too.
-const RESTORE_ATTEMPTS: u32 = 5;
 
 /// What the annotation holds. `null` where the pod had no such label.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,13 +32,6 @@ struct Kept {
     // Not `default`: an annotation that does not mention the label is none of ours.
     #[serde(deserialize_with = "Option::deserialize")]
     label: Option<String>,
-}
-
-/// A change of one pod, which fails if the pod is another or has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Patch {
-    target: Target,
-    body: Value,
 }
 
 /// Why a leftover is not restored. It is not of our making, or of a MeshMedic that knows more.
@@ -148,52 +135,15 @@ pub fn plan_restore(facts: &PodFacts, version: &str) -> Result<Option<Patch>, Un
     )))
 }
 
-/// Sends one half of a toggle; gives the pod as it is then.
-pub async fn apply(client: &Client, patch: &Patch, dry_run: bool) -> Result<Box<Pod>, Acted> {
-    let request = patch.request(dry_run)?;
-    let body = send(client, request)
-        .await
-        .map_err(|error| classify(&error, true))?;
-    let pod: Box<Pod> =
-        serde_json::from_slice(&body).map_err(|error| classify(&Error::SerdeError(error), true))?;
-    // Anything shaped like an object would do for a pod, also what a proxy says.
-    if pod.metadata.uid.as_deref() == Some(&patch.target.uid) {
-        Ok(pod)
-    } else {
-        Err(Acted::InDoubt {
-            message: "the answer to the patch is another object".to_owned(),
-        })
-    }
-}
-
 /// Puts back the label of a pod whose toggle has begun, whoever began it. Where nothing is left it does nothing.
 pub async fn restore(client: &Client, target: &Target) -> Result<Restored, RestoreError> {
-    check(target).map_err(|unfit| RestoreError::Api(unfit.into()))?;
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &target.namespace);
-    let mut acted = Acted::Changed;
-    for _ in 0..RESTORE_ATTEMPTS {
-        let pod = pods.get(&target.name).await.map_err(not_fetched)?;
-        let facts = pod_facts(&pod);
-        if facts.uid != target.uid {
-            return Err(RestoreError::Api(Acted::OtherPod));
-        }
-        let Some(patch) = plan_restore(&facts, resource_version(&pod.metadata))? else {
-            return Ok(Restored::Nothing);
-        };
-        match apply(client, &patch, false).await {
-            Ok(_) => return Ok(Restored::Done),
-            // Nothing is lost by asking again: the next look shows whether an answer that got lost was a yes.
-            Err(failed @ (Acted::Changed | Acted::InDoubt { .. })) => acted = failed,
-            Err(failed) => return Err(RestoreError::Api(failed)),
-        }
-    }
-    Err(RestoreError::Api(acted))
-}
-
-fn not_fetched(error: Error) -> RestoreError {
-    match classify(&error, true) {
-        Acted::InDoubt { message } => RestoreError::Fetch(message),
-        other => RestoreError::Api(other),
+    let plan = |pod: &Pod| plan_restore(&pod_facts(pod), resource_version(&pod.metadata));
+    match change(client, target, plan).await {
+        Ok(true) => Ok(Restored::Done),
+        Ok(false) => Ok(Restored::Nothing),
+        Err(NotChanged::Unfit(untrusted)) => Err(untrusted.into()),
+        Err(NotChanged::Fetch(why)) => Err(RestoreError::Fetch(why)),
+        Err(NotChanged::Api(acted)) => Err(RestoreError::Api(acted)),
     }
 }
 
@@ -214,22 +164,6 @@ fn patch(facts: &PodFacts, version: &str, label: Option<Value>, annotation: Valu
             uid: facts.uid.clone(),
         },
         body: json!({"metadata": metadata}),
-    }
-}
-
-impl Patch {
-    /// A merge patch: both preconditions stand in what is sent, and `null` removes what may be missing already.
-    fn request(&self, dry_run: bool) -> Result<Request<Vec<u8>>, Acted> {
-        check(&self.target)?;
-        let Target { namespace, name, .. } = &self.target;
-        let dry_run = if dry_run { "&dryRun=All" } else { "" };
-        let uri = format!(
-            "/api/v1/namespaces/{namespace}/pods/{name}/status?fieldManager={FIELD_MANAGER}{dry_run}"
-        );
-        Request::patch(uri)
-            .header(CONTENT_TYPE, MERGE_PATCH)
-            .body(self.body.to_string().into_bytes())
-            .map_err(|error| classify(&Error::HttpError(error), true))
     }
 }
 

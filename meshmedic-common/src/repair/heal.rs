@@ -17,6 +17,7 @@ mod patch;
 mod proof;
 #[cfg(test)]
 mod tests;
+mod toggle;
 mod turn;
 
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::policy::{Permissions, Standing, Withheld};
 use crate::verdict::named;
 
 pub use crate::ask::{Against, Ask, Attempt, LONGEST};
-pub use evidence::{Candidate, NodeView, Place, Serving, Streak, Support};
+pub use evidence::{Candidate, NoPlace, NodeView, Place, Serving, Streak, Support};
 pub use healer::Healer;
 pub use patch::patch;
 
@@ -63,6 +64,8 @@ pub struct Healing {
     pub permissions: Permissions,
     /// How careful it is.
     pub care: Care,
+    /// Whether a pod is toggled that an ask could not help.
+    pub toggle: bool,
 }
 
 named! {
@@ -118,8 +121,10 @@ pub enum Request {
         /// What is written down.
         ask: Ask,
     },
-    /// Take the pod out of the mesh: an ask made it worse.
-    Undo(PodRef),
+    /// Take the pod out of the mesh by its label: an ask made it worse, or it is toggled.
+    TakeOut(PodRef),
+    /// Put its label back.
+    PutBack(PodRef),
 }
 
 /// What came of a request.
@@ -129,8 +134,10 @@ pub enum Answer {
     Fetched(Result<Option<Box<Fetched>>, String>),
     /// Of [`Request::Ask`].
     Asked(Asked),
-    /// Of [`Request::Undo`].
-    Undone(Result<(), String>),
+    /// Of [`Request::TakeOut`].
+    TakenOut(Result<(), String>),
+    /// Of [`Request::PutBack`].
+    PutBack(Result<(), String>),
 }
 
 /// A pod as fetched just before an ask.
@@ -168,6 +175,29 @@ pub enum Below {
     Waits(Withheld),
     /// What their own rules allow: this rung cannot help it.
     May(Option<Diagnosis>),
+}
+
+impl Below {
+    /// Where this rung withholds itself.
+    #[must_use]
+    pub const fn of(why: Withheld) -> Self {
+        match why {
+            // This rung cannot help such a pod, on this node or at all.
+            Withheld::HealUnsupported
+            | Withheld::HealStopped
+            | Withheld::HealUnanswered
+            | Withheld::PortHeld
+            | Withheld::StaticPod
+            | Withheld::JobPod
+            | Withheld::Strategy
+            | Withheld::ByHand
+            | Withheld::Imposter
+            | Withheld::DetectOnly
+            | Withheld::GracePeriod
+            | Withheld::InFlightNode => Self::May(None),
+            why => Self::Waits(why),
+        }
+    }
 }
 
 /// What the healer has to tell.
@@ -213,6 +243,25 @@ pub enum Notice {
         why: Diagnosis,
         /// From the ask to giving up.
         took: Duration,
+    },
+    /// Its label is being taken away, to be put back.
+    Toggling {
+        /// The pod.
+        pod: PodRef,
+    },
+    /// The pod is proved captured again after a toggle.
+    Toggled {
+        /// The pod.
+        pod: PodRef,
+        /// From the first half to its proof.
+        took: Duration,
+    },
+    /// A toggle did not take.
+    ToggleFailed {
+        /// The pod.
+        pod: PodRef,
+        /// Why, where it was not even begun.
+        detail: Option<String>,
     },
     /// What an ask made worse was taken back.
     Undone {

@@ -57,7 +57,7 @@ impl Teller {
                 let note = format!(
                     "it is captured again in its own network namespace, {took_text} after istio-cni was asked"
                 );
-                self.remember_heal(pod, RepairResult::Succeeded, &note, *took, server);
+                self.remember_end(Means::Heal, pod, RepairResult::Succeeded, &note, *took, server);
                 self.publish(EventReason::RepairSucceeded, of(pod), note);
             }
             heal::Notice::Failed { pod, why, took } => {
@@ -67,7 +67,40 @@ impl Teller {
                     "istio-cni was asked to take it in again, and it did not take: {}",
                     why.sentence()
                 );
-                self.remember_heal(pod, RepairResult::Failed, &note, *took, server);
+                self.remember_end(Means::Heal, pod, RepairResult::Failed, &note, *took, server);
+                self.publish(EventReason::RepairFailed, of(pod), note);
+            }
+            heal::Notice::Toggling { pod } => {
+                audit(pod, "toggle", Some("begun"), None);
+                let note = "the heal did not take, so its label takes it out of the mesh and in again: its traffic is \
+                            plain text meanwhile, and nothing restarts"
+                    .to_owned();
+                self.publish(EventReason::RepairStarted, of(pod), note);
+            }
+            heal::Notice::Toggled { pod, took } => {
+                audit(pod, "toggled", Some("succeeded"), None);
+                let took_text = meshmedic_common::duration::show(in_millis(*took));
+                let note = format!(
+                    "it is captured again in its own network namespace, {took_text} after its label was taken away"
+                );
+                self.remember_end(Means::Toggle, pod, RepairResult::Succeeded, &note, *took, server);
+                self.publish(EventReason::RepairSucceeded, of(pod), note);
+            }
+            heal::Notice::ToggleFailed { pod, detail } => {
+                audit(pod, "toggled", Some("failed"), detail.as_deref());
+                let note = match detail {
+                    Some(detail) => format!("its label could not be toggled: {detail}"),
+                    None => "its label was toggled, and it is not captured in time; the label is as it was"
+                        .to_owned(),
+                };
+                self.remember_end(
+                    Means::Toggle,
+                    pod,
+                    RepairResult::Failed,
+                    &note,
+                    Duration::ZERO,
+                    server,
+                );
                 self.publish(EventReason::RepairFailed, of(pod), note);
             }
             heal::Notice::Undone { pod } => {
@@ -117,8 +150,9 @@ impl Teller {
         }
     }
 
-    fn remember_heal(
+    fn remember_end(
         &mut self,
+        means: Means,
         pod: &PodRef,
         result: RepairResult,
         note: &str,
@@ -129,7 +163,7 @@ impl Teller {
             at: server,
             pod: pod.display_name(),
             uid: pod.uid.clone(),
-            action: Some(Means::Heal),
+            action: Some(means),
             result: Some(result),
             detail: Some(note.to_owned()),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

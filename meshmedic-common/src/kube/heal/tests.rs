@@ -22,6 +22,7 @@ fn first() -> Ask {
         attempt: Attempt::First,
         at: "2026-11-29T10:00:00Z".parse().unwrap(),
         against: Against::new("7-8", Some("containerd://c"), Some("containerd://z")),
+        routed: false,
     }
 }
 
@@ -29,6 +30,13 @@ async fn answered(answers: Vec<String>) -> (Asked, Vec<String>) {
     let (config, asked) = serve(answers);
     let client = super::super::client::acting(config).unwrap().client;
     (ask(&client, &target(), "41", &first()).await, asked.all())
+}
+
+/// The pod with these annotations.
+fn the_pod(annotations: &str) -> String {
+    format!(
+        r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"namespace":"shop","name":"web-0","uid":"{UID}","resourceVersion":"41","annotations":{annotations}}}}}"#
+    )
 }
 
 fn refusal(code: u16, reason: &str, more: &str) -> String {
@@ -41,11 +49,15 @@ fn refusal(code: u16, reason: &str, more: &str) -> String {
 #[test]
 fn an_ask_changes_two_annotations_of_the_very_pod() {
     let body = patch(UID, "41", &first());
-    let request = request(&target(), &body).unwrap();
+    let change = Patch {
+        target: target(),
+        body: body.clone(),
+    };
+    let request = change.request(false).unwrap();
     assert_eq!(request.method(), "PATCH");
     let uri = "/api/v1/namespaces/shop/pods/web-0/status?fieldManager=meshmedic";
     assert_eq!(request.uri(), uri);
-    assert_eq!(request.headers()[CONTENT_TYPE], "application/merge-patch+json");
+    assert_eq!(request.headers()["content-type"], "application/merge-patch+json");
     let expected = json!({ "metadata": {
         "uid": UID,
         "resourceVersion": "41",
@@ -64,7 +76,7 @@ async fn each_answer_means_one_thing() {
         r#","details":{"causes":[{"field":"metadata.uid","reason":"FieldValueInvalid","message":"x"}]}"#;
     let wait = r#","details":{"retryAfterSeconds":7}"#;
     let cases = [
-        (http("200 OK", "", "{}"), Asked::Accepted),
+        (http("200 OK", "", &the_pod("{}")), Asked::Accepted),
         (refusal(409, "Conflict", ""), Asked::Changed),
         (refusal(404, "NotFound", pod), Asked::Gone),
         (refusal(422, "Invalid", uid), Asked::Gone),
@@ -84,7 +96,11 @@ async fn each_answer_means_one_thing() {
         assert_eq!(asked, expected);
         assert_eq!(questions.len(), 1, "nothing is repeated unasked");
     }
-    // Whoever hangs up may have done it.
+    // Whoever hangs up may have done it, and so may whoever answers with something else.
+    assert!(matches!(
+        answered(vec![http("200 OK", "", "{}")]).await.0,
+        Asked::InDoubt(_)
+    ));
     assert!(matches!(answered(vec![String::new()]).await.0, Asked::InDoubt(_)));
     assert!(matches!(
         answered(vec![refusal(500, "InternalError", "")]).await.0,
@@ -111,4 +127,34 @@ async fn nothing_is_asked_without_a_version() {
         Asked::Refused(_)
     ));
     assert!(asked.all().is_empty());
+}
+
+#[tokio::test]
+async fn what_an_ask_left_is_taken_away_from_the_very_pod() {
+    let left = the_pod(r#"{"meshmedic.io/heal":"v1 1 2026-11-29T10:00:00Z 7-8 c z"}"#);
+    let ok = |body: &str| http("200 OK", "", body);
+    let (config, asked) = serve(vec![
+        ok(&left),
+        refusal(409, "Conflict", ""),
+        ok(&left),
+        ok(&the_pod("{}")),
+    ]);
+    let client = super::super::client::acting(config).unwrap().client;
+    assert_eq!(forget(&client, &target()).await, Ok(true));
+    let expected = json!({ "metadata": {
+        "uid": UID, "resourceVersion": "41", "annotations": { "meshmedic.io/heal": null },
+    }});
+    let questions = asked.all();
+    assert_eq!(questions.len(), 4, "{questions:?}");
+    assert!(questions[3].ends_with(&expected.to_string()), "{questions:?}");
+
+    let (config, asked) = serve(vec![ok(&the_pod("{}"))]);
+    let client = super::super::client::acting(config).unwrap().client;
+    assert_eq!(forget(&client, &target()).await, Ok(false));
+    assert_eq!(asked.all().len(), 1, "nothing is written where nothing is left");
+
+    let other = left.replace(UID, "0a1b2c3d-1111-2222-3333-444455557777");
+    let (config, _) = serve(vec![ok(&other)]);
+    let client = super::super::client::acting(config).unwrap().client;
+    assert_eq!(forget(&client, &target()).await, Err(Acted::OtherPod));
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::case::{Stage, Waiting};
 use super::evidence::Candidate;
 use super::healer::tell;
-use super::turn::below;
 use super::{Answer, Asked, Below, Diagnosis, Fetched, Healer, Notice, Place};
 use crate::ask::Ask;
 use crate::facts::Enrolment;
@@ -59,7 +58,9 @@ impl Healer {
                 let place = pods.get(&uid).and_then(|candidate| candidate.place);
                 self.asked(at, &uid, (ask, first, place, before), asked);
             }
-            (Stage::Undoing { against, why }, Answer::Undone(undone)) => {
+            (Stage::Toggling(toggle), Answer::TakenOut(done)) => self.taken_out(&uid, toggle, done),
+            (Stage::Toggling(toggle), Answer::PutBack(done)) => self.put_back(at, &uid, toggle, done),
+            (Stage::Undoing { against, why }, Answer::TakenOut(undone)) => {
                 let pod = case.pod.clone();
                 let unreachable = undone.is_err();
                 case.stage = Stage::Spent {
@@ -67,6 +68,7 @@ impl Healer {
                     why,
                     unreachable,
                     ours: false,
+                    toggled: true,
                 };
                 self.notices.push(match undone {
                     Ok(()) => Notice::Undone { pod },
@@ -100,7 +102,7 @@ impl Healer {
         let facts = &fetched.standing.facts;
         if let Some(why) = case.forbids(&self.healing, at, &now) {
             case.stage = first.map_or(Stage::Watching, Stage::Waiting);
-            case.below = below(why);
+            case.below = Below::of(why);
             return tell(&mut self.notices, case, why, None, false);
         }
         let stands = facts
@@ -141,6 +143,7 @@ impl Healer {
                         why,
                         unreachable: false,
                         ours: false,
+                        toggled: false,
                     },
                 };
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::evidence::{Candidate, Place};
 use super::pace::Whose;
+use super::toggle::Toggle;
 use super::{Below, Care, Diagnosis, Healing, Progress};
 use crate::ask::{Against, Ask, Attempt};
 use crate::facts::Enrolment;
@@ -58,7 +59,11 @@ pub(super) enum Stage {
         unreachable: bool,
         /// Whether rules that istio-cni writes yet are our doing.
         ours: bool,
+        /// Whether the second rung was tried as well.
+        toggled: bool,
     },
+    /// It is on its way out of the mesh and in again.
+    Toggling(Toggle),
 }
 
 /// An ask that is outstanding.
@@ -71,7 +76,7 @@ pub(super) struct Waiting {
     pub(super) asked: Time,
     /// Since when no older ask is outstanding.
     pub(super) turn: Option<Time>,
-    /// Whether Istio's routing was there before the first ask; `None` where another process made that.
+    /// Whether Istio's routing was there before the first ask; `None` where another process made that and did not say so.
     pub(super) before: Option<Redirection>,
     /// Whether istio-cni was seen to have done it.
     pub(super) answered: bool,
@@ -226,6 +231,7 @@ impl Case {
                 Some(Progress::Asked)
             }
             Stage::Undoing { why, .. } => Some(Progress::Failed(*why)),
+            Stage::Toggling(_) => Some(Progress::Asked),
             Stage::Spent { why, unreachable, .. } => Some(if *unreachable {
                 Progress::MadeUnreachable
             } else {
@@ -237,14 +243,15 @@ impl Case {
 
 impl Waiting {
     /// For the proof of an ask that another process made.
-    pub(super) const fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
+    pub(super) fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
+        let before = ask.routed.then_some(Redirection::Routed);
         Self {
             ask,
             place,
             began: now,
             asked: now,
             turn: None,
-            before: None,
+            before,
             answered: false,
         }
     }

@@ -2,6 +2,7 @@
 //! What is known of the node and of a pod when an ask is considered.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::policy::{Gates, Standing};
 use crate::ports::PortSet;
@@ -23,6 +24,24 @@ impl fmt::Display for Place {
         write!(f, "{}-{}", self.netns, self.start)
     }
 }
+
+impl FromStr for Place {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (netns, start) = text.split_once('-').ok_or(NoPlace)?;
+        let number = |digits: &str| digits.parse().map_err(|_| NoPlace);
+        Ok(Self {
+            netns: number(netns)?,
+            start: number(start)?,
+        })
+    }
+}
+
+/// What is written is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a place is a namespace's number and a process's start, with a dash between")]
+pub struct NoPlace;
 
 /// Readings of /proc in a row, in one place, that found no listener of ztunnel's, with nothing else in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
+use super::toggle::Step;
 use super::{Below, Healing, Notice, Progress, Request};
 use crate::ask::{Against, Attempt};
 use crate::duration;
@@ -140,11 +141,7 @@ impl Healer {
                 ),
             )
         };
-        let serves = match view.serving {
-            Serving::Unproven => false,
-            Serving::Captures => true,
-            Serving::Connected => !young(self.connected_since),
-        };
+        let serves = self.serves(at.now, view.serving);
         let reasons = [
             view.watches_only.then_some((Withheld::Superseded, None)),
             view.gates.paused.as_ref().map(|_| gate(Withheld::Paused)),
@@ -161,6 +158,19 @@ impl Healer {
             (!serves).then_some((Withheld::ZtunnelUnproven, None)),
         ];
         reasons.into_iter().flatten().find(|(why, _)| stands(why))
+    }
+
+    /// Whether ztunnel is proved to serve, by what shows it now and has shown it.
+    #[must_use]
+    pub fn serves(&self, now: Time, serving: Serving) -> bool {
+        let settle = self.healing.care.settle;
+        match serving {
+            Serving::Unproven => false,
+            Serving::Captures => true,
+            Serving::Connected => self
+                .connected_since
+                .is_some_and(|since| now.since(since) >= settle),
+        }
     }
 
     pub(super) fn against(&self, candidate: &Candidate<'_>) -> Option<Against> {
@@ -184,9 +194,14 @@ impl Healer {
         for case in self.cases.values_mut().filter(|case| case.request.is_none()) {
             let pod = case.pod.clone();
             let request = match &case.stage {
-                Stage::Undoing { .. } => Request::Undo(pod),
+                Stage::Undoing { .. } => Request::TakeOut(pod),
+                Stage::Toggling(toggle) if toggle.step == Step::PuttingBack => Request::PutBack(pod),
                 _ if self.stopping => continue,
                 Stage::Fetching { .. } => Request::Fetch(pod),
+                Stage::Toggling(toggle) if toggle.step == Step::TakingOut => {
+                    self.notices.push(Notice::Toggling { pod: pod.clone() });
+                    Request::TakeOut(pod)
+                }
                 Stage::Asking { ask, version, .. } => {
                     if ask.attempt == Attempt::Second {
                         let gap = self.healing.care.owner_gap;

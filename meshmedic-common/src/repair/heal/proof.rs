@@ -27,7 +27,7 @@ impl Healer {
             match std::mem::replace(&mut case.stage, Stage::Watching) {
                 Stage::Looking {
                     since,
-                    ask,
+                    mut ask,
                     version,
                     first,
                 } => {
@@ -39,6 +39,7 @@ impl Healer {
                         tell(&mut self.notices, case, why, detail, false);
                     } else if case.agrees(care, candidate, Some(since)) {
                         let before = candidate.redirection;
+                        ask.routed |= first.is_none() && before == Redirection::Routed;
                         case.stage = Stage::Asking {
                             ask,
                             version,
@@ -57,6 +58,9 @@ impl Healer {
                             first,
                         };
                     }
+                }
+                Stage::Toggling(toggle) => {
+                    self.toggle(at, &uid, candidate, toggle, forbidden.is_none() && !fell);
                 }
                 Stage::Waiting(waiting) => {
                     let oldest = oldest.as_ref() == Some(&uid);
@@ -164,6 +168,7 @@ impl Healer {
                 why,
                 unreachable: false,
                 ours: waiting.before != Some(Redirection::Routed),
+                toggled: false,
             }
         };
         if why == Diagnosis::ZtunnelFell {

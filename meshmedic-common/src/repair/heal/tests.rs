@@ -303,6 +303,7 @@ fn after_a_crash_it_goes_on_from_what_the_pod_says() {
     bench.healer = Healer::new(Healing {
         permissions: on(),
         care: Care::DEFAULT,
+        toggle: false,
     });
     while bench.healer.progress(&uid(0)) != Some(Progress::Asked) {
         bench.turn();

@@ -63,19 +63,31 @@ impl Healer {
                 against: tried,
                 why,
                 ours,
+                toggled,
                 ..
             } = &case.stage
             {
+                let (tried, why, toggled) = (tried.clone(), *why, *toggled);
                 if *ours && is_worse(candidate) {
                     // istio-cni took it up after all, when nobody waited any more.
-                    case.stage = Stage::Undoing {
-                        against: tried.clone(),
-                        why: *why,
-                    };
+                    case.stage = Stage::Undoing { against: tried, why };
                     continue;
                 }
-                if against.as_ref() == Some(tried) {
-                    case.below = Below::May(Some(*why));
+                if against.as_ref() == Some(&tried) {
+                    case.below = Below::May(Some(why));
+                    if !toggled {
+                        let above = not_permitted.or_else(|| forbidden.clone()).map(|(why, _)| why);
+                        let paced = || {
+                            self.pace
+                                .forbids(at.now, &self.healing.care, outstanding, &case.whose)
+                        };
+                        let above = above.or_else(paced);
+                        case.after_ask(at, &self.healing, candidate, above, (&tried, why));
+                        if case.is_outstanding() {
+                            self.pace
+                                .asked(at.now, &case.whose.owner, self.healing.care.owner_gap);
+                        }
+                    }
                     continue;
                 }
                 case.stage = Stage::Watching;
@@ -104,7 +116,7 @@ impl Healer {
                 })
                 .or_else(|| spread.then_some((Withheld::HealOwnerShare, None)));
             if let Some((why, detail)) = reason {
-                case.below = below(why);
+                case.below = Below::of(why);
                 // A pod that is being confirmed is no finding yet: nobody is told why nothing is done.
                 if candidate.state != State::Suspect || why == Withheld::HealNotPermitted {
                     tell(&mut self.notices, case, why, detail, shadow);
@@ -188,24 +200,4 @@ fn owner<'a>(candidate: &'a Candidate<'_>) -> &'a str {
 /// pods of one owner on many nodes are not asked for at once.
 fn slot(uid: &PodUid) -> u32 {
     u32::try_from(share(uid.as_str(), GAPS.into())).unwrap_or(0)
-}
-
-/// What the rungs below may do where this one withholds itself.
-pub(super) const fn below(why: Withheld) -> Below {
-    match why {
-        // This rung cannot help such a pod, on this node or at all.
-        Withheld::HealUnsupported
-        | Withheld::HealStopped
-        | Withheld::HealUnanswered
-        | Withheld::PortHeld
-        | Withheld::StaticPod
-        | Withheld::JobPod
-        | Withheld::Strategy
-        | Withheld::ByHand
-        | Withheld::Imposter
-        | Withheld::DetectOnly
-        | Withheld::GracePeriod
-        | Withheld::InFlightNode => Below::May(None),
-        why => Below::Waits(why),
-    }
 }

@@ -92,7 +92,11 @@ impl Bench {
         };
         let care = Care::DEFAULT;
         let mut bench = Self {
-            healer: Healer::new(Healing { permissions, care }),
+            healer: Healer::new(Healing {
+                permissions,
+                care,
+                toggle: false,
+            }),
             view,
             pods: BTreeMap::new(),
             now,
@@ -280,11 +284,11 @@ impl Bench {
                 self.queue.push(pod.cgroup_uid);
                 Answer::Asked(Asked::Accepted)
             }
-            Request::Undo(pod) => {
+            Request::TakeOut(pod) => {
                 self.undone.insert(pod.cgroup_uid.clone());
                 let found = self.pods.get_mut(&pod.cgroup_uid).unwrap();
                 found.redirection = Redirection::Absent;
-                Answer::Undone(Ok(()))
+                Answer::TakenOut(Ok(()))
             }
         }
     }

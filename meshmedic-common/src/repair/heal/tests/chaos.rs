@@ -79,6 +79,7 @@ impl Sim {
         bench.healer = Healer::new(Healing {
             permissions: on(),
             care: care(),
+            toggle: false,
         });
         for pod in bench.pods.values_mut() {
             (pod.state, pod.redirection) = (State::Captured, Redirection::Routed);
@@ -229,7 +230,8 @@ impl Sim {
     fn perform(&mut self, request: Request, against: Vec<&'static str>) -> Answer {
         // Now and then the kubelet writes the pod in between.
         let written = self.rng.one_in(8);
-        let (Request::Fetch(of) | Request::Ask { pod: of, .. } | Request::Undo(of)) = &request;
+        let (Request::Fetch(of) | Request::Ask { pod: of, .. } | Request::TakeOut(of) | Request::PutBack(of)) =
+            &request;
         let of = of.cgroup_uid.clone();
         let pod = self.bench.pods.get_mut(&of).unwrap();
         match request {
@@ -255,14 +257,14 @@ impl Sim {
                 let patch = patch(of.as_str(), &version, &ask);
                 self.ask(&of, &patch, ask, against)
             }
-            Request::Undo(_) => {
+            Request::TakeOut(_) => {
                 (pod.redirection, pod.standing.facts.enrolment) = (Redirection::Absent, Enrolment::None);
                 pod.standing.facts.toggle_restore = Some("{\"label\":null}".to_owned());
                 pod.version += 1;
                 self.worse.remove(&of);
                 self.tell(What::Better { pod: of.clone() });
                 self.restore.push((self.bench.now + RESTORED, of));
-                Answer::Undone(Ok(()))
+                Answer::TakenOut(Ok(()))
             }
         }
     }

@@ -3,19 +3,17 @@
 
 use std::time::Duration;
 
+use crate::eligibility::Enablement;
+use crate::kube::acted::{Acted, Target};
+use crate::kube::acts::describe;
+use crate::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
+use crate::kube::toggle::RestoreError;
+use crate::kube::{rights, toggle};
+use crate::repair::PodRef;
+use crate::repair::heal::{Answer, Asked, Fetched, Request};
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
-use meshmedic_common::eligibility::Enablement;
-use meshmedic_common::kube::acted::Target;
-use meshmedic_common::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
-use meshmedic_common::kube::{heal, toggle};
-use meshmedic_common::repair::PodRef;
-use meshmedic_common::repair::heal::{Answer, Asked, Fetched, Request};
-
-use meshmedic_common::kube::acts::describe;
-
-use super::rights;
 
 /// A request that takes longer than this failed, as far as we can tell.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -50,11 +48,16 @@ impl Heals {
             }
             Request::Ask { pod, version, ask } => {
                 let target = target(&pod);
-                let asked = within(heal::ask(&self.client, &target, &version, &ask)).await;
+                let asked = within(super::ask(&self.client, &target, &version, &ask)).await;
                 Answer::Asked(asked.unwrap_or_else(Asked::InDoubt))
             }
-            Request::Undo(pod) => {
-                Answer::Undone(within(self.undo(&pod, around)).await.and_then(|undone| undone))
+            Request::TakeOut(pod) => {
+                let taken = within(self.take_out(&pod, around)).await;
+                Answer::TakenOut(taken.and_then(|taken| taken))
+            }
+            Request::PutBack(pod) => {
+                let put = within(self.put_back(&pod)).await;
+                Answer::PutBack(put.and_then(|put| put))
             }
         }
     }
@@ -73,7 +76,7 @@ impl Heals {
     }
 
     /// The first half of a toggle: out of the mesh. What it leaves is put back once ztunnel is proved to serve.
-    async fn undo(&self, pod: &PodRef, around: &Around) -> Result<(), String> {
+    async fn take_out(&self, pod: &PodRef, around: &Around) -> Result<(), String> {
         let Some(fetched) = self.fetch(pod, around).await? else {
             return Ok(());
         };
@@ -91,6 +94,14 @@ impl Heals {
         applied.map(drop).map_err(|acted| acted.to_string())
     }
 
+    /// The second half. A pod that is gone needs nothing.
+    async fn put_back(&self, pod: &PodRef) -> Result<(), String> {
+        match toggle::restore(&self.client, &target(pod)).await {
+            Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// Whether the API lets us ask in a namespace; `None` where it does not say.
     pub async fn permitted(&self, namespace: &str) -> Option<Result<(), String>> {
         let what = ResourceAttributes {
@@ -101,7 +112,7 @@ impl Heals {
             ..ResourceAttributes::default()
         };
         let allowed = within(rights::may(&self.client, what)).await.ok()?.ok()??;
-        let missing = || "the agent's role has no pods/status: patch there".to_owned();
+        let missing = || "there is no right to pods/status: patch there".to_owned();
         Some(if allowed { Ok(()) } else { Err(missing()) })
     }
 }

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Heals in place by hand: nothing restarts, and what istio-cni cannot do goes to the next way.
+
+use std::process::Stdio;
+
+use meshmedic_lab::api::Fault;
+use meshmedic_lab::{Pod, need, wait};
+use serde_json::Value;
+
+use super::{ADMIN, command, evictions, interrupt, item, object, read, repair};
+use crate::fleet::install;
+use crate::process::PATIENCE;
+use crate::world::World;
+
+const LADDER: [&str; 2] = ["--strategy", "heal,restart"];
+
+/// How often the command asked istio-cni.
+fn asks(world: &World) -> usize {
+    let requests = world.cluster.api().requests().unwrap();
+    let ours = requests
+        .iter()
+        .filter(|request| request.user_agent.starts_with(ADMIN));
+    ours.filter(|request| request.full_resource() == "pods/status" && request.is_write())
+        .count()
+}
+
+fn ask_of(world: &World, pod: &Pod) -> String {
+    let object = object(world, pod);
+    let ask = &object["metadata"]["annotations"]["meshmedic.io/heal"];
+    ask.as_str().unwrap_or_default().to_owned()
+}
+
+fn restarts(world: &World, pod: &Pod) -> Vec<Option<u64>> {
+    let object = object(world, pod);
+    let all = object["status"]["containerStatuses"].as_array();
+    let count = |container: &Value| container["restartCount"].as_u64();
+    all.into_iter().flatten().map(count).collect()
+}
+
+#[test]
+fn an_orphan_is_healed_by_hand_and_nothing_restarts() {
+    if !need::root("an_orphan_is_healed_by_hand_and_nothing_restarts") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let netns = pods[0].netns().unwrap();
+    let before = restarts(&world, &pods[0]);
+    world.cluster.orphan(&pods[0]).unwrap();
+    let (code, items) = repair(&world, &[&["-n", "shop"], &LADDER[..]].concat());
+    let found = item(&items, &pods[0]);
+    assert_eq!(
+        (code, found["action"].as_str(), found["means"].as_str()),
+        (Some(1), Some("would-repair"), Some("heal")),
+        "{items:#}"
+    );
+    let told = found["detail"].as_str().unwrap();
+    assert!(told.contains("no restart") && told.contains("evicted"), "{told}");
+    assert_eq!(asks(&world), 0);
+
+    let (code, items) = repair(&world, &[&["-n", "shop", "--yes"], &LADDER[..]].concat());
+    let found = item(&items, &pods[0]);
+    assert_eq!(
+        (code, found["action"].as_str(), found["means"].as_str()),
+        (Some(0), Some("repaired"), Some("heal")),
+        "{items:#}"
+    );
+    assert!(world.cluster.is_captured(&pods[0]) && world.is_untouched(&pods[0]));
+    assert_eq!(pods[0].netns().unwrap(), netns);
+    assert_eq!(restarts(&world, &pods[0]), before);
+    assert_eq!((asks(&world), evictions(&world)), (1, 0));
+    let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
+    assert!(leases.is_empty(), "{leases:?}");
+}
+
+/// A bare pod gains most: nothing would recreate it.
+#[test]
+fn what_a_heal_costs_is_counted() {
+    if !need::root("what_a_heal_costs_is_counted") {
+        return;
+    }
+    let world = World::new(1);
+    let bare = world.cluster.bare_pod("shop", "bare", "node-a").unwrap();
+    world.cluster.wait_captured("shop", "bare", 1).unwrap();
+    world.deployment("cart", 1);
+    world.cluster.orphan(&bare).unwrap();
+    let (_, items) = repair(&world, &[&["-n", "shop"], &LADDER[..]].concat());
+    let found = item(&items, &bare);
+    let told = found["detail"].as_str().unwrap();
+    assert!(told.contains("no connection of it is open"), "{told}");
+    assert_eq!(
+        found["passed_over"][0]["reason"], "nothing-recreates",
+        "{found:#}"
+    );
+}
+
+#[test]
+fn what_istio_cni_cannot_heal_by_hand_goes_to_the_next_way() {
+    if !need::root("what_istio_cni_cannot_heal_by_hand_goes_to_the_next_way") {
+        return;
+    }
+    let world = World::new(1);
+    let (cart, pay) = (world.deployment("cart", 2), world.deployment("pay", 1));
+    world.cluster.orphan_believed(&cart[0]).unwrap();
+    let name = format!("shop/{}", cart[0].name());
+    // Without another pod that is shown to be captured nothing proves that ztunnel serves.
+    let (code, items) = repair(&world, &[&[&*name, "--yes"], &LADDER[..]].concat());
+    assert_eq!(
+        (code, items[0]["reason"].as_str()),
+        (Some(1), Some("ztunnel-unproven")),
+        "{items:#}"
+    );
+    let of_app = ["-n", "shop", "-l", "app in (cart,pay)", "--yes", "--strategy"];
+    let (code, items) = repair(&world, &[&of_app[..], &["heal,toggle"]].concat());
+    let found = item(&items, &cart[0]);
+    assert_eq!(
+        (code, found["action"].as_str(), found["means"].as_str()),
+        (Some(0), Some("repaired"), Some("toggle")),
+        "{items:#}"
+    );
+    let told = found["detail"].as_str().unwrap();
+    assert!(told.contains("did not take"), "{told}");
+    assert!(world.cluster.is_captured(&cart[0]) && world.is_untouched(&cart[0]));
+
+    world.cluster.orphan_believed(&pay[0]).unwrap();
+    let (code, items) = repair(&world, &[&of_app[..], &["heal"]].concat());
+    let found = item(&items, &pay[0]);
+    assert_eq!(
+        (code, found["action"].as_str()),
+        (Some(1), Some("failed")),
+        "{items:#}"
+    );
+    assert!(world.is_untouched(&pay[0]));
+    let before = asks(&world);
+    let (code, items) = repair(&world, &[&of_app[..], &["heal,restart"]].concat());
+    let found = item(&items, &pay[0]);
+    assert_eq!(
+        (code, found["action"].as_str(), evictions(&world)),
+        (Some(0), Some("restarted"), 1),
+        "{items:#}"
+    );
+    assert_eq!(
+        asks(&world),
+        before,
+        "the same ask against the same would change nothing"
+    );
+}
+
+#[test]
+fn whoever_may_not_ask_restarts_nothing_instead() {
+    if !need::root("whoever_may_not_ask_restarts_nothing_instead") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    world.cluster.orphan(&pods[0]).unwrap();
+    let api = world.cluster.api();
+    let refusal = Fault::refusal(403, "pods/status is forbidden")
+        .verb("patch")
+        .resource("pods/status");
+    let _refused = api.fault(refusal.user_agent(ADMIN)).unwrap();
+    let (code, items) = repair(&world, &[&["-n", "shop", "--yes"], &LADDER[..]].concat());
+    let found = item(&items, &pods[0]);
+    assert_eq!(
+        (code, found["action"].as_str(), found["reason"].as_str()),
+        (Some(1), Some("withheld"), Some("heal-not-permitted")),
+        "{items:#}"
+    );
+    assert!(world.is_untouched(&pods[0]));
+    assert_eq!((asks(&world), evictions(&world)), (1, 0));
+}
+
+#[test]
+fn an_interrupted_heal_is_gone_on_with() {
+    if !need::root("an_interrupted_heal_is_gone_on_with") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    world.cluster.orphan(&pods[0]).unwrap();
+    world.cluster.set_cni(false);
+    let arguments = [&["-n", "shop", "--yes"], &["--strategy", "heal"][..]].concat();
+    let spawn = || {
+        let mut command = command(&world, &arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let first = spawn();
+    wait::until("the ask", PATIENCE, || {
+        ask_of(&world, &pods[0]).starts_with("v1 1 ")
+    })
+    .unwrap();
+    interrupt(&first);
+    let (code, items) = read(&first.wait_with_output().unwrap());
+    assert_eq!(
+        (code, items[0]["action"].as_str()),
+        (Some(1), Some("failed")),
+        "{items:#}"
+    );
+    assert!(
+        items[0]["detail"].as_str().unwrap().contains("interrupted"),
+        "{items:#}"
+    );
+    // Whoever knows of the first ask makes a second one, and no first one again.
+    let second = spawn();
+    wait::until("the second ask", PATIENCE, || {
+        ask_of(&world, &pods[0]).starts_with("v1 2 ")
+    })
+    .unwrap();
+    world.cluster.set_cni(true);
+    let (code, items) = read(&second.wait_with_output().unwrap());
+    assert_eq!(
+        (code, items[0]["action"].as_str()),
+        (Some(0), Some("repaired")),
+        "{items:#}"
+    );
+    assert_eq!(asks(&world), 2);
+    assert!(world.is_untouched(&pods[0]));
+}
+
+/// The agent of the node only looks; its word is the evidence and the proof.
+#[test]
+fn a_node_is_healed_by_hand_after_a_reboot() {
+    if !need::root("a_node_is_healed_by_hand_after_a_reboot") {
+        return;
+    }
+    let world = World::new(1);
+    let pods: Vec<Pod> = ["cart", "pay", "web"]
+        .iter()
+        .flat_map(|name| world.deployment(name, 3))
+        .collect();
+    world.cluster.reboot("node-a").unwrap();
+    let mut agent = world.agent("node-a", &[]);
+    install(&world, &agent);
+    agent.until("the losses", |agent| {
+        let report = agent.report();
+        let orphans = report.pods.iter().filter(|pod| pod.state.as_str() == "orphan");
+        orphans.count() == pods.len() && report.serves == Some(true)
+    });
+    let node = ["--node", "node-a", "--yes", "--via", "agent"];
+    let output = command(&world, &[&node, &LADDER[..]].concat()).output().unwrap();
+    let (code, items) = read(&output);
+    assert_eq!(code, Some(0), "{items:#}");
+    let healed = items.as_array().unwrap().iter();
+    let healed = healed.filter(|item| item["means"] == "heal" && item["action"] == "repaired");
+    assert_eq!(healed.count(), pods.len(), "{items:#}");
+    assert!(
+        pods.iter()
+            .all(|pod| world.cluster.is_captured(pod) && world.is_untouched(pod))
+    );
+    assert_eq!((asks(&world), evictions(&world)), (pods.len(), 0));
+}
