@@ -58,7 +58,7 @@ const FAREWELL: Duration = Duration::from_secs(12);
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// No way to the API is known.
-    #[error("no way to the Kubernetes API: {0}. In a pod it needs a ServiceAccount; elsewhere --kubeconfig")]
+    #[error("cannot connect to the Kubernetes API: {0}. In a pod this needs a ServiceAccount; elsewhere pass --kubeconfig")]
     Connection(String),
     /// The node cannot be watched.
     #[error(transparent)]
@@ -453,7 +453,7 @@ impl Agent {
 
     /// Begins nothing more, waits for what is at the API, frees what is held.
     async fn say_goodbye(&mut self) {
-        tracing::info!("told to end: nothing more is begun, what is held is freed");
+        tracing::info!("shutting down: no new repairs; releasing held Leases");
         if let Some(at) = self.moment(Time::now()) {
             self.planner.stop(at);
         }

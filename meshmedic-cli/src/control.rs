@@ -23,7 +23,7 @@ const LONGEST_REASON: usize = 400;
 #[derive(clap::Args)]
 #[command(after_help = PAUSE_HELP)]
 pub(crate) struct PauseArgs {
-    /// Why; whoever finds repairs paused reads this
+    /// Why; shown to everyone who finds repairs paused
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Who pauses [default: this user on this machine]
@@ -67,7 +67,7 @@ pub(crate) async fn read(connection: &Connection, namespace: &str) -> Result<Opt
 pub(crate) fn pause(args: &PauseArgs) -> anyhow::Result<u8> {
     let reason = clean(&args.reason, usize::MAX);
     if reason.is_empty() {
-        return Err(Usage("--reason \"\" tells nobody why: write a few words".to_owned()).into());
+        return Err(Usage("--reason \"\" explains nothing: write a few words".to_owned()).into());
     }
     if reason.len() > LONGEST_REASON {
         return Err(Usage(format!("--reason has more than {LONGEST_REASON} bytes")).into());
@@ -144,7 +144,7 @@ impl<'a> Switch<'a> {
                 format!("\nThey were {} before.", before.sentence())
             });
             return Ok(format!(
-                "Repairs are {}.{again}\n`meshmedic resume` lets them go on.",
+                "Repairs are {}.{again}\n`meshmedic resume` ends the pause.",
                 pause.sentence()
             ));
         }

@@ -73,28 +73,28 @@ enum LogFormat {
 #[derive(Subcommand)]
 enum Command {
     #[cfg(all(target_os = "linux", feature = "node"))]
-    /// Watch the pods of a node, and repair those that fell out of the mesh if told to
+    /// Run the node agent: judge the node's pods, and repair them if asked to
     Agent(Box<agent::Args>),
     #[cfg(all(target_os = "linux", feature = "node"))]
     /// List the pods of this node and whether the mesh captures them, without the API
     Node(node::Args),
     /// List the pods of a cluster that fell out of the mesh
     Scan(Box<scan::Args>),
-    /// Bring pods that fell out of the mesh back into it; without --yes, say how
+    /// Repair pods that lost mesh capture (dry run without --yes)
     Repair(Box<repair::Args>),
-    /// Take back what repairs left on pods; without --yes, say what is left
+    /// Remove what repairs left on pods (dry run without --yes)
     Undo(Box<undo::Args>),
     /// Show the fleet of agents: nodes, pods by state, faults, the last repairs
     Status(status::Args),
     /// Watch the fleet live: pods that fall out, what is done about it, and their return
     Watch(Box<watch::Args>),
-    /// Tell one pod's whole story in plain words
+    /// Explain one pod: its state, the evidence, its history, what to do
     Explain(Box<explain::Args>),
-    /// Look at the whole mesh, say what is wrong, why, and what helps
+    /// Check the whole mesh: what is wrong, why, and what fixes it
     Doctor(Box<doctor::Args>),
-    /// Stop all repairs in the cluster, and say why
+    /// Pause all repairs in the cluster
     Pause(control::PauseArgs),
-    /// Let repairs go on after a pause
+    /// Resume repairs
     Resume(control::ResumeArgs),
     /// Print a script that completes commands in your shell
     Completion(completion::Args),

@@ -140,7 +140,7 @@ pub(crate) struct Risks {
     /// Delete instead of evict, so that PodDisruptionBudgets do not hold
     #[arg(long)]
     delete_past_disruption_budgets: bool,
-    /// Although somebody paused all repairs
+    /// Although all repairs are paused
     #[arg(long)]
     despite_pause: bool,
     /// Although the annotation meshmedic.io/repair forbids it

@@ -16,13 +16,13 @@ named! {
         /// Rule 1: nobody asked for repairs.
         DetectOnly = "detect-only", "repairs of such pods are off (--auto-repair, --repair-stuck)";
         /// Rule 1: not Ready, but not for long enough.
-        GracePeriod = "grace-period", "has not been not-Ready for the whole grace period yet";
+        GracePeriod = "grace-period", "NotReady for less than the grace period";
         /// Rule 2: it is no proved orphan, or not any more.
         NotProved = "not-proved", "it is no proved orphan, or not any more";
         /// Rule 2: some of its listeners are there.
         ByHand = "by-hand", "only some of its listeners are gone; such a pod is repaired by hand only";
         /// Rule 2: somebody else holds the ports.
-        Imposter = "imposter", "somebody else holds the capture ports, and a successor would meet the same";
+        Imposter = "imposter", "another process holds the capture ports, and would in a successor too";
         /// Rule 2: ztunnel or istio-cni of the node is at fault.
         NodeFault = "node-fault", "this node's ztunnel or istio-cni is at fault or has not settled";
         /// Rule 2: a successor would get no identity, or what is known is too old.
@@ -92,7 +92,7 @@ named! {
         /// Rule 2: the API does not know where it lives.
         NoAddress = "no-address", "its network namespace has none of the addresses that the API gives it, or its sandbox is not ready";
         /// Rule 2: ztunnel could not bind there.
-        PortHeld = "port-held", "somebody else holds a port that ztunnel needs";
+        PortHeld = "port-held", "another process holds a port that ztunnel needs";
         /// Rule 2: istio-cni may not understand.
         HealUnsupported = "heal-unsupported", "istio-cni takes a running pod in again from 1.25 on, and this one is older or does not say (--istio-version)";
         /// Rule 2: another agent is the one that acts.
@@ -293,7 +293,7 @@ impl std::fmt::Display for Rungs {
 pub struct Overrides {
     /// Pods of Jobs may be repaired.
     pub jobs: bool,
-    /// Although somebody paused all repairs.
+    /// Although all repairs are paused.
     pub pause: bool,
     /// Although an annotation forbids it.
     pub opt_out: bool,

@@ -205,7 +205,7 @@ named! {
         /// It should, but nothing that can be read would show it.
         Unverifiable = "unverifiable", "should be captured, and nothing that can be read would show it";
         /// Nobody said so.
-        Undeclared = "undeclared", "nobody said whether it should be captured";
+        Undeclared = "undeclared", "unknown whether it should be captured";
     }
 }
 

@@ -48,13 +48,13 @@ named! {
         /// Every reading across the confirmation found some of the three.
         Partial = "partial", "only some of ztunnel's listeners are there";
         /// The three listen, but they are not ztunnel's.
-        Imposter = "imposter", "somebody else holds the capture ports";
+        Imposter = "imposter", "another process holds the capture ports";
         /// istio-cni is still trying.
         Pending = "pending", "istio-cni is still trying to enrol it";
         /// Not expected to be captured.
         Exempt = "exempt", "not expected to be captured";
-        /// Expected to be captured, but no reading can be had.
-        Unverifiable = "unverifiable", "no reading can be had";
+        /// Expected to be captured, but it cannot be read.
+        Unverifiable = "unverifiable", "it cannot be read";
     }
 }
 
@@ -158,7 +158,7 @@ named! {
         /// Exempt: it is being deleted.
         Deleting = "deleting", "is being deleted";
         /// Exempt: nothing says that it belongs to the mesh.
-        NotEnrolled = "not-enrolled", "no sign that it ever belonged to the mesh; only the API could tell more";
+        NotEnrolled = "not-enrolled", "shows no sign that it ever belonged to the mesh; only the API knows more";
         /// Exempt: the mesh's own data plane.
         DataPlane = "data-plane", "belongs to the mesh's own data plane";
     }
@@ -181,8 +181,8 @@ named! {
         Routed = "routed", "Istio's routing table is there";
         /// Table 100 is missing.
         Absent = "absent", "Istio's routing table is missing";
-        /// It could not be told: no IPv4, or not readable.
-        Unknown = "unknown", "could not be told";
+        /// It could not be determined: no IPv4, or not readable.
+        Unknown = "unknown", "could not be determined";
     }
 }
 
@@ -194,7 +194,7 @@ named! {
         /// No redirection: it speaks plaintext past the mesh.
         Bypassing = "bypassing", "it bypasses the mesh in plaintext";
         /// Could not be told.
-        Unknown = "unknown", "could not be told";
+        Unknown = "unknown", "could not be determined";
     }
 }
 
@@ -229,7 +229,7 @@ named! {
         /// An ask left a pod's rules without a listener, and taking that back failed.
         HealMadeUnreachable = "heal-made-unreachable", "a heal in place left a pod unreachable, and taking that back failed";
         /// Somebody outside Istio's namespaces, or not as Istio does it, claims to be a part of Istio. He is ignored.
-        IdentityConflict = "identity-conflict", "somebody claims to be a part of Istio and is ignored";
+        IdentityConflict = "identity-conflict", "a stranger claims to be a part of Istio and is ignored";
     }
 }
 

@@ -124,7 +124,7 @@ impl Teller {
         if mirror.has_istio() {
             tracing::info!(
                 pods = mirror.standings().len(),
-                "the API told of this node's pods"
+                "the API listed this node's pods"
             );
         } else {
             tracing::info!(

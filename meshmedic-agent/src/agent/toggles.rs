@@ -91,7 +91,7 @@ impl Toggles {
                 self.forbidden = matches!(error, RestoreError::Api(Acted::Refused { code: FORBIDDEN, .. }));
                 tracing::warn!(
                     namespace, pod = name, uid, %error,
-                    "a toggle that had been left could not be put back; `meshmedic doctor` tells how to do it by hand"
+                    "a toggle that was left half done could not be put back; `meshmedic doctor` prints how to do it by hand"
                 );
             }
         }

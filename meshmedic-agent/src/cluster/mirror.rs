@@ -163,7 +163,7 @@ impl Mirror {
         .filter_map(|(resource, complete)| (!complete).then_some(resource))
     }
 
-    /// Whether the API told of this node's pods and their namespaces.
+    /// Whether the API listed this node's pods and their namespaces.
     #[must_use]
     pub fn knows_pods(&self) -> bool {
         self.pods.is_complete() && self.namespaces.is_complete()
@@ -313,7 +313,7 @@ impl Mirror {
     #[must_use]
     pub fn mesh_fault(&self) -> Option<String> {
         if let Some(resource) = self.pending().next() {
-            return Some(format!("the API has not told of {resource} yet"));
+            return Some(format!("the API has not listed {resource} yet"));
         }
         self.istiod().fault()
     }

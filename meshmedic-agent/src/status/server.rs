@@ -67,7 +67,7 @@ pub enum ServerError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "Somebody, perhaps another agent, listens there: choose another address, or none to turn it off"
+            "Another process, perhaps another agent, listens there: choose another address, or none to turn it off"
         }
         io::ErrorKind::PermissionDenied => "Choose a port from 1024 on, or none to turn it off",
         _ => "Choose an address of this machine, or none to turn it off",

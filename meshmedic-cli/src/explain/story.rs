@@ -119,8 +119,8 @@ impl Known {
             Expectation::Expected => "So it should be captured.".to_owned(),
             Expectation::Pending => "So istio-cni is still trying to enrol it.".to_owned(),
             Expectation::Exempt(_) => "So it need not be captured.".to_owned(),
-            Expectation::Unverifiable(_) => "So it cannot be told.".to_owned(),
-            Expectation::Undeclared => "Nobody said whether it should be.".to_owned(),
+            Expectation::Unverifiable(_) => "So this cannot be determined.".to_owned(),
+            Expectation::Undeclared => "Nothing says whether it should be.".to_owned(),
         });
         if !self.certain {
             lines.push(
@@ -156,7 +156,7 @@ impl Known {
                 format!("Read by cat in its container {container}: the pod's own word.")
             }
             Some(Way::Probe) => "Read by a probe, an ephemeral container.".to_owned(),
-            None => "Nobody looked into it.".to_owned(),
+            None => "Its sockets were not read.".to_owned(),
         });
         for holder in self.report().iter().flat_map(|report| &report.held_by) {
             let name = clean(&holder.name, MAX_WORDS);
@@ -167,7 +167,7 @@ impl Known {
 
     fn node(&self) -> Vec<String> {
         let mut lines = vec![match &self.fault {
-            None => "ztunnel and istio-cni are Ready, as far as the API tells.".to_owned(),
+            None => "ztunnel and istio-cni are Ready, as far as the API says.".to_owned(),
             Some(fault) => format!("{fault}: a loss is not judged meanwhile."),
         }];
         match &self.agent {
@@ -337,6 +337,9 @@ impl Known {
 
 /// A sentence that follows "It".
 fn said(sentence: &str) -> String {
+    if let Some(rest) = sentence.strip_prefix("it ") {
+        return rest.to_owned();
+    }
     let begins = |words: &[&str]| words.iter().any(|word| sentence.starts_with(word));
     if begins(&["fell ", "is ", "has "]) {
         sentence.to_owned()
@@ -362,7 +365,7 @@ fn remedy(why: Withheld, name: &str) -> String {
         }
         Withheld::MeshFault => "Mend istiod first: a new pod would get no identity.".to_owned(),
         Withheld::Cordoned => "Nothing: the pods of its node are about to leave. Or uncordon it.".to_owned(),
-        Withheld::Paused => "Ask whoever paused repairs; `meshmedic resume` ends it.".to_owned(),
+        Withheld::Paused => "Ask who paused repairs; `meshmedic resume` ends the pause.".to_owned(),
         Withheld::OptedOutPod | Withheld::OptedOutNamespace => {
             "Restart it yourself, or remove the annotation meshmedic.io/repair.".to_owned()
         }

@@ -39,7 +39,7 @@ fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
     let mut out = String::new();
     if let Some(pause) = &status.paused {
         out += &wrap(&format!("Repairs are {}.", pause.sentence()), 0);
-        writeln!(out, "`meshmedic resume` lets them go on.\n")?;
+        writeln!(out, "`meshmedic resume` ends the pause.\n")?;
     }
     if let Some(why) = &status.absence {
         out += &wrap(&format!("No agents: {why}."), 0);

@@ -134,7 +134,7 @@ impl Acts {
                 None => Record::default(),
             };
             let now = self.clock.now();
-            let now = now.ok_or_else(|| failed("the API server has not told its time yet".to_owned()))?;
+            let now = now.ok_or_else(|| failed("the API server's time is not known yet".to_owned()))?;
             let (changed, answer) = repair::update(&mut record, change, allowance, now);
             if changed {
                 let exists = read.is_some();

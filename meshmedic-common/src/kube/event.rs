@@ -51,7 +51,7 @@ named! {
         /// ztunnel or istio-cni of a node is at fault.
         NodeFault = "MeshNodeFault", "a node's ztunnel or istio-cni is at fault";
         /// Somebody in a namespace claims to be a part of Istio.
-        IdentityConflict = "MeshIdentityConflict", "somebody claims to be a part of Istio and is ignored";
+        IdentityConflict = "MeshIdentityConflict", "a stranger claims to be a part of Istio and is ignored";
     }
 }
 

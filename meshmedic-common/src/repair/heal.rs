@@ -80,7 +80,7 @@ named! {
         /// Only some of the listeners came.
         InPart = "in-part", "only some of ztunnel's listeners came";
         /// A port that ztunnel needs is the pod's own.
-        PortHeld = "port-held", "somebody else holds a port that ztunnel needs";
+        PortHeld = "port-held", "another process holds a port that ztunnel needs";
         /// ztunnel ceased to be Ready after it was asked.
         ZtunnelFell = "ztunnel-fell", "ztunnel ceased to serve after it was asked";
         /// The annotation is neither.

@@ -145,7 +145,7 @@ named! {
         /// Its successor fell out as well.
         Failed = "failed", "its successor fell out of the mesh as well";
         /// Nobody proved anything by the deadline.
-        Unproven = "unproven", "nobody proved by the deadline that its successor is captured";
+        Unproven = "unproven", "no proof by the deadline that its successor is captured";
         /// By the deadline no successor ran.
         Waiting = "waiting", "by the deadline no successor ran";
         /// Its owner wants no successor.

@@ -32,7 +32,7 @@ impl Teller {
                 namespace = stranger.namespace,
                 kind = stranger.kind,
                 name = stranger.name,
-                "somebody claims to be a part of Istio and is ignored: {}",
+                "a stranger claims to be a part of Istio and is ignored: {}",
                 stranger.sentence()
             );
         }

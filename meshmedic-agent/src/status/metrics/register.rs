@@ -37,7 +37,7 @@ impl Inner {
         let build_info: Family<Labels<2>, Gauge> = c.add(
             "meshmedic_build_info",
             &["version", "arch"],
-            "Always 1; its labels tell what is running",
+            "Always 1; its labels say what is running",
             Family::default(),
         );
         build_info.get_or_create(&build).set(1);

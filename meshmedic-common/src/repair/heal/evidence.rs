@@ -136,7 +136,7 @@ pub struct NodeView {
     pub serving: Serving,
     /// Whether istio-cni understands.
     pub support: Support,
-    /// istio-cni's container and ztunnel's, as far as the API tells.
+    /// istio-cni's container and ztunnel's, as far as the API says.
     pub containers: (Option<String>, Option<String>),
     /// Whether most pods of the node fell out at once.
     pub mass_loss: bool,
