@@ -14,5 +14,6 @@ mod repair;
 mod rights;
 mod scan;
 mod traps;
+mod undo;
 mod withheld;
 mod world;
