@@ -141,6 +141,29 @@ fn what_istio_cni_cannot_heal_is_restarted() {
     assert_eq!((asks(&world), world.evictions()), (1, 1));
 }
 
+#[test]
+fn what_istio_cni_cannot_heal_is_toggled_where_that_is_allowed() {
+    if !need::root("what_istio_cni_cannot_heal_is_toggled_where_that_is_allowed") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let object = |pod: &Pod| {
+        let api = world.cluster.api();
+        api.get("pods", pod.namespace(), pod.name()).unwrap()
+    };
+    let labels = object(&pods[0])["metadata"]["labels"].clone();
+    let flags = [&HEAL[..], &QUICK, &["--strategy", "heal,toggle,restart"]].concat();
+    let mut agent = world.ready_agent(&flags);
+    world.cluster.orphan_believed(&pods[0]).unwrap();
+    let toggled = "meshmedic_repairs_total{action=\"toggle\",result=\"succeeded\"}";
+    agent.until("a toggle that took", |agent| agent.metric(toggled) == 1.0);
+    assert!(world.cluster.is_captured(&pods[0]) && world.is_untouched(&pods[0]));
+    assert_eq!(object(&pods[0])["metadata"]["labels"], labels);
+    assert_eq!(annotation(&world, &pods[0], "meshmedic.io/toggle-restore"), None);
+    nothing_restarted(&world);
+}
+
 /// The ladder from its first rung to its last: the one pod is as it was, the other has a successor.
 #[test]
 fn one_orphan_is_healed_in_place_and_another_goes_to_the_next_rung() {

@@ -15,5 +15,6 @@ mod rights;
 mod scan;
 mod traps;
 mod watch;
+mod undo;
 mod withheld;
 mod world;

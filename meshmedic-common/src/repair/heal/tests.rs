@@ -5,6 +5,7 @@ mod bench;
 mod chaos;
 mod gates;
 mod judge;
+mod toggles;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -55,6 +55,7 @@ pub(super) struct Bench {
     pub(super) asked: Vec<(PodUid, Attempt)>,
     pub(super) most: usize,
     pub(super) undone: BTreeSet<PodUid>,
+    pub(super) put_back: BTreeSet<PodUid>,
     pub(super) notices: Vec<Notice>,
     pub(super) conflicts: u32,
     pub(super) answer: Option<Asked>,
@@ -107,6 +108,7 @@ impl Bench {
             asked: Vec::new(),
             most: 0,
             undone: BTreeSet::new(),
+            put_back: BTreeSet::new(),
             notices: Vec::new(),
             conflicts: 0,
             answer: None,
@@ -288,7 +290,18 @@ impl Bench {
                 self.undone.insert(pod.cgroup_uid.clone());
                 let found = self.pods.get_mut(&pod.cgroup_uid).unwrap();
                 found.redirection = Redirection::Absent;
+                // istio-cni lets it go, and whoever remembered it forgets it.
+                (found.standing.facts.enrolment, found.believed) = (Enrolment::None, false);
+                found.version += 1;
                 Answer::TakenOut(Ok(()))
+            }
+            Request::PutBack(pod) => {
+                self.put_back.insert(pod.cgroup_uid.clone());
+                let found = self.pods.get_mut(&pod.cgroup_uid).unwrap();
+                found.standing.facts.enrolment = Enrolment::Pending;
+                found.version += 1;
+                self.queue.push(pod.cgroup_uid);
+                Answer::PutBack(Ok(()))
             }
         }
     }
