@@ -58,7 +58,9 @@ const FAREWELL: Duration = Duration::from_secs(12);
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// No way to the API is known.
-    #[error("cannot connect to the Kubernetes API: {0}. In a pod this needs a ServiceAccount; elsewhere pass --kubeconfig")]
+    #[error(
+        "cannot connect to the Kubernetes API: {0}. In a pod this needs a ServiceAccount; elsewhere pass --kubeconfig"
+    )]
     Connection(String),
     /// The node cannot be watched.
     #[error(transparent)]

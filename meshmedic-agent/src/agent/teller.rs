@@ -122,10 +122,7 @@ impl Teller {
     /// The pods are known for the first time.
     pub(super) fn first_sight(&self, mirror: &Mirror) {
         if mirror.has_istio() {
-            tracing::info!(
-                pods = mirror.standings().len(),
-                "the API listed this node's pods"
-            );
+            tracing::info!(pods = mirror.standings().len(), "the API listed this node's pods");
         } else {
             tracing::info!(
                 pods = mirror.standings().len(),

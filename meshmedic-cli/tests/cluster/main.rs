@@ -14,7 +14,7 @@ mod repair;
 mod rights;
 mod scan;
 mod traps;
-mod watch;
 mod undo;
+mod watch;
 mod withheld;
 mod world;

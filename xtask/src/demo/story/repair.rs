@@ -46,7 +46,12 @@ pub(super) fn prove(stage: &mut Stage<'_>, who: &Who) -> anyhow::Result<()> {
     let traffic = Traffic::ALL
         .iter()
         .find(|known| known.as_str() == traffic && **known != Traffic::Unknown)
-        .with_context(|| format!("it could not be determined what the traffic of {} does now", who.name))?;
+        .with_context(|| {
+            format!(
+                "it could not be determined what the traffic of {} does now",
+                who.name
+            )
+        })?;
     stage.entry(
         orphan.at,
         "evidence",
