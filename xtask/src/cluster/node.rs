@@ -147,6 +147,9 @@ impl Node {
         command
             .args(["--target", &init.as_raw_nonzero().to_string()])
             .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--"])
+            // Files that are named from here lie there as well, but for what is mounted by itself.
+            .args(["sh", "-c", "cd \"$0\" 2> /dev/null; exec \"$@\""])
+            .arg(env::current_dir().context("there is no current folder")?)
             .args(words)
             .env("KUBECONFIG", KUBECONFIG)
             .env(

@@ -249,7 +249,8 @@ fn helm_renders_the_packed_chart() {
     let digest = digest(released, &format!("meshmedic-{VERSION}-image.tar"));
     let objects = String::from_utf8(rendered.stdout).unwrap();
     assert!(
-        objects.contains(&format!("image: \"ghcr.io/meshmedic/meshmedic@{digest}\"")) && objects.contains("kind: DaemonSet"),
+        objects.contains(&format!("image: \"ghcr.io/meshmedic/meshmedic@{digest}\""))
+            && objects.contains("kind: DaemonSet"),
         "the image is not pinned"
     );
 }
