@@ -32,6 +32,8 @@ enum ClusterTask {
     Build(BuildArgs),
     /// Start a real node on this machine, in namespaces of its own, with Istio and MeshMedic; needs root
     Up(UpArgs),
+    /// Let the node's power fail and come back, which leaves pods outside the mesh
+    Reboot,
     /// End the node, and remove all that it had
     Down,
     /// kubectl in the node
@@ -71,6 +73,7 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     match &args.task {
         ClusterTask::Build(args) => build(args),
         ClusterTask::Up(args) => up(args),
+        ClusterTask::Reboot => node()?.reboot(&Store::open(&Parts::read()?)?),
         ClusterTask::Down => {
             node()?.down()?;
             println!("there is no node any more");

@@ -89,7 +89,8 @@ impl Node {
         }
         let begun = Instant::now();
         let say = |what: &str| println!("{:>5.1} s  {what}", begun.elapsed().as_secs_f32());
-        self.clear()?;
+        // What a node that broke off has left.
+        self.down()?;
         self.prepare(store)?;
         say("keys and configuration");
         let folder = self.folder.join("images");
@@ -131,11 +132,49 @@ impl Node {
 
     /// Ends it, and removes all that it had.
     pub(super) fn down(&self) -> Result<()> {
+        self.end()?;
+        clear(&self.folder)
+    }
+
+    /// As if its power had failed and come back: disks and etcd stay, each process and namespace is new.
+    pub(super) fn reboot(&self, store: &Store) -> Result<()> {
+        if self.init().is_none() {
+            bail!("there is no node to reboot: `cargo xtask cluster up`");
+        }
+        let begun = Instant::now();
+        self.end()?;
+        for name in ["room", "run"] {
+            clear(&self.folder.join(name))?;
+        }
+        make(&self.folder.join("room"))?;
+        make(&self.folder.join("run/dns"))?;
+        self.start(store)?;
+        self.until("the API server", || {
+            self.succeeds(&["kubectl", "get", "--raw", "/readyz"])
+        })?;
+        // What the API says of node and pods is from before.
+        self.until("the kubelet", || {
+            let health = "/api/v1/nodes/node-a/proxy/healthz";
+            self.succeeds(&["kubectl", "get", "--raw", health])
+        })?;
+        println!(
+            "{:>5.1} s  the node is back; its pods follow",
+            begun.elapsed().as_secs_f32()
+        );
+        Ok(())
+    }
+
+    /// Ends it at once, with all that runs in it.
+    fn end(&self) -> Result<()> {
         if let Some(init) = self.init() {
             kill_process(init, Signal::KILL).with_context(|| format!("cannot end process {init}"))?;
             self.until("the node to end", || self.init().is_none())?;
         }
-        self.clear()
+        for hierarchy in hierarchies()? {
+            let group = hierarchy.join(CGROUP);
+            self.until("the control groups to be empty", || remove_groups(&group))?;
+        }
+        Ok(())
     }
 
     /// A command in the node; nothing of it happens if the node is not up.
@@ -147,6 +186,9 @@ impl Node {
         command
             .args(["--target", &init.as_raw_nonzero().to_string()])
             .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--"])
+            // Files that are named from here lie there as well, but for what is mounted by itself.
+            .args(["sh", "-c", "cd \"$0\" 2> /dev/null; exec \"$@\""])
+            .arg(env::current_dir().context("there is no current folder")?)
             .args(words)
             .env("KUBECONFIG", KUBECONFIG)
             .env(
@@ -171,15 +213,6 @@ impl Node {
                 let line = fs::read(format!("/proc/{}/cmdline", child.as_raw_nonzero()));
                 line.is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == INIT.as_bytes()))
             })
-    }
-
-    /// Removes folders and control groups, which nobody may use any more.
-    fn clear(&self) -> Result<()> {
-        for hierarchy in hierarchies()? {
-            let group = hierarchy.join(CGROUP);
-            self.until("the control groups to be empty", || remove_groups(&group))?;
-        }
-        clear(&self.folder)
     }
 
     fn prepare(&self, store: &Store) -> Result<()> {

@@ -31,7 +31,9 @@ const MANIFEST: &str = "meshmedic-daemonset.yaml";
 /// Installs all of it, and waits until it is ready.
 pub(super) fn install(node: &Node, real_ztunnel: bool, say: &dyn Fn(&str)) -> Result<()> {
     for (release, chart, _) in CHARTS_OF_ISTIO {
-        let images = format!("global.hub={NAME},global.tag={TAG},hub={NAME},tag={TAG}");
+        // A profile asks for images without a shell, which is another name; these have none anyway.
+        let images =
+            format!("global.hub={NAME},global.tag={TAG},global.variant=,hub={NAME},tag={TAG},variant=");
         let chart = format!("{CHARTS}/{chart}");
         node.run(&[
             "helm",
