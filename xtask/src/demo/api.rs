@@ -90,11 +90,11 @@ pub(super) fn evictions(cluster: &Cluster) -> anyhow::Result<Vec<Request>> {
     Ok(requests)
 }
 
-/// What the agent wrote otherwise: nothing but Leases and Events is its own to write.
+/// What the agent wrote otherwise: nothing but asks, Leases and Events is its own to write.
 pub(super) fn other_writes(cluster: &Cluster) -> anyhow::Result<Vec<Request>> {
     let mut requests = cluster.api().requests_of(USER)?;
     requests.retain(|request| {
-        let own = ["pods/eviction", "leases", "events"];
+        let own = ["pods/eviction", "pods/status", "leases", "events"];
         request.is_write() && !own.contains(&request.full_resource().as_str())
     });
     Ok(requests)

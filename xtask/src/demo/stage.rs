@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use meshmedic_common::report::{NodeReport, TriggerMode};
-use meshmedic_lab::Cluster;
 use meshmedic_lab::api::Request;
+use meshmedic_lab::{Cluster, Pod};
 
 use super::agent::{Agent, Line};
 use super::api::{self, Arrivals};
@@ -94,10 +94,14 @@ impl<'a> Stage<'a> {
     }
 
     /// Begins a scene with a loss. Delays count from the kernel's own timestamp of it, where there is one.
-    pub(super) fn lose(&mut self, who: &Who) -> anyhow::Result<Line> {
+    pub(super) fn lose(
+        &mut self,
+        who: &Who,
+        fault: impl Fn(&Cluster, &Pod) -> meshmedic_lab::Result<()>,
+    ) -> anyhow::Result<Line> {
         let pod = super::scenery::pod(self.cluster, who)?;
         self.begin()?;
-        self.cluster.orphan(&pod)?;
+        fault(self.cluster, &pod)?;
         let suspect = self.line(&format!("{} to be suspect", who.name), |line| {
             line.is_change(&who.uid, "suspect")
         })?;

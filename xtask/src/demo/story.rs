@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The story: who is here, a pod that is healed, one that a budget protects, and a ztunnel that dies.
+//! The story: who is here, a pod that is healed in place, one for which that does not take, one that a budget protects,
+//! and a ztunnel that dies.
 
 mod budget;
 mod closing;
 mod healed;
 mod here;
+mod in_place;
 mod repair;
 mod ztunnel;
 
@@ -25,6 +27,10 @@ use super::stage::Stage;
 /// Far shorter than on a real node, so that the story fits into less than a minute.
 const CONFIRM: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
+/// Longer than the other, so that the loss is seen to be confirmed before anything is done.
+const HEAL_CONFIRM: Duration = Duration::from_secs(3);
+const HEAL_SETTLE: Duration = Duration::from_secs(1);
+const HEAL_DEADLINE: Duration = Duration::from_secs(2);
 /// The shortest that the agent takes: polling, it notices a loss by then.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time to read what was said.
@@ -33,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(2_500);
 /// Tells it, and fails if anything came out otherwise.
 pub(super) fn tell(screen: &Screen, poll: bool, start: Instant, interrupt: &Interrupt) -> anyhow::Result<()> {
     screen.heading("MeshMedic demo: a node, eleven pods, a ztunnel, an API server, and the agent.")?;
-    screen.plain("It takes half a minute.\n")?;
+    screen.plain("It takes less than a minute.\n")?;
     screen.flush()?;
     let program = program()?;
     let scenery = Scenery::build(interrupt).context("the lab could not be set up")?;
@@ -54,20 +60,22 @@ pub(super) fn tell(screen: &Screen, poll: bool, start: Instant, interrupt: &Inte
     drop(stage);
     drop(scenery);
     let took = shown(start.elapsed());
-    screen.verdict(&format!("All four steps came out as expected, in {took}."))?;
+    screen.verdict(&format!("All five steps came out as expected, in {took}."))?;
     screen
         .plain("In a cluster: deploy/meshmedic-daemonset.yaml, or deploy/kustomize/repair to let it repair.")
 }
 
 fn scenes(stage: &mut Stage<'_>, program: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {
     here::play(stage).context("step 1, who is here, did not come out as expected")?;
-    let healed = healed::play(stage).context("step 2, a repair, did not come out as expected")?;
-    let refused = budget::play(stage).context("step 3, a repair withheld, did not come out as expected")?;
+    let in_place = in_place::play(stage).context("step 2, a heal in place, did not come out as expected")?;
+    let healed = healed::play(stage).context("step 3, the next way, did not come out as expected")?;
+    let refused = budget::play(stage).context("step 4, a repair withheld, did not come out as expected")?;
     let (withheld, touched) = ztunnel::play(stage, &refused)
-        .context("step 4, the death of ztunnel, did not come out as expected")?;
+        .context("step 5, the death of ztunnel, did not come out as expected")?;
     closing::play(stage, program).context("the closing screen did not come out as expected")?;
     Ok(vec![
-        ("Healed", healed),
+        ("Healed", in_place),
+        ("Restarted", healed),
         ("Withheld", withheld),
         ("Touched", touched),
     ])
@@ -116,14 +124,17 @@ fn start_agent<'a>(
 ) -> anyhow::Result<Stage<'a>> {
     let trigger = if poll { "poll" } else { "auto" };
     let [confirm, settle, interval] = [CONFIRM, SETTLE, INTERVAL].map(duration::show);
+    let [heal_confirm, heal_settle, heal_deadline] =
+        [HEAL_CONFIRM, HEAL_SETTLE, HEAL_DEADLINE].map(duration::show);
     let flags = [
         ["--trigger", trigger],
         ["--confirm", &confirm],
         ["--settle", &settle],
         ["--interval", &interval],
         ["--auto-repair", "--repair-stuck"],
-        // What is shown is the last way, with all that guards it.
-        ["--strategy", "restart"],
+        ["--heal-confirm", &heal_confirm],
+        ["--heal-settle", &heal_settle],
+        ["--heal-deadline", &heal_deadline],
     ];
     let proc_root = scenery.cluster.node(NODE)?.lab().proc_root();
     let agent = Agent::start(

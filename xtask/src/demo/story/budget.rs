@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The third step: a disruption budget forbids a repair.
+//! The fourth step: a disruption budget forbids a repair.
 
 use anyhow::{Context as _, ensure};
 use jiff::Timestamp;
@@ -38,15 +38,21 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<Refused> {
         .collect();
     let who = guarded.first().context("there is nobody to lose")?.clone();
     stage.cluster.api().apply(&budget(guarded.len()))?;
-    stage.screen.heading("3. A DISRUPTION BUDGET FORBIDS A REPAIR")?;
+    stage.screen.heading("4. A DISRUPTION BUDGET FORBIDS A REPAIR")?;
     stage.screen.text(
         3,
         &format!(
-            "ztunnel lets go of {}. A PodDisruptionBudget demands that both pods of {GUARDED} stay.",
+            "ztunnel lets go of {}. Its annotation meshmedic.io/strategy allows a restart alone, and a \
+             PodDisruptionBudget demands that both pods of {GUARDED} stay.",
             who.full_name()
         ),
     )?;
-    repair::prove(stage, &who)?;
+    let allowed = json!({ "metadata": { "annotations": { "meshmedic.io/strategy": "restart" } } });
+    stage
+        .cluster
+        .api()
+        .patch("pods", &who.namespace, &who.name, &allowed)?;
+    repair::prove(stage, &who, |cluster, pod| cluster.orphan(pod))?;
     let (act, request) = repair::act(stage, &who)?;
     ensure!(
         request.code == Some(429),
@@ -54,7 +60,8 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<Refused> {
         request.code
     );
     let withheld = stage.line("the repair to be withheld", |line| {
-        line.is_audit(&who.uid, "withheld")
+        // That it is not healed in place was told before.
+        line.is_audit(&who.uid, "withheld") && line.text("result") == "disruption-budget"
     })?;
     let by = repair::rule(&withheld, 5, "disruption-budget")?;
     let detail = withheld.text("detail");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The second step: a pod falls out of the mesh and is healed.
+//! The third step: a heal in place does not take, and the pod is started anew.
 
 use anyhow::{Context as _, ensure};
 
@@ -9,7 +9,7 @@ use crate::demo::scenery::everybody;
 use crate::demo::screen::{Tone, shown};
 use crate::demo::stage::Stage;
 
-const LOST: &str = "cart";
+const LOST: &str = "frontend";
 
 pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<String> {
     let who = everybody(stage.cluster)?
@@ -18,17 +18,31 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         .context("there is nobody to lose")?;
     stage
         .screen
-        .heading("2. A POD FALLS OUT OF THE MESH, AND IS HEALED")?;
+        .heading("3. ANOTHER, FOR WHICH THAT DOES NOT TAKE, IS STARTED ANEW")?;
     stage.screen.text(
         3,
         &format!(
-            "ztunnel lets go of {}. {}",
-            who.full_name(),
-            repair::counted_from(stage)
+            "ztunnel loses the listeners of {}, and goes on believing that it serves it.",
+            who.full_name()
         ),
     )?;
-    repair::prove(stage, &who)?;
-    stage.kubernetes(&who)?;
+    repair::prove(stage, &who, |cluster, pod| cluster.orphan_believed(pod))?;
+    repair::ask(stage, &who)?;
+    let failed = stage.line("the heal to be given up", |line| {
+        line.is_audit(&who.uid, "healed")
+    })?;
+    ensure!(
+        (failed.text("result"), failed.text("detail")) == ("failed", "believed"),
+        "the heal ended as {}: {}",
+        failed.text("result"),
+        failed.text("detail")
+    );
+    stage.entry(
+        failed.at,
+        "not taken",
+        Tone::Doubt,
+        "istio-cni says that it is enrolled: ztunnel believes that it serves it already. The next way is a restart",
+    )?;
     let healed = repair::heal(stage, &who)?;
     let leases = stage.until("every Lease to be free", |stage| api::free_leases(stage.cluster))?;
     stage.entry(

@@ -7,6 +7,7 @@ use meshmedic_common::duration;
 use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::Traffic;
 use meshmedic_lab::api::Request;
+use meshmedic_lab::{Cluster, Pod};
 
 use super::CONFIRM;
 use crate::demo::agent::Line;
@@ -30,8 +31,12 @@ pub(super) fn counted_from(stage: &Stage<'_>) -> &'static str {
 }
 
 /// Lets a pod fall out of the mesh, and follows the agent to its verdict.
-pub(super) fn prove(stage: &mut Stage<'_>, who: &Who) -> anyhow::Result<()> {
-    let suspect = stage.lose(who)?;
+pub(super) fn prove(
+    stage: &mut Stage<'_>,
+    who: &Who,
+    fault: impl Fn(&Cluster, &Pod) -> meshmedic_lab::Result<()>,
+) -> anyhow::Result<()> {
+    let suspect = stage.lose(who, fault)?;
     let lost = match stage.trigger {
         TriggerMode::Ebpf => "the kernel saw its listeners close",
         TriggerMode::Poll => "its listeners are closed",
@@ -61,6 +66,19 @@ pub(super) fn prove(stage: &mut Stage<'_>, who: &Who) -> anyhow::Result<()> {
             duration::show(CONFIRM),
             traffic.sentence()
         ),
+    )
+}
+
+/// The agent's ask of istio-cni.
+pub(super) fn ask(stage: &mut Stage<'_>, who: &Who) -> anyhow::Result<()> {
+    let asked = stage.line("the agent to ask istio-cni", |line| {
+        line.is_audit(&who.uid, "heal")
+    })?;
+    stage.entry(
+        asked.at,
+        "ask",
+        Tone::Plain,
+        "asks istio-cni to take the running pod in again: one patch of its status, if it is the very pod still",
     )
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The fourth step: ztunnel dies while there is an orphan.
+//! The fifth step: ztunnel dies while there is an orphan.
 
 use anyhow::ensure;
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ pub(super) fn play(stage: &mut Stage<'_>, refused: &Refused) -> anyhow::Result<(
     let orphan = &refused.who;
     let before = everybody(stage.cluster)?;
     let others: Vec<&Who> = before.iter().filter(|who| *who != orphan).collect();
-    stage.screen.heading("4. ZTUNNEL DIES, AND COMES BACK")?;
+    stage.screen.heading("5. ZTUNNEL DIES, AND COMES BACK")?;
     stage.screen.text(
         3,
         "It takes the listeners of all pods with it. No pod is to blame, and none may be repaired, nor \
@@ -67,7 +67,7 @@ pub(super) fn play(stage: &mut Stage<'_>, refused: &Refused) -> anyhow::Result<(
             healed.name
         ),
         format!(
-            "the two orphans and no other pod: of {} evictions that were asked for, {refusals} was refused",
+            "the three orphans and no other pod: of {} evictions that were asked for, {refusals} was refused",
             evictions.len()
         ),
     ))
