@@ -202,6 +202,7 @@ pub(super) const fn below(why: Withheld) -> Below {
         | Withheld::JobPod
         | Withheld::Strategy
         | Withheld::ByHand
+        | Withheld::InPlaceOnly
         | Withheld::Imposter
         | Withheld::DetectOnly
         | Withheld::GracePeriod
