@@ -18,7 +18,7 @@ use meshmedic_common::verdict::{Condition, Owner, Reason, State};
 pub use assess::{Look, Seen, ZtunnelSockets, assess};
 pub use gate::{Health, NodeGate, Ztunnel};
 pub use meshmedic_common::eligibility::Expectation;
-pub use pod::PodView;
+pub use pod::{PodView, RulesRead};
 pub use turn::Urgency;
 
 use crate::time::Time;
@@ -182,6 +182,25 @@ impl Engine {
             }
         }
         self.judge_mass_loss(now);
+    }
+
+    /// Takes what the census read of the redirection rules where ztunnel listens, `None` where it met nothing.
+    ///
+    /// It alone may decide bypassing: listeners, and no rules, twice and at least the confirmation apart.
+    pub fn rules(&mut self, now: Time, read: impl Fn(&PodUid) -> Option<RulesRead>) {
+        let fault = self.gate.fault().is_some();
+        for (uid, track) in &mut self.pods {
+            let read = read(uid).filter(|_| !fault);
+            self.notices
+                .extend(track.rules(now, uid, read.as_ref(), &self.settings));
+        }
+    }
+
+    /// When the census is wanted again, to confirm that rules are gone.
+    #[must_use]
+    pub fn wants_rules_at(&self) -> Option<Time> {
+        let wants = |track: &Track| track.wants_rules_at(&self.settings);
+        self.pods.values().filter_map(wants).min()
     }
 
     /// Takes what a look at a pod gave.

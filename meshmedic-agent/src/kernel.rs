@@ -4,6 +4,7 @@
 mod bpf;
 mod census;
 mod error;
+mod layout;
 mod log;
 mod object;
 mod offsets;
@@ -31,6 +32,8 @@ pub struct Options {
     pub object: Option<Cow<'static, [u8]>>,
     /// Never ask the kernel to limit the census to a process, as on kernels before 6.1.
     pub unfiltered_census: bool,
+    /// Whether the census reads the redirection rules, too, where the kernel lets it.
+    pub census_rules: bool,
     /// A census that finds more listeners than this fails.
     pub census_rows: usize,
 }
@@ -42,6 +45,7 @@ impl Default for Options {
             btf: KERNEL_BTF.into(),
             object: None,
             unfiltered_census: false,
+            census_rules: true,
             census_rows: census::ROWS_MAX,
         }
     }

@@ -26,7 +26,7 @@ use meshmedic_common::spread::share;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State};
 
-use crate::engine::{Engine, Health, Look, Notice, Seen, Settings, Urgency};
+use crate::engine::{Engine, Health, Look, Notice, PodView, RulesRead, Seen, Settings, Urgency};
 use crate::kernel::Kernel;
 use crate::node::{Lives, Mapping, NetnsIndex, PodName, PodNames, ProcessTable, ReadJob};
 use crate::time::Time;
@@ -234,6 +234,12 @@ impl Watch {
     /// Asks for a reading of a pod at once.
     pub fn look_at(&mut self, now: Time, uid: &PodUid) {
         self.engine.hint(now, uid);
+        let bypasses = |view: PodView<'_>| view.state == State::Bypassing;
+        if self.engine.view(uid).is_some_and(bypasses) {
+            // A reading of /proc shows no rules.
+            self.run_census(now);
+            self.collect();
+        }
     }
 
     /// Where a pod lives now, where that is known.
@@ -245,7 +251,7 @@ impl Watch {
     /// Whether this node's ztunnel is proved to serve.
     #[must_use]
     pub fn serving(&mut self, now: Time) -> Serving {
-        let captured = |(_, view): (&PodUid, crate::engine::PodView<'_>)| {
+        let captured = |(_, view): (&PodUid, PodView<'_>)| {
             view.state == State::Captured && view.owner == Some(Owner::Ztunnel)
         };
         if self.sources.ztunnel.is_empty() {
@@ -342,6 +348,7 @@ impl Watch {
             .sources
             .tries_again_at()
             .map_or(soonest, |at| at.min(soonest));
+        soonest = self.engine.wants_rules_at().map_or(soonest, |at| at.min(soonest));
         soonest = self.engine.settles_at().map_or(soonest, |at| at.min(soonest));
         if self.readers.is_full() {
             return soonest;
@@ -365,7 +372,9 @@ impl Watch {
         if self.must_sample() && self.schedule.take(Chore::Sample, now, pause) {
             self.engine.sample(now);
         }
-        if self.sources.tries_again_at().is_some_and(|at| at <= now) {
+        let tries_again = self.sources.tries_again_at();
+        let wanted = [tries_again, self.engine.wants_rules_at()];
+        if wanted.into_iter().flatten().any(|at| at <= now) {
             self.run_census(now);
         }
         let pause = self.schedule.sweep_pause(self.sources.has_census());
@@ -453,6 +462,7 @@ impl Watch {
             self.events.push(Event::Census(Some(error.to_string())));
         }
         if !matches!(answer, Ok(true)) {
+            self.engine.rules(now, |_| None);
             return false;
         }
         if !worked {
@@ -464,8 +474,19 @@ impl Watch {
             engine,
             index,
             sources,
+            declared,
             ..
         } = self;
+        engine.rules(now, |uid| {
+            let mapping = index.get(uid).ok()?;
+            let inode = mapping.netns_inode?;
+            let addresses = declared.get(uid).map_or(&[][..], |pod| &pod.addresses);
+            Some(RulesRead {
+                place: place_of(mapping),
+                complete: sources.sockets().is_complete_in(inode),
+                rules: sources.rules_in(inode, addresses)?,
+            })
+        });
         engine.census(now, |uid| {
             let inode = index.get(uid).ok()?.netns_inode?;
             Some(sources.sockets().is_complete_in(inode))

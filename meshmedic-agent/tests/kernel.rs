@@ -11,6 +11,8 @@ mod confine;
 mod netns;
 #[path = "kernel/refusals.rs"]
 mod refusals;
+#[path = "kernel/rules.rs"]
+mod rules;
 #[path = "kernel/trigger.rs"]
 mod trigger;
 

@@ -65,6 +65,116 @@ pub struct ListenChange {
     pub padding: [u8; 3],
 }
 
+/// The hooks of this family were not looked at.
+pub const HOOKS_NOT_READ: u8 = 0xff;
+/// A rule of the nat table's PREROUTING leads to where Istio's chain for it stands.
+pub const FOUND_NAT_PREROUTING: u8 = 1;
+/// The same of the nat table's OUTPUT, and Istio's chain has rules.
+pub const FOUND_NAT_OUTPUT: u8 = 2;
+/// The same of the mangle table's PREROUTING.
+pub const FOUND_MANGLE_PREROUTING: u8 = 4;
+/// The same of the mangle table's OUTPUT.
+pub const FOUND_MANGLE_OUTPUT: u8 = 8;
+/// Istio's chains stand in nf_tables.
+pub const FOUND_IN_NFT: u8 = 16;
+/// Istio's chains stand in a legacy table of iptables.
+pub const FOUND_IN_LEGACY: u8 = 32;
+/// The layout of nf_tables is not known.
+pub const DOUBT_NFT: u8 = 1;
+/// The layout of the legacy tables is not known.
+pub const DOUBT_LEGACY: u8 = 2;
+/// A table or a list was longer than is gone through.
+pub const DOUBT_LONG: u8 = 4;
+/// A hook where Istio's may stand could not be followed.
+pub const DOUBT_UNFOLLOWED: u8 = 8;
+
+/// The packet filter's hooks of a network namespace, for IPv4 or for IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FamilyHooks {
+    /// How many hooks there are at PREROUTING, or [`HOOKS_NOT_READ`].
+    pub prerouting: u8,
+    /// How many hooks there are at OUTPUT, or [`HOOKS_NOT_READ`].
+    pub output: u8,
+    /// What is Istio's of them: bits of `FOUND_…`.
+    pub found: u8,
+    /// What could not be followed: bits of `DOUBT_…`.
+    pub doubt: u8,
+}
+
+impl FamilyHooks {
+    /// Nobody looked.
+    pub const NOT_READ: Self = Self {
+        prerouting: HOOKS_NOT_READ,
+        output: HOOKS_NOT_READ,
+        found: 0,
+        doubt: 0,
+    };
+
+    const fn from_array([prerouting, output, found, doubt]: [u8; 4]) -> Self {
+        Self {
+            prerouting,
+            output,
+            found,
+            doubt,
+        }
+    }
+}
+
+/// Where the running kernel keeps what the census follows from a hook to Istio's chains: offsets in bytes.
+///
+/// They stand in a map and are no constants of the program: the modules that they are of may be loaded later than it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RulesLayout {
+    /// Whether the fields of hooks are known, and those of nat.
+    pub hooks: u32,
+    /// Whether the fields of nf_tables are known.
+    pub nft: u32,
+    /// Whether the fields of the legacy tables are known.
+    pub legacy: u32,
+    /// `nf_hook_entries.num_hook_entries`.
+    pub entries_count: u32,
+    /// `nf_hook_entries.hooks`.
+    pub entries_hooks: u32,
+    /// `nf_hook_entry.priv`.
+    pub entry_private: u32,
+    /// `nf_hook_ops.hook_ops_type`.
+    pub ops_kind: u32,
+    /// `nf_hook_ops.priority`.
+    pub ops_priority: u32,
+    /// `nf_nat_lookup_hook_priv.entries`.
+    pub nat_entries: u32,
+    /// `nft_chain.rules`.
+    pub chain_rules: u32,
+    /// `nft_chain.list`.
+    pub chain_list: u32,
+    /// `nft_chain.table`.
+    pub chain_table: u32,
+    /// `nft_chain.name`.
+    pub chain_name: u32,
+    /// `nft_table.chains`.
+    pub table_chains: u32,
+    /// `nft_table.name`.
+    pub table_name: u32,
+    /// `xt_table.private`.
+    pub legacy_private: u32,
+    /// `xt_table.name`.
+    pub legacy_name: u32,
+    /// `xt_table_info.size`.
+    pub info_size: u32,
+    /// `xt_table_info.number`.
+    pub info_number: u32,
+    /// `xt_table_info.initial_entries`.
+    pub info_initial: u32,
+    /// `xt_table_info.hook_entry`.
+    pub info_hook_entry: u32,
+    /// `xt_table_info.underflow`.
+    pub info_underflow: u32,
+    /// `xt_table_info.entries`.
+    pub info_entries: u32,
+}
+
 /// A listening socket on a capture port, found in a process's file table: one row of the census.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -83,10 +193,14 @@ pub struct CensusRow {
     pub address: u8,
     /// Zero.
     pub padding: [u8; 3],
+    /// The namespace's hooks for IPv4; a row of [`PORT_OUTBOUND`] alone has them.
+    pub ipv4: FamilyHooks,
+    /// The same for IPv6.
+    pub ipv6: FamilyHooks,
 }
 
 const _: () = assert!(size_of::<ListenChange>() == 32 && align_of::<ListenChange>() == 8);
-const _: () = assert!(size_of::<CensusRow>() == 24 && align_of::<CensusRow>() == 8);
+const _: () = assert!(size_of::<CensusRow>() == 32 && align_of::<CensusRow>() == 8);
 
 /// Splits off the first `N` bytes; `None` if there are fewer.
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -126,6 +240,8 @@ impl CensusRow {
             family: u16::from_ne_bytes(take(bytes)?),
             address: u8::from_ne_bytes(take(bytes)?),
             padding: take(bytes)?,
+            ipv4: FamilyHooks::from_array(take(bytes)?),
+            ipv6: FamilyHooks::from_array(take(bytes)?),
         })
     }
 }

@@ -31,6 +31,8 @@ pub mod report;
 #[cfg(any(test, feature = "simulation"))]
 pub mod rng;
 #[cfg(feature = "std")]
+pub mod rules;
+#[cfg(feature = "std")]
 pub mod sockets;
 #[cfg(feature = "std")]
 pub mod spread;

@@ -21,6 +21,8 @@ named! {
         NotProved = "not-proved", "it is no proved orphan, or not any more";
         /// Rule 2: some of its listeners are there.
         ByHand = "by-hand", "only some of its listeners are gone; such a pod is repaired by hand only";
+        /// Rule 2: its rules alone are gone.
+        InPlaceOnly = "in-place-only", "its listeners are there and its rules are gone; such a pod is healed in place only";
         /// Rule 2: somebody else holds the ports.
         Imposter = "imposter", "another process holds the capture ports, and would in a successor too";
         /// Rule 2: ztunnel or istio-cni of the node is at fault.
@@ -126,6 +128,7 @@ impl Withheld {
             Self::DetectOnly | Self::GracePeriod | Self::HealNotPermitted => 1,
             Self::NotProved
             | Self::ByHand
+            | Self::InPlaceOnly
             | Self::Imposter
             | Self::NodeFault
             | Self::MeshFault
@@ -443,6 +446,7 @@ fn state_forbids(mandate: &Mandate, state: State) -> Option<Withheld> {
         (State::Orphan, _) | (State::Partial, Mandate::Person(_)) => None,
         (State::Partial, Mandate::Agent(_)) => Some(Withheld::ByHand),
         (State::Imposter, _) => Some(Withheld::Imposter),
+        (State::Bypassing, _) => Some(Withheld::InPlaceOnly),
         _ => Some(Withheld::NotProved),
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::eligibility::Expectation;
 use crate::identity::{Claimant, Identity};
 use crate::ports::PortSet;
+use crate::rules::PodRules;
 use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
@@ -152,6 +153,13 @@ pub struct PodReport {
     pub held_by: Vec<Holder>,
     /// Whether Istio's routing table is there.
     pub redirection: Redirection,
+    /// Whether Istio's redirection rules are there, by the kernel's own hooks; only the census knows.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read::understood"
+    )]
+    pub rules: Option<PodRules>,
     /// What an orphan's traffic does now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,

@@ -49,6 +49,8 @@ named! {
         Partial = "partial", "only some of ztunnel's listeners are there";
         /// The three listen, but they are not ztunnel's.
         Imposter = "imposter", "another process holds the capture ports";
+        /// The three listen for ztunnel, and nothing leads the pod's traffic to them.
+        Bypassing = "bypassing", "ztunnel listens, but the redirection rules are gone: its traffic bypasses the mesh";
         /// istio-cni is still trying.
         Pending = "pending", "istio-cni is still trying to enrol it";
         /// Not expected to be captured.
@@ -62,7 +64,10 @@ impl State {
     /// Whether the state is a finding: exit code 1, and in the original's list of orphans.
     #[must_use]
     pub const fn is_finding(self) -> bool {
-        matches!(self, Self::Orphan | Self::Partial | Self::Imposter)
+        matches!(
+            self,
+            Self::Orphan | Self::Partial | Self::Imposter | Self::Bypassing
+        )
     }
 
     /// Whether a pod in this state may be out of the mesh, confirmed or not.
@@ -80,6 +85,7 @@ impl State {
             Self::Orphan => Some("MM0401"),
             Self::Partial => Some("MM0402"),
             Self::Imposter => Some("MM0403"),
+            Self::Bypassing => Some("MM0413"),
             _ => None,
         }
     }
@@ -245,7 +251,7 @@ mod tests {
             0
         );
         assert_eq!(exit_code([State::Unverifiable, State::Captured]), 3);
-        for finding in [State::Orphan, State::Partial, State::Imposter] {
+        for finding in [State::Orphan, State::Partial, State::Imposter, State::Bypassing] {
             assert_eq!(exit_code([State::Unverifiable, finding]), 1);
         }
     }

@@ -12,14 +12,16 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use meshmedic_common::abi::{
-    ADDRESS_LOOPBACK, ADDRESS_OTHER, ADDRESS_WILDCARD, CensusRow, FAMILY_INET, FAMILY_INET6, is_capture_port,
+    ADDRESS_LOOPBACK, ADDRESS_OTHER, ADDRESS_WILDCARD, CensusRow, FAMILY_INET, FAMILY_INET6, FamilyHooks,
+    PORT_OUTBOUND, is_capture_port,
 };
 
 use crate::{
     offsets::{
-        FILE_INODE, INODE_INO, META_SEQ, NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL,
+        FILE_INODE, INODE_INO, META_SEQ, NET_HOOKS_IPV4, NET_HOOKS_IPV6, NET_INUM, RULES_READ, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL,
         SOCK_RCV_SADDR, SOCK_STATE, SOCK_V6_RCV_SADDR, SOCKET_SK, TASK_TGID, field,
     },
+    rules,
     trigger::{IPPROTO_TCP, TCP_LISTEN},
 };
 
@@ -100,6 +102,12 @@ unsafe fn visit(ctx: *mut c_void) {
             field::<*const u8, _>(file, &FILE_INODE),
         )
     };
+    // Once for a namespace. Where the helper that reads them is forbidden, no trace of it may be left in the program.
+    let [ipv4, ipv6] = if port == PORT_OUTBOUND && RULES_READ.load() == 1 {
+        rules::hooks(net, NET_HOOKS_IPV4.load(), NET_HOOKS_IPV6.load())
+    } else {
+        [FamilyHooks::NOT_READ; 2]
+    };
     let row = CensusRow {
         // SAFETY: see above.
         inode: unsafe { field(inode, &INODE_INO) },
@@ -111,6 +119,8 @@ unsafe fn visit(ctx: *mut c_void) {
         // SAFETY: see above.
         address: unsafe { address(sk, family) },
         padding: [0; 3],
+        ipv4,
+        ipv6,
     };
     // SAFETY: see above.
     let seq: *mut seq_file = unsafe { field(meta, &META_SEQ) };

@@ -6,6 +6,7 @@
 
 mod census;
 mod offsets;
+mod rules;
 mod trigger;
 
 /// The kernel lends `bpf_seq_write` and `bpf_sock_from_file` to GPL-compatible programs only.

@@ -36,6 +36,12 @@ offsets! {
     SOCKET_SK;
     /// `net.ns.inum`.
     NET_INUM;
+    /// `net.nf.hooks_ipv4`; 0 where it is not known.
+    NET_HOOKS_IPV4;
+    /// `net.nf.hooks_ipv6`; 0 in a kernel that has no IPv6.
+    NET_HOOKS_IPV6;
+    /// No offset: 1 if the census is to read the packet filter's hooks, too.
+    RULES_READ;
     /// `task_struct.tgid`.
     TASK_TGID;
     /// `file.f_inode`.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one look means: a reading of /proc beside what is known of ztunnel's own sockets.
 
-use meshmedic_common::abi::CensusRow;
+use meshmedic_common::abi::{CensusRow, FamilyHooks};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::Holder;
@@ -17,6 +17,8 @@ pub struct ZtunnelSockets {
     inodes: Vec<u64>,
     /// Wildcard listeners by network namespace; known to the census only.
     by_netns: Vec<(u32, PortSet)>,
+    /// The packet filter's hooks by network namespace, IPv4's and IPv6's; known to the census only.
+    hooks: Vec<(u32, [FamilyHooks; 2])>,
 }
 
 impl ZtunnelSockets {
@@ -37,8 +39,17 @@ impl ZtunnelSockets {
             }
             same
         });
+        let read = |row: &&CensusRow| row.ipv4 != FamilyHooks::NOT_READ || row.ipv6 != FamilyHooks::NOT_READ;
+        let mut hooks: Vec<_> = rows
+            .iter()
+            .filter(read)
+            .map(|row| (row.netns, [row.ipv4, row.ipv6]))
+            .collect();
+        hooks.sort_unstable_by_key(|(netns, _)| *netns);
+        hooks.dedup_by_key(|(netns, _)| *netns);
         Self {
             by_netns,
+            hooks,
             ..Self::from_inodes(rows.iter().map(|row| row.inode))
         }
     }
@@ -51,7 +62,16 @@ impl ZtunnelSockets {
         Self {
             inodes,
             by_netns: Vec::new(),
+            hooks: Vec::new(),
         }
+    }
+
+    /// The packet filter's hooks in a namespace, IPv4's and IPv6's, where the census read them.
+    #[must_use]
+    pub fn hooks_in(&self, netns_inode: u32) -> Option<[FamilyHooks; 2]> {
+        let found = self.hooks.binary_search_by_key(&netns_inode, |(netns, _)| *netns);
+        let hooks = found.ok().and_then(|at| self.hooks.get(at));
+        hooks.map(|(_, hooks)| *hooks)
     }
 
     /// Whether ztunnel holds all required listeners in a namespace.

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is known of one pod, and how a loss is confirmed.
 
+mod rules;
+
 use std::time::Duration;
 
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Streak;
 use meshmedic_common::report::Holder;
+use meshmedic_common::rules::PodRules;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 
@@ -15,6 +18,7 @@ use super::sabotage::{Defence, is_out};
 use super::turn::{Place, Turn};
 use super::{Notice, Settings, Transition};
 use crate::time::Time;
+pub use rules::RulesRead;
 
 /// A confirmation is cut into this many equal parts, with a reading at each end of each part.
 const STEPS: u32 = 3;
@@ -78,6 +82,10 @@ pub(super) struct Track {
     holders: Vec<Holder>,
     ports: PortSet,
     redirection: Redirection,
+    /// Whether Istio's rules are there, once the census met the pod.
+    rules: Option<PodRules>,
+    /// The censuses in a row that found all listeners and no rules.
+    bare: Option<Streak>,
     flaps: u32,
 }
 
@@ -100,6 +108,8 @@ pub struct PodView<'a> {
     pub holders: &'a [Holder],
     /// Whether Istio's routing table is there.
     pub redirection: Redirection,
+    /// Whether Istio's rules are there, once the census met the pod.
+    pub rules: Option<PodRules>,
     /// What the traffic of a pod without listeners does.
     pub traffic: Option<Traffic>,
     /// Losses that ended before they were confirmed.
@@ -108,7 +118,7 @@ pub struct PodView<'a> {
     pub read_at: Time,
     /// When it was last seen captured.
     pub captured_at: Time,
-    /// The last readings, if they found no listener of ztunnel's.
+    /// The last readings, if they found no listener of ztunnel's; of a bypassing pod the censuses that found no rules.
     pub streak: Option<Streak>,
     /// When the last reading began that found all listeners to be ztunnel's.
     pub proved_at: Option<Time>,
@@ -146,6 +156,8 @@ impl Track {
             holders: Vec::new(),
             ports: PortSet::EMPTY,
             redirection: Redirection::Unknown,
+            rules: None,
+            bare: None,
             flaps: 0,
         }
     }
@@ -169,6 +181,7 @@ impl Track {
         self.expectation = expectation;
         self.confirmation = None;
         self.streak = None;
+        self.bare = None;
         if let Some((state, reason)) = settled(expectation) {
             self.turn.cancel();
             return self.enter(now, uid, state, reason);
@@ -184,6 +197,7 @@ impl Track {
         }
         self.confirmation = None;
         (self.streak, self.proved_at) = (None, None);
+        (self.rules, self.bare) = (None, None);
         self.onset = Some(since);
         self.replaced_at = now;
         self.detail = None;
@@ -228,7 +242,7 @@ impl Track {
         }
         match self.state {
             // What was held by ztunnel is not any more. The reading that follows tells what is there.
-            State::Captured if self.owner == Some(Owner::Ztunnel) => {
+            State::Captured | State::Bypassing if self.owner == Some(Owner::Ztunnel) => {
                 self.onset.get_or_insert(now);
                 self.ports = PortSet::EMPTY;
                 self.suspect(now, uid, fault)
@@ -401,8 +415,13 @@ impl Track {
         self.confirmation = None;
         self.streak = None;
         self.was_captured = true;
-        self.captured_at = now;
         self.holders.clear();
+        if self.state == State::Bypassing {
+            // Listeners alone lead no traffic to them: only the rules end it.
+            self.owner = Some(if proved { Owner::Ztunnel } else { Owner::Unproven });
+            return None;
+        }
+        self.captured_at = now;
         if self.state == State::Suspect {
             self.flaps = self.flaps.saturating_add(1);
         }
@@ -535,20 +554,27 @@ impl Track {
 
     pub(super) fn view(&self) -> PodView<'_> {
         let lost = matches!(self.state, State::Suspect | State::Orphan | State::Partial);
+        let bypasses = self.state == State::Bypassing;
+        let held = bypasses || self.state == State::Captured;
         PodView {
             state: self.state,
             reason: self.reason,
             detail: self.detail.as_deref(),
             since: self.since,
             ports: self.ports,
-            owner: self.owner.filter(|_| self.state == State::Captured),
+            owner: self.owner.filter(|_| held),
             holders: &self.holders,
             redirection: self.redirection,
-            traffic: lost.then(|| self.redirection.into()),
+            rules: self.rules,
+            traffic: if bypasses {
+                Some(Traffic::Bypassing)
+            } else {
+                lost.then(|| self.redirection.into())
+            },
             flaps: self.flaps,
             read_at: self.read_at,
             captured_at: self.captured_at,
-            streak: self.streak,
+            streak: if bypasses { self.bare } else { self.streak },
             proved_at: self.proved_at,
         }
     }

@@ -10,6 +10,7 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::fs::MetadataExt as _,
     },
+    path::PathBuf,
 };
 
 use aya::{
@@ -17,15 +18,16 @@ use aya::{
     programs::ProgramFd,
 };
 use meshmedic_common::abi::CensusRow;
+use meshmedic_common::rules::Unfollowed;
 
-use super::{KernelError, bpf};
+use super::{KernelError, Options, bpf, layout::Layout};
 
 /// Inode of the initial PID namespace: `PROC_PID_INIT_INO`, part of the kernel's ABI.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Stands for every process in `CENSUS_TGIDS`: no process has this number.
 const EVERYBODY: u32 = 0;
 /// Bytes read at once, a multiple of a row, so that no row is cut: the kernel's own buffer is as big.
-const READ_BYTES: usize = 1_365 * size_of::<CensusRow>();
+const READ_BYTES: usize = 1_024 * size_of::<CensusRow>();
 /// More listeners than a node of 1,000 pods has two hundred times over: a process that holds so many is an attack.
 pub(super) const ROWS_MAX: usize = 1 << 20;
 
@@ -46,6 +48,9 @@ pub struct Census {
     buffer: Box<[u8]>,
     /// More rows than this are not taken.
     rows_max: usize,
+    layout: Layout,
+    /// The kernel's own BTF.
+    btf: PathBuf,
 }
 
 impl fmt::Debug for Census {
@@ -61,8 +66,9 @@ impl Census {
     pub(super) fn new(
         program: ProgramFd,
         tgids: Map,
+        layout: Layout,
+        options: &Options,
         filter: bool,
-        rows_max: usize,
     ) -> Result<Self, KernelError> {
         let tgids = HashMap::try_from(tgids)
             .map_err(|error| KernelError::from_load("use the census's list of processes", &error))?;
@@ -77,7 +83,9 @@ impl Census {
             links: BTreeMap::new(),
             everybody: None,
             buffer: vec![0; READ_BYTES].into(),
-            rows_max,
+            rows_max: options.census_rows,
+            layout,
+            btf: options.btf.clone(),
         })
     }
 
@@ -85,6 +93,12 @@ impl Census {
     #[must_use]
     pub fn is_filtered(&self) -> bool {
         self.filter
+    }
+
+    /// Why rows may lack what their namespace's packet filter holds.
+    #[must_use]
+    pub const fn rules_lacking(&self) -> Unfollowed {
+        self.layout.reason()
     }
 
     /// Makes a link anew and counts by it, as after all that ztunnel was has ended.
@@ -115,6 +129,7 @@ impl Census {
     /// Where the kernel refuses, and, as `Unsupported`, in a nested PID namespace on a kernel before 6.1.
     /// What was appended until then is to be forgotten.
     pub fn of(&mut self, tgids: &[u32], rows: &mut Vec<CensusRow>) -> io::Result<()> {
+        self.layout.renew(&self.btf);
         let asked: BTreeSet<u32> = tgids.iter().copied().filter(|tgid| *tgid != EVERYBODY).collect();
         if self.filter {
             self.links.retain(|tgid, _| asked.contains(tgid));

@@ -11,11 +11,13 @@ use aya::{
 
 use btf_rs::Backend;
 
-use super::{Census, Kernel, KernelError, Options, Trigger, bpf, log::Logs, offsets};
+use super::{Census, Kernel, KernelError, Options, Trigger, bpf, layout::Layout, log::Logs, offsets};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../meshmedic-ebpf/object/meshmedic.bpf.o");
 
+/// Global of ours: whether the census reads the packet filter's hooks.
+const RULES_READ: &str = "RULES_READ";
 /// Global of `aya-log-ebpf` that holds the level; 0 is off.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 /// Its ring buffer.
@@ -53,9 +55,9 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
             .map_err(|error| unreadable(error.to_string()))?;
         offsets::resolve(&btf)?
     };
-    let mut ebpf = make_maps(options, &resolved)?;
     let btf = Btf::parse(&bytes, Endianness::default()).map_err(|error| unreadable(error.to_string()))?;
     drop(bytes);
+    let (mut ebpf, rules) = load_census(options, &resolved, &btf)?;
     let lost = take_map(&mut ebpf, "LOST")?;
     let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
     let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
@@ -64,16 +66,17 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
         None => None,
     };
 
+    let layout = Layout::new(
+        take_map(&mut ebpf, "RULES_LAYOUT")?,
+        rules.then_some(options.btf.as_path()),
+    )?;
     let iterator: &mut Iter = program(&mut ebpf, "census")?;
-    iterator
-        .load("task_file", &btf)
-        .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
     let iterator = iterator
         .fd()
         .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError))
         .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
     let filter = resolved.process_filter && !options.unfiltered_census;
-    let census = Census::new(iterator, tgids, filter, options.census_rows)?;
+    let census = Census::new(iterator, tgids, layout, options, filter)?;
 
     // Last: from its attachment on the ring fills, and all who could read it must be there.
     let tracepoint: &mut BtfTracePoint = program(&mut ebpf, "trigger")?;
@@ -88,6 +91,31 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
     Ok(Kernel { trigger, census })
 }
 
+/// Makes the maps and loads the census; where the kernel refuses what reads the rules, without that. True if with it.
+fn load_census(
+    options: &Options,
+    resolved: &offsets::Offsets,
+    btf: &Btf,
+) -> Result<(Ebpf, bool), KernelError> {
+    let load = |rules: bool| {
+        let mut ebpf = make_maps(options, resolved, rules)?;
+        let iterator: &mut Iter = program(&mut ebpf, "census")?;
+        iterator
+            .load("task_file", btf)
+            .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
+        Ok::<_, KernelError>(ebpf)
+    };
+    if options.census_rules {
+        match load(true) {
+            Ok(ebpf) => return Ok((ebpf, true)),
+            Err(error) => {
+                tracing::debug!(%error, "the census is loaded without what reads redirection rules");
+            }
+        }
+    }
+    Ok((load(false)?, false))
+}
+
 fn read_btf(path: &Path) -> Result<Vec<u8>, KernelError> {
     fs::read(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => KernelError::NoBtf {
@@ -100,7 +128,7 @@ fn read_btf(path: &Path) -> Result<Vec<u8>, KernelError> {
     })
 }
 
-fn make_maps(options: &Options, resolved: &offsets::Offsets) -> Result<Ebpf, KernelError> {
+fn make_maps(options: &Options, resolved: &offsets::Offsets, rules: bool) -> Result<Ebpf, KernelError> {
     let object = options.object.as_deref().unwrap_or(OBJECT);
     let level = options.log.map_or(0, log_level);
     let mut loader = EbpfLoader::new();
@@ -109,6 +137,8 @@ fn make_maps(options: &Options, resolved: &offsets::Offsets) -> Result<Ebpf, Ker
     if options.log.is_none() {
         loader.map_max_entries(LOG_MAP, LOG_BYTES_OFF);
     }
+    let rules = u32::from(rules);
+    loader.override_global(RULES_READ, &rules, true);
     for (global, offset) in &resolved.globals {
         loader.override_global(global, offset, true);
     }

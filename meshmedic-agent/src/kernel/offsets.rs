@@ -3,15 +3,18 @@
 
 use std::collections::HashMap;
 
-use btf_rs::{Btf, Member, Struct, Type};
+use btf_rs::{Btf, BtfType, Member, Struct, Type};
 
 use super::KernelError;
 
 /// Every kernel that runs us has pointers of this size.
 const POINTER: u32 = 8;
 
+/// The pointers to a family's hooks, one for each of the five places where a packet passes.
+const HOOKS: u32 = 5 * POINTER;
+
 /// A field that the programs read.
-struct Field {
+pub(super) struct Field {
     /// The global in the object that takes the offset.
     global: &'static str,
     structure: &'static str,
@@ -23,7 +26,7 @@ struct Field {
     optional: bool,
 }
 
-const fn field(
+pub(super) const fn field(
     global: &'static str,
     structure: &'static str,
     path: &'static [&'static str],
@@ -38,25 +41,37 @@ const fn field(
     }
 }
 
-const FIELDS: [Field; 13] = [
+/// A field that a kernel may lack.
+const fn optional(
+    global: &'static str,
+    structure: &'static str,
+    path: &'static [&'static str],
+    size: u32,
+) -> Field {
+    Field {
+        optional: true,
+        ..field(global, structure, path, size)
+    }
+}
+
+const FIELDS: [Field; 15] = [
     field("SOCK_NUM", "sock", &["__sk_common", "skc_num"], 2),
     field("SOCK_FAMILY", "sock", &["__sk_common", "skc_family"], 2),
     field("SOCK_STATE", "sock", &["__sk_common", "skc_state"], 1),
     field("SOCK_NET", "sock", &["__sk_common", "skc_net", "net"], POINTER),
     field("SOCK_RCV_SADDR", "sock", &["__sk_common", "skc_rcv_saddr"], 4),
     // A kernel without IPv6 has no such field.
-    Field {
-        optional: true,
-        ..field(
-            "SOCK_V6_RCV_SADDR",
-            "sock",
-            &["__sk_common", "skc_v6_rcv_saddr"],
-            16,
-        )
-    },
+    optional(
+        "SOCK_V6_RCV_SADDR",
+        "sock",
+        &["__sk_common", "skc_v6_rcv_saddr"],
+        16,
+    ),
     field("SOCK_PROTOCOL", "sock", &["sk_protocol"], 2),
     field("SOCKET_SK", "socket", &["sk"], POINTER),
     field("NET_INUM", "net", &["ns", "inum"], 4),
+    optional("NET_HOOKS_IPV4", "net", &["nf", "hooks_ipv4"], HOOKS),
+    optional("NET_HOOKS_IPV6", "net", &["nf", "hooks_ipv6"], HOOKS),
     field("TASK_TGID", "task_struct", &["tgid"], 4),
     field("FILE_INODE", "file", &["f_inode"], POINTER),
     field("INODE_INO", "inode", &["i_ino"], 8),
@@ -116,7 +131,7 @@ fn missing(field: &Field, found: impl Into<String>) -> KernelError {
     }
 }
 
-fn offset_of(known: &mut Known<'_>, field: &Field) -> Result<u32, KernelError> {
+pub(super) fn offset_of(known: &mut Known<'_>, field: &Field) -> Result<u32, KernelError> {
     let btf = known.btf;
     let candidates = known.structures(field.structure);
     if candidates.is_empty() {
@@ -140,10 +155,15 @@ fn within(btf: &Btf, mut structure: Struct, field: &Field) -> Result<u32, String
     let mut offset = 0;
     for (depth, name) in field.path.iter().enumerate() {
         let (at, member) = member(btf, &structure, name).ok_or_else(|| format!("{name} is not there"))?;
-        if member.bitfield_size().is_some_and(|bits| bits != 0) || at % 8 != 0 {
+        let bits = member.bitfield_size().filter(|bits| *bits != 0);
+        if bits.is_some_and(|bits| bits != field.size * 8) || at % 8 != 0 {
             return Err(format!("{name} is a bit field"));
         }
         offset += at / 8;
+        if bits.is_some() {
+            // As wide as what is read, and at a whole byte.
+            continue;
+        }
         let kind = plain_type(btf, &member).ok_or_else(|| format!("{name} has no type"))?;
         if depth + 1 < field.path.len() {
             let (Type::Struct(inner) | Type::Union(inner)) = kind else {
@@ -151,8 +171,10 @@ fn within(btf: &Btf, mut structure: Struct, field: &Field) -> Result<u32, String
             };
             structure = inner;
         } else {
-            let size = size_of(&kind).ok_or_else(|| format!("{name} has no size"))?;
-            if size != field.size {
+            let size = size_of(btf, &kind).ok_or_else(|| format!("{name} has no size"))?;
+            // An enumeration takes more than the byte that its few values need.
+            let narrower = matches!(kind, Type::Enum(_)) && field.size < size;
+            if !narrower && size != field.size {
                 return Err(format!("{name} has {size} bytes instead of {}", field.size));
             }
         }
@@ -161,13 +183,13 @@ fn within(btf: &Btf, mut structure: Struct, field: &Field) -> Result<u32, String
 }
 
 /// The structures that were looked for: to find one by its name, all types are gone through.
-struct Known<'a> {
+pub(super) struct Known<'a> {
     btf: &'a Btf,
     structures: HashMap<&'static str, Vec<Struct>>,
 }
 
 impl<'a> Known<'a> {
-    fn new(btf: &'a Btf) -> Self {
+    pub(super) fn new(btf: &'a Btf) -> Self {
         Self {
             btf,
             structures: HashMap::new(),
@@ -206,8 +228,8 @@ fn member(btf: &Btf, structure: &Struct, name: &str) -> Option<(u32, Member)> {
         })
 }
 
-/// The member's type without typedefs and qualifiers.
-fn plain_type(btf: &Btf, member: &Member) -> Option<Type> {
+/// The type of a member or of an array's elements without typedefs and qualifiers.
+fn plain_type<T: BtfType>(btf: &Btf, member: &T) -> Option<Type> {
     let mut kind = btf.resolve_chained_type(member).ok()?;
     // A chain longer than this is a loop in a damaged file.
     for _ in 0..32 {
@@ -221,9 +243,14 @@ fn plain_type(btf: &Btf, member: &Member) -> Option<Type> {
     None
 }
 
-fn size_of(kind: &Type) -> Option<u32> {
+fn size_of(btf: &Btf, kind: &Type) -> Option<u32> {
     let size = match kind {
         Type::Ptr(_) => return Some(POINTER),
+        Type::Array(array) => {
+            let element = plain_type(btf, array)?;
+            let length = u32::try_from(array.len()).ok()?;
+            return size_of(btf, &element)?.checked_mul(length);
+        }
         Type::Int(int) => int.size(),
         Type::Enum(kind) => kind.size(),
         Type::Struct(kind) | Type::Union(kind) => kind.size(),

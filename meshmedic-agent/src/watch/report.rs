@@ -2,8 +2,9 @@
 //! What is known of a node, in the words that are shared.
 
 use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, Recent};
+use meshmedic_common::rules::{PodRules, Unfollowed};
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::Condition;
+use meshmedic_common::verdict::{Condition, State};
 
 use super::Watch;
 
@@ -55,6 +56,16 @@ impl Watch {
         }
     }
 
+    /// What is said of the rules of a captured pod that no census met.
+    fn unread_rules(&self, state: State) -> Option<PodRules> {
+        let reason = if self.sources.has_census() {
+            Unfollowed::NotMet
+        } else {
+            Unfollowed::NoCensus
+        };
+        (state == State::Captured).then(|| PodRules::unknown(reason))
+    }
+
     fn pod_report(&self, uid: &PodUid) -> PodReport {
         let view = self
             .engine
@@ -73,6 +84,7 @@ impl Watch {
             owner: view.owner,
             held_by: view.holders.to_vec(),
             redirection: view.redirection,
+            rules: view.rules.or_else(|| self.unread_rules(view.state)),
             traffic: view.traffic,
             flaps: view.flaps,
             netns: mapping.and_then(|mapping| mapping.netns_inode),

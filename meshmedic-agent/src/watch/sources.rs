@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use meshmedic_common::abi::{CensusRow, ListenChange};
 use meshmedic_common::identity::Identity;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
+use meshmedic_common::rules::{FamilyRules, PodRules};
 use meshmedic_common::sockets::{AddressKind, Reading};
 use meshmedic_common::uid::PodUid;
 
@@ -141,6 +143,16 @@ impl Sources {
     /// ztunnel's sockets as last looked at.
     pub(super) fn sockets(&self) -> &ZtunnelSockets {
         &self.sockets
+    }
+
+    /// Whether Istio's redirection rules are in a namespace, by the last census; `None` where it met no listener.
+    pub(super) fn rules_in(&self, netns_inode: u32, addresses: &[IpAddr]) -> Option<PodRules> {
+        let lacking = self.census.as_ref()?.rules_lacking();
+        let [ipv4, ipv6] = self
+            .sockets
+            .hooks_in(netns_inode)?
+            .map(|hooks| FamilyRules::of(hooks, lacking));
+        Some(PodRules::of(ipv4, ipv6, addresses))
     }
 
     /// Takes a census of ztunnel's processes. False where there is no census, or no ztunnel to ask:

@@ -13,3 +13,4 @@ mod namespaces;
 mod node;
 mod processes;
 mod ring;
+mod rules;

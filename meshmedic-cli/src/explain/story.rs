@@ -149,6 +149,11 @@ impl Known {
             pod.redirection
                 .map(|found| format!("Redirection: {}.", found.sentence())),
         );
+        lines.extend(
+            pod.rules
+                .as_ref()
+                .map(|rules| format!("Rules: {}.", rules.told())),
+        );
         lines.push(match pod.via {
             Some(Way::Agent) => "Read by the agent of its node.".to_owned(),
             Some(Way::Exec) => {
@@ -319,6 +324,11 @@ impl Known {
             ),
             (State::Captured, _) => "Nothing.".to_owned(),
             (State::Orphan | State::Partial, _) => format!("meshmedic repair {name} --yes"),
+            (State::Bypassing, _) => {
+                "Let the agent of its node heal it in place (--auto-repair): istio-cni writes the \
+                                      rules anew, and nothing is restarted."
+                    .to_owned()
+            }
             (State::Imposter, _) => remedy(Withheld::Imposter, &name),
             (State::Suspect, _) => "Mend its node's ztunnel if that is at fault; then ask again.".to_owned(),
             (State::Pending, _) => "Look why in the log of istio-cni on its node.".to_owned(),

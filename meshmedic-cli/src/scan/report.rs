@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::API_VERSION;
+use meshmedic_common::rules::{PodRules, Rules};
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 use serde::Serialize;
 
@@ -104,6 +105,9 @@ pub(crate) struct ScannedPod {
     pub(crate) own_word: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) redirection: Option<Redirection>,
+    /// Only an agent with eBPF can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<PodRules>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) traffic: Option<Traffic>,
     /// For whoever repairs it.
@@ -161,6 +165,7 @@ impl ScannedPod {
             container: None,
             own_word: false,
             redirection: None,
+            rules: None,
             traffic: None,
             grounds: Grounds::default(),
         }
@@ -180,12 +185,21 @@ impl ScannedPod {
 
     /// Whether ztunnel listens and the traffic goes past it all the same.
     pub(crate) fn is_unredirected(&self) -> bool {
-        self.state == State::Captured && self.redirection == Some(Redirection::Absent)
+        let read = self.rules.is_some_and(|rules| rules.verdict == Rules::Present);
+        self.state == State::Captured && self.redirection == Some(Redirection::Absent) && !read
     }
 
     /// What is to be said of it, for people.
     pub(crate) fn sentence(&self) -> String {
         let mut sentence = self.state.sentence().to_owned();
+        match self.rules.map(|rules| rules.verdict) {
+            Some(found @ (Rules::Present | Rules::Differs | Rules::Fell))
+                if self.state == State::Captured =>
+            {
+                sentence = format!("{sentence}, {}", found.sentence());
+            }
+            _ => {}
+        }
         if self.is_unredirected() {
             sentence += ", but Istio's routing table is missing: its traffic bypasses the mesh";
         }

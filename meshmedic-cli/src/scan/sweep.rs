@@ -312,6 +312,7 @@ fn judged(target: &Target, report: PodReport) -> ScannedPod {
         ports: Some(report.ports),
         owner: report.owner,
         redirection: Some(report.redirection),
+        rules: report.rules,
         traffic: report.traffic,
         ..ScannedPod::unread(target, report.state, report.reason, detail)
     }

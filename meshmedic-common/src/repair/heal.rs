@@ -191,6 +191,7 @@ impl Below {
             | Withheld::JobPod
             | Withheld::Strategy
             | Withheld::ByHand
+            | Withheld::InPlaceOnly
             | Withheld::Imposter
             | Withheld::DetectOnly
             | Withheld::GracePeriod

@@ -90,6 +90,16 @@ where
     Ok(told.into_iter().filter_map(known).collect())
 }
 
+/// Something of several parts, one of which a newer writer may name in a way that means nothing here yet.
+pub(super) fn understood<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: serde::de::DeserializeOwned,
+{
+    let told: Option<serde_json::Value> = Option::deserialize(deserializer)?;
+    Ok(told.and_then(|told| serde_json::from_value(told).ok()))
+}
+
 /// A name that a newer writer may have added, and that means nothing here yet.
 pub(super) fn known<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where

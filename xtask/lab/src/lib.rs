@@ -29,6 +29,7 @@ mod cgroup;
 mod cluster;
 pub mod docs;
 mod error;
+mod filter;
 #[doc(hidden)]
 pub mod helper;
 mod istio_cni;
@@ -41,6 +42,7 @@ mod process;
 mod protocol;
 mod relay;
 mod room;
+pub mod rules;
 mod sys;
 pub mod userns;
 pub mod wait;

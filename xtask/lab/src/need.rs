@@ -106,12 +106,29 @@ pub fn promtool(test: &str) -> bool {
     program(test, "promtool")
 }
 
+/// Whether a test that reads packet filter rules by kernel programs can run; says so where not.
+///
+/// # Panics
+///
+/// In CI (`CI=true`), where every test must run.
+#[must_use]
+pub fn packet_filters(test: &str) -> bool {
+    ebpf(test)
+        && crate::rules::PROGRAMS
+            .iter()
+            .all(|name| installed(test, name, "`apt-get install iptables nftables`"))
+}
+
 fn program(test: &str, name: &str) -> bool {
+    installed(test, name, BUILD)
+}
+
+fn installed(test: &str, name: &str, remedy: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
     decide(
         test,
-        (!found).then(|| format!("{name} is not installed: {BUILD}")),
+        (!found).then(|| format!("{name} is not installed: {remedy}")),
     )
 }
 

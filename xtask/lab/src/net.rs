@@ -14,6 +14,8 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use crate::filter;
+
 /// Loopback has the same index in every network namespace.
 const LOOPBACK: u32 = 1;
 /// Istio's routing table for what ztunnel receives on behalf of the pod.
@@ -78,7 +80,8 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewAddress(message), true)
     }
 
-    /// Adds or removes the route and the rule by which Istio redirects a pod.
+    /// Adds or removes the route and the rules by which Istio redirects a pod; the packet filter's are those of the
+    /// calling thread's namespace.
     pub(crate) fn redirect(&self, on: bool, ipv6: bool) -> io::Result<()> {
         for ipv6 in [false, true].into_iter().take(1 + usize::from(ipv6)) {
             let (route, rule) = (istio_route(ipv6), istio_rule(ipv6));
@@ -90,7 +93,7 @@ impl Netlink {
                 self.request(RouteNetlinkMessage::DelRoute(route), false)?;
             }
         }
-        Ok(())
+        filter::redirect(on)
     }
 }
 

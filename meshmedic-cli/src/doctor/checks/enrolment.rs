@@ -114,6 +114,14 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[Need::Ambient, Need::Pods, Need::Namespaces, Need::Dumps],
         run: captured::not_hbone,
     },
+    Check {
+        code: "MM0413",
+        category: Category::Enrolment,
+        title: "ztunnel's listeners have Istio's redirection rules beside them",
+        severity: Severity::Error,
+        needs: &[Need::Ambient, Need::Scan],
+        run: captured::bypassing,
+    },
 ];
 
 /// istio-cni enrols a pod within seconds.

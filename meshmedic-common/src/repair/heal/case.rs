@@ -164,7 +164,7 @@ impl Case {
             return Some(Withheld::InFlightNode);
         }
         let facts = &candidate.standing.facts;
-        if !matches!(candidate.state, State::Suspect | State::Orphan) {
+        if !matches!(candidate.state, State::Suspect | State::Orphan | State::Bypassing) {
             return Some(match candidate.state {
                 State::Imposter => Withheld::Imposter,
                 State::Partial => Withheld::ByHand,
@@ -173,11 +173,13 @@ impl Case {
         }
         let of_pod = heal_forbidden(candidate.standing, &self.pod.uid, healing.permissions.jobs);
         let unready = facts.sandbox_ready == Some(false);
+        // The listeners of a bypassing pod are ztunnel's own.
+        let held = !candidate.ports.is_empty() && candidate.state != State::Bypassing;
         let unplaced = candidate.place.is_none() || facts.addresses.is_empty() || unready;
         of_pod
             .or_else(|| heal_not_permitted(&healing.permissions, facts, at.server))
             .or_else(|| unplaced.then_some(Withheld::NoAddress))
-            .or_else(|| (!candidate.ports.is_empty()).then_some(Withheld::PortHeld))
+            .or_else(|| held.then_some(Withheld::PortHeld))
             .filter(stands)
     }
 
@@ -299,7 +301,9 @@ impl Waiting {
         match candidate.standing.facts.enrolment {
             Enrolment::Enabled if self.is_seen(candidate) => Diagnosis::Believed,
             Enrolment::None => Diagnosis::Unenrolled,
-            _ if candidate.redirection == Redirection::Routed => Diagnosis::Refused,
+            _ if candidate.redirection == Redirection::Routed && candidate.state != State::Bypassing => {
+                Diagnosis::Refused
+            }
             _ => Diagnosis::NotTakenUp,
         }
     }
@@ -313,6 +317,6 @@ impl Waiting {
 /// Whether a pod's rules lead nowhere: what was a bypass is then an outage.
 pub(super) fn is_worse(candidate: &Candidate<'_>) -> bool {
     candidate.redirection == Redirection::Routed
-        && candidate.state != State::Captured
+        && !matches!(candidate.state, State::Captured | State::Bypassing)
         && !is_out(Defence::Undo)
 }

@@ -43,7 +43,8 @@ impl FromStr for Place {
 #[error("a place is a namespace's number and a process's start, with a dash between")]
 pub struct NoPlace;
 
-/// Readings of /proc in a row, in one place, that found no listener of ztunnel's, with nothing else in between.
+/// Looks in a row, in one place, that found the same amiss, with nothing else in between: readings of /proc that found
+/// no listener of ztunnel's, or censuses that found its listeners and none of Istio's rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Streak {
     /// Where.
@@ -63,7 +64,7 @@ pub struct Candidate<'a> {
     pub standing: &'a Standing,
     /// What the readings say.
     pub state: State,
-    /// The last readings, if they found no listener.
+    /// The last readings, if they found no listener; of a bypassing pod the censuses that found no rules.
     pub streak: Option<Streak>,
     /// When the last reading of /proc began that found all listeners, all of them ztunnel's.
     pub proved_at: Option<Time>,

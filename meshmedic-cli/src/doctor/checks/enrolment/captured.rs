@@ -90,6 +90,21 @@ pub(super) fn imposters(view: &View<'_>) -> Vec<Finding> {
     explained.collect()
 }
 
+pub(super) fn bypassing(view: &View<'_>) -> Vec<Finding> {
+    let effect = "what it sends and receives goes past ztunnel in plaintext, while every label and listener looks well";
+    let found = in_state(
+        view,
+        |pod| pod.state == State::Bypassing,
+        "ztunnel listens in it, and Istio's redirection rules are gone",
+        effect,
+    );
+    let healed = "let the agent of its node heal it in place (--auto-repair): istio-cni writes the rules anew, without a restart";
+    found
+        .into_iter()
+        .map(|finding| explained(finding).by_hand(healed))
+        .collect()
+}
+
 pub(super) fn unredirected(view: &View<'_>) -> Vec<Finding> {
     let bare = |pod: &PodState| pod.state == State::Captured && pod.redirection.as_deref() == Some("absent");
     let effect = "ztunnel listens, and what the pod sends goes past it in plaintext; HBONE to it may hang";

@@ -309,6 +309,12 @@ pub(super) const CASES: &[Case] = &[
         |snapshot| said(snapshot, "c", State::Captured, "routed"),
     ),
     case(
+        "MM0413",
+        "Pod shop/catalog-7d4b-c",
+        |snapshot| said(snapshot, "c", State::Bypassing, "routed"),
+        |snapshot| said(snapshot, "c", State::Captured, "routed"),
+    ),
+    case(
         "MM0404",
         "Pod shop/cart-7d4b-a",
         |snapshot| {

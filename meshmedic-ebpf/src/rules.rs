@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Whether Istio's redirection rules stand in a network namespace: from its hooks to the chains behind them.
+//!
+//! A name alone proves little: the base chain at the hook must have a rule, and Istio's chain must stand beside it in
+//! the same table. What cannot be followed is told as a doubt, never taken for an absence.
+//!
+//! All of it lies behind pointers that have no type for the verifier, so it is read by the helper that survives a bad
+//! address. The hooks themselves are under RCU, as this program is; a chain or a table that is taken away meanwhile
+//! gives one wrong answer at most, and no verdict hangs on one.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    helpers::{bpf_probe_read_kernel, generated::{bpf_loop, bpf_probe_read_kernel_str}},
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
+use meshmedic_common::abi::{
+    DOUBT_LEGACY, DOUBT_LONG, DOUBT_NFT, DOUBT_UNFOLLOWED, FOUND_IN_LEGACY, FOUND_IN_NFT,
+    FOUND_MANGLE_PREROUTING, FOUND_NAT_OUTPUT, FOUND_NAT_PREROUTING, FamilyHooks, RulesLayout,
+};
+
+/// Filled by the loader, and again when a module came later.
+#[map]
+static RULES_LAYOUT: Array<RulesLayout> = Array::with_max_entries(1, 0);
+
+/// More hooks than this at one place are not gone through.
+const HOOKS_MOST: u32 = 16;
+/// More nat hooks than this at one place are not gone through.
+const NAT_HOOKS_MOST: u32 = 8;
+/// More chains than this in one table are not gone through: Istio's and the kernel's own are eight.
+const CHAINS_MOST: u32 = 64;
+/// More entries than this in one legacy table are not gone through.
+const ENTRIES_MOST: u32 = 128;
+
+/// `NF_INET_PRE_ROUTING`.
+const PREROUTING: u32 = 0;
+/// `NF_INET_LOCAL_OUT`.
+const OUTPUT: u32 = 3;
+/// `NF_INET_POST_ROUTING`, whose chain is the last that a legacy table always has.
+const POSTROUTING: u32 = 4;
+/// `NF_IP_PRI_MANGLE`.
+const PRIORITY_MANGLE: i32 = -150;
+/// `NF_IP_PRI_NAT_DST`.
+const PRIORITY_NAT: i32 = -100;
+/// `NF_HOOK_OP_UNDEFINED`: a legacy table among them.
+const KIND_UNDEFINED: u32 = 0;
+/// In a place: the bits of the hook.
+const HOOK: u32 = 7;
+/// In a place: the table that is looked for is mangle, not nat.
+const MANGLE: u32 = 1 << 8;
+/// In a place: the hooks are those of IPv6.
+const IPV6: u32 = 1 << 9;
+/// `NF_HOOK_OP_NF_TABLES`.
+const KIND_NFT: u32 = 1;
+
+/// `ipt_entry.target_offset` and `ip6t_entry.target_offset`, each followed by `next_offset`: part of the kernel's ABI.
+const TARGET_OFFSET: [u64; 2] = [88, 140];
+/// The size of `xt_error_target`, with which each chain of a legacy table begins: part of the kernel's ABI.
+const ERROR_TARGET_BYTES: u64 = 64;
+/// `xt_error_target.errorname`: the chain's name.
+const ERROR_NAME: u64 = 32;
+
+/// A name, padded with zeroes.
+type Name = [u64; 3];
+
+const fn name(text: &[u8]) -> Name {
+    let mut words = [0; 3];
+    let mut at = 0;
+    while at < text.len() {
+        words[at / 8] |= (text[at] as u64) << (at % 8 * 8);
+        at += 1;
+    }
+    words
+}
+
+/// Istio's chains for PREROUTING and OUTPUT, as iptables has them and as nft does.
+const CHAINS: [[Name; 2]; 2] = [
+    [name(b"ISTIO_PRERT"), name(b"istio-prerouting")],
+    [name(b"ISTIO_OUTPUT"), name(b"istio-output")],
+];
+/// How the names of Istio's own tables of nft begin: the first eight bytes and the next six.
+const TABLE: Name = name(b"istio-ambient-");
+const TABLE_TAIL_MASK: u64 = 0x0000_ffff_ffff_ffff;
+/// The legacy tables' names.
+const LEGACY_NAT: Name = name(b"nat");
+const LEGACY_MANGLE: Name = name(b"mangle");
+
+/// What was found: `FOUND_…` in the low byte, `DOUBT_…` in the next.
+type Answer = u32;
+
+const fn doubt(bits: u8) -> Answer {
+    (bits as u32) << 8
+}
+
+/// Where a walk stands. It lies in a map: to the verifier it is then a value like any other, and it need not follow
+/// what comes after for each way in which it may have come about.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Walk {
+    /// The hooks that are gone through.
+    entries: u64,
+    /// Behind which the chains of nat stand, if it was met.
+    nat: u64,
+    /// What the hooks of mangle hold: one of each packet filter.
+    mangle: [u64; 2],
+    /// The list of a table's chains: its head, and the one to come.
+    head: u64,
+    node: u64,
+    /// The table they are of, or the entries of a legacy table.
+    table: u64,
+    /// How many hooks there are.
+    count: u32,
+    /// The kinds of those of mangle.
+    kinds: [u32; 2],
+    /// [`PREROUTING`] or [`OUTPUT`], with [`MANGLE`] and [`IPV6`].
+    place: u32,
+    /// In the entries of a legacy table: the one to come, and their end.
+    offset: u32,
+    size: u32,
+    /// How many entries of Istio's chain came, its beginning among them.
+    within: u32,
+    answer: Answer,
+}
+
+#[map]
+static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// What each step of a walk gets.
+#[repr(C)]
+struct Context {
+    walk: *mut Walk,
+    layout: *const RulesLayout,
+}
+
+/// Goes on, in a step.
+const ON: i64 = 0;
+/// Ends the walk.
+const END: i64 = 1;
+
+type Step = unsafe extern "C" fn(u64, *mut Context) -> i64;
+
+/// Takes a step so many times at most.
+#[inline(always)]
+fn walk(most: u32, step: Step, context: &mut Context) {
+    // SAFETY: the helper calls `step` with this context, which outlives the call.
+    unsafe { bpf_loop(most, step as *mut c_void, (&raw mut *context).cast(), 0) };
+}
+
+/// The hooks of both families of a namespace, by the address of its `struct net` and where in it they stand.
+#[inline(always)]
+pub fn hooks(net: *const u8, ipv4: u32, ipv6: u32) -> [FamilyHooks; 2] {
+    let (Some(layout), Some(walk)) = (RULES_LAYOUT.get_ptr(0), WALK.get_ptr_mut(0)) else {
+        return [FamilyHooks::NOT_READ; 2];
+    };
+    let mut context = Context { walk, layout };
+    // SAFETY: both are values of maps.
+    if unsafe { (*layout).hooks } == 0 {
+        return [FamilyHooks::NOT_READ; 2];
+    }
+    [
+        of_family(net, ipv4, 0, &mut context),
+        of_family(net, ipv6, IPV6, &mut context),
+    ]
+}
+
+/// At `offset` of a namespace are the pointers to a family's hooks, one for each place where a packet passes.
+#[inline(always)]
+fn of_family(net: *const u8, offset: u32, family: u32, context: &mut Context) -> FamilyHooks {
+    if offset == 0 {
+        return FamilyHooks::NOT_READ;
+    }
+    // SAFETY: an address that is wrong gives an error.
+    let Ok(places) = (unsafe { bpf_probe_read_kernel(net.wrapping_add(offset as usize).cast::<[u64; 4]>()) }) else {
+        return FamilyHooks::NOT_READ;
+    };
+    // SAFETY: this processor's own value of a map, and the program is not preempted by itself.
+    unsafe { (*context.walk).answer = 0 };
+    let prerouting = at_hook(places[PREROUTING as usize], PREROUTING | family, context);
+    let output = at_hook(places[OUTPUT as usize], OUTPUT | family, context);
+    // SAFETY: see above.
+    let answer = unsafe { (*context.walk).answer };
+    FamilyHooks {
+        prerouting,
+        output,
+        found: answer as u8,
+        doubt: (answer >> 8) as u8,
+    }
+}
+
+/// Adds what stands at a hook to the answer; gives how many hooks there are.
+#[inline(never)]
+fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
+    if entries == 0 {
+        return 0;
+    }
+    // SAFETY: values of maps; the walk is this processor's own.
+    let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    walk.place = place;
+    walk.nat = 0;
+    walk.mangle = [0; 2];
+    walk.entries = entries;
+    walk.count = count(entries, layout);
+    let shown = if walk.count > 0xfe { 0xfe } else { walk.count as u8 };
+    if walk.count > HOOKS_MOST {
+        walk.answer |= doubt(DOUBT_LONG);
+    }
+    self::walk(HOOKS_MOST, hook, context);
+    // SAFETY: see above.
+    let walk = unsafe { &mut *context.walk };
+    if walk.nat != 0 {
+        walk.entries = read(walk.nat + u64::from(layout.nat_entries));
+        walk.count = count(walk.entries, layout);
+        // None are there where others use nat in other places only.
+        if walk.entries != 0 && walk.count == 0 {
+            walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        }
+        if walk.count > NAT_HOOKS_MOST {
+            walk.answer |= doubt(DOUBT_LONG);
+        }
+        self::walk(NAT_HOOKS_MOST, nat_hook, context);
+    }
+    // SAFETY: see above.
+    let walk = unsafe { &mut *context.walk };
+    // Only where nat has nothing of Istio's does it matter whether there is less of it than there should be.
+    if walk.answer & u32::from(in_nat(place)) == 0 && walk.mangle[0] != 0 {
+        walk.place |= MANGLE;
+        self::walk(2, mangle_hook, context);
+    }
+    shown
+}
+
+/// One hook: what may be Istio's of it is kept.
+unsafe extern "C" fn hook(index: u64, context: *mut Context) -> i64 {
+    // SAFETY: the helper hands on what it was given.
+    let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
+    let index = index as u32;
+    if index >= walk.count {
+        return END;
+    }
+    let ops = ops(walk.entries, walk.count, index, layout);
+    if ops == 0 {
+        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        return ON;
+    }
+    let priority = priority(ops, layout);
+    if priority == PRIORITY_NAT && kind(ops, layout) == KIND_UNDEFINED {
+        walk.nat = private(walk.entries, index, layout);
+    } else if priority == PRIORITY_MANGLE {
+        walk.mangle[1] = walk.mangle[0];
+        walk.kinds[1] = walk.kinds[0];
+        walk.mangle[0] = private(walk.entries, index, layout);
+        walk.kinds[0] = kind(ops, layout);
+    }
+    ON
+}
+
+/// One of the hooks that stand behind that of nat.
+unsafe extern "C" fn nat_hook(index: u64, context: *mut Context) -> i64 {
+    // SAFETY: the helper hands on what it was given.
+    let (walk, layout) = unsafe { (&*(*context).walk, &*(*context).layout) };
+    let index = index as u32;
+    if index >= walk.count {
+        return END;
+    }
+    let kind = kind(ops(walk.entries, walk.count, index, layout), layout);
+    let private = private(walk.entries, index, layout);
+    // SAFETY: see above.
+    at_table(private, kind, unsafe { &mut *context });
+    ON
+}
+
+/// One of the hooks of mangle.
+unsafe extern "C" fn mangle_hook(index: u64, context: *mut Context) -> i64 {
+    // SAFETY: the helper hands on what it was given.
+    let walk = unsafe { &*(*context).walk };
+    let (private, kind) = if index == 0 {
+        (walk.mangle[0], walk.kinds[0])
+    } else {
+        (walk.mangle[1], walk.kinds[1])
+    };
+    if private != 0 {
+        // SAFETY: see above.
+        at_table(private, kind, unsafe { &mut *context });
+    }
+    ON
+}
+
+/// A table by what its hook holds. What is neither of these, a BPF program or a kind that came later, is never Istio's.
+#[inline(never)]
+fn at_table(private: u64, kind: u32, context: &mut Context) -> u32 {
+    if kind == KIND_NFT {
+        nft(private, context);
+    } else if kind == KIND_UNDEFINED {
+        legacy(private, context);
+    }
+    0
+}
+
+/// A base chain of nf_tables, iptables' among them.
+#[inline(always)]
+fn nft(base: u64, context: &mut Context) {
+    // SAFETY: values of maps; the walk is this processor's own.
+    let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    if layout.nft == 0 {
+        walk.answer |= doubt(DOUBT_NFT);
+        return;
+    }
+    walk.table = read(base + u64::from(layout.chain_table));
+    if walk.table == 0 {
+        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        return;
+    }
+    if is_empty(base, layout) {
+        // Whatever stands in the table, no packet comes to it from here.
+        return;
+    }
+    walk.head = walk.table + u64::from(layout.table_chains);
+    walk.node = read(walk.head);
+    self::walk(CHAINS_MOST, chain, context);
+    // SAFETY: see above.
+    let walk = unsafe { &mut *context.walk };
+    if walk.node != walk.head {
+        walk.answer |= doubt(DOUBT_LONG);
+    }
+}
+
+/// One chain of a table of nf_tables. Once all is known, the one to come is the head.
+unsafe extern "C" fn chain(_index: u64, context: *mut Context) -> i64 {
+    // SAFETY: the helper hands on what it was given.
+    let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
+    if walk.node == walk.head {
+        return END;
+    }
+    let chain = walk.node - u64::from(layout.chain_list);
+    let name = string(read(chain + u64::from(layout.chain_name)));
+    if walk.node == 0 || name[0] == 0 {
+        walk.node = walk.head;
+        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        return END;
+    }
+    if is_wanted(&name, walk.place, 0) || (is_wanted(&name, walk.place, 1) && is_istios(walk.table, layout)) {
+        walk.node = walk.head;
+        if walk.place & HOOK == PREROUTING || !is_empty(chain, layout) {
+            walk.answer |= found(walk.place, FOUND_IN_NFT);
+        }
+        return END;
+    }
+    walk.node = read(walk.node);
+    ON
+}
+
+/// Whether a table of nft has one of Istio's own names.
+#[inline(always)]
+fn is_istios(table: u64, layout: &RulesLayout) -> bool {
+    let name = string(read(table + u64::from(layout.table_name)));
+    name[0] == TABLE[0] && name[1] & TABLE_TAIL_MASK == TABLE[1]
+}
+
+/// Whether a chain of nf_tables has no rule: its list is then its own end.
+#[inline(always)]
+fn is_empty(chain: u64, layout: &RulesLayout) -> bool {
+    let rules = chain + u64::from(layout.chain_rules);
+    read::<u64>(rules) == rules
+}
+
+/// A legacy table of iptables.
+#[inline(always)]
+fn legacy(table: u64, context: &mut Context) {
+    // SAFETY: values of maps; the walk is this processor's own.
+    let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    if layout.legacy == 0 {
+        walk.answer |= doubt(DOUBT_LEGACY);
+        return;
+    }
+    let named = string(table + u64::from(layout.legacy_name));
+    let wanted = if walk.place & MANGLE == 0 { LEGACY_NAT } else { LEGACY_MANGLE };
+    let info: u64 = read(table + u64::from(layout.legacy_private));
+    let number: u32 = read(info + u64::from(layout.info_number));
+    if named[0] != wanted[0] || info == 0 || number == 0 {
+        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        return;
+    }
+    let initial: u32 = read(info + u64::from(layout.info_initial));
+    let hook = u64::from(walk.place & HOOK) * 4;
+    let first: u32 = read(info + u64::from(layout.info_hook_entry) + hook);
+    let policy: u32 = read(info + u64::from(layout.info_underflow) + hook);
+    // As it is made, or no rule of its own before the policy.
+    if number == initial || first == policy {
+        return;
+    }
+    walk.size = read(info + u64::from(layout.info_size));
+    walk.offset = read(info + u64::from(layout.info_underflow) + u64::from(POSTROUTING) * 4);
+    walk.table = info + u64::from(layout.info_entries);
+    walk.within = 0;
+    self::walk(ENTRIES_MOST, entry, context);
+    // SAFETY: see above.
+    let walk = unsafe { &mut *context.walk };
+    if walk.offset < walk.size {
+        walk.answer |= doubt(DOUBT_LONG);
+    }
+}
+
+/// One entry of a legacy table. Once all is known, the one to come is the end.
+unsafe extern "C" fn entry(_index: u64, context: *mut Context) -> i64 {
+    // SAFETY: the helper hands on what it was given.
+    let walk = unsafe { &mut *(*context).walk };
+    if walk.offset >= walk.size {
+        return END;
+    }
+    let entry = walk.table + u64::from(walk.offset);
+    let at = if walk.place & IPV6 == 0 { TARGET_OFFSET[0] } else { TARGET_OFFSET[1] };
+    let lengths: u32 = read(entry + at);
+    let (target, next) = (u64::from(lengths & 0xffff), lengths >> 16);
+    if next == 0 {
+        walk.offset = walk.size;
+        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        return END;
+    }
+    walk.offset += next;
+    // A chain begins with a target of this size; the name is the first of what it carries.
+    let begins = u64::from(next) == target + ERROR_TARGET_BYTES && read::<u16>(entry + target) == ERROR_TARGET_BYTES as u16;
+    if !begins {
+        if walk.within != 0 {
+            walk.within += 1;
+        }
+        // Its beginning, a rule, and its end.
+        if walk.within > 2 {
+            walk.offset = walk.size;
+            walk.answer |= found(walk.place, FOUND_IN_LEGACY);
+            return END;
+        }
+        return ON;
+    }
+    if walk.within != 0 {
+        // Nothing but its end came before the next one.
+        walk.offset = walk.size;
+        return END;
+    }
+    let name = string(entry + target + ERROR_NAME);
+    if is_wanted(&name, walk.place, 0) {
+        if walk.place & HOOK == PREROUTING {
+            walk.offset = walk.size;
+            walk.answer |= found(walk.place, FOUND_IN_LEGACY);
+            return END;
+        }
+        walk.within = 1;
+    }
+    ON
+}
+
+/// Whether it is the name of Istio's chain for a place: 0 as iptables has it, 1 as nft does.
+#[inline(always)]
+fn is_wanted(name: &Name, place: u32, way: usize) -> bool {
+    let wanted = if place & HOOK == PREROUTING {
+        &CHAINS[0][way]
+    } else {
+        &CHAINS[1][way]
+    };
+    name[0] == wanted[0] && name[1] == wanted[1] && name[2] == wanted[2]
+}
+
+#[inline(always)]
+const fn in_nat(place: u32) -> u8 {
+    if place & HOOK == PREROUTING {
+        FOUND_NAT_PREROUTING
+    } else {
+        FOUND_NAT_OUTPUT
+    }
+}
+
+#[inline(always)]
+fn found(place: u32, how: u8) -> Answer {
+    // The bits of mangle stand above those of nat.
+    let bits = if place & MANGLE == 0 {
+        in_nat(place)
+    } else {
+        in_nat(place) * FOUND_MANGLE_PREROUTING
+    };
+    u32::from(bits | how)
+}
+
+#[inline(always)]
+fn count(entries: u64, layout: &RulesLayout) -> u32 {
+    if entries == 0 {
+        return 0;
+    }
+    u32::from(read::<u16>(entries + u64::from(layout.entries_count)))
+}
+
+/// The operations that a hook was registered with: their addresses stand behind the hooks, in the same order.
+#[inline(always)]
+fn ops(entries: u64, count: u32, index: u32, layout: &RulesLayout) -> u64 {
+    read(entries + u64::from(layout.entries_hooks) + u64::from(count) * 16 + u64::from(index) * 8)
+}
+
+#[inline(always)]
+fn private(entries: u64, index: u32, layout: &RulesLayout) -> u64 {
+    read(entries + u64::from(layout.entries_hooks) + u64::from(index) * 16 + u64::from(layout.entry_private))
+}
+
+#[inline(always)]
+fn kind(ops: u64, layout: &RulesLayout) -> u32 {
+    u32::from(read::<u8>(ops + u64::from(layout.ops_kind)))
+}
+
+#[inline(always)]
+fn priority(ops: u64, layout: &RulesLayout) -> i32 {
+    read(ops + u64::from(layout.ops_priority))
+}
+
+/// What stands at a kernel address; zero where nothing can be read.
+#[inline(always)]
+fn read<T: Copy + Default>(address: u64) -> T {
+    // SAFETY: the helper survives any address.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
+}
+
+/// The beginning of a string at a kernel address.
+#[inline(always)]
+fn string(address: u64) -> Name {
+    let mut name = MaybeUninit::<Name>::uninit();
+    let words = name.as_mut_ptr().cast::<u64>();
+    // One word at a time: what the compiler would do instead is a loop over bytes.
+    // SAFETY: within `name`.
+    unsafe {
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+        words.add(2).write_volatile(0);
+    }
+    // SAFETY: the helper writes into `name` only, and survives any address.
+    unsafe {
+        bpf_probe_read_kernel_str(
+            words.cast(),
+            size_of::<Name>() as u32,
+            address as *const _,
+        )
+    };
+    // SAFETY: all of it was written.
+    unsafe { name.assume_init() }
+}
