@@ -10,7 +10,7 @@ pub(crate) const UNDETERMINED: u8 = 3;
 pub(crate) const CODES: &str = "\
 Exit codes, whatever the output format:
   0  clean
-  1  an orphan, a partial capture or an imposter was found
+  1  an orphan, a partial capture, an imposter or a bypass was found
   2  wrong usage
   3  undetermined: something could not be read, and nothing worse was found";
 

@@ -49,7 +49,7 @@ pub(crate) struct Args {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  the pod is captured, or need not be
-  1  it is an orphan, partly captured, or an imposter holds its ports
+  1  it is an orphan, partly captured, it bypasses ztunnel, or an imposter holds its ports
   2  wrong usage
   3  undetermined: it could not be read";
 

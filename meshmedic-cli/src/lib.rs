@@ -18,6 +18,7 @@ mod explain;
 mod forward;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod gate;
 mod istio;
 mod man_pages;
 #[cfg(all(target_os = "linux", feature = "node"))]
@@ -96,6 +97,8 @@ enum Command {
     Pause(control::PauseArgs),
     /// Resume repairs
     Resume(control::ResumeArgs),
+    /// Wait, as a pod's first init container, until ztunnel listens in it
+    Gate(gate::Args),
     /// Print a script that completes commands in your shell
     Completion(completion::Args),
     /// Print the version
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Pause(args) => control::pause(&args),
         Command::Resume(args) => control::resume(&args),
+        Command::Gate(args) => gate::run(&args),
         Command::Completion(args) => completion::run(&args, &command()),
         Command::ManPages(args) => man_pages::run(&args, command()),
         Command::CliPage => cli_page::run(command()),

@@ -72,7 +72,7 @@ to leaves no trace in any log: only a scan without --behavioral finds it.
 
 Exit codes, whatever the output format:
   0  clean
-  1  an orphan, a partial capture or an imposter was found
+  1  an orphan, a partial capture, an imposter or a bypass was found
   2  wrong usage
   3  undetermined: something could not be read, and nothing worse was found
 

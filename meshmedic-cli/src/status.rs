@@ -55,7 +55,7 @@ Without agents use `meshmedic scan`.
 
 Exit codes, whatever the output format:
   0  every node that runs ztunnel has an agent, and no agent reports a finding
-  1  an orphan, a partial capture or an imposter was found
+  1  an orphan, a partial capture, an imposter or a bypass was found
   2  wrong usage
   3  undetermined: an agent is missing or silent, or a pod stayed unverifiable";
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::cell::Cell;
 
+use meshmedic_common::repair::heal::Place;
+use meshmedic_common::rules::{FamilyRules, PodRules, Rules, Unfollowed};
 use meshmedic_common::verdict::Redirection;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -232,6 +234,79 @@ fn the_census_says_captured_and_suspect_and_nothing_else() {
     assert_eq!(sim.state(0), State::Suspect);
     sim.engine.census(sim.now, |_| Some(true));
     assert_eq!(sim.state(0), State::Captured);
+}
+
+/// One census in which ztunnel's listeners are all there, with these rules.
+fn census(sim: &mut Sim, netns: u64, verdict: Rules) {
+    let family = FamilyRules {
+        verdict,
+        ..FamilyRules::unknown(Unfollowed::Foreign)
+    };
+    sim.engine.rules(sim.now, |_| {
+        Some(RulesRead {
+            place: Place { netns, start: 1 },
+            complete: true,
+            rules: PodRules::of(family, family, &[]),
+        })
+    });
+    sim.engine.census(sim.now, |_| Some(true));
+    sim.notices.extend(sim.engine.drain());
+}
+
+#[test]
+fn only_rules_that_are_absent_twice_a_confirmation_apart_are_gone() {
+    let mut sim = Sim::new(1);
+    census(&mut sim, 7, Rules::Present);
+    for hint in [Rules::Differs, Rules::Fell, Rules::Unknown] {
+        for _ in 0..5 {
+            sim.now = sim.now + CONFIRM;
+            census(&mut sim, 7, hint);
+        }
+        assert_eq!(sim.state(0), State::Captured, "{hint}");
+    }
+    census(&mut sim, 7, Rules::Absent);
+    let again = sim.engine.wants_rules_at();
+    assert_eq!(again, Some(sim.now + CONFIRM));
+    sim.now = sim.now + CONFIRM / 2;
+    census(&mut sim, 7, Rules::Absent);
+    assert_eq!(sim.state(0), State::Captured, "many censuses are no confirmation");
+    // Another namespace begins anew, and what was not seen confirms nothing.
+    census(&mut sim, 8, Rules::Absent);
+    sim.now = sim.now + CONFIRM / 2;
+    census(&mut sim, 8, Rules::Absent);
+    sim.engine.rules(sim.now, |_| None);
+    sim.now = sim.now + CONFIRM / 2;
+    census(&mut sim, 8, Rules::Absent);
+    assert_eq!(sim.state(0), State::Captured);
+    sim.now = sim.now + CONFIRM;
+    census(&mut sim, 8, Rules::Absent);
+    assert_eq!(sim.state(0), State::Bypassing);
+    assert_eq!(sim.engine.wants_rules_at(), None);
+    // Neither listeners nor what cannot be told end it.
+    let uid = sim.pods[0].clone();
+    sim.engine.look(sim.now, &uid, look(sim.now, complete()));
+    census(&mut sim, 8, Rules::Unknown);
+    assert_eq!(sim.state(0), State::Bypassing);
+    let view = sim.engine.view(&uid).unwrap();
+    assert_eq!(
+        (view.owner, view.streak.unwrap().readings),
+        (Some(Owner::Ztunnel), 2)
+    );
+    census(&mut sim, 8, Rules::Present);
+    assert_eq!(sim.state(0), State::Captured);
+}
+
+#[test]
+fn no_rules_are_judged_while_the_node_is_at_fault() {
+    let mut sim = Sim::new(1);
+    census(&mut sim, 7, Rules::Absent);
+    sim.engine.ztunnel(sim.now, Ztunnel::default());
+    assert!(sim.engine.node_fault().is_some());
+    for _ in 0..5 {
+        sim.now = sim.now + CONFIRM;
+        census(&mut sim, 7, Rules::Absent);
+    }
+    assert_ne!(sim.state(0), State::Bypassing);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use meshmedic_common::identity::Component;
 use meshmedic_common::policy::{Means, Withheld};
 use meshmedic_common::repair::heal;
 use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::rules::Rules;
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -103,6 +104,7 @@ struct Inner {
     condition: Family<Label, Gauge>,
     unverifiable: Family<Label, Gauge>,
     unredirected: Gauge,
+    rules: Family<Label, Gauge>,
     expected: Gauge,
     identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
@@ -240,6 +242,13 @@ impl Metrics {
         inner.unredirected.set(count(&|pod| {
             pod.state == State::Captured && pod.redirection == Redirection::Absent
         }));
+        for verdict in Rules::ALL {
+            let pods = count(&|pod| pod.rules.is_some_and(|rules| rules.verdict == *verdict));
+            inner
+                .rules
+                .get_or_create(&[("verdict", verdict.as_str())])
+                .set(pods);
+        }
         inner.expected.set(count(&|pod| {
             matches!(pod.expectation, Some(Expected::Yes | Expected::Unverifiable))
         }));

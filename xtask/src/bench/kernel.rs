@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
-use meshmedic_agent::kernel::Kernel;
+use meshmedic_agent::kernel::{self, Census, Kernel, Options};
 use meshmedic_common::abi::{ListenChange, PORT_INBOUND_HBONE};
 use meshmedic_lab::{Churn, Pod, PodSpec, cpu_time};
 
@@ -50,6 +50,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
     let scene = Scene::new(20, 0)?;
     let outside = scene.lab.pod(PodSpec::new("bench", "outside"))?;
     part.rows.extend(programs(&outside, rounds, times)?);
+    part.rows.extend(censuses(&scene, rounds, times)?);
     let seconds = if quick { 2 } else { 20 };
     part.rows.extend(losses(&outside, seconds)?);
     part.rows
@@ -109,6 +110,42 @@ fn programs(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>
         &nanoseconds,
     ));
     Ok(rows)
+}
+
+/// What a census costs with the redirection rules, and without.
+fn censuses(scene: &Scene, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>> {
+    let census = |census_rules: bool| {
+        let options = Options {
+            census_rules,
+            ..Options::default()
+        };
+        anyhow::Ok(kernel::load(&options)?.census)
+    };
+    let (mut with, mut without) = (census(true)?, census(false)?);
+    let ztunnel = [scene.ztunnel.pid()];
+    let of_one = |census: &mut Census| {
+        let mut rows = Vec::new();
+        let before = cpu();
+        for _ in 0..times / 10 {
+            rows.clear();
+            census.of(&ztunnel, &mut rows)?;
+        }
+        let spent = cpu().saturating_sub(before);
+        anyhow::Ok(spent.as_secs_f64() * 1e6 / f64::from(times / 10) / scene.pods.len() as f64)
+    };
+    let (mut bare, mut full, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let (without, with) = (of_one(&mut without)?, of_one(&mut with)?);
+        ratio.push(with / without);
+        bare.push(without);
+        full.push(with);
+    }
+    let row = |what: &str, unit, values: &[f64]| Row::new(what.to_owned(), Column::Ebpf, unit, values);
+    Ok(vec![
+        row("census of one pod's listeners", "µs", &bare),
+        row("census of one pod's listeners and redirection rules", "µs", &full),
+        row("the same, beside the one without rules", "times", &ratio),
+    ])
 }
 
 /// What one run of the program took on average, in nanoseconds.

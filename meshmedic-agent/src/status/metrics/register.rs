@@ -44,7 +44,7 @@ impl Inner {
         Self {
             orphans: c.plain(
                 "meshmedic_orphans_total",
-                "Pods that fell out of the mesh: orphan, partial or imposter",
+                "Pods that fell out of the mesh: orphan, partial, imposter or bypassing",
             ),
             orphans_ready: c.plain("meshmedic_orphans_ready", "Of meshmedic_orphans_total, those that are Ready"),
             orphans_not_ready: c.plain(
@@ -127,6 +127,12 @@ impl Inner {
             unredirected: c.plain(
                 "meshmedic_pods_unredirected",
                 "Captured pods without Istio's routing table: their traffic may bypass ztunnel",
+            ),
+            rules: c.add(
+                "meshmedic_pods_rules",
+                &["verdict"],
+                "Pods in which ztunnel listens, by whether the kernel shows Istio's redirection rules there: present, absent, fell, differs or unknown",
+                Family::default(),
             ),
             expected: c.plain(
                 "meshmedic_pods_expected",

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::policy::Permissions;
+use crate::ports::PortSet;
 use crate::repair::sabotage::{Defence, OUT};
 use crate::verdict::{Redirection, State};
 use bench::{Bench, Cni, on, uid};
@@ -39,6 +40,36 @@ fn an_orphan_is_asked_for_and_proved() {
     bench.run(10);
     assert_eq!((bench.asked.len(), bench.healed()), (1, 1), "{:?}", bench.notices);
     assert_eq!(bench.asked[0].1, Attempt::First);
+}
+
+#[test]
+fn a_bypassing_pod_is_asked_for_though_its_listeners_are_there() {
+    let bare = |state| {
+        let mut bench = Bench::new(&[("shop", "cart")]);
+        let pod = bench.pod(0);
+        (pod.state, pod.ports) = (state, PortSet::REQUIRED);
+        bench.run(10);
+        bench
+    };
+    let bench = bare(State::Bypassing);
+    assert_eq!((bench.asked.len(), bench.healed()), (1, 1), "{:?}", bench.notices);
+    // The same ports of an orphan are somebody else's.
+    assert_eq!(bare(State::Orphan).asked.len(), 0);
+}
+
+#[test]
+fn an_ask_that_left_a_bypassing_pod_as_it_was_made_nothing_worse() {
+    let mut bench = Bench::new(&[("shop", "cart")]);
+    let pod = bench.pod(0);
+    (pod.state, pod.ports, pod.refused) = (State::Bypassing, PortSet::REQUIRED, true);
+    bench.run(60);
+    assert!(!bench.asked.is_empty());
+    assert_eq!(bench.healed(), 0);
+    assert!(
+        bench.undone.is_empty(),
+        "its rules lead to listeners: {:?}",
+        bench.notices
+    );
 }
 
 #[test]
