@@ -8,6 +8,7 @@ mod cni_settings;
 mod connection;
 mod healing;
 mod istiod;
+mod owners;
 mod report;
 mod start;
 mod teller;
@@ -40,6 +41,7 @@ use istiod::Tracing;
 use meshmedic_common::kube::acts::Acts;
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
+use owners::Owners;
 pub use start::{Ready, load_kernel, prepare};
 use teller::Teller;
 use tidy::Tidy;
@@ -316,16 +318,16 @@ impl Agent {
 
     /// Takes in what the API says, as much as is there: a long list is judged once.
     fn take_news(&mut self, now: Time, first: Seen) {
-        let mut pods = false;
+        let (mut pods, mut owners) = (false, Owners::default());
         let mut next = Some(first);
         while let Some(seen) = next {
             self.teller.watch(&seen);
-            let leases = matches!(seen, Seen::Lease(_));
+            owners.note(&seen, &self.mirror);
             pods |= self.mirror.take(seen).pods;
-            if leases {
-                self.take_leases(now);
-            }
             next = self.watches.try_next();
+        }
+        if let Some(at) = self.moment(now) {
+            owners.tell(at, &self.mirror, &mut self.planner);
         }
         if let Some(guess) = self.cni.refresh(self.mirror.cnis()) {
             pods |= self.mirror.enable(guess);
@@ -336,22 +338,6 @@ impl Agent {
         }
         let pending: Vec<_> = self.mirror.pending().collect();
         self.pending.retain(|resource, _| pending.contains(resource));
-    }
-
-    fn take_leases(&mut self, now: Time) {
-        let Some(at) = self.moment(now) else { return };
-        let known: Vec<String> = self.planner.awaited_owners().map(str::to_owned).collect();
-        for lease in self.mirror.leases() {
-            if let Some(owner) = &lease.owner {
-                self.planner.owner_seen(at, owner, lease.record.clone());
-            }
-        }
-        for owner in known {
-            let mut owners = self.mirror.leases().filter_map(|lease| lease.owner.as_ref());
-            if !owners.any(|other| *other == owner) {
-                self.planner.owner_seen(at, &owner, None);
-            }
-        }
     }
 
     fn declare(&mut self, now: Time) {
@@ -400,7 +386,8 @@ impl Agent {
         let notices = self.heal.drain();
         self.changed |= !notices.is_empty();
         self.teller.heals(&notices, at.server);
-        self.tidy.tidy(now, at.server, self.mirror.leases());
+        self.tidy
+            .tidy(now, at.server, self.planner.may_act(), self.mirror.leases());
         self.toggles.restore(
             now,
             self.mirror.standings(),

@@ -168,6 +168,15 @@ impl Withheld {
         }
     }
 
+    /// Whether the API gave it when it was asked for the act.
+    #[must_use]
+    pub const fn is_the_apis(self) -> bool {
+        matches!(
+            self,
+            Self::DisruptionBudget | Self::UnhealthyPolicy | Self::Refused
+        )
+    }
+
     /// Whether the end of another repair may change it.
     #[must_use]
     pub const fn waits_for_another(self) -> bool {

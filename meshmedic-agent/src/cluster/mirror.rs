@@ -175,7 +175,13 @@ impl Mirror {
         &self.standings
     }
 
-    /// The Leases of owners and nodes.
+    /// The Lease of this name.
+    #[must_use]
+    pub fn lease(&self, name: &str) -> Option<&SeenLease> {
+        self.leases.get(name)
+    }
+
+    /// The Leases of owners.
     pub fn leases(&self) -> impl Iterator<Item = &SeenLease> {
         self.leases.values()
     }

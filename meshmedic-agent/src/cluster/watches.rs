@@ -46,7 +46,7 @@ pub enum Seen {
     Node(Delta<bool>),
     /// Of the switch: why repairs are paused, if they are.
     Control(Delta<Option<String>>),
-    /// Of owners' and nodes' Leases, by name.
+    /// Of owners' Leases, by name.
     Lease(Delta<SeenLease>),
     /// A watch cannot go on for now, and why. It tries again by itself.
     Trouble(&'static str, String),
@@ -152,7 +152,8 @@ impl Watches {
             tell.clone(),
         ));
         if leases != Leases::Ignored {
-            let kinds = format!("{} in ({},{})", leases::KIND, leases::OWNER, leases::NODE);
+            // Nobody waits for what stands in those of nodes, and each write would reach every agent.
+            let kinds = format!("{}={}", leases::KIND, leases::OWNER);
             let follow = follow(
                 watch(own::<Lease>(client, namespace), all().labels(&kinds)),
                 "leases",

@@ -96,8 +96,12 @@ impl Acts {
                     .await
                     .and_then(|done| done),
             ),
+            Request::Rehearse { pod, means } => {
+                let done = self.within(self.act(&pod, means, ready, true)).await;
+                Answer::Acted(done.unwrap_or_else(Acted::InDoubt))
+            }
             Request::Act { pod, means } => {
-                let done = self.within(self.act(&pod, means, ready)).await;
+                let done = self.within(self.act(&pod, means, ready, false)).await;
                 Answer::Acted(done.unwrap_or_else(Acted::InDoubt))
             }
             Request::Find(pod) => Answer::Found(self.within(self.find(&pod)).await.and_then(|done| done)),
@@ -309,15 +313,15 @@ impl Acts {
         Ok(found.filter(|found| found.meta().uid.as_ref() == Some(&controller.uid)))
     }
 
-    async fn act(&self, pod: &PodRef, means: Means, ready: bool) -> Acted {
+    async fn act(&self, pod: &PodRef, means: Means, ready: bool, dry_run: bool) -> Acted {
         let target = Target {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             uid: pod.uid.clone(),
         };
         let done = match means {
-            Means::Evict => evict::evict(&self.client, &target, ready, false).await,
-            Means::Delete => evict::delete(&self.client, &target, false).await,
+            Means::Evict => evict::evict(&self.client, &target, ready, dry_run).await,
+            Means::Delete => evict::delete(&self.client, &target, dry_run).await,
             // A heal in place has requests of its own, and claims nothing.
             Means::Heal | Means::Toggle | Means::Restore => {
                 let why = "a label is toggled by `meshmedic repair`".to_owned();

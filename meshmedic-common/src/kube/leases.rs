@@ -148,7 +148,8 @@ pub fn holder(node: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repair::ledger::Act;
+    use crate::repair::ledger::{Act, Allowance, Change, Conclusion, More, Proof, Step};
+    use crate::repair::update;
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
@@ -160,6 +161,7 @@ mod tests {
                 at: now,
                 place: None,
                 counted: false,
+                more: More::default(),
             }],
             failures: 2,
             ..Record::default()
@@ -185,6 +187,51 @@ mod tests {
         }
         lease.metadata.annotations = None;
         assert!(record(&lease).is_err());
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_survives_a_write_by_this_one() {
+        let newer = serde_json::json!({
+            "repairs": [{
+                "id": "1", "pod": "shop/cart", "uid": "u", "node": "n", "holder": "n-1",
+                "at": "2026-08-01T10:00:00Z", "renewed": "2026-08-01T10:00:00Z",
+                "deadline": "2026-08-01T10:05:00Z", "means": "evict", "ofEntry": {"a": [1]},
+                "proof": {"pod": "shop/new", "uid": "v", "node": "n", "captured": true,
+                    "at": "2026-08-01T10:01:00Z", "ofProof": 2}
+            }],
+            "acts": [{"id": "1", "at": "2026-08-01T10:00:00Z", "ofAct": "x"}],
+            "failures": 0,
+            "ofRecord": [true]
+        });
+        let key = LeaseKey::Owner("owner".to_owned());
+        let now: Timestamp = "2026-08-01T10:02:00Z".parse().unwrap();
+        let mut lease = with_record(None, &key, &Record::default(), now).unwrap();
+        let annotations = lease.metadata.annotations.as_mut().unwrap();
+        annotations.insert(RECORD.to_owned(), newer.to_string());
+        let mut ours = record(&lease).unwrap();
+        let change = |step| Change {
+            id: "1".to_owned(),
+            step,
+        };
+        let keeps = Allowance {
+            in_flight: Some((1, crate::policy::Withheld::InFlightOwner)),
+            keeps_outcomes: true,
+            ..Allowance::default()
+        };
+        let text = |ours: &Record| {
+            let lease = with_record(Some(lease.clone()), &key, ours, now).unwrap();
+            lease.metadata.annotations.unwrap()[RECORD].clone()
+        };
+        update(&mut ours, &change(Step::Renew), &keeps, now).1.unwrap();
+        for field in ["ofEntry", "ofProof", "ofAct", "ofRecord"] {
+            assert!(text(&ours).contains(field), "{field}: {}", text(&ours));
+        }
+        let proof: Proof = ours.entry("1").unwrap().proof.clone().unwrap();
+        let end = change(Step::Conclude(Conclusion::Succeeded(proof)));
+        update(&mut ours, &end, &keeps, now).1.unwrap();
+        for field in ["ofProof", "ofAct", "ofRecord"] {
+            assert!(text(&ours).contains(field), "{field}: {}", text(&ours));
+        }
     }
 
     #[test]

@@ -83,6 +83,8 @@ enum Act {
 enum Stage {
     /// Taking one Lease after the other.
     Claiming(Place),
+    /// Asking the API whether it would refuse, before anything is written for it.
+    Rehearsing(Place),
     /// Fetching everything again.
     Checking,
     /// Writing down that the act is about to be sent.
@@ -135,6 +137,8 @@ pub(super) struct Attempt {
     pub(super) origin: Origin,
     /// The request under way.
     pub(super) asked: Option<RequestId>,
+    /// Whether it goes to its owner's Lease.
+    asks_owner: bool,
     node: String,
     holder: String,
     stage: Stage,
@@ -188,6 +192,7 @@ impl Attempt {
             owner,
             origin: Origin::Begun { stuck },
             asked: None,
+            asks_owner: false,
             node: repairer.node.clone(),
             holder: repairer.holder.clone(),
             stage: Stage::Claiming(Place::FIRST),
@@ -316,9 +321,19 @@ impl Attempt {
             self.act = Act::Sent;
             self.late_at = at.now + self.patience;
         }
+        self.asks_owner =
+            matches!(&request, Request::Update { lease: LeaseKey::Owner(owner), .. } if *owner == self.owner);
         *numbers += 1;
         self.asked = Some(*numbers);
         Some((*numbers, request))
+    }
+
+    /// The owner's record, where the answer under way brings it.
+    pub(super) fn brings(&self, answer: &Answer) -> Option<Record> {
+        match answer {
+            Answer::Updated(Ok(record)) if self.asks_owner => Some(record.clone()),
+            _ => None,
+        }
     }
 
     fn request(&mut self, repairer: &Repairer, at: Moment) -> Option<Request> {
@@ -338,6 +353,10 @@ impl Attempt {
                     allowance,
                 })
             }
+            Stage::Rehearsing(_) => Some(Request::Rehearse {
+                pod: self.pod.clone(),
+                means: repairer.means,
+            }),
             Stage::Checking => Some(Request::Check(self.pod.clone())),
             Stage::Announcing => update(
                 &self.owner_key(),
@@ -391,6 +410,7 @@ impl Attempt {
         self.asked = None;
         match (&self.stage, answer) {
             (Stage::Claiming(place), Answer::Updated(result)) => self.claimed(repairer, at, *place, result),
+            (Stage::Rehearsing(place), Answer::Acted(acted)) => self.rehearsed(repairer, at, *place, acted),
             (Stage::Checking, Answer::Checked(result)) => self.checked(repairer, at, result),
             (Stage::Announcing, Answer::Updated(result)) => match result {
                 Ok(record) => {

@@ -19,8 +19,6 @@ pub struct ByHand {
     repairer: Repairer,
     attempt: Attempt,
     prover: Prover,
-    /// The request to the owner's Lease that is under way.
-    asks_owner: Option<RequestId>,
     /// The owner's record, as last heard.
     owners: BTreeMap<String, Record>,
     numbers: u64,
@@ -36,7 +34,6 @@ impl ByHand {
             attempt: Attempt::new(&repairer, at, id, pod, owner, !facts.ready),
             repairer,
             prover: Prover::default(),
-            asks_owner: None,
             owners: BTreeMap::new(),
             numbers: 0,
         }
@@ -74,11 +71,6 @@ impl ByHand {
     /// What is to be asked of the API now. Each request is handed out once.
     pub fn requests(&mut self, at: Moment) -> Vec<(RequestId, Request)> {
         let own = self.attempt.take_request(&self.repairer, at, &mut self.numbers);
-        if let Some((id, Request::Update { lease, .. })) = &own
-            && *lease == self.attempt.owner_key()
-        {
-            self.asks_owner = Some(*id);
-        }
         let mut requests: Vec<_> = own.into_iter().collect();
         requests.extend(self.prover.take_requests(&mut self.numbers));
         requests
@@ -90,12 +82,10 @@ impl ByHand {
             self.owners.insert(owner, record);
             return;
         }
-        if self.asks_owner.take_if(|asked| *asked == id).is_some()
-            && let Answer::Updated(Ok(record)) = &answer
-        {
-            self.owners.insert(self.attempt.owner.clone(), record.clone());
-        }
         if self.attempt.asked == Some(id) {
+            if let Some(record) = self.attempt.brings(&answer) {
+                self.owners.insert(self.attempt.owner.clone(), record);
+            }
             self.attempt.answer(&self.repairer, at, answer);
         }
     }

@@ -25,6 +25,9 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// So many proved successors are remembered, to notice when one of them falls out again.
 const REMEMBERED: usize = 32;
 
+/// Fields that are not known here.
+pub type More = serde_json::Map<String, serde_json::Value>;
+
 /// What a Lease remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -49,6 +52,9 @@ pub struct Record {
     /// When the last act was sent of which nobody has proved that it took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_act: Option<Timestamp>,
+    /// What a newer version wrote beside it: it is kept as it is.
+    #[serde(flatten)]
+    pub more: More,
 }
 
 /// A repair under way.
@@ -94,6 +100,9 @@ pub struct Entry {
     /// What became of the successor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
+    /// What a newer version wrote beside it: it is kept as it is.
+    #[serde(flatten)]
+    pub more: More,
 }
 
 /// An act that was or may have been done.
@@ -109,6 +118,9 @@ pub struct Act {
     /// Whether its outcome was counted: it counts once, however often it is told.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub counted: bool,
+    /// What a newer version wrote beside it: it is kept as it is.
+    #[serde(flatten)]
+    pub more: More,
 }
 
 /// What the agent of its node saw of a successor.
@@ -124,6 +136,9 @@ pub struct Proof {
     pub captured: bool,
     /// When.
     pub at: Timestamp,
+    /// What a newer version wrote beside it: it is kept as it is.
+    #[serde(flatten)]
+    pub more: More,
 }
 
 /// How a repair ended.
@@ -259,6 +274,13 @@ impl Record {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.repairs.is_empty()
+    }
+
+    /// Whether nobody goes on with anything in it: what is left was given up, and its time is over.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let mut repairs = self.repairs.iter();
+        repairs.all(|entry| entry.is_abandoned(now) && now > entry.deadline)
     }
 
     /// The repair of this id.
@@ -409,6 +431,7 @@ impl Record {
                 at: now,
                 place: Place::of(entry).filter(|_| several),
                 counted: false,
+                more: More::default(),
             });
         }
         if allowance.in_flight.is_some() {

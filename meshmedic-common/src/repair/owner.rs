@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::facts::Controller;
     use crate::policy::Means;
-    use crate::repair::ledger::Entry;
+    use crate::repair::ledger::{Entry, More};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -208,6 +208,7 @@ mod tests {
             acted: true,
             canary: false,
             proof: None,
+            more: More::default(),
         });
         let two = owner(2, &[other("b", true, 1)]);
         assert!(two.degraded(&record, &BTreeSet::new()).is_some());

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which of a node's orphans may be repaired now, and what was told of the others.
 
+mod pace;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::attempt::{Attempt, Canary, Care, Ended, Left, owner_of};
 use super::ledger::{Entry, Record};
 use super::prover::Prover;
-use super::sabotage::stands;
+use super::sabotage::{Defence, is_out, stands};
 use super::slots::SlotTidy;
 use super::{
     Answer, LeaseKey, Moment, Outcome, Patient, PodRef, RepairNotice, Repairer, Request, RequestId,
@@ -16,9 +18,8 @@ use super::{
 use crate::policy::{Gates, Mandate, Permissions, Withheld, forbids, permissions_forbid};
 use crate::time::Time;
 use crate::uid::PodUid;
+use pace::Pace;
 
-/// How long a pod whose repair was withheld by a record or the API is left alone, doubling up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(300));
 /// A canary's proof is good for this long.
 const CANARY_LASTS: Duration = Duration::from_secs(60 * 60);
 /// The span of the hourly budget.
@@ -30,6 +31,8 @@ pub struct Planner {
     repairer: Repairer,
     attempts: Vec<Attempt>,
     told: BTreeMap<PodUid, Told>,
+    /// When a pod of this node whose act the API refused may be tried again: one after the other, not each by itself.
+    refused: Pace,
     /// Proves the successors of any repair that land here, if it may.
     prover: Option<Prover>,
     tidy: SlotTidy,
@@ -52,8 +55,9 @@ pub struct Planner {
 struct Told {
     why: Option<(Withheld, bool)>,
     would: bool,
-    not_before: Time,
-    patience: Duration,
+    /// The API refused its act when it was last asked.
+    refused: bool,
+    pace: Pace,
 }
 
 impl Planner {
@@ -64,6 +68,7 @@ impl Planner {
             repairer,
             attempts: Vec::new(),
             told: BTreeMap::new(),
+            refused: Pace::default(),
             prover: proves.then(Prover::default),
             tidy: SlotTidy::default(),
             owners: BTreeMap::new(),
@@ -90,11 +95,21 @@ impl Planner {
             Some(record) => {
                 self.adopt(at, owner, &record);
                 self.owners.insert(owner.to_owned(), record);
+                self.forget_over(at);
             }
             None => {
                 self.owners.remove(owner);
             }
         }
+    }
+
+    /// What a node that is gone left behind concerns nobody once its time is over.
+    fn forget_over(&mut self, at: Moment) {
+        let attempts = &self.attempts;
+        self.owners.retain(|owner, record| {
+            let own = attempts.iter().any(|attempt| attempt.owner == *owner);
+            own || !record.is_over(at.server)
+        });
     }
 
     /// Takes over what an agent of this node that is gone had begun.
@@ -153,7 +168,9 @@ impl Planner {
             .iter()
             .filter(|(_, patient)| patient.state.is_finding())
             .collect();
-        findings.sort_by_key(|(uid, patient)| (patient.since, *uid));
+        // Whoever was refused last comes last.
+        let due = |uid: &PodUid| self.told.get(uid).map(|told| told.pace.not_before);
+        findings.sort_by_key(|(uid, patient)| (due(uid), patient.since, *uid));
         for (uid, patient) in findings {
             self.consider(at, gates, (mass_loss, confirming), uid, patient);
         }
@@ -166,6 +183,7 @@ impl Planner {
             self.adopt(at, owner, record);
         }
         self.owners = owners;
+        self.forget_over(at);
     }
 
     fn consider(
@@ -199,7 +217,12 @@ impl Planner {
             self.repairer.mandate
         };
         let told = self.told.entry(uid.clone()).or_default();
-        if at.now < told.not_before || (shadow && told.would) {
+        if at.now < told.pace.not_before || (shadow && told.would) {
+            return;
+        }
+        let refused = told.refused;
+        let turn = at.now >= self.refused.not_before && self.attempts.is_empty();
+        if refused && !turn && !is_out(Defence::Rehearsal) {
             return;
         }
         let (means, state) = (self.repairer.means, Some(patient.state));
@@ -227,7 +250,8 @@ impl Planner {
         self.numbers += 1;
         let id = format!("{}-{}", self.repairer.holder, self.numbers);
         let stuck = !facts.ready;
-        let attempt = Attempt::new(&self.repairer, at, id, pod, owner, stuck);
+        let mut attempt = Attempt::new(&self.repairer, at, id, pod, owner, stuck);
+        attempt.rehearses_first(refused);
         let canary = self.canary(at, mass_loss);
         self.attempts.push(attempt.with_canary(canary));
     }
@@ -360,8 +384,16 @@ impl Planner {
         if self.tidy.answer(at, id, &answer) {
             return;
         }
+        let mut heard = None;
         if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.asked == Some(id)) {
+            heard = attempt
+                .brings(&answer)
+                .map(|record| (attempt.owner.clone(), record));
             attempt.answer(&self.repairer, at, answer);
+        }
+        // A watch may be silent for long, and here is what it would tell.
+        if let Some((owner, record)) = heard {
+            self.owner_seen(at, &owner, Some(record));
         }
         self.let_go(at);
     }
@@ -379,8 +411,14 @@ impl Planner {
                     self.acts.retain(|(_, id)| *id != attempt.id);
                     tell(&mut self.told, &mut self.notices, &pod, why, detail, false);
                     postpone(&mut self.told, at, &pod.cgroup_uid);
+                    let told = self.told.entry(pod.cgroup_uid.clone()).or_default();
+                    told.refused = why.is_the_apis();
+                    if told.refused {
+                        self.refused.postpone(at.now);
+                    }
                 }
                 Ended::Done(outcome) => {
+                    self.refused.free(at.now);
                     match &outcome {
                         Outcome::Succeeded(proof) => {
                             // What was taken over may have been proved long ago.
@@ -421,7 +459,7 @@ impl Planner {
         if free_again {
             for told in self.told.values_mut() {
                 if told.why.is_some_and(|(why, _)| why.waits_for_another()) {
-                    (told.not_before, told.patience) = (at.now, Duration::ZERO);
+                    told.pace.free(at.now);
                 }
             }
         }
@@ -499,9 +537,10 @@ impl Planner {
     #[must_use]
     pub fn next_wake(&self, at: Moment) -> Option<Time> {
         let attempts = self.attempts.iter().filter_map(|attempt| attempt.next_wake(at));
-        let told = self.told.values().map(|told| told.not_before);
+        let told = self.told.values().map(|told| told.pace.not_before);
+        let paced = told.chain(std::iter::once(self.refused.not_before));
         attempts
-            .chain(told.filter(|due| *due > at.now))
+            .chain(paced.filter(|due| *due > at.now))
             .chain(self.prover.as_ref().and_then(|prover| prover.next_wake(at.now)))
             .chain(self.next_adoption(at))
             .chain(self.tidy.due_at(&self.repairer))
@@ -546,9 +585,7 @@ fn tell(
 }
 
 fn postpone(told: &mut BTreeMap<PodUid, Told>, at: Moment, uid: &PodUid) {
-    let told = told.entry(uid.clone()).or_default();
-    told.patience = (told.patience * 2).clamp(RETRY.0, RETRY.1);
-    told.not_before = at.now + told.patience;
+    told.entry(uid.clone()).or_default().pace.postpone(at.now);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::uid::PodUid;
 use crate::verdict::State;
 
-use super::ledger::{Allowance, Change, Entry, Proof, Record, Step};
+use super::ledger::{Allowance, Change, Entry, More, Proof, Record, Step};
 use super::successor::may_prove;
 use super::{Answer, LeaseKey, Moment, Patient, Request, RequestId};
 use crate::time::Time;
@@ -63,6 +63,7 @@ impl Prover {
                         node: facts.node.clone().unwrap_or_else(|| node.to_owned()),
                         captured: patient.state == State::Captured,
                         at: at.server,
+                        more: More::default(),
                     };
                     self.known.insert(entry.id.clone(), facts.uid.clone());
                     let change = Change {

@@ -84,6 +84,13 @@ pub enum Request {
         /// What the record allows.
         allowance: Allowance,
     },
+    /// Ask whether it would be accepted, without doing it. With the pod's UID as precondition.
+    Rehearse {
+        /// The pod.
+        pod: PodRef,
+        /// By what means.
+        means: Means,
+    },
     /// Fetch everything that the act depends on again.
     Check(PodRef),
     /// Do it. With the pod's UID as precondition.
@@ -111,7 +118,7 @@ pub enum Answer {
     Updated(Result<Record, Refusal>),
     /// Of [`Request::Check`]: `None` if the pod is gone.
     Checked(Result<Option<Box<Check>>, String>),
-    /// Of [`Request::Act`].
+    /// Of [`Request::Act`] and [`Request::Rehearse`].
     Acted(Acted),
     /// Of [`Request::Find`].
     Found(Result<Presence, String>),

@@ -23,6 +23,8 @@ pub enum Defence {
     Refusal,
     /// An eviction whose answer was lost may still be on its way.
     Doubt,
+    /// What the API would refuse is claimed for by nobody.
+    Rehearsal,
     /// What became of a repair without a proof is asked before it counts.
     Aftermath,
     /// A pod has its own grace period to end.

@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
     use crate::policy::Means;
-    use crate::repair::ledger::Proof;
+    use crate::repair::ledger::{More, Proof};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -79,6 +79,7 @@ mod tests {
             acted: true,
             canary: false,
             proof: None,
+            more: More::default(),
         }
     }
 
@@ -151,6 +152,7 @@ mod tests {
             node: "a".to_owned(),
             captured: true,
             at: at(11),
+            more: More::default(),
         };
         let other = Entry {
             id: "2".to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::ledger::{Entry, Proof, Record};
+use super::ledger::{Entry, More, Proof, Record};
 use super::*;
 use crate::eligibility::Expectation;
 use crate::facts::{Controller, PodFacts};
@@ -73,6 +73,7 @@ fn entry(rng: &mut Rng, id: &str) -> Entry {
         acted: false,
         canary: false,
         proof: None,
+        more: More::default(),
     }
 }
 
@@ -162,6 +163,7 @@ impl Cluster {
                     node: NODE.to_owned(),
                     captured: true,
                     at: server(-600),
+                    more: More::default(),
                 });
             }
             leases.insert(key, record);
@@ -207,7 +209,7 @@ impl Cluster {
                 gates: self.gates_at_check.clone(),
                 owner: self.owner.clone(),
             })))),
-            Request::Act { .. } => Answer::Acted(self.acted.clone()),
+            Request::Rehearse { .. } | Request::Act { .. } => Answer::Acted(self.acted.clone()),
             Request::Find(_) => Answer::Found(Ok(Presence::There)),
             Request::Survey { .. } => Answer::Surveyed(Ok(None)),
         }

@@ -23,6 +23,8 @@ pub(super) const PODS_EACH: usize = 30;
 const ZONES: usize = 3;
 /// Of its pods so many in a hundred come back as orphans.
 const ORPHANS: usize = 10;
+/// So many nodes at most are simulated with every disruption budget exhausted.
+const EXHAUSTED: usize = 1_000;
 /// How far a node's share may grow from the smallest to the biggest fleet and still count as the same.
 const SLACK: f64 = 1.25;
 /// The API server sends a bookmark on each watch about this often.
@@ -68,6 +70,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
     for (nodes, outage) in sizes.iter().zip(&outages) {
         part.rows.extend(rows(*nodes, &measured, outage));
     }
+    part.rows.extend(exhausted(sizes));
     part.rows.extend(growth(&measured, sizes, &outages));
     part.plots = plots(&measured, sizes, &outages);
     Ok(part)
@@ -196,6 +199,26 @@ fn rows(nodes: usize, measured: &Measured, outage: &Outage) -> Vec<Row> {
             )),
     );
     rows
+}
+
+/// A fleet-wide loss while a budget refuses every eviction.
+fn exhausted(sizes: &[usize]) -> Vec<Row> {
+    let nodes = sizes
+        .iter()
+        .copied()
+        .filter(|nodes| *nodes <= EXHAUSTED)
+        .max()
+        .unwrap_or(EXHAUSTED);
+    let load = model::exhausted(nodes, ORPHANS);
+    let row = |what: &str, number: f64| {
+        let name = format!("{nodes} nodes, every disruption budget exhausted: {what}");
+        Row::new(name, Column::Both, "a second", &[number / 3_600.0])
+    };
+    vec![
+        row("requests", load.requests),
+        row("writes to Leases", load.lease_writes).target("none", load.lease_writes == 0.0),
+        row("events on watches", load.watch_events).target("none", load.watch_events == 0.0),
+    ]
 }
 
 /// What a node's share is in the biggest fleet, by that in the smallest.

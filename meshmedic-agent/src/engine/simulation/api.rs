@@ -82,9 +82,14 @@ impl Sim {
         }
         let mut latency = self.rng.between(5, 60);
         if let Request::Check(pod) = &request
-            && let Some(pod) = pod_of(&pod.uid).filter(|_| self.rng.chance(60))
+            && let Some(pod) = pod_of(&pod.uid)
         {
-            self.scale_up(pod);
+            if self.rng.chance(60) {
+                self.scale_up(pod);
+            }
+            if self.rng.chance(20) {
+                self.exhaust(self.world.pods[pod as usize].owner);
+            }
         }
         match fault {
             Some(Fault::KilledBefore) => return self.kill(agent, life),
@@ -145,10 +150,10 @@ impl Sim {
         match request {
             Request::Update { .. } => Answer::Updated(Err(Refusal::Failed(why))),
             Request::Check(_) => Answer::Checked(Err(why)),
-            Request::Act { .. } if early && self.rng.chance(500) => {
+            Request::Act { .. } | Request::Rehearse { .. } if early && self.rng.chance(500) => {
                 Answer::Acted(Acted::Refused(Withheld::Refused, why))
             }
-            Request::Act { .. } => Answer::Acted(Acted::InDoubt(why)),
+            Request::Act { .. } | Request::Rehearse { .. } => Answer::Acted(Acted::InDoubt(why)),
             Request::Find(_) => Answer::Found(Err(why)),
             Request::Survey { .. } => Answer::Surveyed(Err(why)),
         }
@@ -170,6 +175,10 @@ impl Sim {
                 let pod = pod.clone();
                 self.check(&flight, &pod)
             }
+            Request::Rehearse { pod, means } => Answer::Acted(
+                self.refuses(pod, *means == Means::Delete)
+                    .unwrap_or(Acted::Accepted),
+            ),
             Request::Act { pod, means } => {
                 let (pod, delete) = (pod.clone(), *means == Means::Delete);
                 self.act(&flight, &pod, delete)
@@ -182,8 +191,12 @@ impl Sim {
                 Answer::Found(Ok(if there { Presence::There } else { Presence::Leaving }))
             }
             Request::Survey { pod, .. } => {
-                let judged = pod_of(&pod.uid).map(|id| self.world.pods[id as usize].owner);
-                Answer::Surveyed(Ok(judged.map(|owner| self.has(owner, &pod.uid))))
+                let (id, uid) = (pod_of(&pod.uid), pod.uid.clone());
+                if let Some(id) = id.filter(|_| flight.fault.is_none()) {
+                    self.tell(What::Surveyed(id));
+                }
+                let owner = id.map(|id| self.world.pods[id as usize].owner);
+                Answer::Surveyed(Ok(owner.map(|owner| self.has(owner, &uid))))
             }
         };
         self.reply(&flight, answer);
@@ -280,6 +293,9 @@ impl Sim {
         }));
         if let Some(pod) = pod.filter(|_| matches!(answer, Answer::Updated(Ok(_)))) {
             self.tell(What::Wrote { pod, held });
+            if matches!(change.step, Step::Claim(_)) {
+                self.tell(What::Claimed(pod));
+            }
         } else if let Some(pod) = before.filter(|_| self.is_told_to_end(flight.agent)) {
             self.tell(What::Freed { pod, held });
         }
@@ -353,13 +369,26 @@ impl Sim {
         }
     }
 
+    /// What would keep the API from an act, if anything.
+    fn refuses(&self, pod: &PodRef, delete: bool) -> Option<Acted> {
+        let pod = pod_of(&pod.uid).map(|id| &self.world.pods[id as usize]);
+        let Some(pod) = pod.filter(|pod| !pod.gone) else {
+            return Some(Acted::Gone);
+        };
+        let facts = &pod.standing.facts;
+        let blocked = self.world.owners[pod.owner].blocked && !delete && !facts.deleting;
+        let why = if facts.ready {
+            Withheld::DisruptionBudget
+        } else {
+            Withheld::UnhealthyPolicy
+        };
+        blocked.then(|| Acted::Refused(why, "429".to_owned()))
+    }
+
     fn act(&mut self, flight: &Flight, pod: &PodRef, delete: bool) -> Answer {
         let found = pod_of(&pod.uid).filter(|id| !self.world.pods[*id as usize].gone);
-        let blocked = found.is_some_and(|id| {
-            let pod = &self.world.pods[id as usize];
-            self.world.owners[pod.owner].blocked && !delete && !pod.standing.facts.deleting
-        });
-        let accepted = found.is_some() && !blocked;
+        let refused = self.refuses(pod, delete);
+        let accepted = refused.is_none();
         self.tell(What::Act {
             process: flight.process,
             pod: found,
@@ -367,18 +396,9 @@ impl Sim {
             delete,
             accepted,
         });
-        let Some(id) = found else {
-            return Answer::Acted(Acted::Gone);
+        let Some(id) = found.filter(|_| accepted) else {
+            return Answer::Acted(refused.unwrap_or(Acted::Gone));
         };
-        if blocked {
-            let ready = self.world.pods[id as usize].standing.facts.ready;
-            let why = if ready {
-                Withheld::DisruptionBudget
-            } else {
-                Withheld::UnhealthyPolicy
-            };
-            return Answer::Acted(Acted::Refused(why, "429".to_owned()));
-        }
         self.tally.accepted += 1;
         self.evict(id);
         match self.rng.index(50) {

@@ -66,8 +66,7 @@ impl Sim {
             22 => self.become_unready(pod),
             23 => self.break_owner(owner),
             24 => {
-                self.world.owners[owner].blocked = true;
-                self.cure_after(5 * MINUTE, 90 * MINUTE, Cure::Blocked(owner));
+                self.exhaust(owner);
                 self.lose_pods_of(owner);
             }
             25 => {
@@ -194,7 +193,7 @@ impl Sim {
             }
             Cure::Guessing => self.guess(false),
             Cure::Unreadable(node) => self.world.nodes[node].unreadable = false,
-            Cure::Blocked(owner) => self.world.owners[owner].blocked = false,
+            Cure::Blocked(owner) => self.block(owner, false),
             Cure::Broken(owner) => {
                 let owner = &mut self.world.owners[owner];
                 (owner.broken, owner.waiting, owner.absent) = (false, false, false);
@@ -207,6 +206,20 @@ impl Sim {
             }
         }
         self.outdate_all();
+    }
+
+    /// An owner's budget is used up for a while.
+    pub(super) fn exhaust(&mut self, owner: usize) {
+        if !self.calm {
+            self.block(owner, true);
+            self.cure_after(5 * MINUTE, 90 * MINUTE, Cure::Blocked(owner));
+        }
+    }
+
+    /// A PodDisruptionBudget refuses every eviction of an owner's pods, or does not any more.
+    pub(super) fn block(&mut self, owner: usize, blocked: bool) {
+        self.world.owners[owner].blocked = blocked;
+        self.tell(What::Blocked(owner, blocked));
     }
 
     fn annotate(&mut self, namespace: usize, value: Option<&str>) {

@@ -103,6 +103,9 @@ struct Act {
     process: u32,
     /// How long its proof may take, in milliseconds.
     patience: u64,
+    /// What became of it was asked for, or its successor was proved lost: whose failure it is, is known.
+    known: bool,
+    lost: bool,
     /// Since when its owner wants no successor.
     unwanted: Option<Time>,
     /// When the API was last asked before, by the server's clock.
@@ -125,6 +128,8 @@ pub(super) struct Judge<'a> {
     acts: Vec<Act>,
     /// How many pods each owner wants.
     wanted: BTreeMap<usize, usize>,
+    /// Since when a budget refuses every eviction of its pods.
+    blocked: BTreeMap<usize, Time>,
     /// When one of its pods last changed.
     stirred: BTreeMap<usize, Time>,
     jumps: Vec<(Time, i64)>,
@@ -142,6 +147,7 @@ pub(super) fn judge(rules: &Rules, trace: &[Event]) -> Vec<Breach> {
         processes: BTreeMap::new(),
         acts: Vec::new(),
         wanted: BTreeMap::new(),
+        blocked: BTreeMap::new(),
         stirred: BTreeMap::new(),
         jumps: Vec::new(),
         no_istiod: false,
@@ -199,6 +205,18 @@ impl Judge<'_> {
                 self.pods.entry(*id).or_default().gone = true;
                 self.stir(at, *id);
             }
+            What::Blocked(owner, true) => {
+                self.blocked.entry(*owner).or_insert(at);
+            }
+            What::Blocked(owner, false) => {
+                self.blocked.remove(owner);
+            }
+            What::Surveyed(pod) => {
+                if let Some(act) = self.acts.iter_mut().rev().find(|act| act.pod == *pod) {
+                    act.known = true;
+                }
+            }
+            What::Claimed(pod) => self.judge_claim(at, *pod),
             What::Failed { pod, held } => self.judge_failure(at, *pod, *held),
             What::Listens(id, shows) => {
                 let pod = self.pods.entry(*id).or_default();
@@ -511,6 +529,7 @@ impl Judge<'_> {
             () => None,
         };
         self.acts[act].proved_by = Some(by);
+        self.acts[act].lost |= !captured;
         if captured {
             // One successor proves one repair, so it may be a later one than the first that was seen.
             self.acts[act].proved = Some((at, successor.node));

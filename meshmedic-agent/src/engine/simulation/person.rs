@@ -333,7 +333,7 @@ impl Sim {
                 }
             }
         }
-        let (number, over) = (person.number, person.repair.is_over());
+        let (number, over, stopped) = (person.number, person.repair.is_over(), person.stopping);
         if let Some(next) = person.repair.next_wake(at) {
             let wait = u64::try_from(next.since(self.now).as_millis())
                 .unwrap_or(MINUTE)
@@ -347,6 +347,12 @@ impl Sim {
         if over {
             // It wrote down what it knew.
             self.agents[a].person = None;
+            if stopped {
+                self.tell(What::Ended {
+                    node: a,
+                    process: number,
+                });
+            }
         }
     }
 

@@ -67,6 +67,7 @@ pub(super) enum Kind {
     Acted,
     Prove,
     Conclude,
+    Rehearse,
     Check,
     Act,
     Find,
@@ -74,7 +75,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Look,
         Self::Forget,
         Self::ClaimOwner,
@@ -87,6 +88,7 @@ impl Kind {
         Self::Acted,
         Self::Prove,
         Self::Conclude,
+        Self::Rehearse,
         Self::Check,
         Self::Act,
         Self::Find,
@@ -95,6 +97,7 @@ impl Kind {
 
     pub(super) fn of(request: &Request) -> Self {
         match request {
+            Request::Rehearse { .. } => Self::Rehearse,
             Request::Check(_) => Self::Check,
             Request::Act { .. } => Self::Act,
             Request::Find(_) => Self::Find,
@@ -142,7 +145,7 @@ pub(super) struct Tally {
     pub(super) asked: [u64; 12],
     pub(super) by_hand: u64,
     pub(super) by_hand_proved: u64,
-    pub(super) met: [[u64; 12]; 16],
+    pub(super) met: [[u64; 12]; 17],
 }
 
 impl Tally {

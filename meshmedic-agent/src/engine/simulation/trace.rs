@@ -118,6 +118,12 @@ pub(super) enum What {
         pod: PodId,
         held: Held,
     },
+    /// Whoever asked what the owner of this pod wants and has was told.
+    Surveyed(PodId),
+    /// Something was claimed for the repair of this pod.
+    Claimed(PodId),
+    /// A budget refuses every eviction of an owner's pods from now on, or does not.
+    Blocked(usize, bool),
     /// Nothing is held any more of the owner for the repair of this pod.
     LetGo(PodId),
     /// What became of a repair was proved by what somebody saw of this pod.

@@ -7,7 +7,7 @@ use meshmedic_common::uid::PodUid;
 
 use super::*;
 use meshmedic_common::repair::PodRef;
-use meshmedic_common::repair::ledger::Proof;
+use meshmedic_common::repair::ledger::{More, Proof};
 
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
     let text = metrics.text_at(Time::from_nanos(60_000_000_000));
@@ -316,6 +316,7 @@ fn repairs_are_counted_by_what_was_done_and_what_came_of_it() {
         node: "n".to_owned(),
         captured: true,
         at: jiff::Timestamp::UNIX_EPOCH,
+        more: More::default(),
     };
     metrics.repair(&started(Means::Evict));
     metrics.repair(&ended(Outcome::Succeeded(proof), false));

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::super::ledger::{Allowance, Change, Entry, LEASE, Record, Step};
+use super::super::ledger::{Allowance, Change, Entry, LEASE, More, Record, Step};
 use super::super::sabotage::{Defence, is_out};
-use super::super::{LeaseKey, Moment, PodRef, Refusal, Repairer, Request};
+use super::super::{Acted, LeaseKey, Moment, PodRef, Refusal, Repairer, Request};
 use super::aftermath::MOST_GRACE;
 use super::{ASK_AGAIN, Act, Attempt, Canary, DOUBT, Left, Origin, Stage};
 use crate::policy::{Mandate, Withheld};
@@ -25,8 +25,8 @@ pub enum Claim {
     Cluster,
 }
 
-/// First it is only looked whether each Lease would allow one more, then they are claimed: a slot before what
-/// everybody watches, and an hour's budget last, by whoever has everything else.
+/// First it is only looked whether each Lease would allow one more, and the API is asked whether it would refuse. Then
+/// they are claimed: a slot before what everybody watches, and an hour's budget last, by whoever has everything else.
 ///
 /// In a big cluster there mostly is no room. Whoever wrote claims into Leases that every agent follows, to take them
 /// back, would make each agent's load grow with the number of agents.
@@ -58,10 +58,16 @@ pub(in super::super) struct Place {
     granted: usize,
     /// How many slots were tried in vain.
     tried: u32,
+    /// Whether the API said that it would not refuse.
+    rehearsed: bool,
 }
 
 impl Place {
-    pub(super) const FIRST: Self = Self { granted: 0, tried: 0 };
+    pub(super) const FIRST: Self = Self {
+        granted: 0,
+        tried: 0,
+        rehearsed: false,
+    };
 
     /// What is asked for here, and whether only by a look. `None` once everything was granted.
     fn of(self, claims: &Claims) -> Option<(Claim, bool)> {
@@ -74,6 +80,7 @@ impl Place {
         Self {
             granted: self.granted + 1,
             tried: 0,
+            ..self
         }
     }
 
@@ -174,6 +181,7 @@ impl Attempt {
             acted: false,
             canary: self.canary == Canary::MustSucceed,
             proof: None,
+            more: More::default(),
         }
     }
 
@@ -225,12 +233,37 @@ impl Attempt {
                 return self.undone(at, Withheld::NoLedger, Some(detail));
             }
         };
-        let granted = next.of(&repairer.claims).is_none();
-        self.stage = match granted {
-            false => Stage::Claiming(next),
-            true if is_out(Defence::Check) => Stage::Announcing,
-            true => Stage::Checking,
+        self.claim_next(repairer, next);
+    }
+
+    /// Goes on in the list of claims. Nothing is written for what the API would refuse.
+    fn claim_next(&mut self, repairer: &Repairer, next: Place) {
+        let rehearsed = next.rehearsed || !repairer.means.replaces() || is_out(Defence::Rehearsal);
+        self.stage = match next.of(&repairer.claims) {
+            Some((_, false)) if !rehearsed => Stage::Rehearsing(next),
+            Some(_) => Stage::Claiming(next),
+            None if is_out(Defence::Check) => Stage::Announcing,
+            None => Stage::Checking,
         };
+    }
+
+    /// What refused last is asked first.
+    pub(in super::super) fn rehearses_first(&mut self, refused: bool) {
+        if refused && !is_out(Defence::Rehearsal) {
+            self.stage = Stage::Rehearsing(Place::FIRST);
+        }
+    }
+
+    pub(super) fn rehearsed(&mut self, repairer: &Repairer, at: Moment, place: Place, acted: Acted) {
+        match acted {
+            Acted::Accepted => {
+                let rehearsed = true;
+                self.claim_next(repairer, Place { rehearsed, ..place });
+            }
+            Acted::Gone => self.undone(at, Withheld::OtherPod, None),
+            Acted::Refused(why, detail) => self.undone(at, why, Some(detail)),
+            Acted::InDoubt(detail) => self.undone(at, Withheld::NotFetched, Some(detail)),
+        }
     }
 
     /// Goes on with what another process began. `None` if the record makes no sense.

@@ -102,9 +102,11 @@ impl Attempt {
             return;
         }
         let conclusion = match self.stage {
-            Stage::Claiming(_) | Stage::Checking | Stage::Looking { .. } | Stage::Announcing => {
-                Conclusion::NotDone
-            }
+            Stage::Claiming(_)
+            | Stage::Rehearsing(_)
+            | Stage::Checking
+            | Stage::Looking { .. }
+            | Stage::Announcing => Conclusion::NotDone,
             Stage::Acting if self.act == Act::Unsent => Conclusion::NotDone,
             // First it is written down that it happened.
             Stage::Recording | Stage::Ending { .. } | Stage::Over(_) => return,

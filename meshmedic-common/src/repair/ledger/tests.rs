@@ -54,6 +54,7 @@ fn entry(id: &str, second: i64) -> Entry {
         acted: false,
         canary: false,
         proof: None,
+        more: More::default(),
     }
 }
 
@@ -64,6 +65,7 @@ fn proof(captured: bool) -> Proof {
         node: "n2".to_owned(),
         captured,
         at: at(20),
+        more: More::default(),
     }
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+mod aftermath;
 mod bench;
+mod refused;
 
 use jiff::Timestamp;
 
-use super::super::ledger::{Entry, LEASE, Record, Step};
+use super::super::ledger::{Entry, LEASE, More, Proof, Record, Step};
 use super::super::*;
 use super::*;
 use crate::verdict::State;
@@ -139,36 +141,6 @@ fn nothing_is_begun_or_done_while_five_pods_are_being_confirmed() {
     bench.pod(5).state = State::Captured;
     bench.run();
     assert_eq!(bench.acts.len(), 1);
-}
-
-#[test]
-fn a_blocked_eviction_of_a_pod_that_recovers_is_asked_for_once() {
-    let mut bench = Bench::new(repairer(), 1);
-    bench.acted = Acted::Refused(Withheld::DisruptionBudget, "429".to_owned());
-    bench.run();
-    assert_eq!(bench.acts.len(), 1);
-    assert!(bench.leases.values().all(|record| *record == Record::default()));
-    bench.pass(14 * SECOND);
-    bench.run();
-    bench.pod(0).state = State::Captured;
-    bench.pass(60 * MINUTE);
-    bench.run();
-    assert_eq!(bench.acts.len(), 1);
-    assert_eq!(bench.withheld(), [Withheld::DisruptionBudget]);
-}
-
-#[test]
-fn a_blocked_eviction_is_tried_again_ever_more_rarely_and_costs_no_budget() {
-    let mut small = repairer();
-    small.limits.per_hour_node = 1;
-    let mut bench = Bench::new(small, 1);
-    bench.acted = Acted::Refused(Withheld::DisruptionBudget, "429".to_owned());
-    for (seconds, acts) in [(0, 1), (14, 1), (1, 2), (29, 2), (1, 3), (60, 4)] {
-        bench.pass(SECOND * seconds);
-        bench.run();
-        assert_eq!(bench.acts.len(), acts);
-    }
-    assert_eq!(bench.withheld(), [Withheld::DisruptionBudget]);
 }
 
 #[test]
@@ -422,92 +394,6 @@ fn an_outage_does_not_make_a_failure_forgotten() {
     }
 }
 
-/// One repair whose deadline passes while its owner wants and has this.
-fn unproved(aftermath: Option<Owner>) -> (Bench, Option<Outcome>) {
-    let mut bench = Bench::new(repairer(), 1);
-    bench.aftermath = aftermath;
-    bench.run();
-    bench.pass(6 * MINUTE);
-    bench.run();
-    let outcome = bench.notices.iter().find_map(|notice| match notice {
-        RepairNotice::Ended { outcome, .. } => Some(outcome.clone()),
-        _ => None,
-    });
-    (bench, outcome)
-}
-
-#[test]
-fn what_its_owner_wants_and_has_says_whose_failure_it_is() {
-    let failures = |bench: &Bench, lease: LeaseKey| bench.leases[&lease].failures;
-    let of = |bench: &Bench| {
-        let node = LeaseKey::Node("n1".to_owned());
-        let owner = LeaseKey::Owner("owner-0".to_owned());
-        [owner, node, LeaseKey::Cluster].map(|lease| failures(bench, lease))
-    };
-    let pending = Sibling {
-        name: "new".to_owned(),
-        uid: "new".to_owned(),
-        node: None,
-        started: false,
-        ready: false,
-        created: Timestamp::from_second(EPOCH + 10).ok(),
-    };
-    let here = |wanted, others: &[&Sibling]| {
-        Some(Owner {
-            wanted,
-            others: others.iter().map(|other| (*other).clone()).collect(),
-        })
-    };
-    let (bench, outcome) = unproved(None);
-    assert_eq!(
-        (outcome, of(&bench)),
-        (Some(Outcome::Unwanted), [0, 0, 0]),
-        "its owner is gone"
-    );
-    let (bench, outcome) = unproved(here(0, &[]));
-    assert_eq!(
-        (outcome, of(&bench)),
-        (Some(Outcome::Unwanted), [0, 0, 0]),
-        "scaled to nothing"
-    );
-    let (bench, outcome) = unproved(here(1, &[]));
-    assert!(matches!(outcome, Some(Outcome::Waiting(seen)) if seen.contains("0 of the 1")));
-    assert_eq!(of(&bench), [1, 0, 0], "nothing was created");
-    let (bench, outcome) = unproved(here(1, &[&pending]));
-    assert!(matches!(outcome, Some(Outcome::Waiting(seen)) if seen.contains("Pending")));
-    assert_eq!(of(&bench), [1, 0, 0], "it has no image, or no place");
-    let running = Sibling {
-        started: true,
-        ..pending
-    };
-    let (bench, outcome) = unproved(here(1, &[&running]));
-    assert_eq!(
-        (outcome, of(&bench)),
-        (Some(Outcome::Unproven), [1, 1, 1]),
-        "it runs"
-    );
-}
-
-#[test]
-fn while_nobody_can_say_what_became_of_it_it_is_asked_again_and_held_against_the_owner_alone() {
-    let mut bench = Bench::new(repairer(), 1);
-    bench.run();
-    bench.pass(5 * MINUTE + SECOND);
-    let is_survey = |request: &Request| matches!(request, Request::Survey { .. });
-    for _ in 0..5 {
-        let (id, _) = bench.until(is_survey).unwrap();
-        bench.answer(id, Answer::Surveyed(Err("no route".to_owned())));
-        bench.pass(4 * SECOND);
-    }
-    bench.pass(MINUTE);
-    let (id, _) = bench.until(is_survey).unwrap();
-    bench.answer(id, Answer::Surveyed(Err("no route".to_owned())));
-    bench.run();
-    assert!(bench.planner.is_idle());
-    assert_eq!(bench.leases[&LeaseKey::Owner("owner-0".to_owned())].failures, 1);
-    assert_eq!(bench.leases[&LeaseKey::Cluster].failures, 0);
-}
-
 #[test]
 fn a_repair_whose_lease_was_taken_away_ends() {
     let mut bench = Bench::new(repairer(), 1);
@@ -523,6 +409,71 @@ fn a_repair_whose_lease_was_taken_away_ends() {
             ..
         })
     ));
+}
+
+#[test]
+fn a_proof_is_heeded_though_the_watch_is_silent() {
+    let mut bench = Bench::new(repairer(), 1);
+    bench.run();
+    bench.planner.owner_seen(
+        bench.at(),
+        "owner-0",
+        Some(bench.leases[&LeaseKey::Owner("owner-0".to_owned())].clone()),
+    );
+    let record = bench
+        .leases
+        .get_mut(&LeaseKey::Owner("owner-0".to_owned()))
+        .unwrap();
+    record.repairs[0].proof = Some(Proof {
+        pod: "shop/new".to_owned(),
+        uid: "new".to_owned(),
+        node: "n2".to_owned(),
+        captured: true,
+        at: Timestamp::from_second(EPOCH).unwrap(),
+        more: More::default(),
+    });
+    bench.pass(16 * SECOND);
+    // The answers come, the watch does not.
+    loop {
+        let requests = bench.requests();
+        if requests.is_empty() {
+            break;
+        }
+        for (id, request) in requests {
+            let answer = bench.serve(&request);
+            bench.planner.answer(bench.at(), id, answer);
+        }
+    }
+    assert!(bench.planner.is_idle());
+    let ended = |notice: &RepairNotice| {
+        matches!(
+            notice,
+            RepairNotice::Ended {
+                outcome: Outcome::Succeeded(_),
+                ..
+            }
+        )
+    };
+    bench.notices.extend(bench.planner.drain());
+    assert!(bench.notices.iter().any(ended));
+}
+
+#[test]
+fn what_a_node_that_is_gone_left_behind_is_awaited_no_longer_than_its_time() {
+    let mut bench = Bench::new(repairer(), 1);
+    bench.run();
+    let mut record = bench.leases[&LeaseKey::Owner("owner-0".to_owned())].clone();
+    record.repairs[0].node = "gone".to_owned();
+    let mut other = Bench::new(repairer(), 0);
+    other
+        .planner
+        .owner_seen(other.at(), "owner-0", Some(record.clone()));
+    assert_eq!(other.planner.awaited_owners().count(), 1);
+    other.pass(6 * MINUTE);
+    other.judge();
+    assert_eq!(other.planner.awaited_owners().count(), 0);
+    other.planner.owner_seen(other.at(), "owner-0", Some(record));
+    assert_eq!(other.planner.awaited_owners().count(), 0);
 }
 
 #[test]
@@ -664,6 +615,7 @@ fn while_the_cluster_has_no_room_nothing_is_written() {
             acted: false,
             canary: false,
             proof: None,
+            more: More::default(),
         };
         let record = Record {
             repairs: vec![entry],

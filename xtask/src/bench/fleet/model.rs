@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use meshmedic_common::policy::Gates;
+use meshmedic_common::policy::{Gates, Withheld};
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{
     Acted, Answer, Check, LeaseKey, Outcome, Owner, PodRef, Presence, RepairNotice, Request, RequestId,
@@ -97,6 +97,10 @@ struct Fleet {
     /// Where each pod is, and whose it is, by its number.
     pods: Vec<(usize, usize)>,
     gone: BTreeSet<usize>,
+    /// A budget refuses every eviction.
+    blocked: bool,
+    /// Whether the agents follow the Leases of nodes as well, as they once did.
+    nodes_watched: bool,
     hours: Vec<Load>,
     under_way: usize,
     most_at_once: usize,
@@ -106,41 +110,9 @@ struct Fleet {
 
 /// Lets the agents heal a zone of so many of the nodes, of whose pods so many in a hundred are orphans.
 pub(super) fn outage(nodes: usize, zone: usize, percent: usize) -> Outage {
-    let mut fleet = Fleet {
-        now: 0,
-        random: 1,
-        numbers: 0,
-        queue: BinaryHeap::new(),
-        nodes: (0..nodes).map(Node::new).collect(),
-        requests: BTreeMap::new(),
-        answers: BTreeMap::new(),
-        leases: BTreeMap::new(),
-        concerned: BTreeMap::new(),
-        pods: Vec::new(),
-        gone: BTreeSet::new(),
-        hours: Vec::new(),
-        under_way: 0,
-        most_at_once: 0,
-        healed: 0,
-        healed_at: 0,
-    };
-    let owners = (nodes * PODS_EACH / REPLICAS).max(1);
-    let orphans = zone * PODS_EACH * percent / 100;
-    for number in 0..orphans {
-        let owner = fleet.index(owners);
-        let node = number % zone.max(1);
-        fleet.appear(node, owner, State::Orphan);
-        fleet.count(|load| {
-            load.events += 1.0;
-            load.requests += 1.0;
-            load.bytes += EVENT;
-        });
-    }
-    for node in 0..zone {
-        let wait = fleet.between((0, 30 * SECOND));
-        fleet.after(wait, Happening::Wake(node));
-    }
-    fleet.run(orphans);
+    let mut fleet = Fleet::new(nodes);
+    let orphans = fleet.lose(zone, percent);
+    fleet.run(orphans, PATIENCE);
     let busiest = fleet
         .hours
         .iter()
@@ -154,12 +126,71 @@ pub(super) fn outage(nodes: usize, zone: usize, percent: usize) -> Outage {
     }
 }
 
+/// So many in a hundred of all pods are orphans, and a budget refuses every eviction: what is asked in an hour, once
+/// every agent has found that out.
+pub(super) fn exhausted(nodes: usize, percent: usize) -> Load {
+    Fleet::exhausted(nodes, percent, false)
+}
+
 impl Fleet {
-    fn run(&mut self, orphans: usize) {
+    fn new(nodes: usize) -> Self {
+        Self {
+            now: 0,
+            random: 1,
+            numbers: 0,
+            queue: BinaryHeap::new(),
+            nodes: (0..nodes).map(Node::new).collect(),
+            requests: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            concerned: BTreeMap::new(),
+            pods: Vec::new(),
+            gone: BTreeSet::new(),
+            blocked: false,
+            nodes_watched: false,
+            hours: Vec::new(),
+            under_way: 0,
+            most_at_once: 0,
+            healed: 0,
+            healed_at: 0,
+        }
+    }
+
+    fn exhausted(nodes: usize, percent: usize, nodes_watched: bool) -> Load {
+        let mut fleet = Self::new(nodes);
+        (fleet.blocked, fleet.nodes_watched) = (true, nodes_watched);
+        let orphans = fleet.lose(nodes, percent);
+        // In the first hour each is told for the first time.
+        fleet.run(orphans, 2 * HOUR - SECOND);
+        fleet.hours.get(1).copied().unwrap_or_default()
+    }
+
+    /// So many in a hundred of the pods of this many nodes fall out.
+    fn lose(&mut self, zone: usize, percent: usize) -> usize {
+        let owners = (self.nodes.len() * PODS_EACH / REPLICAS).max(1);
+        let orphans = zone * PODS_EACH * percent / 100;
+        for number in 0..orphans {
+            let owner = self.index(owners);
+            let node = number % zone.max(1);
+            self.appear(node, owner, State::Orphan);
+            self.count(|load| {
+                load.events += 1.0;
+                load.requests += 1.0;
+                load.bytes += EVENT;
+            });
+        }
+        for node in 0..zone {
+            let wait = self.between((0, 30 * SECOND));
+            self.after(wait, Happening::Wake(node));
+        }
+        orphans
+    }
+
+    fn run(&mut self, orphans: usize, until: u64) {
         while self.healed < orphans
             && let Some(Reverse((at, _, happening))) = self.queue.pop()
         {
-            if at > PATIENCE {
+            if at > until {
                 return;
             }
             self.now = at;
@@ -287,19 +318,20 @@ impl Fleet {
                     })
                 })))
             }
+            Request::Rehearse { .. } => {
+                self.small();
+                Answer::Acted(self.refusal().unwrap_or(Acted::Accepted))
+            }
             Request::Act { pod, .. } => {
-                self.count(|load| {
-                    load.requests += 1.0;
-                    load.bytes += SMALL;
-                });
-                self.evict(node, &pod);
-                Answer::Acted(Acted::Accepted)
+                self.small();
+                let refused = self.refusal();
+                if refused.is_none() {
+                    self.evict(node, &pod);
+                }
+                Answer::Acted(refused.unwrap_or(Acted::Accepted))
             }
             Request::Find(pod) => {
-                self.count(|load| {
-                    load.requests += 1.0;
-                    load.bytes += SMALL;
-                });
+                self.small();
                 let gone = number(&pod.uid).is_none_or(|number| self.gone.contains(&number));
                 Answer::Found(Ok(if gone { Presence::Leaving } else { Presence::There }))
             }
@@ -314,6 +346,18 @@ impl Fleet {
         self.answers.insert((node, id), answer);
         let latency = self.between(LATENCY);
         self.after(latency, Happening::Answer(node, id));
+    }
+
+    fn small(&mut self) {
+        self.count(|load| {
+            load.requests += 1.0;
+            load.bytes += SMALL;
+        });
+    }
+
+    fn refusal(&self) -> Option<Acted> {
+        let why = Withheld::DisruptionBudget;
+        self.blocked.then(|| Acted::Refused(why, "429".to_owned()))
     }
 
     fn evict(&mut self, node: usize, pod: &PodRef) {
@@ -336,9 +380,13 @@ impl Fleet {
         });
     }
 
-    /// The Leases of owners and nodes are watched by every agent that may repair.
+    /// The Leases of owners are watched by every agent that may repair.
     fn written(&mut self, lease: &LeaseKey, record: &Record) {
-        let watched = matches!(lease, LeaseKey::Owner(_) | LeaseKey::Node(_));
+        let watched = match lease {
+            LeaseKey::Owner(_) => true,
+            LeaseKey::Node(_) => self.nodes_watched,
+            LeaseKey::Slot(_) | LeaseKey::Cluster => false,
+        };
         let agents = if watched { self.nodes.len() as f64 } else { 0.0 };
         let bytes = size(record);
         self.count(|load| {
@@ -396,4 +444,44 @@ fn number(uid: &str) -> Option<usize> {
 /// The bytes of a Lease with this record.
 fn size(record: &Record) -> f64 {
     (LEASE + serde_json::to_vec(record).map_or(0, |text| text.len())) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use meshmedic_common::repair::sabotage::{Defence, OUT};
+
+    use super::*;
+
+    #[test]
+    fn with_every_budget_exhausted_a_fleet_asks_little_and_writes_nothing() {
+        let nodes = 300;
+        let now = exhausted(nodes, 10);
+        OUT.set(Some(Defence::Rehearsal));
+        let claimed_first = Fleet::exhausted(nodes, 10, true);
+        OUT.set(None);
+        let shown = |load: &Load| {
+            let (requests, writes, events) = (load.requests, load.lease_writes, load.watch_events);
+            format!("{requests} requests, {writes} writes, {events} watch events an hour")
+        };
+        // Shown by `--nocapture`, and with every failure.
+        let mut seen = std::io::stderr();
+        writeln!(
+            seen,
+            "{nodes} nodes: {}; before: {}",
+            shown(&now),
+            shown(&claimed_first)
+        )
+        .ok();
+        assert!(now.requests > 0.0);
+        assert_eq!((now.lease_writes, now.watch_events), (0.0, 0.0));
+        let twentieth = claimed_first.requests / 20.0;
+        assert!(
+            now.requests <= twentieth,
+            "{} and {}",
+            shown(&now),
+            shown(&claimed_first)
+        );
+    }
 }

@@ -60,6 +60,20 @@ impl Judge<'_> {
         );
     }
 
+    /// Something was claimed for the repair of a pod: nothing is, while a budget would refuse it.
+    pub(super) fn judge_claim(&mut self, at: Time, id: PodId) {
+        let owner = self.truth(id).and_then(|truth| truth.owner);
+        let since = owner.and_then(|owner| self.blocked.get(&owner));
+        let known = since.is_some_and(|since| !within(CLAIM_LASTS, at, *since));
+        if known && !self.rules.delete {
+            self.blame(
+                at,
+                5,
+                format!("pod {id} was claimed for, though a budget refuses its eviction"),
+            );
+        }
+    }
+
     fn jumped_near(&self, act: &Act) -> bool {
         let since = act.at - span(10 * MINUTE);
         self.jumps.iter().any(|(when, _)| *when >= since)

@@ -61,6 +61,8 @@ impl Judge<'_> {
             namespace: truth.namespace,
             process,
             patience: self.rules.deadline + truth.grace.min(MOST_GRACE),
+            known: false,
+            lost: false,
             unwanted: None,
             asked: self.server(asked.unwrap_or(issued)),
             proved_by: None,
@@ -209,7 +211,7 @@ impl Judge<'_> {
             }
             let counts = match slack {
                 0 => act.unwanted.is_none(),
-                _ => act.failed.is_some() || self.ran(act),
+                _ => act.lost || (act.known && self.ran(act)),
             };
             if counts {
                 last = last.or(Some(failed));

@@ -233,6 +233,11 @@ fn rule_5_past_the_budgets_of_the_pod() {
     deleted.check(1, 2 * MINUTE);
     deleted.try_to(1, 2 * MINUTE + 200, true, true);
     assert_eq!(deleted.breaks(), [5]);
+    let mut in_vain = forgery();
+    in_vain.at(0, What::Blocked(0, true));
+    in_vain.lose(1, MINUTE);
+    in_vain.at(2 * MINUTE, What::Claimed(1));
+    assert_eq!(in_vain.breaks(), [5]);
     // A refused eviction that is simply sent again was never judged again.
     let mut repeated = forgery();
     repeated.lose(1, MINUTE);
@@ -261,6 +266,7 @@ fn rule_6_before_the_canary_or_after_the_breaker() {
     // Its successor runs, and nobody proves anything of it.
     let truth = everywhere.truth;
     everywhere.at(15 * MINUTE + 10 * SECOND, What::Pod(2, truth));
+    everywhere.at(20 * MINUTE + SECOND, What::Surveyed(1));
     everywhere.repair(9, 9, 50 * MINUTE);
     assert_eq!(everywhere.breaks(), [6]);
 }

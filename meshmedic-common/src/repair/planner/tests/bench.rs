@@ -8,7 +8,7 @@ use crate::verdict::State;
 
 use jiff::Timestamp;
 
-use super::super::super::ledger::Proof;
+use super::super::super::ledger::{More, Proof};
 use super::super::super::*;
 use super::super::*;
 
@@ -60,6 +60,8 @@ pub(super) struct Bench {
     /// And what it wants and has once the deadline is over: a pod that runs, unless a test says otherwise.
     pub(super) aftermath: Option<Owner>,
     pub(super) acts: Vec<PodRef>,
+    /// How often the API was asked whether it would refuse.
+    pub(super) rehearsals: usize,
     pub(super) notices: Vec<RepairNotice>,
 }
 
@@ -87,6 +89,7 @@ impl Bench {
                 }],
             }),
             acts: Vec::new(),
+            rehearsals: 0,
             notices: Vec::new(),
         };
         for n in 0..pods {
@@ -185,6 +188,13 @@ impl Bench {
                     owner: self.owner.clone(),
                 })
             }))),
+            Request::Rehearse { .. } => {
+                self.rehearsals += 1;
+                Answer::Acted(match &self.acted {
+                    refused @ Acted::Refused(..) => refused.clone(),
+                    _ => Acted::Accepted,
+                })
+            }
             Request::Act { pod, .. } => {
                 self.acts.push(pod.clone());
                 if matches!(self.acted, Acted::Accepted) {
@@ -251,6 +261,7 @@ impl Bench {
             node: node.to_owned(),
             captured,
             at,
+            more: More::default(),
         };
         record.repairs[0].proof = Some(proof);
         self.watch();
