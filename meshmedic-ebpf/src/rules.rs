@@ -102,8 +102,6 @@ struct Walk {
     entries: u64,
     /// Behind which the chains of nat stand, if it was met.
     nat: u64,
-    /// What the hooks of mangle hold: one of each packet filter.
-    mangle: [u64; 2],
     /// The list of a table's chains: its head, and the one to come.
     head: u64,
     node: u64,
@@ -111,8 +109,6 @@ struct Walk {
     table: u64,
     /// How many hooks there are.
     count: u32,
-    /// The kinds of those of mangle.
-    kinds: [u32; 2],
     /// [`PREROUTING`] or [`OUTPUT`], with [`MANGLE`] and [`IPV6`].
     place: u32,
     /// In the entries of a legacy table: the one to come, and their end.
@@ -120,6 +116,10 @@ struct Walk {
     size: u32,
     /// How many entries of Istio's chain came, its beginning among them.
     within: u32,
+    /// What is Istio's in the table of nft that was gone through last, for both places. One table stands behind
+    /// several hooks, and is gone through once.
+    chains: Answer,
+    chains_of: u64,
     answer: Answer,
 }
 
@@ -158,6 +158,8 @@ pub fn hooks(net: *const u8, ipv4: u32, ipv6: u32) -> [FamilyHooks; 2] {
     if unsafe { (*layout).hooks } == 0 {
         return [FamilyHooks::NOT_READ; 2];
     }
+    // SAFETY: this processor's own value, and the program is not preempted by itself.
+    unsafe { (*walk).chains_of = 0 };
     [
         of_family(net, ipv4, 0, &mut context),
         of_family(net, ipv6, IPV6, &mut context),
@@ -198,14 +200,13 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
     let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
     walk.place = place;
     walk.nat = 0;
-    walk.mangle = [0; 2];
     walk.entries = entries;
     walk.count = count(entries, layout);
     let shown = if walk.count > 0xfe { 0xfe } else { walk.count as u8 };
     if walk.count > HOOKS_MOST {
         walk.answer |= doubt(DOUBT_LONG);
     }
-    self::walk(HOOKS_MOST, hook, context);
+    self::walk(HOOKS_MOST, nat, context);
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
     if walk.nat != 0 {
@@ -223,15 +224,38 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
     // Only where nat has nothing of Istio's does it matter whether there is less of it than there should be.
-    if walk.answer & u32::from(in_nat(place)) == 0 && walk.mangle[0] != 0 {
+    if walk.answer & u32::from(in_nat(place)) == 0 {
         walk.place |= MANGLE;
-        self::walk(2, mangle_hook, context);
+        walk.entries = entries;
+        walk.count = count(entries, layout);
+        self::walk(HOOKS_MOST, mangle, context);
     }
     shown
 }
 
-/// One hook: what may be Istio's of it is kept.
-unsafe extern "C" fn hook(index: u64, context: *mut Context) -> i64 {
+/// One hook, the last first: nat's own stands late, and ends it.
+unsafe extern "C" fn nat(index: u64, context: *mut Context) -> i64 {
+    // SAFETY: the helper hands on what it was given.
+    let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
+    let index = index as u32;
+    if index >= walk.count {
+        return END;
+    }
+    let index = walk.count - 1 - index;
+    let ops = ops(walk.entries, walk.count, index, layout);
+    if ops == 0 {
+        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        return ON;
+    }
+    if priority(ops, layout) == PRIORITY_NAT && kind(ops, layout) == KIND_UNDEFINED {
+        walk.nat = private(walk.entries, index, layout);
+        return END;
+    }
+    ON
+}
+
+/// One hook, if it is mangle's.
+unsafe extern "C" fn mangle(index: u64, context: *mut Context) -> i64 {
     // SAFETY: the helper hands on what it was given.
     let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
     let index = index as u32;
@@ -243,14 +267,10 @@ unsafe extern "C" fn hook(index: u64, context: *mut Context) -> i64 {
         walk.answer |= doubt(DOUBT_UNFOLLOWED);
         return ON;
     }
-    let priority = priority(ops, layout);
-    if priority == PRIORITY_NAT && kind(ops, layout) == KIND_UNDEFINED {
-        walk.nat = private(walk.entries, index, layout);
-    } else if priority == PRIORITY_MANGLE {
-        walk.mangle[1] = walk.mangle[0];
-        walk.kinds[1] = walk.kinds[0];
-        walk.mangle[0] = private(walk.entries, index, layout);
-        walk.kinds[0] = kind(ops, layout);
+    if priority(ops, layout) == PRIORITY_MANGLE {
+        let (private, kind) = (private(walk.entries, index, layout), kind(ops, layout));
+        // SAFETY: see above.
+        at_table(private, kind, unsafe { &mut *context });
     }
     ON
 }
@@ -267,22 +287,6 @@ unsafe extern "C" fn nat_hook(index: u64, context: *mut Context) -> i64 {
     let private = private(walk.entries, index, layout);
     // SAFETY: see above.
     at_table(private, kind, unsafe { &mut *context });
-    ON
-}
-
-/// One of the hooks of mangle.
-unsafe extern "C" fn mangle_hook(index: u64, context: *mut Context) -> i64 {
-    // SAFETY: the helper hands on what it was given.
-    let walk = unsafe { &*(*context).walk };
-    let (private, kind) = if index == 0 {
-        (walk.mangle[0], walk.kinds[0])
-    } else {
-        (walk.mangle[1], walk.kinds[1])
-    };
-    if private != 0 {
-        // SAFETY: see above.
-        at_table(private, kind, unsafe { &mut *context });
-    }
     ON
 }
 
@@ -315,13 +319,22 @@ fn nft(base: u64, context: &mut Context) {
         // Whatever stands in the table, no packet comes to it from here.
         return;
     }
-    walk.head = walk.table + u64::from(layout.table_chains);
-    walk.node = read(walk.head);
-    self::walk(CHAINS_MOST, chain, context);
+    if walk.chains_of != walk.table {
+        walk.chains_of = walk.table;
+        walk.chains = 0;
+        walk.head = walk.table + u64::from(layout.table_chains);
+        walk.node = read(walk.head);
+        self::walk(CHAINS_MOST, chain, context);
+    }
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
-    if walk.node != walk.head {
-        walk.answer |= doubt(DOUBT_LONG);
+    if walk.chains & u32::from(in_nat(walk.place)) != 0 {
+        walk.answer |= found(walk.place, FOUND_IN_NFT);
+    } else {
+        walk.answer |= walk.chains & u32::from(u16::MAX - 0xff);
+        if walk.node != walk.head {
+            walk.answer |= doubt(DOUBT_LONG);
+        }
     }
 }
 
@@ -336,18 +349,29 @@ unsafe extern "C" fn chain(_index: u64, context: *mut Context) -> i64 {
     let name = string(read(chain + u64::from(layout.chain_name)));
     if walk.node == 0 || name[0] == 0 {
         walk.node = walk.head;
-        walk.answer |= doubt(DOUBT_UNFOLLOWED);
+        walk.chains |= doubt(DOUBT_UNFOLLOWED);
         return END;
     }
-    if is_wanted(&name, walk.place, 0) || (is_wanted(&name, walk.place, 1) && is_istios(walk.table, layout)) {
-        walk.node = walk.head;
-        if walk.place & HOOK == PREROUTING || !is_empty(chain, layout) {
-            walk.answer |= found(walk.place, FOUND_IN_NFT);
-        }
-        return END;
+    if is_one_of(&name, PREROUTING, walk.table, layout) {
+        walk.chains |= u32::from(FOUND_NAT_PREROUTING);
+    } else if is_one_of(&name, OUTPUT, walk.table, layout) && !is_empty(chain, layout) {
+        walk.chains |= u32::from(FOUND_NAT_OUTPUT);
     }
     walk.node = read(walk.node);
+    if walk.chains & BOTH == BOTH {
+        walk.node = walk.head;
+        return END;
+    }
     ON
+}
+
+/// Both of Istio's chains of a table.
+const BOTH: Answer = (FOUND_NAT_PREROUTING | FOUND_NAT_OUTPUT) as Answer;
+
+/// Whether a chain has Istio's name for a place, be it as iptables has it or as nft does in a table of Istio's own.
+#[inline(always)]
+fn is_one_of(name: &Name, place: u32, table: u64, layout: &RulesLayout) -> bool {
+    is_wanted(name, place, 0) || (is_wanted(name, place, 1) && is_istios(table, layout))
 }
 
 /// Whether a table of nft has one of Istio's own names.

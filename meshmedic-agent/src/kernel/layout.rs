@@ -197,3 +197,24 @@ fn fill(btf: &Btf, group: &Group, layout: &mut RulesLayout) -> Result<(), Kernel
     *layout = found;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A BTF file without a type.
+    const EMPTY: [u8; 25] = [
+        0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0,
+    ];
+
+    #[test]
+    fn a_group_is_known_in_whole_or_not_at_all() {
+        let btf = Btf::from_bytes(&EMPTY).expect("an empty BTF");
+        for group in GROUPS {
+            let mut layout = RulesLayout::default();
+            let error = fill(&btf, group, &mut layout).expect_err("nothing is there");
+            assert!(error.to_string().contains("there is no structure"), "{error}");
+            assert_eq!(layout, RulesLayout::default());
+        }
+    }
+}
