@@ -124,3 +124,39 @@ pub(super) fn show(programs: &[PathBuf], root: &Path, bin: &Path) -> Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use meshmedic_lab::need;
+
+    use super::*;
+
+    #[test]
+    fn links_of_folders_stay_links() {
+        if Command::new("dpkg-deb").arg("--version").output().is_err() {
+            need::skip("links_of_folders_stay_links", "there is no dpkg-deb");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [package, root, archive] = ["package", "root", "tool.deb"].map(|name| folder.path().join(name));
+        for made in [package.join("DEBIAN"), package.join("bin"), root.join("usr/bin")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        let control = "Package: tool\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: none\n";
+        fs::write(package.join("DEBIAN/control"), control).unwrap();
+        fs::write(package.join("bin/tool"), "x").unwrap();
+        let built = Command::new("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .args([&package, &archive])
+            .output()
+            .unwrap();
+        assert!(built.status.success(), "{built:?}");
+        link(Path::new("usr/bin"), &root.join("bin")).unwrap();
+
+        extract(&archive, &root).unwrap();
+        assert!(root.join("bin").is_symlink(), "the link became a folder");
+        assert!(root.join("usr/bin/tool").is_file());
+        let error = extract(&package.join("bin/tool"), &root).unwrap_err().to_string();
+        assert!(error.contains("cannot unpack"), "{error}");
+    }
+}

@@ -196,6 +196,22 @@ fn a_release_is_refused_where_something_of_it_is_missing() {
     assert!(kept.path().join("letter").exists());
 }
 
+#[test]
+fn a_program_tells_for_whom_it_was_built() {
+    let programs = programs();
+    let program = programs.path().join(format!("meshmedic-{}", own_target()));
+    assert_eq!(targets::of_machine(&program).unwrap().name, own_target());
+    assert_eq!(
+        targets::of_file("meshmedic-x86_64-pc-windows-msvc.exe")
+            .unwrap()
+            .program(),
+        "meshmedic.exe"
+    );
+    assert!(targets::of_file("x86_64-pc-windows-msvc").is_none());
+    // Who installs a release should need no library of a certain age.
+    assert!(targets::released().all(|target| !target.name.ends_with("-gnu")));
+}
+
 /// What users are told to verify by is the workflow that builds every target.
 #[test]
 fn the_workflow_builds_what_a_release_needs_and_is_who_signs() {

@@ -73,30 +73,69 @@ impl Drop for Up {
     }
 }
 
-#[test]
-#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo test --workspace --bin xtask -- --ignored a_node`"]
-fn a_node_has_a_mesh_in_which_nobody_is_lost_and_leaves_nothing_behind() {
+/// Starts a node, which must not be up.
+fn up(mesh: bool) -> (Up, Wanted, Store) {
     let store = Store::open(&Parts::read().unwrap()).unwrap();
-    let before = machine();
     let node = Up(Node::of_machine(&store).unwrap());
-    let wanted = Wanted {
-        mesh: true,
-        ztunnel: None,
-    };
+    let wanted = Wanted { mesh, ztunnel: None };
     node.0.up(&store, &wanted).unwrap();
+    (node, wanted, store)
+}
+
+#[test]
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo test --workspace --bin xtask -- --ignored a_node --test-threads 1`"]
+fn a_node_runs_pods_and_leaves_the_machine_as_it_was() {
+    let before = machine();
+    let (node, wanted, store) = up(false);
     let again = node.0.up(&store, &wanted).unwrap_err().to_string();
     assert!(again.contains("cargo xtask cluster down"), "{again}");
+    let shop = "/cluster/conf/shop.yaml";
+    node.0.run(&["kubectl", "apply", "--filename", shop]).unwrap();
+    let status = ["rollout", "status", "deployment/cart", "--timeout", "300s"];
+    let status = [&["kubectl", "--namespace", "shop"][..], &status].concat();
+    node.0.run(&status).unwrap();
+    // A name of a Service, from within a pod.
+    let pod = ["exec", "deployment/cart", "--", "/bin/busybox", "nslookup"];
+    let name = ["kubernetes.default.svc.cluster.local"];
+    let asked = [&["kubectl", "--namespace", "shop"][..], &pod, &name].concat();
+    node.0
+        .until("the names of Services", || {
+            node.0
+                .output(&asked)
+                .is_some_and(|said| said.contains("10.96.0.1"))
+        })
+        .unwrap();
 
+    node.0.reboot(&store).unwrap();
+    node.0
+        .until("the pods to run again", || {
+            let count = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+            let pods = ["kubectl", "--namespace", "shop", "get", "pods", "--output", count];
+            node.0.output(&pods).is_some_and(|counts| counts.trim() == "1 1")
+        })
+        .unwrap();
+
+    node.0.down().unwrap();
+    let after = machine();
+    for (what, value) in &before {
+        assert_eq!(after.get(what), Some(value), "{what} is not as it was");
+    }
+    assert!(!node.0.folder.exists(), "{} is left", node.0.folder.display());
+    let none = node.0.command(&["true"]).unwrap_err().to_string();
+    assert!(none.contains("cargo xtask cluster up"), "{none}");
+}
+
+#[test]
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo test --workspace --bin xtask -- --ignored a_node --test-threads 1`"]
+fn a_node_has_a_mesh_in_which_nobody_is_lost() {
+    let (node, ..) = up(true);
     let pods = node
         .0
-        .output(&["kubectl", "get", "pods", "--all-namespaces", "--no-headers"]);
-    let pods = pods.unwrap();
+        .output(&["kubectl", "get", "pods", "--all-namespaces", "--no-headers"])
+        .unwrap();
     for pod in ["istiod", "istio-cni-node", "ztunnel", "meshmedic", "cart"] {
-        let running = |line: &&str| line.contains(pod) && line.contains("Running");
-        assert!(
-            pods.lines().any(|line| running(&line)),
-            "no {pod} is running:\n{pods}"
-        );
+        let running = |line: &str| line.contains(pod) && line.contains("Running");
+        assert!(pods.lines().any(running), "no {pod} is running:\n{pods}");
     }
     // The real istio-cni took them in: it says so, and their ports are open.
     let said = "jsonpath={.items[*].metadata.annotations.ambient\\.istio\\.io/redirection}";
@@ -107,10 +146,4 @@ fn a_node_has_a_mesh_in_which_nobody_is_lost_and_leaves_nothing_behind() {
     let command = own("meshmedic").unwrap();
     let command = command.to_str().unwrap();
     node.0.run(&[command, "scan", "--namespace", "shop"]).unwrap();
-
-    node.0.down().unwrap();
-    assert_eq!(machine(), before, "the machine is not as it was");
-    assert!(!node.0.folder.exists(), "{} is left", node.0.folder.display());
-    let none = node.0.command(&["true"]).unwrap_err().to_string();
-    assert!(none.contains("cargo xtask cluster up"), "{none}");
 }
