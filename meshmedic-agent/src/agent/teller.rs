@@ -49,6 +49,10 @@ pub(super) struct Teller {
     /// Repairs under way, by the pod's UID.
     begun: HashMap<String, Means>,
     fault: Option<Fault>,
+    /// Most pods of the node are lost: that is told once, of the node.
+    mass_loss: bool,
+    /// The pods of whose loss an Event told, and of no recovery since.
+    told_lost: BTreeSet<PodUid>,
     /// Who claims to be a part of Istio, as far as it was told.
     strangers: BTreeSet<Claimant>,
 }
@@ -98,6 +102,8 @@ impl Teller {
             repairs: Recent::default(),
             begun: HashMap::new(),
             fault: None,
+            mass_loss: false,
+            told_lost: BTreeSet::new(),
             strangers: BTreeSet::new(),
         }
     }
@@ -218,7 +224,7 @@ impl Teller {
             .and_then(|mapping| mapping.netns_inode);
         let traffic = view.as_ref().and_then(|view| view.traffic);
         let reason = transition.reason.map(|reason| reason.as_str());
-        let was_lost = transition.from.is_some_and(State::is_finding);
+        let mass_loss = self.mass_loss || watch.engine().mass_loss();
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -245,7 +251,9 @@ impl Teller {
             _ => line!(info),
         }
         let subject = of_pod(&facts.namespace, &facts.name, &facts.uid);
-        if transition.to.is_finding() {
+        let told_lost = self.told_lost.contains(&transition.uid);
+        if transition.to.is_finding() && !mass_loss {
+            self.told_lost.insert(transition.uid.clone());
             let doing = traffic
                 .map(|traffic| format!("; {}", traffic.sentence()))
                 .unwrap_or_default();
@@ -256,7 +264,8 @@ impl Teller {
                 self.node
             );
             self.publish(EventReason::CaptureLost, subject, note);
-        } else if was_lost && transition.to == State::Captured {
+        } else if told_lost && transition.to == State::Captured {
+            self.told_lost.remove(&transition.uid);
             let note = "ztunnel's listeners are back in its network namespace".to_owned();
             self.publish(EventReason::CaptureRecovered, subject, note);
         }
@@ -295,6 +304,9 @@ impl Teller {
         let note = detail
             .filter(|_| concerned)
             .map(|detail| format!("{}: {detail}", condition.sentence()));
+        if condition == Condition::MassLoss {
+            self.mass_loss = detail.is_some();
+        }
         match (condition, note) {
             (Condition::NodeFault, None) => self.fault = None,
             (Condition::NodeFault, Some(note)) => {
@@ -414,7 +426,7 @@ impl Teller {
             why,
             Withheld::HealCanary | Withheld::HealPace | Withheld::HealOwnerShare | Withheld::Healing
         );
-        if !shadow && !waits {
+        if !shadow && !waits && !self.mass_loss {
             let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
             let note = format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
             self.publish(EventReason::RepairBlocked, of(pod), note);

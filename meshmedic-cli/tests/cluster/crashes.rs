@@ -26,7 +26,10 @@ fn accepted(world: &World) -> usize {
     let requests = world.cluster.api().requests_of(USER).unwrap();
     requests
         .iter()
-        .filter(|request| request.full_resource() == "pods/eviction" && request.code == Some(201))
+        .filter(|request| {
+            let eviction = request.full_resource() == "pods/eviction" && !request.is_dry_run();
+            eviction && request.code == Some(201)
+        })
         .count()
 }
 

@@ -179,6 +179,19 @@ fn after_a_reboot_one_canary_goes_first_and_the_rest_follow() {
         "the second act came only after the canary's proof"
     );
     assert_eq!(world.evictions(), 6);
+    // One Event on the node, and none on each pod.
+    let told = |pod: &&Pod| world.events_of(pod).contains(&"MeshCaptureLost".to_owned());
+    let told = pods.iter().filter(told).count();
+    assert!(told < pods.len(), "{told} pods have an Event of their loss");
+    let events = world
+        .cluster
+        .api()
+        .list("events.events.k8s.io", "default")
+        .unwrap();
+    let of_node = |event: &serde_json::Value| {
+        event["regarding"]["kind"] == "Node" && event["note"].as_str().unwrap_or_default().contains("most")
+    };
+    assert!(events.iter().any(of_node), "{events:#?}");
     agent.until("the Leases to be free", |_| world.leases_are_free());
 }
 

@@ -146,6 +146,7 @@ fn an_agent_that_repairs_is_granted_what_it_asks_for_and_nothing_else() {
             Fault::drop_after()
                 .verb("create")
                 .resource("pods/eviction")
+                .in_earnest()
                 .times(1),
         )
         .unwrap();

@@ -159,7 +159,16 @@ impl World {
         let requests = self.cluster.api().requests_of(USER).unwrap();
         requests
             .iter()
-            .filter(|request| request.full_resource() == "pods/eviction")
+            .filter(|request| request.full_resource() == "pods/eviction" && !request.is_dry_run())
+            .count()
+    }
+
+    /// How often they asked whether one would be refused.
+    pub(crate) fn rehearsals(&self) -> usize {
+        let requests = self.cluster.api().requests_of(USER).unwrap();
+        requests
+            .iter()
+            .filter(|request| request.full_resource() == "pods/eviction" && request.is_dry_run())
             .count()
     }
 

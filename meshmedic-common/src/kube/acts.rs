@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries out what the planner asks for: each request once, each within a time limit.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::identity::{Component, DataPlane, Identity, NodeFault};
 use crate::kube::acted::{Acted as Done, Target};
 use crate::kube::client::ServerClock;
 use crate::kube::evict;
-use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts, standing};
+use crate::kube::facts::{CNI_CONFIG, is_cordoned, namespace_facts, pod_facts, standing};
 use crate::kube::identity;
 use crate::policy::{Gates, Means, Withheld};
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
@@ -194,8 +195,9 @@ impl Acts {
             metadata: namespace.metadata,
             ..Namespace::default()
         });
-        let standing = standing(facts, Some(&namespace), enablement);
         let parts: Vec<_> = ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect();
+        let settings = self.settings(&parts).await;
+        let standing = standing(facts, Some(&namespace), settings.as_ref().unwrap_or(enablement));
         let plane = DataPlane::of(&self.identity, parts.iter());
         let gates = Gates {
             node_fault: plane.fault(None).as_ref().map(NodeFault::to_string),
@@ -209,6 +211,27 @@ impl Acts {
             gates,
             owner,
         })))
+    }
+
+    /// Whom the node's istio-cni enrols, by its settings of this moment; `None` where the node has none. What cannot be
+    /// read, or is said in two places, is a guess, by which nothing is repaired.
+    async fn settings(&self, parts: &[PodFacts]) -> Option<Enablement> {
+        let cnis = parts
+            .iter()
+            .filter(|facts| self.identity.proves(facts, Component::Cni));
+        let places: BTreeSet<&str> = cnis.map(|facts| facts.namespace.as_str()).collect();
+        let place = places.first()?;
+        if places.len() > 1 {
+            return Some(Enablement::guessed());
+        }
+        let configs: Api<ConfigMap> = Api::namespaced(self.client.clone(), place);
+        Some(match configs.get_opt(CNI_CONFIG).await {
+            Ok(Some(config)) => Enablement::from_config(&config.data.unwrap_or_default())
+                .unwrap_or_else(|_| Enablement::guessed()),
+            // An older istio-cni, which has no such settings.
+            Ok(None) => Enablement::default(),
+            Err(_) => Enablement::guessed(),
+        })
     }
 
     /// What the pod's controller wants and has.

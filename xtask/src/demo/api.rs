@@ -86,7 +86,14 @@ pub(super) fn shown(pod: &Value) -> (String, bool, bool) {
 /// The evictions that the agent asked for, in order.
 pub(super) fn evictions(cluster: &Cluster) -> anyhow::Result<Vec<Request>> {
     let mut requests = cluster.api().requests_of(USER)?;
-    requests.retain(|request| request.full_resource() == "pods/eviction");
+    requests.retain(|request| request.full_resource() == "pods/eviction" && !request.is_dry_run());
+    Ok(requests)
+}
+
+/// The evictions of which it asked whether the API would refuse them, in order.
+pub(super) fn rehearsals(cluster: &Cluster) -> anyhow::Result<Vec<Request>> {
+    let mut requests = cluster.api().requests_of(USER)?;
+    requests.retain(|request| request.full_resource() == "pods/eviction" && request.is_dry_run());
     Ok(requests)
 }
 

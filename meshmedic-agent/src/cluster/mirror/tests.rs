@@ -184,7 +184,7 @@ fn a_mesh_without_istiod_is_at_fault() {
     mirror.take(Seen::Control(Delta::End));
     assert_eq!(
         mirror.mesh_fault().as_deref(),
-        Some("the API has not told of endpointslices yet")
+        Some("the API has not listed endpointslices yet")
     );
     let key = PodKey {
         namespace: "istio-system".to_owned(),

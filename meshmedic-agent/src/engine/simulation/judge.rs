@@ -211,11 +211,7 @@ impl Judge<'_> {
             What::Blocked(owner, false) => {
                 self.blocked.remove(owner);
             }
-            What::Surveyed(pod) => {
-                if let Some(act) = self.acts.iter_mut().rev().find(|act| act.pod == *pod) {
-                    act.known = true;
-                }
-            }
+            What::Surveyed(pod) => self.surveyed(at, *pod),
             What::Claimed(pod) => self.judge_claim(at, *pod),
             What::Failed { pod, held } => self.judge_failure(at, *pod, *held),
             What::Listens(id, shows) => {

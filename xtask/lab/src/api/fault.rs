@@ -16,6 +16,7 @@ pub struct Fault {
     pub(crate) name: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) user_agent: Option<String>,
+    pub(crate) in_earnest: bool,
 }
 
 /// What happens to a request.
@@ -44,6 +45,7 @@ impl Fault {
             name: None,
             user: None,
             user_agent: None,
+            in_earnest: false,
         }
     }
 
@@ -156,6 +158,13 @@ impl Fault {
         self
     }
 
+    /// Only requests that do something: no dry runs.
+    #[must_use]
+    pub const fn in_earnest(mut self) -> Self {
+        self.in_earnest = true;
+        self
+    }
+
     /// Whether a request meets it.
     pub(crate) fn meets(&self, request: &super::Request) -> bool {
         let is = |wanted: &Option<String>, given: &str| wanted.as_ref().is_none_or(|wanted| wanted == given);
@@ -168,6 +177,7 @@ impl Fault {
             _ => true,
         };
         verb && resource
+            && !(self.in_earnest && request.is_dry_run())
             && is(&self.verb, &request.verb)
             && is(&self.namespace, &request.namespace)
             && is(&self.name, &request.name)

@@ -49,6 +49,12 @@ impl Request {
         }
     }
 
+    /// Whether it only asked what would happen.
+    #[must_use]
+    pub fn is_dry_run(&self) -> bool {
+        self.query.split('&').any(|part| part == "dryRun=All")
+    }
+
     /// Whether it could have changed something.
     #[must_use]
     pub fn is_write(&self) -> bool {

@@ -36,8 +36,8 @@ const PATIENCE: u64 = 400 * HOUR;
 const LEASE: usize = 900;
 const EVENT: f64 = 1_100.0;
 const SMALL: f64 = 600.0;
-/// What is fetched before an act: nine requests, none of them for more than the pods of one node or owner.
-const CHECK_REQUESTS: f64 = 9.0;
+/// What is fetched before an act: ten requests, none of them for more than the pods of one node or owner.
+const CHECK_REQUESTS: f64 = 10.0;
 const CHECK: f64 = 40_000.0;
 
 /// What the API server had to do.

@@ -53,10 +53,14 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<Refused> {
         .api()
         .patch("pods", &who.namespace, &who.name, &allowed)?;
     repair::prove(stage, &who, |cluster, pod| cluster.orphan(pod))?;
-    let (act, request) = repair::act(stage, &who)?;
+    let request = stage.until("the API's word on the eviction", |stage| {
+        let asked = api::rehearsals(stage.cluster)?.into_iter();
+        let mut asked = asked.filter(|request| request.precondition == who.uid);
+        Ok(asked.find(|request| request.code.is_some()))
+    })?;
     ensure!(
         request.code == Some(429),
-        "the eviction was answered with {:?}",
+        "the question was answered with {:?}",
         request.code
     );
     let withheld = stage.line("the repair to be withheld", |line| {
@@ -66,10 +70,10 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<Refused> {
     let by = repair::rule(&withheld, 5, "disruption-budget")?;
     let detail = withheld.text("detail");
     stage.entry(
-        act.at,
-        "evict",
+        withheld.at,
+        "asks",
         Tone::Plain,
-        &format!("asks the API to evict it; the API refuses (429): {detail}"),
+        &format!("whether the API would evict it; the API would not (429): {detail}"),
     )?;
     stage.entry(withheld.at, "withheld", Tone::Doubt, &by)?;
     let note = stage.until("the Event on the pod", |stage| {

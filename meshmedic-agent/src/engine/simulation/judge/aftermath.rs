@@ -29,6 +29,21 @@ impl Judge<'_> {
         }
     }
 
+    /// Whoever asked was told what an owner wants and has. It may want nothing though it was not told so since the act:
+    /// the pod may have been one too many.
+    pub(super) fn surveyed(&mut self, at: Time, id: PodId) {
+        let Some(found) = self.acts.iter().rposition(|act| act.pod == id) else {
+            return;
+        };
+        let act = &self.acts[found];
+        let unwanted = self.has_all(act.owner) && self.came(act, act.claimed).next().is_none();
+        let act = &mut self.acts[found];
+        act.known = true;
+        if unwanted {
+            act.unwanted.get_or_insert(at);
+        }
+    }
+
     /// A repair was counted as one that did not take.
     pub(super) fn judge_failure(&mut self, at: Time, id: PodId, held: Held) {
         let Some(act) = self.acts.iter().rev().find(|act| act.pod == id) else {
@@ -39,6 +54,7 @@ impl Judge<'_> {
         }
         let early = within(act.patience - CLAIM_LASTS, at, act.at);
         let came = self.came(act, act.claimed).any(|(_, pod)| pod.started.is_some());
+        let any = self.came(act, act.claimed).next().is_some();
         let others = held == Held::Node || held == Held::Cluster;
         let still = self
             .stirred
@@ -50,7 +66,7 @@ impl Judge<'_> {
         let wrong = match () {
             () if early => "before its time was over",
             () if others && !came => "against others than its owner, though nothing ran in its place",
-            () if unwanted && !came => "though its owner wanted nothing in its place",
+            () if unwanted && !any => "though its owner wanted nothing in its place",
             () => return,
         };
         self.blame(
