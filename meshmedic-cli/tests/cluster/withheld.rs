@@ -218,3 +218,24 @@ fn what_rests_on_a_guess_is_not_repaired() {
     agent.until("it to be withheld", |agent| withheld(agent, &pods[0], "guessed"));
     assert!(world.is_untouched(&pods[0]));
 }
+
+/// Settings that changed while istio-cni did not begin anew reach the agent by no news.
+#[test]
+fn settings_are_read_again_just_before_an_act() {
+    if !need::root("settings_are_read_again_just_before_an_act") {
+        return;
+    }
+    let world = World::new(1);
+    let cluster = &world.cluster;
+    let pods = world.deployment("cart", 1);
+    let mut agent = world.ready_agent(&REPAIR);
+    let broken = json!({ "data": { "AMBIENT_ENABLEMENT_SELECTOR": "- podSelector: [" } });
+    cluster
+        .api()
+        .patch("configmaps", "istio-system", "istio-cni-config", &broken)
+        .unwrap();
+    cluster.orphan(&pods[0]).unwrap();
+    agent.until("it to be withheld", |agent| withheld(agent, &pods[0], "guessed"));
+    assert!(world.is_untouched(&pods[0]));
+    assert_eq!(world.evictions(), 0);
+}

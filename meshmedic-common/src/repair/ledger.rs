@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 mod breaker;
+mod reads;
 
 use crate::facts::Controller;
 use crate::policy::{Means, Withheld};
@@ -270,66 +271,6 @@ impl Entry {
 }
 
 impl Record {
-    /// Whether nothing in it matters any more.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.repairs.is_empty()
-    }
-
-    /// Whether nobody goes on with anything in it: what is left was given up, and its time is over.
-    #[must_use]
-    pub fn is_over(&self, now: Timestamp) -> bool {
-        let mut repairs = self.repairs.iter();
-        repairs.all(|entry| entry.is_abandoned(now) && now > entry.deadline)
-    }
-
-    /// The repair of this id.
-    #[must_use]
-    pub fn entry(&self, id: &str) -> Option<&Entry> {
-        self.repairs.iter().find(|entry| entry.id == id)
-    }
-
-    /// When the last act was sent, be it over or under way.
-    #[must_use]
-    pub fn last_act(&self) -> Option<Timestamp> {
-        let under_way = self.repairs.iter().filter_map(|entry| entry.sent);
-        under_way.chain(self.last_act).max()
-    }
-
-    /// Whether this pod proved a repair already.
-    #[must_use]
-    pub fn proves(&self, uid: &str) -> bool {
-        let under_way = self.repairs.iter().filter_map(|entry| entry.proof.as_ref());
-        under_way.chain(&self.successors).any(|proof| proof.uid == uid)
-    }
-
-    /// What else is to be said of a refusal.
-    #[must_use]
-    pub fn detail(&self, why: Withheld, allowance: &Allowance, now: Timestamp) -> Option<String> {
-        match why {
-            Withheld::InFlightOwner | Withheld::InFlightNode | Withheld::NoSlot | Withheld::Canary => {
-                let held_by = self.repairs.iter().find(|entry| !entry.is_abandoned(now))?;
-                Some(format!("{} is being repaired by {}", held_by.pod, held_by.holder))
-            }
-            Withheld::Cooldown
-            | Withheld::BreakerOwner
-            | Withheld::BreakerNode
-            | Withheld::BreakerCluster => {
-                let until = self.resting_until(allowance)?;
-                Some(format!("until {until:.0}"))
-            }
-            _ => None,
-        }
-    }
-
-    /// Until when nothing is begun, because the last repairs did not take.
-    #[must_use]
-    pub fn resting_until(&self, allowance: &Allowance) -> Option<Timestamp> {
-        let last = self.last_failure?;
-        let rest = self.rest(allowance)?.0;
-        last.checked_add(signed(rest)).ok()
-    }
-
     /// Changes the record, or says why not. A refusal may leave something to be written, too.
     pub fn apply(&mut self, change: &Change, allowance: &Allowance, now: Timestamp) -> Applied {
         let id = &change.id;
