@@ -421,7 +421,10 @@ impl Track {
             self.owner = Some(if proved { Owner::Ztunnel } else { Owner::Unproven });
             return None;
         }
-        self.captured_at = now;
+        if self.bare.is_none() {
+            // While its rules are missing, listeners show no capture: a heal hangs on what was seen since.
+            self.captured_at = now;
+        }
         if self.state == State::Suspect {
             self.flaps = self.flaps.saturating_add(1);
         }

@@ -292,6 +292,10 @@ fn only_rules_that_are_absent_twice_a_confirmation_apart_are_gone() {
         (view.owner, view.streak.unwrap().readings),
         (Some(Owner::Ztunnel), 2)
     );
+    assert!(
+        view.captured_at < view.streak.unwrap().first,
+        "nobody saw it captured since"
+    );
     census(&mut sim, 8, Rules::Present);
     assert_eq!(sim.state(0), State::Captured);
 }

@@ -73,6 +73,34 @@ fn an_orphan_is_healed_in_place() {
     assert!(agent.terminate().success());
 }
 
+/// Its listeners are there all the while; only its rules come back.
+#[test]
+fn a_pod_that_bypasses_is_healed_in_place() {
+    if !need::ebpf("a_pod_that_bypasses_is_healed_in_place") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let netns = pods[0].netns().unwrap();
+    let mut agent = world.ready_agent(&[&HEAL[..], &["--trigger", "ebpf"]].concat());
+    let present = "meshmedic_pods_rules{verdict=\"present\"}";
+    agent.until("the rules of both to be read", |agent| {
+        agent.metric(present) == 2.0
+    });
+    pods[0].set_redirected(false).unwrap();
+    agent.until("a heal that took", |agent| agent.metric(HEALED) == 1.0);
+    agent.until("the rules of both to be back", |agent| {
+        agent.metric(present) == 2.0
+    });
+    assert!(world.cluster.is_captured(&pods[0]) && world.is_untouched(&pods[0]));
+    assert_eq!((pods[0].netns().unwrap(), asks(&world)), (netns, 1));
+    agent.until("the Events", |_| {
+        let events = world.events_of(&pods[0]);
+        events.contains(&"MeshCaptureLost".to_owned()) && events.contains(&"MeshRepairSucceeded".to_owned())
+    });
+    nothing_restarted(&world);
+}
+
 /// There the admission policies hold, and the agent's token names its node.
 #[test]
 fn a_real_api_server_lets_an_orphan_be_healed_in_place() {
