@@ -289,7 +289,7 @@ mod tests {
             "its label istio.io/dataplane-mode is as it was",
         )];
         let all = [text(&plan), text(&done), text(&[])].join("\n");
-        crate::output::assert_golden("undo.txt", &all);
+        output::assert_golden("undo.txt", &all);
         let json = serde_json::to_value(&plan).unwrap();
         assert_eq!(
             (json[0]["left"].as_str(), json[0]["action"].as_str()),

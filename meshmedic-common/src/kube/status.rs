@@ -17,7 +17,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 /// How the API server's records of who set which field know us.
 const FIELD_MANAGER: &str = "meshmedic";
 /// How often a change is planned anew because the pod changed under it. istio-cni and the kubelet write pods, too.
-const TRIES: u32 = 5;
+pub(super) const TRIES: u32 = 5;
 
 /// A change. Both preconditions stand in what is sent, and `null` removes what may be missing already.
 #[derive(Clone, Debug, PartialEq, Eq)]

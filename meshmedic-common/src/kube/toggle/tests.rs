@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+use http::header::CONTENT_TYPE;
+
+use super::super::status::TRIES;
 use super::super::testing::{Asked, answer, serve};
 use super::*;
 use crate::eligibility::Expectation;
@@ -391,7 +394,7 @@ async fn a_pod_that_changes_all_the_time_is_given_up() {
         answer("200 OK", "", &away()),
         answer("409 Conflict", "", CONFLICT),
     ];
-    let rounds = usize::try_from(RESTORE_ATTEMPTS).unwrap();
+    let rounds = usize::try_from(TRIES).unwrap();
     let (client, asked) = client(round.iter().cycle().take(2 * rounds).cloned().collect());
     assert_eq!(
         restore(&client, &target()).await,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::evidence::{Candidate, Place};
 use super::pace::Whose;
-use super::toggle::Toggle;
 use super::{Below, Care, Diagnosis, Healing, Progress};
 use crate::ask::{Against, Ask, Attempt};
 use crate::facts::Enrolment;
@@ -64,6 +63,30 @@ pub(super) enum Stage {
     },
     /// It is on its way out of the mesh and in again.
     Toggling(Toggle),
+}
+
+/// A toggle under way.
+#[derive(Clone, Debug)]
+pub(super) struct Toggle {
+    /// What was asked in vain before, and why it did not take.
+    pub(super) against: Against,
+    pub(super) why: Diagnosis,
+    pub(super) place: Option<Place>,
+    pub(super) began: Time,
+    pub(super) step: Step,
+}
+
+/// How far a toggle is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Its label is being taken away.
+    TakingOut,
+    /// It is away, and istio-cni lets the pod go.
+    Out,
+    /// The label is being put back.
+    PuttingBack,
+    /// It is back since then, and the proof is waited for.
+    Back(Time),
 }
 
 /// An ask that is outstanding.

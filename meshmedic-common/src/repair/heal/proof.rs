@@ -7,6 +7,7 @@ use super::case::{Case, LOOK, LOOK_AGAIN, Stage, Waiting};
 use super::evidence::{Candidate, NodeView};
 use super::healer::tell;
 use super::{Diagnosis, Healer, Notice};
+use crate::ask::Ask;
 use crate::repair::Moment;
 use crate::uid::PodUid;
 use crate::verdict::{Redirection, State};
@@ -39,7 +40,10 @@ impl Healer {
                         tell(&mut self.notices, case, why, detail, false);
                     } else if case.agrees(care, candidate, Some(since)) {
                         let before = candidate.redirection;
-                        ask.routed |= first.is_none() && before == Redirection::Routed;
+                        // What an earlier ask may have written is no proof that it was there before.
+                        let earlier = candidate.standing.facts.heal.as_deref().and_then(Ask::parse);
+                        let before_any = earlier.is_none_or(|earlier| earlier.routed);
+                        ask.routed |= first.is_none() && before == Redirection::Routed && before_any;
                         case.stage = Stage::Asking {
                             ask,
                             version,

@@ -266,6 +266,7 @@ impl Sim {
                 self.restore.push((self.bench.now + RESTORED, of));
                 Answer::TakenOut(Ok(()))
             }
+            Request::PutBack(_) => panic!("no strategy of these runs has the toggle"),
         }
     }
 
