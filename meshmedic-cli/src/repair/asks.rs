@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use meshmedic_common::repair::heal::Care;
 
-use super::heal::{Ward, outlooks};
+use super::heal::{Ward, care, outlooks};
 use super::plan::{Outlook, Planned, World};
 use super::records::Records;
 use super::{How, Item, Risks};
@@ -39,16 +39,6 @@ pub(crate) async fn standing(
         .plan(connection, selection, &world, &records, ways, report)
         .await?;
     Ok(plans.first().map(Planned::item))
-}
-
-/// How careful heals are: as the agents, but for what was chosen.
-pub(super) fn care(confirm: Duration) -> Care {
-    Care {
-        confirm,
-        // By the API's word a part has been Ready for long enough, or the node is at fault.
-        settle: Duration::ZERO,
-        ..Care::DEFAULT
-    }
 }
 
 /// What was asked for, as far as a plan hangs on it.

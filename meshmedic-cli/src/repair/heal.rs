@@ -23,7 +23,6 @@ use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use tokio::time::sleep;
 
-use super::asks::care;
 use super::plan::{Outlook, Step};
 use super::show::{self, RepairFormat};
 use super::{Action, Item, Planned, Repairs, Risks};
@@ -37,6 +36,16 @@ const BEAT: Duration = Duration::from_millis(250);
 const NODES_AT_ONCE: usize = 4;
 /// What settles by itself is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How careful heals are: as the agents, but for what was chosen.
+pub(super) fn care(confirm: Duration) -> Care {
+    Care {
+        confirm,
+        // By the API's word a part has been Ready for long enough, or the node is at fault.
+        settle: Duration::ZERO,
+        ..Care::DEFAULT
+    }
+}
 
 /// What became of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

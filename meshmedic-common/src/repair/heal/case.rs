@@ -99,7 +99,7 @@ pub(super) struct Waiting {
     pub(super) asked: Time,
     /// Since when no older ask is outstanding.
     pub(super) turn: Option<Time>,
-    /// Whether Istio's routing was there before the first ask; `None` where another process made that and did not say so.
+    /// Whether Istio's routing was there before the first ask; `None` where another process made that.
     pub(super) before: Option<Redirection>,
     /// Whether istio-cni was seen to have done it.
     pub(super) answered: bool,
@@ -266,15 +266,14 @@ impl Case {
 
 impl Waiting {
     /// For the proof of an ask that another process made.
-    pub(super) fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
-        let before = ask.routed.then_some(Redirection::Routed);
+    pub(super) const fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
         Self {
             ask,
             place,
             began: now,
             asked: now,
             turn: None,
-            before,
+            before: None,
             answered: false,
         }
     }

@@ -7,7 +7,6 @@ use super::case::{Case, LOOK, LOOK_AGAIN, Stage, Waiting};
 use super::evidence::{Candidate, NodeView};
 use super::healer::tell;
 use super::{Diagnosis, Healer, Notice};
-use crate::ask::Ask;
 use crate::repair::Moment;
 use crate::uid::PodUid;
 use crate::verdict::{Redirection, State};
@@ -28,7 +27,7 @@ impl Healer {
             match std::mem::replace(&mut case.stage, Stage::Watching) {
                 Stage::Looking {
                     since,
-                    mut ask,
+                    ask,
                     version,
                     first,
                 } => {
@@ -40,10 +39,6 @@ impl Healer {
                         tell(&mut self.notices, case, why, detail, false);
                     } else if case.agrees(care, candidate, Some(since)) {
                         let before = candidate.redirection;
-                        // What an earlier ask may have written is no proof that it was there before.
-                        let earlier = candidate.standing.facts.heal.as_deref().and_then(Ask::parse);
-                        let before_any = earlier.is_none_or(|earlier| earlier.routed);
-                        ask.routed |= first.is_none() && before == Redirection::Routed && before_any;
                         case.stage = Stage::Asking {
                             ask,
                             version,
