@@ -4,6 +4,7 @@
 //! The rules of "Do no harm" hold as they do for the agents, whose records are kept here, too: agent and command never
 //! work on one owner's pods at once. What a rule forbids is told, and each override is a flag of its own.
 
+mod asks;
 mod drive;
 mod heal;
 mod plan;
@@ -20,18 +21,19 @@ use futures_util::{StreamExt as _, stream};
 use meshmedic_common::duration;
 use meshmedic_common::policy::{Means, Overrides, Rungs, SETTLE, Withheld};
 use meshmedic_common::repair::Limits;
-use meshmedic_common::repair::heal::Care;
 use meshmedic_common::verdict::State;
 use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::exit::Usage;
 use crate::istio::IstioArgs;
-use crate::scan::{self, ScanReport, ScannedPod, sweep};
+use crate::scan::{self, ScannedPod, sweep};
 use crate::selection::{Scope, Selection, SelectionArgs};
 use crate::ways::WayArgs;
 
-use heal::{Outlook, Ward, outlooks};
+use asks::Asks;
+pub(crate) use asks::standing;
+use heal::Ward;
 pub(crate) use plan::{PassedOver, Planned, World};
 use records::Records;
 use show::RepairFormat;
@@ -260,82 +262,6 @@ impl Verifier<'_> {
     }
 }
 
-/// How it stands with the repair of one pod, were it asked for now.
-pub(crate) async fn standing(
-    connection: &Connection,
-    selection: &Selection,
-    ways: &WayArgs,
-    (confirm, settle): (Duration, Duration),
-    report: &ScanReport,
-) -> anyhow::Result<Option<Item>> {
-    let (how, risks) = (How::default(), Risks::default());
-    let agents = &ways.agents().agent_namespace;
-    let lost = report.findings();
-    let world = World::read(connection, selection, agents, settle, &lost).await?;
-    let records = Records::new(connection, agents, risks, &how).await?;
-    let asks = Asks {
-        how: &how,
-        risks,
-        confirm,
-        settle,
-    };
-    let (plans, _) = asks
-        .plan(connection, selection, &world, &records, ways, report)
-        .await?;
-    Ok(plans.first().map(Planned::item))
-}
-
-/// What was asked for, as far as a plan hangs on it.
-struct Asks<'a> {
-    how: &'a How,
-    risks: Risks,
-    confirm: Duration,
-    settle: Duration,
-}
-
-impl Asks<'_> {
-    /// How careful heals are: as the agents, but for what was chosen.
-    fn care(&self) -> Care {
-        Care {
-            confirm: self.confirm,
-            // By the API's word a part has been Ready for long enough, or the node is at fault.
-            settle: Duration::ZERO,
-            ..Care::DEFAULT
-        }
-    }
-
-    /// What would be done to each pod that a scan found out of the mesh, and the nodes where pods may be healed.
-    async fn plan(
-        &self,
-        connection: &Connection,
-        selection: &Selection,
-        world: &World,
-        records: &Records,
-        ways: &WayArgs,
-        report: &ScanReport,
-    ) -> anyhow::Result<(Vec<Planned>, BTreeMap<String, Ward>)> {
-        let readable = ways.leaving_nothing().is_some();
-        let wards = if self.how.strategy.heal && readable {
-            let settle = self.settle.min(Care::DEFAULT.settle);
-            let asked = (self.how, self.risks, self.confirm, settle);
-            Ward::all(connection, selection, world, report, asked).await?
-        } else {
-            BTreeMap::new()
-        };
-        let mut known: BTreeMap<String, Outlook> = BTreeMap::new();
-        for ward in wards.values() {
-            known.extend(outlooks(ward, self.risks, self.care()));
-        }
-        let mut plans = Vec::new();
-        for pod in report.findings() {
-            let outlook = known.remove(&pod.uid);
-            let plan = Planned::of(connection, world, records, (self.how, self.risks), pod, outlook).await?;
-            plans.push(plan);
-        }
-        Ok((plans, wards))
-    }
-}
-
 /// Plans, and repairs if told to; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.ways.check()?;
@@ -404,6 +330,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         risks: args.risks,
         confirm: args.confirm,
         settle: args.settle,
+        own: true,
     };
     let (planned, wards) = asks
         .plan(connection, selection, &world, &records, &args.ways, &report)
@@ -449,19 +376,6 @@ fn scanned_without_findings(states: &BTreeMap<State, usize>) -> u8 {
 }
 
 impl Repairs<'_> {
-    /// How careful heals are.
-    fn care(&self) -> Care {
-        let Verifier { confirm, settle, .. } = self.verifier;
-        let (how, risks) = (self.how, self.risks);
-        Asks {
-            how,
-            risks,
-            confirm,
-            settle,
-        }
-        .care()
-    }
-
     /// Repairs what may be repaired: in place first, then by toggles and restarts: the pods of one owner one after the
     /// other, those of several at once.
     async fn repair(

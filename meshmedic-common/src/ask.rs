@@ -14,8 +14,6 @@ pub const LONGEST: usize = 256;
 const LONGEST_NAME: usize = 64;
 /// What the value begins with.
 const VERSION: &str = "v1";
-/// Says that Istio's routing was there before.
-const ROUTED: &str = "routed";
 /// Stands for a name that is not known.
 const UNKNOWN: &str = "-";
 
@@ -79,8 +77,6 @@ pub struct Ask {
     pub at: Timestamp,
     /// Against what.
     pub against: Against,
-    /// Whether Istio's routing was there before the first ask: rules without a listener are then not of its making.
-    pub routed: bool,
 }
 
 impl Ask {
@@ -90,8 +86,7 @@ impl Ask {
         if text.len() > LONGEST {
             return None;
         }
-        let before = text.strip_suffix(ROUTED).and_then(|text| text.strip_suffix(' '));
-        let words: Vec<&str> = before.unwrap_or(text).split(' ').collect();
+        let words: Vec<&str> = text.split(' ').collect();
         let [VERSION, attempt, at, sandbox, istio_cni, ztunnel] = words[..] else {
             return None;
         };
@@ -111,7 +106,6 @@ impl Ask {
                 istio_cni: name(istio_cni)?,
                 ztunnel: name(ztunnel)?,
             },
-            routed: before.is_some(),
         })
     }
 
@@ -137,7 +131,6 @@ impl Ask {
             // It is written down in whole seconds.
             at: Timestamp::from_second(at.as_second()).unwrap_or(at),
             against: against.clone(),
-            routed: standing.is_some_and(|ask| ask.against == *against && ask.routed),
         })
     }
 }
@@ -157,11 +150,7 @@ impl fmt::Display for Ask {
             f,
             "{VERSION} {attempt} {} {sandbox} {istio_cni} {ztunnel}",
             self.at
-        )?;
-        if self.routed {
-            write!(f, " {ROUTED}")?;
-        }
-        Ok(())
+        )
     }
 }
 
@@ -179,20 +168,14 @@ mod tests {
             attempt,
             at: "2026-11-29T10:00:00Z".parse().unwrap(),
             against: against("4026532345-1764410400"),
-            routed: false,
         }
     }
 
     #[test]
     fn what_is_written_is_read() {
         for attempt in [Attempt::First, Attempt::Second] {
-            for routed in [false, true] {
-                let ask = Ask {
-                    routed,
-                    ..ask(attempt)
-                };
-                assert_eq!(Ask::parse(&ask.to_string()), Some(ask));
-            }
+            let ask = ask(attempt);
+            assert_eq!(Ask::parse(&ask.to_string()), Some(ask));
         }
         let id = "a".repeat(64);
         let expected = format!("v1 1 2026-11-29T10:00:00Z 4026532345-1764410400 {id} {id}");
@@ -205,7 +188,6 @@ mod tests {
         let against = Against::new(&long, Some(&long), Some(&long));
         let ask = Ask {
             against,
-            routed: true,
             ..ask(Attempt::First)
         };
         let text = ask.to_string();

@@ -23,7 +23,7 @@ use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use tokio::time::sleep;
 
-use super::plan::Step;
+use super::plan::{Outlook, Step};
 use super::show::{self, RepairFormat};
 use super::{Action, Item, Planned, Repairs, Risks};
 use crate::output::Progress;
@@ -37,15 +37,14 @@ const NODES_AT_ONCE: usize = 4;
 /// What settles by itself is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How it stands with a pod before anything is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outlook {
-    /// istio-cni may be asked for it.
-    May,
-    /// It may not, and nothing harsher is to be done instead.
-    Waits(Withheld, Option<String>),
-    /// This way cannot help it.
-    Over(Withheld, Option<String>),
+/// How careful heals are: as the agents, but for what was chosen.
+pub(super) fn care(confirm: Duration) -> Care {
+    Care {
+        confirm,
+        // By the API's word a part has been Ready for long enough, or the node is at fault.
+        settle: Duration::ZERO,
+        ..Care::DEFAULT
+    }
 }
 
 /// What became of a pod.
@@ -227,7 +226,7 @@ impl<'a> Course<'a> {
         progress: &'a Progress,
     ) -> Self {
         let now = Time::now();
-        let mut healer = Healer::new(healing(true, shop.risks, shop.care()));
+        let mut healer = Healer::new(healing(true, shop.risks, care(shop.verifier.confirm)));
         for (namespace, why) in &ward.not_permitted {
             healer.permit(namespace, Err(why.clone()));
         }

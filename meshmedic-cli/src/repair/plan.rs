@@ -20,7 +20,6 @@ use meshmedic_common::repair::gate_detail;
 use meshmedic_common::verdict::{Reason, State};
 use serde::Serialize;
 
-use super::heal::Outlook;
 use super::records::Records;
 use super::{Action, How, Item, Risks};
 use crate::connection::{Connection, Failure};
@@ -64,6 +63,17 @@ pub(crate) struct Planned {
     pub(super) passed_over: Vec<PassedOver>,
     /// What was tried in vain.
     pub(super) tried: Option<String>,
+}
+
+/// How it stands with a pod before anything is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// istio-cni may be asked for it.
+    May,
+    /// It may not, and nothing harsher is to be done instead.
+    Waits(Withheld, Option<String>),
+    /// This way cannot help it.
+    Over(Withheld, Option<String>),
 }
 
 /// One way to bring a pod back that nothing forbids.

@@ -188,7 +188,21 @@ mod tests {
     #[test]
     fn a_plan_and_what_came_of_it_read_as_recorded() {
         let act = "evicted; ReplicaSet cart-7d4b recreates it; budget cart allows 1 now";
+        let heal = "istio-cni is asked to take it in again: resets its 14 open connections; no restart. If that does \
+                    not take: evicted; ReplicaSet cart-7d4b recreates it; no disruption budget covers it";
         let plan = [
+            Item {
+                means: Some(Means::Heal),
+                ..item("shop/pay-5c9f-y1", State::Orphan, Action::WouldRepair, heal)
+            },
+            Item {
+                passed_over: vec![PassedOver {
+                    means: Means::Heal,
+                    reason: Some(Withheld::HealUnsupported),
+                    detail: format!("{}: istio-cni 1.24.3", Withheld::HealUnsupported.sentence()),
+                }],
+                ..item("shop/web-6b7c-z1", State::Orphan, Action::WouldRepair, act)
+            },
             item("shop/cart-7d4b-x1", State::Orphan, Action::WouldRepair, act),
             item("shop/cart-7d4b-x2", State::Partial, Action::WouldRepair, act),
             withheld("shop/bare", State::Orphan, Withheld::NothingRecreates),
@@ -196,6 +210,15 @@ mod tests {
         ];
         crate::output::assert_golden("repair-plan.txt", &text(&plan).unwrap());
         let done = [
+            Item {
+                means: Some(Means::Heal),
+                ..item(
+                    "shop/pay-5c9f-y1",
+                    State::Orphan,
+                    Action::Repaired,
+                    "healed in place, and captured again 0.31s after istio-cni was asked",
+                )
+            },
             Item {
                 successor: Some("shop/cart-7d4b-x3".to_owned()),
                 ..item(
@@ -221,9 +244,11 @@ mod tests {
         ];
         crate::output::assert_golden("repair-done.txt", &text(&done).unwrap());
         let json = serde_json::to_value(&done).unwrap();
-        assert_eq!(json[0]["action"], "restarted");
-        assert_eq!(json[2]["action"], "not-done");
-        assert_eq!(json[3]["reason"], "nothing-recreates");
+        assert_eq!(json[0]["action"], "repaired");
+        assert_eq!(json[0]["means"], "heal");
+        assert_eq!(json[1]["action"], "restarted");
+        assert_eq!(json[3]["action"], "not-done");
+        assert_eq!(json[4]["reason"], "nothing-recreates");
         for key in ["pod", "node", "action", "detail"] {
             assert!(json[0][key].is_string(), "{key} is the original's");
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use meshmedic_common::eligibility::Enablement;
+use meshmedic_common::eligibility::{Enablement, Expectation};
 use meshmedic_common::identity::{Component, NodeFault, OnNode};
 use meshmedic_common::kube::heal::Heals;
 use meshmedic_common::policy::{Gates, Standing, Withheld};
@@ -20,12 +20,15 @@ use super::rounds::{Looked, Round};
 use crate::connection::Connection;
 use crate::repair::plan::World;
 use crate::repair::{How, Repairs, Risks};
-use crate::scan::{ScanReport, ScannedPod};
-use crate::selection::{Mesh, Selection, Target, select};
-use crate::ways::{Way, Words};
+use crate::scan::{self, ScanReport, ScannedPod};
+use crate::selection::{Mesh, Scope, Selection, Target, select};
+use crate::ways::{Reader, Way, WayArgs, Words};
 
 /// So many readings of a scan agree about a loss.
 const READINGS: u32 = 3;
+
+/// So many other pods of a node are read for one that shows ztunnel at work.
+const WITNESSES: usize = 8;
 
 /// One pod.
 struct Bed {
@@ -69,6 +72,8 @@ pub(in crate::repair) struct Ward {
     version: Option<String>,
     /// What its agent says of the node.
     words: Option<Words>,
+    /// Whether a pod that was not asked for was found captured.
+    witnessed: bool,
     /// Whether a fault of the node is that it has not settled.
     settling: bool,
 }
@@ -80,6 +85,7 @@ impl Ward {
         selection: &Selection,
         world: &World,
         report: &ScanReport,
+        ways: &WayArgs,
         (how, risks, confirm, settle): (&How, Risks, Duration, Duration),
     ) -> anyhow::Result<BTreeMap<String, Self>> {
         let mut targets = select(connection, selection).await?.pods;
@@ -105,6 +111,7 @@ impl Ward {
                     settle,
                     version: how.istio_version.clone(),
                     words: report.words.get(node).cloned(),
+                    witnessed: false,
                     settling: false,
                 };
                 (node.to_owned(), ward)
@@ -119,16 +126,24 @@ impl Ward {
                 ward.admit(world, target, pod.clone(), now, confirm);
             }
         }
+        for ward in wards.values_mut() {
+            ward.find_witness(ways).await?;
+            ward.observe(world.paused.as_ref().map(|pause| pause.reason.clone()));
+        }
+        Ok(wards)
+    }
+
+    /// Looks for the right to ask in each namespace that has lost pods: whoever only wants to know what would be done
+    /// need not have it.
+    pub(in crate::repair) async fn look_for_rights(
+        connection: &Connection,
+        wards: &mut BTreeMap<String, Self>,
+    ) {
         let heals = Heals::new(connection.client.clone());
         let mut permitted: BTreeMap<String, Option<String>> = BTreeMap::new();
         for ward in wards.values_mut() {
-            ward.observe(world.paused.as_ref().map(|pause| pause.reason.clone()));
-            let lost: BTreeSet<String> = ward
-                .beds
-                .values()
-                .filter(|bed| bed.seen.state.is_finding())
-                .map(|bed| bed.target.facts.namespace.clone())
-                .collect();
+            let lost = ward.beds.values().filter(|bed| bed.seen.state.is_finding());
+            let lost: BTreeSet<String> = lost.map(|bed| bed.target.facts.namespace.clone()).collect();
             for namespace in lost {
                 if !permitted.contains_key(&namespace) {
                     let answer = heals.permitted(&namespace).await.and_then(Result::err);
@@ -139,7 +154,53 @@ impl Ward {
                 }
             }
         }
-        Ok(wards)
+    }
+
+    /// Looks for another pod of the node that is captured, where nothing else shows that ztunnel serves: among those of
+    /// the same namespaces, which whoever repairs may read.
+    async fn find_witness(&mut self, ways: &WayArgs) -> anyhow::Result<()> {
+        let told = self.words.as_ref().and_then(|words| words.serves).is_some();
+        if told || self.captures() {
+            return Ok(());
+        }
+        let mut others = Vec::new();
+        let namespaces: BTreeSet<String> = self
+            .beds
+            .values()
+            .map(|bed| bed.target.facts.namespace.clone())
+            .collect();
+        for namespace in namespaces {
+            let here = Selection {
+                scope: Scope::Namespace(namespace),
+                labels: None,
+                node: Some(self.node.clone()),
+            };
+            let found = select(&self.connection, &here).await?.pods.into_values();
+            let other = |target: &Target| {
+                let uid = target.facts.cgroup_uid();
+                let known = uid.is_none_or(|uid| self.beds.contains_key(&uid));
+                !known && self.mesh.expectation(&target.facts) == Expectation::Expected
+            };
+            others.extend(found.filter(other));
+        }
+        if others.is_empty() {
+            return Ok(());
+        }
+        let nodes = BTreeSet::from([self.node.as_str()]);
+        let reader = Reader::new(&self.connection, ways, &Selection::cluster(), nodes).await?;
+        for target in others.iter().take(WITNESSES) {
+            let seen = scan::seen(target, reader.look(target).await);
+            if seen.state == State::Captured {
+                self.witnessed = true;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a pod of the node is captured, as far as is known.
+    fn captures(&self) -> bool {
+        self.witnessed || self.beds.values().any(|bed| bed.seen.state == State::Captured)
     }
 
     /// Takes a pod as a scan found it: of a loss three readings agreed.
@@ -243,7 +304,7 @@ impl Ward {
             OnNode::Ready(ready) => Some(since(*ready)),
             _ => None,
         };
-        let captures = self.beds.values().any(|bed| bed.seen.state == State::Captured);
+        let captures = self.captures();
         let told = self.words.as_ref();
         let serving = match told.and_then(|words| words.serves) {
             Some(true) => Serving::Captures,

@@ -102,14 +102,6 @@ fn what_istio_cni_cannot_heal_by_hand_goes_to_the_next_way() {
     let world = World::new(1);
     let (cart, pay) = (world.deployment("cart", 2), world.deployment("pay", 1));
     world.cluster.orphan_believed(&cart[0]).unwrap();
-    let name = format!("shop/{}", cart[0].name());
-    // Without another pod that is shown to be captured nothing proves that ztunnel serves.
-    let (code, items) = repair(&world, &[&[&*name, "--yes"], &LADDER[..]].concat());
-    assert_eq!(
-        (code, items[0]["reason"].as_str()),
-        (Some(1), Some("ztunnel-unproven")),
-        "{items:#}"
-    );
     let of_app = ["-n", "shop", "-l", "app in (cart,pay)", "--yes", "--strategy"];
     let (code, items) = repair(&world, &[&of_app[..], &["heal,toggle"]].concat());
     let found = item(&items, &cart[0]);
@@ -131,19 +123,44 @@ fn what_istio_cni_cannot_heal_by_hand_goes_to_the_next_way() {
         "{items:#}"
     );
     assert!(world.is_untouched(&pay[0]));
-    let before = asks(&world);
-    let (code, items) = repair(&world, &[&of_app[..], &["heal,restart"]].concat());
-    let found = item(&items, &pay[0]);
+
+    let web = world.deployment("web", 1);
+    world.cluster.orphan_believed(&web[0]).unwrap();
+    let name = format!("shop/{}", web[0].name());
+    let (code, items) = repair(&world, &[&[&*name, "--yes"], &LADDER[..]].concat());
     assert_eq!(
-        (code, found["action"].as_str(), evictions(&world)),
+        (code, items[0]["action"].as_str(), evictions(&world)),
         (Some(0), Some("restarted"), 1),
         "{items:#}"
     );
+}
+
+/// Nobody asked for the other pod: it is looked at for what it shows of ztunnel.
+#[test]
+fn one_pod_that_is_named_is_healed_where_another_shows_that_ztunnel_serves() {
+    if !need::root("one_pod_that_is_named_is_healed_where_another_shows_that_ztunnel_serves") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    world.cluster.orphan(&pods[0]).unwrap();
+    let name = format!("shop/{}", pods[0].name());
+    let arguments = [&[&*name, "--yes"], &LADDER[..]].concat();
+    world.cluster.orphan(&pods[1]).unwrap();
+    let (code, items) = repair(&world, &arguments);
     assert_eq!(
-        asks(&world),
-        before,
-        "the same ask against the same would change nothing"
+        (code, items[0]["reason"].as_str(), asks(&world)),
+        (Some(1), Some("ztunnel-unproven"), 0),
+        "{items:#}"
     );
+    world.deployment("web", 1);
+    let (code, items) = repair(&world, &arguments);
+    assert_eq!(
+        (code, items[0]["means"].as_str(), asks(&world)),
+        (Some(0), Some("heal"), 1),
+        "{items:#}"
+    );
+    assert!(world.is_untouched(&pods[0]) && world.is_untouched(&pods[1]));
 }
 
 #[test]

@@ -188,37 +188,43 @@ fn people_who_act_are_granted_what_they_ask_for() {
     let by_exec = [SCAN, "meshmedic-cli-exec", "meshmedic-cli-repair"];
     let repair = |pod: &Pod, more: &[&str]| {
         let name = format!("shop/{}", pod.name());
-        ann.runs(
-            0,
-            &[
-                &["repair", &name, "--via", "exec", "--yes", "--deadline", "60s"],
-                more,
-            ]
-            .concat(),
-        );
+        let how = ["--via", "exec", "--yes", "--deadline", "60s", "--strategy"];
+        ann.runs(0, &[&["repair", &name], &how[..], more].concat());
     };
 
     // Those who repair ask twice for an owner's Lease: it is made, and later it is there.
     ann.has(&by_exec);
-    repair(&lost(&world, "cart"), &[]);
+    repair(&lost(&world, "cart"), &["restart"]);
     world.cluster.stateful_set("shop", "db", 1).unwrap();
     world.cluster.daemon_set("shop", "log").unwrap();
     for app in ["db", "log"] {
         let lost = world.cluster.wait_captured("shop", app, 1).unwrap().remove(0);
         world.cluster.orphan(&lost).unwrap();
-        repair(&lost, &[]);
+        repair(&lost, &["restart"]);
     }
     ann.used(&["meshmedic-cli-repair"]);
 
     ann.has(&[&by_exec[..], &["meshmedic-cli-delete"]].concat());
-    repair(&lost(&world, "desk"), &["--delete-past-disruption-budgets"]);
+    repair(
+        &lost(&world, "desk"),
+        &["restart", "--delete-past-disruption-budgets"],
+    );
     ann.used(&["meshmedic-cli-delete"]);
 
     let bare = world.cluster.bare_pod("shop", "bare", "node-a").unwrap();
     world.cluster.wait_captured("shop", "bare", 1).unwrap();
     world.cluster.orphan(&bare).unwrap();
     ann.has(&[&by_exec[..], &["meshmedic-cli-toggle"]].concat());
-    repair(&bare, &["--strategy", "toggle"]);
+    repair(&bare, &["toggle"]);
+    ann.used(&["meshmedic-cli-toggle"]);
+
+    ann.has(&[&by_exec[..], &["meshmedic-cli-toggle"]].concat());
+    world.cluster.orphan(&bare).unwrap();
+    repair(&bare, &["heal"]);
+    ann.used(&["meshmedic-cli-toggle"]);
+
+    ann.has(&[SCAN, "meshmedic-cli-toggle"]);
+    ann.runs(0, &["undo", "-n", "shop", "--yes"]);
     ann.used(&["meshmedic-cli-toggle"]);
 
     ann.has(&["meshmedic-cli-pause"]);

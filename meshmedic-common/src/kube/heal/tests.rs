@@ -22,7 +22,6 @@ fn first() -> Ask {
         attempt: Attempt::First,
         at: "2026-11-29T10:00:00Z".parse().unwrap(),
         against: Against::new("7-8", Some("containerd://c"), Some("containerd://z")),
-        routed: false,
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::evidence::{Candidate, Place};
 use super::pace::Whose;
-use super::toggle::Toggle;
 use super::{Below, Care, Diagnosis, Healing, Progress};
 use crate::ask::{Against, Ask, Attempt};
 use crate::facts::Enrolment;
@@ -66,6 +65,30 @@ pub(super) enum Stage {
     Toggling(Toggle),
 }
 
+/// A toggle under way.
+#[derive(Clone, Debug)]
+pub(super) struct Toggle {
+    /// What was asked in vain before, and why it did not take.
+    pub(super) against: Against,
+    pub(super) why: Diagnosis,
+    pub(super) place: Option<Place>,
+    pub(super) began: Time,
+    pub(super) step: Step,
+}
+
+/// How far a toggle is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Its label is being taken away.
+    TakingOut,
+    /// It is away, and istio-cni lets the pod go.
+    Out,
+    /// The label is being put back.
+    PuttingBack,
+    /// It is back since then, and the proof is waited for.
+    Back(Time),
+}
+
 /// An ask that is outstanding.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
@@ -76,7 +99,7 @@ pub(super) struct Waiting {
     pub(super) asked: Time,
     /// Since when no older ask is outstanding.
     pub(super) turn: Option<Time>,
-    /// Whether Istio's routing was there before the first ask; `None` where another process made that and did not say so.
+    /// Whether Istio's routing was there before the first ask; `None` where another process made that.
     pub(super) before: Option<Redirection>,
     /// Whether istio-cni was seen to have done it.
     pub(super) answered: bool,
@@ -245,15 +268,14 @@ impl Case {
 
 impl Waiting {
     /// For the proof of an ask that another process made.
-    pub(super) fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
-        let before = ask.routed.then_some(Redirection::Routed);
+    pub(super) const fn adopted(ask: Ask, place: Option<Place>, now: Time) -> Self {
         Self {
             ask,
             place,
             began: now,
             asked: now,
             turn: None,
-            before,
+            before: None,
             answered: false,
         }
     }

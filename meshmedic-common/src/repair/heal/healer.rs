@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage};
+use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage, Step};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
-use super::toggle::Step;
 use super::{Below, Healing, Notice, Progress, Request};
 use crate::ask::{Against, Attempt};
 use crate::duration;

@@ -27,7 +27,7 @@ impl Healer {
             match std::mem::replace(&mut case.stage, Stage::Watching) {
                 Stage::Looking {
                     since,
-                    mut ask,
+                    ask,
                     version,
                     first,
                 } => {
@@ -39,7 +39,6 @@ impl Healer {
                         tell(&mut self.notices, case, why, detail, false);
                     } else if case.agrees(care, candidate, Some(since)) {
                         let before = candidate.redirection;
-                        ask.routed |= first.is_none() && before == Redirection::Routed;
                         case.stage = Stage::Asking {
                             ask,
                             version,

@@ -8,8 +8,8 @@
 
 use std::time::Duration;
 
-use super::case::{Case, LOOK, LOOK_AGAIN, Stage};
-use super::evidence::{Candidate, Place};
+use super::case::{Case, LOOK, LOOK_AGAIN, Stage, Step, Toggle};
+use super::evidence::Candidate;
 use super::healer::tell;
 use super::{Below, Care, Diagnosis, Healer, Notice};
 use crate::ask::Against;
@@ -25,30 +25,6 @@ use crate::verdict::State;
 const LETTING_GO: u32 = 3;
 /// What the API did not do is asked for again after this.
 const AGAIN: Duration = Duration::from_secs(3);
-
-/// A toggle under way.
-#[derive(Clone, Debug)]
-pub(super) struct Toggle {
-    /// What was asked in vain before, and why it did not take.
-    against: Against,
-    why: Diagnosis,
-    place: Option<Place>,
-    began: Time,
-    pub(super) step: Step,
-}
-
-/// How far a toggle is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Its label is being taken away.
-    TakingOut,
-    /// It is away, and istio-cni lets the pod go.
-    Out,
-    /// The label is being put back.
-    PuttingBack,
-    /// It is back since then, and the proof is waited for.
-    Back(Time),
-}
 
 impl Diagnosis {
     /// Whether a toggle may help: somebody remembers what is not so.

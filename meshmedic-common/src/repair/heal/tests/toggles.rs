@@ -3,7 +3,7 @@
 
 use super::super::*;
 use super::bench::{Bench, on, uid};
-use crate::verdict::State;
+use crate::verdict::{Redirection, State};
 
 /// A node on which ztunnel believes that it serves one of its pods.
 fn believed(toggle: bool) -> Bench {
@@ -13,7 +13,8 @@ fn believed(toggle: bool) -> Bench {
         care: Care::DEFAULT,
         toggle,
     });
-    bench.pod(0).believed = true;
+    // Its rules are left, so what an ask writes makes nothing worse.
+    (bench.pod(0).believed, bench.pod(0).redirection) = (true, Redirection::Routed);
     bench
 }
 
