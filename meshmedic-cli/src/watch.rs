@@ -75,7 +75,8 @@ Examples:
 
 /// Watches until told to stop; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    if !args.follow && !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+    let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if !args.follow && !terminal {
         return Err(Usage(
             "watch draws a screen, and this is no terminal: --follow writes one line a transition".to_owned(),
         )

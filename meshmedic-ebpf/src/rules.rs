@@ -11,7 +11,10 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
-    helpers::{bpf_probe_read_kernel, generated::{bpf_loop, bpf_probe_read_kernel_str}},
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_loop, bpf_probe_read_kernel_str},
+    },
     macros::map,
     maps::{Array, PerCpuArray},
 };
@@ -173,7 +176,8 @@ fn of_family(net: *const u8, offset: u32, family: u32, context: &mut Context) ->
         return FamilyHooks::NOT_READ;
     }
     // SAFETY: an address that is wrong gives an error.
-    let Ok(places) = (unsafe { bpf_probe_read_kernel(net.wrapping_add(offset as usize).cast::<[u64; 4]>()) }) else {
+    let Ok(places) = (unsafe { bpf_probe_read_kernel(net.wrapping_add(offset as usize).cast::<[u64; 4]>()) })
+    else {
         return FamilyHooks::NOT_READ;
     };
     // SAFETY: this processor's own value of a map, and the program is not preempted by itself.
@@ -398,7 +402,11 @@ fn legacy(table: u64, context: &mut Context) {
         return;
     }
     let named = string(table + u64::from(layout.legacy_name));
-    let wanted = if walk.place & MANGLE == 0 { LEGACY_NAT } else { LEGACY_MANGLE };
+    let wanted = if walk.place & MANGLE == 0 {
+        LEGACY_NAT
+    } else {
+        LEGACY_MANGLE
+    };
     let info: u64 = read(table + u64::from(layout.legacy_private));
     let number: u32 = read(info + u64::from(layout.info_number));
     if named[0] != wanted[0] || info == 0 || number == 0 {
@@ -433,7 +441,11 @@ unsafe extern "C" fn entry(_index: u64, context: *mut Context) -> i64 {
         return END;
     }
     let entry = walk.table + u64::from(walk.offset);
-    let at = if walk.place & IPV6 == 0 { TARGET_OFFSET[0] } else { TARGET_OFFSET[1] };
+    let at = if walk.place & IPV6 == 0 {
+        TARGET_OFFSET[0]
+    } else {
+        TARGET_OFFSET[1]
+    };
     let lengths: u32 = read(entry + at);
     let (target, next) = (u64::from(lengths & 0xffff), lengths >> 16);
     if next == 0 {
@@ -443,7 +455,8 @@ unsafe extern "C" fn entry(_index: u64, context: *mut Context) -> i64 {
     }
     walk.offset += next;
     // A chain begins with a target of this size; the name is the first of what it carries.
-    let begins = u64::from(next) == target + ERROR_TARGET_BYTES && read::<u16>(entry + target) == ERROR_TARGET_BYTES as u16;
+    let begins = u64::from(next) == target + ERROR_TARGET_BYTES
+        && read::<u16>(entry + target) == ERROR_TARGET_BYTES as u16;
     if !begins {
         if walk.within != 0 {
             walk.within += 1;
@@ -553,13 +566,7 @@ fn string(address: u64) -> Name {
         words.add(2).write_volatile(0);
     }
     // SAFETY: the helper writes into `name` only, and survives any address.
-    unsafe {
-        bpf_probe_read_kernel_str(
-            words.cast(),
-            size_of::<Name>() as u32,
-            address as *const _,
-        )
-    };
+    unsafe { bpf_probe_read_kernel_str(words.cast(), size_of::<Name>() as u32, address as *const _) };
     // SAFETY: all of it was written.
     unsafe { name.assume_init() }
 }
