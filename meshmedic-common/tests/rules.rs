@@ -56,7 +56,7 @@ fn every_reason_is_explained_under_its_rule_and_no_other() {
 /// The sources of every crate that tests something.
 fn sources() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut folders: Vec<_> = ["meshmedic-common", "meshmedic-agent", "meshmedic-cli"]
+    let mut folders: Vec<_> = ["meshmedic-common", "meshmedic-agent", "meshmedic-cli", "xtask"]
         .iter()
         .map(|folder| root.join(folder))
         .collect();
