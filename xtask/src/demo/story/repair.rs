@@ -19,7 +19,6 @@ use crate::demo::stage::Stage;
 pub(super) struct Healed {
     pub(super) at: Timestamp,
     pub(super) name: String,
-    pub(super) uid: String,
 }
 
 /// How delays are counted, for the reader.
@@ -141,7 +140,6 @@ pub(super) fn heal(stage: &mut Stage<'_>, who: &Who) -> anyhow::Result<Healed> {
     Ok(Healed {
         at: ended.at,
         name: next.name,
-        uid: next.uid,
     })
 }
 
