@@ -409,3 +409,39 @@ fn a_pod_that_opted_out_of_restarts_is_healed_all_the_same() {
     assert!(world.cluster.is_captured(&pods[0]) && !was_asked(&world, &pods[1]));
     nothing_restarted(&world);
 }
+
+#[test]
+fn of_a_pod_that_only_a_restart_may_help_the_event_says_what_forbids_the_restart() {
+    if !need::root("of_a_pod_that_only_a_restart_may_help_the_event_says_what_forbids_the_restart") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let api = world.cluster.api();
+    let patch = serde_json::json!({ "metadata": { "annotations": { "meshmedic.io/strategy": "restart" } } });
+    api.patch("pods", "shop", pods[0].name(), &patch).unwrap();
+    let budget = serde_json::json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": { "name": "cart", "namespace": "shop" },
+        "spec": { "minAvailable": 2, "selector": { "matchLabels": { "app": "cart" } } },
+    });
+    api.apply(&budget).unwrap();
+    let mut agent = world.ready_agent(&HEAL);
+    world.cluster.orphan(&pods[0]).unwrap();
+    let notes = || -> Vec<String> {
+        let events = api.list("events.events.k8s.io", "shop").unwrap().into_iter();
+        let blocked = events.filter(|event| event["reason"] == "MeshRepairBlocked");
+        blocked
+            .filter_map(|event| event["note"].as_str().map(str::to_owned))
+            .collect()
+    };
+    agent.until("the Event", |_| !notes().is_empty());
+    let notes = notes();
+    assert!(
+        notes
+            .iter()
+            .all(|note| note.starts_with("not repaired, by rule 5:")),
+        "{notes:?}"
+    );
+    assert!(!was_asked(&world, &pods[0]));
+}

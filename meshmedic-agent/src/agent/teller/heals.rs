@@ -33,7 +33,14 @@ impl Teller {
                 detail,
                 shadow,
             } => {
-                self.withheld(pod, *why, detail.as_deref(), *shadow);
+                let detail = detail.as_deref();
+                if matches!(heal::Below::of(*why), heal::Below::May(_)) {
+                    // What the ways below make of the pod is theirs to say in Events.
+                    let (reason, rule) = (Some(why.as_str()), Some(why.rule()));
+                    self::audit(&self.node, pod, "withheld", reason, rule, detail, *shadow);
+                } else {
+                    self.withheld(pod, *why, detail, *shadow);
+                }
             }
             heal::Notice::Would { pod } => self::audit(&self.node, pod, "would-heal", None, None, None, true),
             heal::Notice::Asked { pod, attempt } => {

@@ -79,6 +79,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<Refused> {
     let note = stage.until("the Event on the pod", |stage| {
         api::event(stage.cluster, &who.namespace, &who.uid, "MeshRepairBlocked")
     })?;
+    ensure!(note.contains("by rule 5"), "the Event names another rule: {note}");
     // The API's own words stand at its end, and were said already.
     let note = note.strip_suffix(&format!(" ({detail})")).unwrap_or(&note);
     stage.entry(

@@ -149,12 +149,7 @@ fn comes_back(stage: &mut Stage<'_>, pods: &[Who]) -> anyhow::Result<()> {
         let captures: Option<Vec<_>> = captures.collect();
         Ok(captures.and_then(|lines| lines.into_iter().map(|line| line.at).max()))
     })?;
-    stage.entry(
-        last,
-        "captured",
-        Tone::Good,
-        &format!("all {} pods", pods.len()),
-    )?;
+    stage.entry(last, "captured", Tone::Good, &format!("all {} pods", pods.len()))?;
     let over = stage.line("the node's fault to be over", |line| {
         line.at >= start && line.text("condition") == "node-fault" && line.text("detail").is_empty()
     })?;
