@@ -5,6 +5,7 @@
 //! whose defaults do not see to it, and on luck. Whether the kubelet shuts pods down gracefully stands in its own
 //! configuration, which nobody reads by the API without the right to run anything in every pod: it is not asked.
 
+mod backends;
 mod settings;
 mod started;
 
@@ -52,6 +53,14 @@ pub(crate) const CHECKS: &[Check] = &[
         severity: Severity::Warning,
         needs: &[Need::Pods, Need::Namespaces, Need::Ambient],
         run: started::run,
+    },
+    Check {
+        code: "MM1606",
+        category: Category::Reboots,
+        title: "no pod has Istio's rules in both packet filters",
+        severity: Severity::Warning,
+        needs: &[Need::Ambient, Need::Scan],
+        run: backends::run,
     },
 ];
 

@@ -278,6 +278,7 @@ fn of_report(report: &NodeReport) -> Vec<PodState> {
             reason: pod.reason,
             detail: pod.detail.clone(),
             redirection: Some(pod.redirection.as_str().to_owned()),
+            rules: pod.rules,
             via: Some("agent".to_owned()),
         })
     });
@@ -295,6 +296,7 @@ fn of_scan(pod: ScannedPod) -> PodState {
         redirection: pod
             .redirection
             .map(|redirection: Redirection| redirection.as_str().to_owned()),
+        rules: pod.rules,
         via: pod.via.map(|way| way.as_str().to_owned()),
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use meshmedic_common::rules::PodRules;
 use meshmedic_common::verdict::{Reason, State};
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +204,9 @@ pub(crate) struct PodState {
     /// Whether Istio's routes are in its network namespace, where anybody looked: `routed`, `absent`, `unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) redirection: Option<String>,
+    /// Istio's redirection rules in it, where its agent read them from the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rules: Option<PodRules>,
     /// Who looked: `agent`, `exec` or `probe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) via: Option<String>,

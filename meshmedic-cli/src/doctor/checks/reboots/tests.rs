@@ -202,3 +202,28 @@ fn whoever_looked_and_could_not_tell_saw_nothing() {
     }
     assert_finds("MM1605", &snapshot, "Node node-c");
 }
+
+#[test]
+fn a_pod_with_the_rules_of_both_packet_filters_is_named() {
+    let of = |ipv4: &str, ipv6: &str| {
+        let mut snapshot = healthy();
+        let found = had(&mut snapshot.scan)
+            .iter_mut()
+            .find(|one| one.name == "cart-7d4b-a");
+        let rules = serde_json::from_value(json!({
+            "verdict": "present",
+            "ipv4": { "verdict": "present", "backend": ipv4, "hooks": [3, 4] },
+            "ipv6": { "verdict": "present", "backend": ipv6, "hooks": [2, 3] },
+        }));
+        found.unwrap().rules = rules.unwrap();
+        snapshot
+    };
+    for (ipv4, ipv6) in [("both", "nft"), ("nft", "both")] {
+        let found = assert_finds("MM1606", &of(ipv4, ipv6), "Pod shop/cart-7d4b-a");
+        assert!(
+            found.evidence[0].contains("nf_tables and iptables' legacy tables"),
+            "{found:#?}"
+        );
+    }
+    assert_passes("MM1606", &of("nft", "nft"));
+}

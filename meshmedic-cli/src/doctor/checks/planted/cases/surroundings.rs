@@ -267,6 +267,25 @@ pub(super) const CASES: &[Case] = &[
             },
         )
     },
+    case(
+        // istio-cni was restarted where it found the legacy tables in the host's namespace first.
+        "MM1606",
+        "Pod till/pay-7d4b-a",
+        |snapshot| {
+            let mut states = had(&mut snapshot.scan).iter_mut();
+            let found = states.find(|one| one.name == "pay-7d4b-a").unwrap();
+            found.rules = serde_json::from_value(json!({
+                "verdict": "present",
+                "ipv4": { "verdict": "present", "backend": "both", "hooks": [3, 4] },
+                "ipv6": { "verdict": "present", "backend": "nft", "hooks": [2, 3] },
+            }))
+            .unwrap();
+        },
+        |snapshot| {
+            let mut states = had(&mut snapshot.scan).iter_mut();
+            states.find(|one| one.name == "pay-7d4b-a").unwrap().rules = None;
+        },
+    ),
     Case {
         // A second proxy is not among what a sidecar needs.
         along: &["MM0806"],
