@@ -25,7 +25,7 @@ named! {
         /// Some of Istio's chains are there, others are not.
         Differs = "differs", "only some of Istio's redirection rules are there";
         /// It could not be told.
-        Unknown = "unknown", "could not be told";
+        Unknown = "unknown", "could not be determined";
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The screen, drawn from what is known and what was typed; no terminal is needed to draw it.
 
+use std::collections::BTreeMap;
+
 use console::Key;
 use jiff::Timestamp;
 use meshmedic_common::duration;
@@ -176,13 +178,8 @@ impl Pen {
 
     fn head(&self, view: &View) -> String {
         let mut line = Line::new(self.columns);
-        line.add("meshmedic watch", None);
-        let mut states: Vec<(&State, &usize)> = view.status.states.iter().collect();
-        states.sort_by_key(|(state, _)| by_severity(**state));
-        for (state, count) in states {
-            line.add("  ", None);
-            line.add(&format!("{count} {state}"), Some(state_colour(*state)));
-        }
+        line.add("meshmedic watch  ", None);
+        line.counts(&view.status.states, "  ");
         line.right(&format!("{:.0}", view.at));
         line.done()
     }
@@ -225,12 +222,7 @@ impl Pen {
             AgentHealth::Silent => line.add("silent ", Some(Colour::Red)),
             AgentHealth::Missing => line.add("no agent ", Some(Colour::Red)),
         }
-        let mut states: Vec<(&State, &usize)> = node.states.iter().collect();
-        states.sort_by_key(|(state, _)| by_severity(**state));
-        for (at, (state, count)) in states.into_iter().enumerate() {
-            line.add(if at > 0 { ", " } else { "" }, None);
-            line.add(&format!("{count} {state}"), Some(state_colour(*state)));
-        }
+        line.counts(&node.states, ", ");
         for (condition, detail) in &node.conditions {
             line.add(&format!("  {condition}: {detail}"), Some(Colour::Yellow));
         }
@@ -356,6 +348,16 @@ impl Line {
             self.text += &paint(&words, colour);
         } else {
             self.text += &words;
+        }
+    }
+
+    /// How many pods are in which state, the worst first.
+    fn counts(&mut self, states: &BTreeMap<State, usize>, between: &str) {
+        let mut states: Vec<(&State, &usize)> = states.iter().collect();
+        states.sort_by_key(|(state, _)| by_severity(**state));
+        for (at, (state, count)) in states.into_iter().enumerate() {
+            self.add(if at > 0 { between } else { "" }, None);
+            self.add(&format!("{count} {state}"), Some(state_colour(*state)));
         }
     }
 
