@@ -55,6 +55,11 @@ fn repaired(finding: Finding) -> Finding {
     explained(finding).run(repair)
 }
 
+fn mended_by_hand(found: Vec<Finding>, how: &str) -> Vec<Finding> {
+    let mended = found.into_iter().map(|finding| explained(finding).by_hand(how));
+    mended.collect()
+}
+
 pub(super) fn orphans(view: &View<'_>) -> Vec<Finding> {
     let effect = "ztunnel does not take its connections: they are refused, or bypass the mesh in plaintext";
     let found = in_state(
@@ -86,8 +91,7 @@ pub(super) fn imposters(view: &View<'_>) -> Vec<Finding> {
         effect,
     );
     let moved = "let the app use ports other than 15001, 15006 and 15008, then make the pod anew";
-    let explained = found.into_iter().map(|finding| explained(finding).by_hand(moved));
-    explained.collect()
+    mended_by_hand(found, moved)
 }
 
 pub(super) fn bypassing(view: &View<'_>) -> Vec<Finding> {
@@ -99,10 +103,7 @@ pub(super) fn bypassing(view: &View<'_>) -> Vec<Finding> {
         effect,
     );
     let healed = "let the agent of its node heal it in place (--auto-repair): istio-cni writes the rules anew, without a restart";
-    found
-        .into_iter()
-        .map(|finding| explained(finding).by_hand(healed))
-        .collect()
+    mended_by_hand(found, healed)
 }
 
 pub(super) fn unredirected(view: &View<'_>) -> Vec<Finding> {
