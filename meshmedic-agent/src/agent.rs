@@ -159,7 +159,8 @@ impl Agent {
         } = acting;
         let planner = Planner::new(options.repairer.clone(), options.prove);
         let leases = match (planner.may_act(), options.prove) {
-            (true, _) => Leases::Needed,
+            (true, _) if options.rungs.restart => Leases::Needed,
+            (true, _) => Leases::Heals,
             (false, true) => Leases::IfAllowed,
             (false, false) => Leases::Ignored,
         };
@@ -171,6 +172,7 @@ impl Agent {
                 confirm: options.confirm,
                 settle: options.settle,
                 interval: options.interval,
+                pending_deadline: options.pending_deadline,
                 use_census: true,
             },
             ready.kernel,
@@ -178,7 +180,14 @@ impl Agent {
         let teller = Teller::new(&client, &options.node, status.metrics().clone());
         teller.begin(&options, watch.trigger());
         let identity = options.identity.clone();
-        let mirror = Mirror::new(identity.clone(), leases == Leases::Needed);
+        let mirror = Mirror::new(identity.clone(), planner.may_act());
+        let acts = Arc::new(Acts::new(
+            client.clone(),
+            Arc::clone(&clock),
+            identity.clone(),
+            &options.node,
+            &options.namespace,
+        ));
         let pending = mirror.pending().map(|resource| (resource, status.task(resource)));
         Ok(Self {
             pending: pending.collect(),
@@ -186,13 +195,7 @@ impl Agent {
             confinement: ready.confinement,
             published: None,
             changed: true,
-            acts: Arc::new(Acts::new(
-                client.clone(),
-                Arc::clone(&clock),
-                identity.clone(),
-                &options.node,
-                &options.namespace,
-            )),
+            acts: Arc::clone(&acts),
             watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
             heal: Heal::new(
@@ -205,6 +208,7 @@ impl Agent {
                 options.istio_version,
                 options.pod_uid,
                 Heals::new(client.clone()),
+                acts,
             ),
             planner,
             running: JoinSet::new(),

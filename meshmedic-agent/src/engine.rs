@@ -34,6 +34,8 @@ pub struct Settings {
     pub settle: Duration,
     /// After how long a pod that gave no reading, or a loss that stands, is read again.
     pub reread: Duration,
+    /// For how long istio-cni may go on trying to enrol a pod before it is read all the same.
+    pub pending_deadline: Duration,
 }
 
 /// A change of a pod's state.
@@ -145,6 +147,9 @@ impl Engine {
             for (uid, track) in &mut self.pods {
                 self.notices.extend(track.node_fault(now, uid, fault.is_some()));
             }
+        }
+        for track in self.pods.values_mut() {
+            track.grow_old(now, self.settings.pending_deadline, fault.is_some());
         }
         if before != fault {
             self.notices.push(Notice::Node {
@@ -288,7 +293,9 @@ impl Engine {
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
         let due = self.pods.values().filter_map(Track::due);
-        due.chain(self.gate.settles_at()).min()
+        let deadline = self.settings.pending_deadline;
+        let overdue = self.pods.values().filter_map(|track| track.overdue_at(deadline));
+        due.chain(overdue).chain(self.gate.settles_at()).min()
     }
 
     /// Makes the pods due that `choose` picks by name and by whose their listeners are known to be. While the node is
@@ -349,7 +356,7 @@ impl Engine {
         let (mut expected, mut orphans) = (0, 0);
         for track in self.pods.values() {
             expected += usize::from(track.is_expected());
-            orphans += usize::from(track.state() == State::Orphan);
+            orphans += usize::from(matches!(track.state(), State::Orphan | State::Stalled));
         }
         let share = orphans * 100 >= expected * MASS_LOSS_PERCENT;
         let holds = self.gate.fault().is_none() && orphans >= MASS_LOSS_LEAST && share;

@@ -41,6 +41,8 @@ pub struct AgentOptions {
     pub confirm: Duration,
     /// How long ztunnel must have been Ready before its absence in a pod means anything.
     pub settle: Duration,
+    /// For how long istio-cni may go on trying to enrol a pod before that is a finding.
+    pub pending_deadline: Duration,
     /// Where metrics and health are served; `None` for nowhere.
     pub metrics_addr: Option<ListenAddr>,
     /// Where the report is served, on loopback; `None` for nowhere.

@@ -51,6 +51,8 @@ pub struct Options {
     pub settle: Duration,
     /// How often all pods are looked at. With eBPF the census runs at half of it, 30 seconds at most.
     pub interval: Duration,
+    /// For how long istio-cni may go on trying to enrol a pod before it is read all the same.
+    pub pending_deadline: Duration,
     /// Whether to use the census; without it every kernel event asks for a reading of /proc.
     pub use_census: bool,
 }
@@ -170,6 +172,7 @@ impl Watch {
             confirm: options.confirm,
             settle: options.settle,
             reread: options.interval,
+            pending_deadline: options.pending_deadline,
         };
         let schedule = Schedule::new(now, options.interval);
         let steps = ROTATION

@@ -125,6 +125,7 @@ fn start(args: &Args) -> anyhow::Result<Watch> {
         confirm: args.confirm,
         settle: args.settle,
         interval: args.interval,
+        pending_deadline: meshmedic_common::policy::PENDING_DEADLINE,
         use_census: true,
     };
     let kernel = load_kernel(args.trigger.into()).map_err(|error| {

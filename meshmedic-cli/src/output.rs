@@ -137,7 +137,7 @@ pub(crate) const fn state_colour(state: meshmedic_common::verdict::State) -> Col
     use meshmedic_common::verdict::State;
     match state {
         State::Captured => Colour::Green,
-        State::Orphan | State::Partial | State::Imposter | State::Bypassing => Colour::Red,
+        State::Orphan | State::Partial | State::Imposter | State::Bypassing | State::Stalled => Colour::Red,
         State::Suspect | State::Unverifiable => Colour::Yellow,
         State::Pending | State::Exempt => Colour::Dim,
     }

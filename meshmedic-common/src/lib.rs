@@ -17,6 +17,8 @@ pub mod eligibility;
 #[cfg(feature = "std")]
 pub mod facts;
 #[cfg(feature = "std")]
+pub mod few;
+#[cfg(feature = "std")]
 pub mod identity;
 #[cfg(feature = "kube")]
 pub mod kube;

@@ -109,6 +109,8 @@ named! {
         HealCanary = "heal-canary", "another heal in place must prove itself first";
         /// Rule 6: heals did not take here.
         HealStopped = "heal-stopped", "heals in place of pods of different owners and namespaces did not take on this node";
+        /// Rule 6: heals did not take in several places.
+        HealBreaker = "heal-breaker", "heals in place did not take on several nodes, so none is begun in this cluster";
         /// Rule 6: nothing shows that istio-cni works.
         HealUnanswered = "heal-unanswered", "a heal in place did not take, and nothing has shown since that istio-cni works";
         /// Rule 7: enough asks are outstanding.
@@ -155,6 +157,7 @@ impl Withheld {
             | Self::Healing
             | Self::HealCanary
             | Self::HealStopped
+            | Self::HealBreaker
             | Self::HealUnanswered => 6,
             Self::InFlightOwner
             | Self::InFlightNode
@@ -191,6 +194,8 @@ impl Withheld {
     }
 }
 
+/// For how long istio-cni may go on trying, where nobody chose otherwise, before a pod counts as stalled.
+pub const PENDING_DEADLINE: Duration = Duration::from_secs(120);
 /// For how long every reading must agree, where nobody chose otherwise, before an agent believes a loss.
 pub const CONFIRM: Duration = Duration::from_secs(10);
 /// How long ztunnel must have been Ready, where nobody chose otherwise, before its absence in a pod means anything.
@@ -364,7 +369,7 @@ pub fn forbids(
 /// What a finding must be to be repaired at all. A partial loss is repaired by hand only.
 fn state_forbids(mandate: &Mandate, state: State) -> Option<Withheld> {
     match (state, mandate) {
-        (State::Orphan, _) | (State::Partial, Mandate::Person(_)) => None,
+        (State::Orphan | State::Stalled, _) | (State::Partial, Mandate::Person(_)) => None,
         (State::Partial, Mandate::Agent(_)) => Some(Withheld::ByHand),
         (State::Imposter, _) => Some(Withheld::Imposter),
         (State::Bypassing, _) => Some(Withheld::InPlaceOnly),
@@ -425,6 +430,12 @@ pub fn heal_forbidden(standing: &Standing, uid: &str, jobs: bool) -> Option<With
         .controller
         .as_ref()
         .is_some_and(|controller| controller.kind == "Job");
+    let mut standing = Cow::Borrowed(standing);
+    if standing.expectation == Expectation::Pending {
+        // istio-cni is to enrol it, and a reading says that it has not: asked once more, it tries once more.
+        standing.to_mut().expectation = Expectation::Expected;
+    }
+    let standing = &*standing;
     touching_forbidden(standing, uid)
         .or_else(|| is_static(facts).then_some(Withheld::StaticPod))
         .or_else(|| (of_job && !jobs).then_some(Withheld::JobPod))

@@ -106,6 +106,7 @@ pub struct NodeReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<Claimant>,
     /// The pods, by namespace, name and UID.
+    #[serde(deserialize_with = "read::pods")]
     pub pods: Vec<PodReport>,
 }
 

@@ -53,6 +53,8 @@ named! {
         Bypassing = "bypassing", "ztunnel listens, but the redirection rules are gone: its traffic bypasses the mesh";
         /// istio-cni is still trying.
         Pending = "pending", "istio-cni is still trying to enrol it";
+        /// istio-cni has been trying for too long, and nothing of ztunnel's is there.
+        Stalled = "stalled", "is pending for too long: istio-cni is still trying to enrol it, and none of ztunnel's listeners is there";
         /// Not expected to be captured.
         Exempt = "exempt", "not expected to be captured";
         /// Expected to be captured, but it cannot be read.
@@ -66,7 +68,7 @@ impl State {
     pub const fn is_finding(self) -> bool {
         matches!(
             self,
-            Self::Orphan | Self::Partial | Self::Imposter | Self::Bypassing
+            Self::Orphan | Self::Partial | Self::Imposter | Self::Bypassing | Self::Stalled
         )
     }
 
@@ -86,6 +88,7 @@ impl State {
             Self::Partial => Some("MM0402"),
             Self::Imposter => Some("MM0403"),
             Self::Bypassing => Some("MM0413"),
+            Self::Stalled => Some("MM0414"),
             _ => None,
         }
     }
@@ -143,6 +146,8 @@ named! {
         NoReader = "no-reader", "none of its running containers has cat";
         /// Unverifiable: no answer came within the time for a pod.
         TimedOut = "timed-out", "it gave no answer in time";
+        /// Unverifiable: its agent says something that means nothing here yet.
+        NewerAgent = "newer-agent", "unknown: its agent is newer and names a state that this meshmedic does not know";
         /// Unverifiable: somebody asked for a pod that is not there.
         NotFound = "not-found", "there is no such pod";
         /// Exempt: it lives in the host's netns.
@@ -232,6 +237,8 @@ named! {
         Paused = "paused", "repairs are paused by the ConfigMap meshmedic-control";
         /// The right to ask istio-cni is missing.
         HealNotPermitted = "heal-not-permitted", "pods cannot be healed in place: the agent may not patch pods/status";
+        /// Heals did not take on several nodes.
+        HealBreaker = "heal-breaker", "heals in place did not take on several nodes, so no agent begins another one";
         /// An ask left a pod's rules without a listener, and taking that back failed.
         HealMadeUnreachable = "heal-made-unreachable", "a heal in place left a pod unreachable, and taking that back failed";
         /// Somebody outside Istio's namespaces, or not as Istio does it, claims to be a part of Istio. He is ignored.
@@ -251,7 +258,7 @@ mod tests {
             0
         );
         assert_eq!(exit_code([State::Unverifiable, State::Captured]), 3);
-        for finding in [State::Orphan, State::Partial, State::Imposter, State::Bypassing] {
+        for finding in State::ALL.iter().copied().filter(|state| state.is_finding()) {
             assert_eq!(exit_code([State::Unverifiable, finding]), 1);
         }
     }

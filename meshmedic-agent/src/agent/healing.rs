@@ -2,14 +2,17 @@
 //! The first rung: hands the healer what watch and mirror know, and carries out what it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use meshmedic_common::kube::acts::Acts;
 use meshmedic_common::kube::heal::{Around, Heals};
+use meshmedic_common::kube::leases;
 use meshmedic_common::policy::{Gates, Rungs};
 use meshmedic_common::repair::heal::{
     Answer, Below, Candidate, Healer, Healing, NodeView, Notice, Request, Serving, Support,
 };
-use meshmedic_common::repair::{Moment, Planner, RequestId};
+use meshmedic_common::repair::{LeaseKey, Moment, Planner, RequestId};
 use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use tokio::task::JoinSet;
@@ -25,6 +28,8 @@ pub(super) enum Done {
     Answer(RequestId, Answer),
     /// Whether the API lets us ask in a namespace, if it says so.
     Right(String, Option<Result<(), String>>),
+    /// Whether the other agents can hear of the heals here.
+    Told(Result<(), String>),
 }
 
 /// The healer and what runs for it; without the rung `heal` neither.
@@ -36,6 +41,9 @@ pub(super) struct Heal {
     /// The UID of this agent's own pod, where it is known.
     own: Option<String>,
     heals: Heals,
+    acts: Arc<Acts>,
+    /// What is said of the cluster's breaker, while it is open.
+    breaker: Option<String>,
     running: JoinSet<Done>,
     /// When the right to ask was last looked for in a namespace.
     rights: BTreeMap<String, Time>,
@@ -52,6 +60,7 @@ impl Heal {
         version: Option<String>,
         own: Option<String>,
         heals: Heals,
+        acts: Arc<Acts>,
     ) -> Self {
         Self {
             healer: Healer::new(healing),
@@ -59,6 +68,8 @@ impl Heal {
             version,
             own,
             heals,
+            acts,
+            breaker: None,
             running: JoinSet::new(),
             rights: BTreeMap::new(),
             unproven: true,
@@ -89,6 +100,17 @@ impl Heal {
             }
             Done::Right(namespace, Some(permitted)) => self.healer.permit(&namespace, permitted),
             Done::Right(_, None) => {}
+            Done::Told(written) => {
+                if let Err(error) = &written {
+                    tracing::warn!(
+                        error,
+                        "what became of heals here could not be written for the other agents into the Lease {}; it is \
+                         tried again. Where the right is missing, apply rights-heal.yaml",
+                        leases::HEALS_LEASE
+                    );
+                }
+                self.healer.told(at.now, written.is_ok());
+            }
         }
     }
 
@@ -111,8 +133,9 @@ impl Heal {
             .collect();
         if lost.is_empty() && !self.healer.is_busy() {
             // Nothing to judge; that it ended is told by the pods that are gone.
-            let view = self.view(at.now, gates, watch, mirror);
+            let view = self.view(at, gates, watch, mirror, planner);
             self.healer.judge(at, &view, &BTreeMap::new());
+            self.tell_others(at, planner);
             return Vec::new();
         }
         let standings = lost.iter().filter_map(|uid| mirror.standings().get(*uid));
@@ -120,17 +143,27 @@ impl Heal {
             .map(|standing| standing.facts.namespace.clone())
             .collect();
         self.look_for_rights(at.now, namespaces);
-        let view = self.view(at.now, gates, watch, mirror);
+        let view = self.view(at, gates, watch, mirror, planner);
         let candidates = candidates(watch, mirror, planner);
         self.healer.judge(at, &view, &candidates);
         drop(candidates);
         for (id, request) in self.healer.requests(at) {
             self.start(id, request, mirror);
         }
+        self.tell_others(at, planner);
         self.healer.looks()
     }
 
-    fn view(&mut self, now: Time, gates: &Gates, watch: &mut Watch, mirror: &Mirror) -> NodeView {
+    fn view(
+        &mut self,
+        at: Moment,
+        gates: &Gates,
+        watch: &mut Watch,
+        mirror: &Mirror,
+        planner: &Planner,
+    ) -> NodeView {
+        let now = at.now;
+        self.observe_breaker(at, mirror, planner);
         let serving = watch.serving(now);
         let gate = watch.engine().gate();
         let told = self.version.clone().or_else(|| mirror.cni_version());
@@ -145,6 +178,7 @@ impl Heal {
             support: Support::of(told.as_deref()),
             containers: mirror.containers(),
             mass_loss: watch.engine().mass_loss(),
+            breaker: self.breaker.clone(),
             watches_only: self.own.as_deref().is_some_and(|own| {
                 let pods = mirror.standings().values().map(|standing| &standing.facts);
                 elder(pods, own).is_some()
@@ -156,6 +190,41 @@ impl Heal {
             || serving == Serving::Unproven;
         self.serves = Some(self.healer.serves(now, serving));
         view
+    }
+
+    /// Looks whether heals failed in so many places that none is begun.
+    fn observe_breaker(&mut self, at: Moment, mirror: &Mirror, planner: &Planner) {
+        let lease = mirror.lease(leases::HEALS_LEASE);
+        let record = lease.and_then(|lease| lease.record.as_ref());
+        let allowance = planner.repairer().limits.allowance(&LeaseKey::Heals);
+        let open = record.and_then(|record| record.holds_open(&allowance, at.server));
+        match (&self.breaker, &open) {
+            (None, Some(where_and_how_long)) => tracing::warn!(
+                detail = where_and_how_long,
+                "heals in place did not take on several nodes: none is begun here, asks under way go on"
+            ),
+            (Some(_), None) => tracing::info!("heals in place may be begun again"),
+            _ => {}
+        }
+        self.breaker = open;
+    }
+
+    /// What is said of the cluster's breaker, while it is open.
+    pub(super) fn breaker(&self) -> Option<&str> {
+        self.breaker.as_deref()
+    }
+
+    /// Writes down what agents of other nodes are to hear.
+    fn tell_others(&mut self, at: Moment, planner: &Planner) {
+        let Some(news) = self.healer.news(at.now) else {
+            return;
+        };
+        let repairer = planner.repairer();
+        let step = news.step(&repairer.node);
+        let allowance = repairer.limits.allowance(&LeaseKey::Heals);
+        let acts = Arc::clone(&self.acts);
+        self.running
+            .spawn(async move { Done::Told(acts.note(&LeaseKey::Heals, step, &allowance).await) });
     }
 
     /// Whether ztunnel is proved to serve, where that was looked for.

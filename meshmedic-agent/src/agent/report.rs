@@ -46,6 +46,9 @@ impl Agent {
                 .conditions
                 .push(condition(Condition::HealNotPermitted, &detail));
         }
+        if let Some(detail) = self.heal.breaker() {
+            report.conditions.push(condition(Condition::HealBreaker, detail));
+        }
         report.confinement = Some(self.confinement.clone());
         let unreachable = self.heal.healer().made_unreachable().take(NAMED);
         let unreachable: Vec<String> = unreachable

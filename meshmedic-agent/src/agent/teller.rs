@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
+use meshmedic_common::few::{About, Few};
 use meshmedic_common::identity::Claimant;
 use meshmedic_common::kube::acted::Target;
 use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
@@ -51,6 +52,8 @@ pub(super) struct Teller {
     fault: Option<Fault>,
     /// Most pods of the node are lost: that is told once, of the node.
     mass_loss: bool,
+    /// Of how many pods Events tell.
+    few: Few,
     /// The pods of whose loss an Event told, and of no recovery since.
     told_lost: BTreeSet<PodUid>,
     /// Who claims to be a part of Istio, as far as it was told.
@@ -103,6 +106,7 @@ impl Teller {
             begun: HashMap::new(),
             fault: None,
             mass_loss: false,
+            few: Few::default(),
             told_lost: BTreeSet::new(),
             strangers: BTreeSet::new(),
         }
@@ -250,10 +254,9 @@ impl Teller {
             (None, _) | (Some(State::Unverifiable), State::Captured | State::Exempt) => line!(debug),
             _ => line!(info),
         }
-        let subject = of_pod(&facts.namespace, &facts.name, &facts.uid);
+        let target = target(&facts.namespace, &facts.name, &facts.uid);
         let told_lost = self.told_lost.contains(&transition.uid);
         if transition.to.is_finding() && !mass_loss {
-            self.told_lost.insert(transition.uid.clone());
             let doing = traffic
                 .map(|traffic| format!("; {}", traffic.sentence()))
                 .unwrap_or_default();
@@ -263,11 +266,13 @@ impl Teller {
                 transition.to.sentence(),
                 self.node
             );
-            self.publish(EventReason::CaptureLost, subject, note);
+            if self.tell_of(target, EventReason::CaptureLost, note) {
+                self.told_lost.insert(transition.uid.clone());
+            }
         } else if told_lost && transition.to == State::Captured {
             self.told_lost.remove(&transition.uid);
             let note = "ztunnel's listeners are back in its network namespace".to_owned();
-            self.publish(EventReason::CaptureRecovered, subject, note);
+            self.tell_of(target, EventReason::CaptureRecovered, note);
         }
     }
 
@@ -306,6 +311,9 @@ impl Teller {
             .map(|detail| format!("{}: {detail}", condition.sentence()));
         if condition == Condition::MassLoss {
             self.mass_loss = detail.is_some();
+            if note.is_some() {
+                self.few.tell_of_node(now);
+            }
         }
         match (condition, note) {
             (Condition::NodeFault, None) => self.fault = None,
@@ -418,18 +426,26 @@ impl Teller {
         self.publish(reason, of(pod), note);
     }
 
-    fn withheld(&self, pod: &PodRef, why: Withheld, detail: Option<&str>, shadow: bool) {
+    fn withheld(&mut self, pod: &PodRef, why: Withheld, detail: Option<&str>, shadow: bool) {
         let (reason, rule) = (Some(why.as_str()), Some(why.rule()));
         audit(&self.node, pod, "withheld", reason, rule, detail, shadow);
         // What only waits for its turn is no news to whoever reads Events.
         let waits = matches!(
             why,
-            Withheld::HealCanary | Withheld::HealPace | Withheld::HealOwnerShare | Withheld::Healing
+            Withheld::HealCanary
+                | Withheld::HealPace
+                | Withheld::HealOwnerShare
+                | Withheld::HealBreaker
+                | Withheld::Healing
         );
         if !shadow && !waits && !self.mass_loss {
             let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
             let note = format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
-            self.publish(EventReason::RepairBlocked, of(pod), note);
+            self.tell_of(
+                target(&pod.namespace, &pod.name, &pod.uid),
+                EventReason::RepairBlocked,
+                note,
+            );
         }
     }
 
@@ -445,7 +461,8 @@ impl Teller {
             .filter(|(_, view)| view.state == State::Captured && view.redirection == Redirection::Absent)
             .map(|(uid, _)| uid.clone())
             .collect();
-        for uid in missing.difference(&self.unredirected) {
+        let news: Vec<PodUid> = missing.difference(&self.unredirected).cloned().collect();
+        for uid in &news {
             let Some(standing) = mirror.standings().get(uid) else {
                 continue;
             };
@@ -459,10 +476,30 @@ impl Teller {
                 node = self.node,
                 "{note}"
             );
-            let subject = of_pod(&facts.namespace, &facts.name, &facts.uid);
-            self.publish(EventReason::CaptureLost, subject, note.to_owned());
+            let target = target(&facts.namespace, &facts.name, &facts.uid);
+            self.tell_of(target, EventReason::CaptureLost, note.to_owned());
         }
         self.unredirected = missing;
+    }
+
+    /// Tells of a pod as long as they are few, and of their node where they are many. True if it was of the pod.
+    fn tell_of(&mut self, pod: Target, reason: EventReason, note: String) -> bool {
+        match self.few.about(Time::now(), &pod.uid) {
+            About::Pod => {
+                self.publish(reason, Subject::Pod(pod), note);
+                return true;
+            }
+            About::Node => {
+                let note = format!(
+                    "more pods of {} fell out of the mesh, or are brought back, than Events are written of: \
+                     `meshmedic status` counts them, and `meshmedic scan --node {}` names them",
+                    self.node, self.node
+                );
+                self.publish(EventReason::CaptureLost, Subject::Node(self.node.clone()), note);
+            }
+            About::Nobody => self.metrics.kube_event_suppressed(),
+        }
+        false
     }
 
     fn publish(&self, reason: EventReason, subject: Subject, note: String) {
@@ -491,16 +528,16 @@ fn in_millis(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn of_pod(namespace: &str, name: &str, uid: &str) -> Subject {
-    Subject::Pod(Target {
+fn target(namespace: &str, name: &str, uid: &str) -> Target {
+    Target {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         uid: uid.to_owned(),
-    })
+    }
 }
 
 fn of(pod: &PodRef) -> Subject {
-    of_pod(&pod.namespace, &pod.name, &pod.uid)
+    Subject::Pod(target(&pod.namespace, &pod.name, &pod.uid))
 }
 
 /// Every act and every refusal is one line with these fields, whatever else is logged.

@@ -60,6 +60,7 @@ impl Tidy {
             return;
         }
         self.next = now + AGAIN;
+        let owners = owners.filter(|lease| lease.owner.is_some());
         for lease in owners.filter(|lease| is_idle(lease, server, self.patience)) {
             let (leases, lease) = (self.leases.clone(), lease.clone());
             self.running.spawn(async move { delete(&leases, &lease).await });

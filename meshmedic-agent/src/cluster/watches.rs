@@ -75,6 +75,8 @@ pub enum Leases {
     Ignored,
     /// Successors are proved, if this agent has the rights; nothing else waits for them.
     IfAllowed,
+    /// Heals depend on that of the cluster's heals; the others are followed where this agent has the rights.
+    Heals,
     /// Repairs depend on them.
     Needed,
 }
@@ -89,7 +91,7 @@ pub struct Watches {
 impl Watches {
     /// Begins to watch what concerns `node`.
     #[must_use]
-    pub fn start(client: &Client, identity: &Identity, node: &str, namespace: &str, leases: Leases) -> Self {
+    pub fn start(client: &Client, identity: &Identity, node: &str, namespace: &str, mode: Leases) -> Self {
         let (tell, news) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
         let all = || watcher::Config::default().timeout(SILENCE);
@@ -151,26 +153,29 @@ impl Watches {
             Seen::Control,
             tell.clone(),
         ));
-        if leases != Leases::Ignored {
-            // Nobody waits for what stands in those of nodes, and each write would reach every agent.
-            let kinds = format!("{}={}", leases::KIND, leases::OWNER);
-            let follow = follow(
-                watch(own::<Lease>(client, namespace), all().labels(&kinds)),
-                "leases",
-                |lease: Lease| Some((key(&lease)?, leases::seen(&lease)?)),
-                Seen::Lease,
-                tell,
-            );
+        if mode != Leases::Ignored {
             let (client, namespace) = (client.clone(), namespace.to_owned());
             tasks.spawn(async move {
-                if leases == Leases::Needed || rights::on_leases(&client, &namespace).await {
-                    follow.await;
-                } else {
-                    tracing::info!(
-                        namespace,
-                        "successors that land here are not proved: this ServiceAccount has no right to the Leases"
-                    );
-                }
+                let may_all = mode == Leases::Needed || rights::on_leases(&client, &namespace).await;
+                // Nobody waits for what stands in those of nodes, and each write would reach every agent.
+                let kinds = format!("{} in ({},{})", leases::KIND, leases::OWNER, leases::HEALS);
+                let config = watcher::Config::default().timeout(SILENCE);
+                let config = match (may_all, mode) {
+                    (true, _) => config.labels(&kinds),
+                    (false, Leases::Heals) => {
+                        config.fields(&format!("metadata.name={}", leases::HEALS_LEASE))
+                    }
+                    (false, _) => {
+                        tracing::info!(
+                            namespace,
+                            "successors that land here are not proved: this ServiceAccount has no right to the Leases"
+                        );
+                        return;
+                    }
+                };
+                let reduce = |lease: Lease| Some((key(&lease)?, leases::seen(&lease)?));
+                let news = watch(own::<Lease>(&client, &namespace), config);
+                follow(news, "leases", reduce, Seen::Lease, tell).await;
             });
         }
         Self { tasks, news }

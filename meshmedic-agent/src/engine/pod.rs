@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is known of one pod, and how a loss is confirmed.
 
+mod pending;
 mod rules;
 
 use std::time::Duration;
@@ -87,6 +88,10 @@ pub(super) struct Track {
     /// The censuses in a row that found all listeners and no rules.
     bare: Option<Streak>,
     flaps: u32,
+    /// Since when istio-cni has been trying to enrol it while the node is well.
+    pending: Option<Time>,
+    /// Whether it has had its time for that: then readings judge the pod, as if it were enrolled.
+    overdue: bool,
 }
 
 /// What is known of a pod.
@@ -159,6 +164,8 @@ impl Track {
             rules: None,
             bare: None,
             flaps: 0,
+            pending: (expectation == Expectation::Pending).then_some(now),
+            overdue: false,
         }
     }
 
@@ -179,6 +186,14 @@ impl Track {
             return None;
         }
         self.expectation = expectation;
+        let asked = expectation == Expectation::Expected && self.overdue && self.state.is_lost();
+        self.pending = (expectation == Expectation::Pending).then_some(now);
+        if asked {
+            // Who asked istio-cni once more, and what it says of that, brought no listener back yet.
+            self.turn.schedule(now);
+            return None;
+        }
+        self.overdue = false;
         self.confirmation = None;
         self.streak = None;
         self.bare = None;
@@ -347,7 +362,7 @@ impl Track {
         (started, finished): (Time, Time),
         settings: &Settings,
     ) -> Option<Notice> {
-        if self.state == loss.verdict() {
+        if self.state == self.named(loss.verdict()) {
             self.confirmation = None;
             self.read_at = started;
             self.turn.schedule(now + settings.reread);
@@ -415,6 +430,8 @@ impl Track {
         self.confirmation = None;
         self.streak = None;
         self.was_captured = true;
+        // It is enrolled, and what befalls it now is a loss like any other.
+        self.overdue &= self.expectation == Expectation::Pending;
         self.holders.clear();
         if self.state == State::Bypassing {
             // Listeners alone lead no traffic to them: only the rules end it.
@@ -450,6 +467,8 @@ impl Track {
 
     /// Changes the state, and tells so if it changed.
     fn enter(&mut self, now: Time, uid: &PodUid, to: State, reason: Option<Reason>) -> Option<Notice> {
+        let to = self.named(to);
+        let reason = reason.filter(|_| to != State::Pending);
         if (self.state, self.reason) == (to, reason) {
             return None;
         }
@@ -527,13 +546,14 @@ impl Track {
     pub(super) fn is_expected(&self) -> bool {
         match self.expectation {
             Expectation::Expected => true,
-            Expectation::Exempt(_) | Expectation::Pending | Expectation::Unverifiable(_) => false,
+            Expectation::Pending => self.overdue,
+            Expectation::Exempt(_) | Expectation::Unverifiable(_) => false,
             Expectation::Undeclared => self.was_captured || self.redirection == Redirection::Routed,
         }
     }
 
     fn is_settled(&self) -> bool {
-        settled(self.expectation).is_some()
+        settled(self.expectation).is_some() && !self.overdue
     }
 
     pub(super) const fn expectation(&self) -> Expectation {
@@ -556,7 +576,10 @@ impl Track {
     }
 
     pub(super) fn view(&self) -> PodView<'_> {
-        let lost = matches!(self.state, State::Suspect | State::Orphan | State::Partial);
+        let lost = matches!(
+            self.state,
+            State::Suspect | State::Orphan | State::Partial | State::Stalled
+        );
         let bypasses = self.state == State::Bypassing;
         let held = bypasses || self.state == State::Captured;
         PodView {

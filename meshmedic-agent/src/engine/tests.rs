@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+mod stalled;
+
 use std::cell::Cell;
 
+use meshmedic_common::policy::PENDING_DEADLINE;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::rules::{FamilyRules, PodRules, Rules, Unfollowed};
 use meshmedic_common::verdict::Redirection;
@@ -41,6 +44,7 @@ impl Sim {
             confirm: CONFIRM,
             settle,
             reread,
+            pending_deadline: PENDING_DEADLINE,
         });
         engine.ztunnel(START, ztunnel(7));
         let uid = |n| PodUid::parse(&format!("{n:08x}-0000-0000-0000-000000000000")).unwrap();

@@ -136,6 +136,7 @@ impl Sim {
             confirm: CONFIRM,
             settle: Duration::ZERO,
             interval: INTERVAL,
+            pending_deadline: meshmedic_common::policy::PENDING_DEADLINE,
             use_census: false,
         };
         let now = Time::now();

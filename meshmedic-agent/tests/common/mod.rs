@@ -78,6 +78,7 @@ impl Bench {
             confirm: patience.confirm,
             settle: patience.settle,
             interval: patience.interval,
+            pending_deadline: meshmedic_common::policy::PENDING_DEADLINE,
             use_census: patience.census,
         };
         let guard = runtime.enter();

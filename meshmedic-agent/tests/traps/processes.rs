@@ -99,6 +99,7 @@ fn a_process_that_reaches_its_cgroup_late_is_learned_once_its_pod_misses_it() {
             confirm: LATER,
             settle: Duration::ZERO,
             interval: LATER,
+            pending_deadline: meshmedic_common::policy::PENDING_DEADLINE,
             use_census: false,
         },
         None,

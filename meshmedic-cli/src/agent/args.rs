@@ -8,7 +8,7 @@ use clap::ArgAction;
 use meshmedic_agent::status::ListenAddr;
 use meshmedic_common::duration::{self, show};
 use meshmedic_common::identity::check_namespace;
-use meshmedic_common::policy::{BadRungs, CONFIRM, GRACE_PERIOD, Rungs, SETTLE};
+use meshmedic_common::policy::{BadRungs, CONFIRM, GRACE_PERIOD, PENDING_DEADLINE, Rungs, SETTLE};
 use meshmedic_common::repair;
 use meshmedic_common::repair::heal::Care;
 
@@ -93,6 +93,9 @@ pub(super) struct Detection {
     /// An orphan that has not been Ready for longer than this is stuck
     #[arg(long, value_name = "DURATION", default_value = show(GRACE_PERIOD), value_parser = duration::parse, env = "MESHMEDIC_GRACE_PERIOD")]
     pub(super) grace_period: Duration,
+    /// For how long istio-cni may go on trying to enrol a pod; one without listeners is stalled then
+    #[arg(long, value_name = "DURATION", default_value = show(PENDING_DEADLINE), value_parser = pending_deadline, env = "MESHMEDIC_PENDING_DEADLINE")]
+    pub(super) pending_deadline: Duration,
 }
 
 /// What may be done about it.
@@ -256,6 +259,13 @@ const SHORTEST_BREAKER: Duration = Duration::from_secs(60);
 const SHORTEST_HEAL: Duration = Duration::from_millis(200);
 /// A deadline that istio-cni can meet: a second ask is part of it.
 const SHORTEST_HEAL_DEADLINE: Duration = Duration::from_secs(1);
+
+/// istio-cni tries again by itself within seconds, and what is not over by then is no finding yet.
+const SHORTEST_PENDING: Duration = Duration::from_secs(1);
+
+fn pending_deadline(text: &str) -> Result<Duration, String> {
+    at_least(text, SHORTEST_PENDING)
+}
 
 fn heal_confirm(text: &str) -> Result<Duration, String> {
     at_least(text, SHORTEST_HEAL)

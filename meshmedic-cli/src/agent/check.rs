@@ -39,6 +39,7 @@ impl Args {
             interval: detection.interval,
             confirm: detection.confirm,
             settle: detection.settle,
+            pending_deadline: detection.pending_deadline,
             metrics_addr: endpoints.metrics_addr.0,
             status_addr: endpoints.status_addr.0,
             kubeconfig: connection

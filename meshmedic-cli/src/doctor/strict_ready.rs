@@ -169,7 +169,14 @@ fn pods(view: &View<'_>, namespace: &str) -> Step {
             .find(|state| state.uid == pod.facts.uid)
             .map(|state| state.state)
         {
-            Some(State::Orphan | State::Partial | State::Imposter | State::Bypassing | State::Pending) => {
+            Some(
+                State::Orphan
+                | State::Partial
+                | State::Imposter
+                | State::Bypassing
+                | State::Stalled
+                | State::Pending,
+            ) => {
                 notes.against.push(format!(
                     "{name} fell out of the mesh, or is not in it yet: see `meshmedic scan`"
                 ));

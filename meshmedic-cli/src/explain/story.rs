@@ -323,7 +323,7 @@ impl Known {
                 "Start it anew, so that istio-cni sets its rules again: evict or delete {name} when it suits."
             ),
             (State::Captured, _) => "Nothing.".to_owned(),
-            (State::Orphan | State::Partial, _) => format!("meshmedic repair {name} --yes"),
+            (State::Orphan | State::Partial | State::Stalled, _) => format!("meshmedic repair {name} --yes"),
             (State::Bypassing, _) => {
                 "Let the agent of its node heal it in place (--auto-repair): istio-cni writes the \
                                       rules anew, and nothing is restarted."

@@ -46,7 +46,8 @@ fn standing(agent: &Agent, pod: &Pod) -> Option<HealStanding> {
 #[track_caller]
 fn nothing_restarted(world: &World) {
     assert_eq!(world.evictions(), 0);
-    let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
+    let mut leases = world.cluster.api().list("leases", "meshmedic").unwrap();
+    leases.retain(|lease| lease["metadata"]["name"] != "meshmedic-heals");
     assert!(leases.is_empty(), "{leases:?}");
 }
 
@@ -261,6 +262,54 @@ fn with_istio_cni_broken_two_pods_are_asked_for() {
     });
     assert!(pods.iter().all(|pod| world.is_untouched(pod)));
     nothing_restarted(&world);
+}
+
+/// Each agent is a process of its own; what they know of one another stands in one Lease.
+#[test]
+fn agents_whose_heals_did_not_take_hold_back_a_fourth() {
+    if !need::root("agents_whose_heals_did_not_take_hold_back_a_fourth") {
+        return;
+    }
+    let world = World::new(4);
+    let nodes = ["node-a", "node-b", "node-c", "node-d"];
+    let pods = nodes.map(|node| world.on_node(node));
+    let flags = [&HEAL[..], &QUICK, &["--strategy", "heal"]].concat();
+    let mut agents = nodes.map(|node| world.agent(node, &flags));
+    for agent in &mut agents {
+        agent.until("the agent to be ready", |agent| agent.health("/readyz").0 == 200);
+    }
+    world.cluster.set_cni(false);
+    for pod in pods[..3].iter().flat_map(|pods| &pods[..2]) {
+        world.cluster.orphan(pod).unwrap();
+    }
+    let [_, _, _, fourth] = &mut agents;
+    let open = "meshmedic_condition{condition=\"heal-breaker\"}";
+    fourth.until("the fourth to hear of it", |agent| agent.metric(open) == 1.0);
+    assert_eq!(world.failed_nodes(), nodes[..3]);
+    world.cluster.set_cni(true);
+    let lost = &pods[3][0];
+    world.cluster.orphan(lost).unwrap();
+    fourth.until("it to be held back", |agent| {
+        let audit = agent.audit(lost.name());
+        audit.contains(&("withheld".into(), "heal-breaker".into()))
+    });
+    assert!(!was_asked(&world, lost));
+    let detail = fourth.report().conditions.into_iter();
+    let details: Vec<String> = detail.map(|condition| condition.detail).collect();
+    assert!(
+        details
+            .iter()
+            .any(|detail| detail.starts_with("on node-a, node-b, node-c, until")),
+        "{details:?}"
+    );
+    nothing_restarted(&world);
+    // A person closes it.
+    let nothing = serde_json::json!({ "metadata": { "annotations": { "meshmedic.io/record": null } } });
+    let api = world.cluster.api();
+    api.patch("leases", "meshmedic", "meshmedic-heals", &nothing)
+        .unwrap();
+    fourth.until("the heal that waited", |agent| agent.metric(HEALED) == 1.0);
+    assert_eq!(fourth.metric(open), 0.0);
 }
 
 #[test]

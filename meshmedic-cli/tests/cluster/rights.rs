@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::heal::heals;
 use crate::process::Agent;
-use crate::world::{USER, World};
+use crate::world::{DETECT, REPAIR_RIGHTS, USER, World};
 
 /// `verb group/resource`, and a name where the right is limited to one.
 type Right = String;
@@ -48,7 +48,7 @@ fn granted<'a>(roles: impl IntoIterator<Item = &'a Value>) -> BTreeSet<Right> {
 }
 
 /// Names to which rights are limited.
-const NAMED: [&str; 11] = [
+const NAMED: [&str; 12] = [
     "cilium-config",
     "gatewayclasses.gateway.networking.k8s.io",
     "gateways.gateway.networking.k8s.io",
@@ -57,6 +57,7 @@ const NAMED: [&str; 11] = [
     "istio",
     "istio-cni-config",
     "meshmedic-control",
+    "meshmedic-heals",
     "referencegrants.gateway.networking.k8s.io",
     "tcproutes.gateway.networking.k8s.io",
     "tlsroutes.gateway.networking.k8s.io",
@@ -170,7 +171,36 @@ fn an_agent_that_repairs_is_granted_what_it_asks_for_and_nothing_else() {
         "meshmedic-restart",
         "meshmedic-evict",
     ];
-    assert_eq!(needed(&requests), granted(&roles(&world, &all)));
+    // To that Lease it has a wider right already.
+    let mut granted = granted(&roles(&world, &all));
+    granted.retain(|right| !right.ends_with(" meshmedic-heals"));
+    assert_eq!(needed(&requests), granted);
+}
+
+#[test]
+fn an_agent_that_only_heals_is_granted_what_it_asks_for_and_nothing_else() {
+    if !need::root("an_agent_that_only_heals_is_granted_what_it_asks_for_and_nothing_else") {
+        return;
+    }
+    let [heal, _restart, policies] = REPAIR_RIGHTS;
+    let world = World::granting(ClusterSpec::default(), &[DETECT, heal, policies], "meshmedic");
+    let pods = world.on_node("node-a");
+    let mut agent = world.ready_agent(&["--auto-repair", "--strategy", "heal", "--heal-deadline", "2s"]);
+    world.cluster.set_cni(false);
+    for pod in &pods[..2] {
+        world.cluster.orphan(pod).unwrap();
+    }
+    let stopped = "meshmedic_heals_total{result=\"stopped\",reason=\"\"}";
+    agent.until("the node to be given up", |agent| agent.metric(stopped) == 1.0);
+    agent.until("the other agents to be told", |_| {
+        world.failed_nodes() == ["node-a"]
+    });
+    let requests = world.cluster.api().requests_of(USER).unwrap();
+    assert_none_was_refused(&requests);
+    assert_eq!(
+        needed(&requests),
+        granted(&roles(&world, &["meshmedic-detect", "meshmedic-heal"]))
+    );
 }
 
 /// The chart with `deleteInsteadOfEvict`, under a ServiceAccount of another name, for one namespace.

@@ -139,6 +139,37 @@ impl World {
         self.cluster.wait_captured("shop", name, replicas).unwrap()
     }
 
+    /// Three pods of different owners and namespaces on a node.
+    pub(crate) fn on_node(&self, node: &str) -> Vec<Pod> {
+        let pods = ["shop", "bank", "news"].map(|namespace| {
+            if namespace != "shop" {
+                self.cluster.namespace(namespace, true).unwrap();
+            }
+            let name = format!("{namespace}-{node}");
+            self.cluster.bare_pod(namespace, &name, node).unwrap();
+            self.cluster.wait_captured(namespace, &name, 1).unwrap().remove(0)
+        });
+        pods.into()
+    }
+
+    /// The nodes on which heals did not take, as the agents wrote it down for one another.
+    pub(crate) fn failed_nodes(&self) -> Vec<String> {
+        let lease = self
+            .cluster
+            .api()
+            .get("leases", "meshmedic", "meshmedic-heals")
+            .unwrap();
+        let record = lease["metadata"]["annotations"]["meshmedic.io/record"].as_str();
+        let record: Value = serde_json::from_str(record.unwrap_or("{}")).unwrap();
+        let places = record["places"].as_array().into_iter().flatten();
+        let mut nodes: Vec<String> = places
+            .filter_map(|place| place["node"].as_str().map(str::to_owned))
+            .collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    }
+
     /// The reasons of the Events about a pod, each once.
     pub(crate) fn events_of(&self, pod: &Pod) -> Vec<String> {
         let events = self.cluster.api().list("events.events.k8s.io", pod.namespace());

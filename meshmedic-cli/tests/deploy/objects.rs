@@ -8,6 +8,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -98,6 +99,7 @@ fn through_its_type(object: &Value) -> Result<Value, serde_json::Error> {
         "ConfigMap" => round::<ConfigMap>(object),
         "DaemonSet" => round::<DaemonSet>(object),
         "FlowSchema" => round::<FlowSchema>(object),
+        "Lease" => round::<Lease>(object),
         "Namespace" => round::<Namespace>(object),
         "NetworkPolicy" => round::<NetworkPolicy>(object),
         "Pod" => round::<Pod>(object),

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 
 use super::control::{CONTROL, pause_reason};
 use super::leases;
-use crate::repair::ledger::{Allowance, Change, Record};
+use crate::repair::ledger::{Allowance, Change, Record, Step};
 use crate::repair::{
     self, Acted, Answer, Check, LeaseKey, Owner, PodRef, Presence, Refusal, Request, Sibling,
 };
@@ -74,7 +74,7 @@ impl Acts {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let read = async { leases.get_opt(&leases::name(key)).await };
         match self.within(read).await?.map_err(|error| describe(&error))? {
-            Some(lease) => leases::record(&lease),
+            Some(lease) => leases::record_of(key, &lease),
             None => Ok(Record::default()),
         }
     }
@@ -114,6 +114,19 @@ impl Acts {
         }
     }
 
+    /// Writes something down that nobody waits for.
+    pub async fn note(&self, lease: &LeaseKey, step: Step, allowance: &Allowance) -> Result<(), String> {
+        let change = Change {
+            id: String::new(),
+            step,
+        };
+        match self.within(self.update(lease, &change, allowance)).await? {
+            Ok(_) => Ok(()),
+            Err(Refusal::Withheld(why, _)) => Err(why.sentence().to_owned()),
+            Err(Refusal::Failed(why)) => Err(why),
+        }
+    }
+
     async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
         tokio::time::timeout(TIME_LIMIT, work)
             .await
@@ -135,7 +148,7 @@ impl Acts {
                 .await
                 .map_err(|error| failed(describe(&error)))?;
             let mut record = match &read {
-                Some(lease) => leases::record(lease).map_err(failed)?,
+                Some(lease) => leases::record_of(key, lease).map_err(failed)?,
                 None => Record::default(),
             };
             let now = self.clock.now();

@@ -17,6 +17,10 @@ pub const KIND: &str = "meshmedic.io/lease";
 pub const OWNER: &str = "owner";
 /// The value of [`KIND`] for nodes.
 pub const NODE: &str = "node";
+/// The value of [`KIND`] for the cluster's heals in place.
+pub const HEALS: &str = "heals";
+/// The one Lease that has a name in the manifests: who only heals has a right to this one.
+pub const HEALS_LEASE: &str = "meshmedic-heals";
 /// The annotation that holds the record.
 const RECORD: &str = "meshmedic.io/record";
 /// The annotation that says of whom or what exactly.
@@ -46,6 +50,7 @@ pub fn name(key: &LeaseKey) -> String {
         LeaseKey::Node(node) => format!("meshmedic-node-{}", digest(node)),
         LeaseKey::Slot(number) => format!("meshmedic-slot-{number}"),
         LeaseKey::Cluster => "meshmedic-cluster".to_owned(),
+        LeaseKey::Heals => HEALS_LEASE.to_owned(),
     }
 }
 
@@ -71,6 +76,16 @@ pub fn record(lease: &Lease) -> Result<Record, String> {
     record.map_err(|error| {
         format!("the annotation {RECORD} of the Lease {name} cannot be read: {error}; delete the Lease to begin anew")
     })
+}
+
+/// The same of a Lease whose key is known. That of heals comes with the manifests, with nothing in it yet.
+pub fn record_of(key: &LeaseKey, lease: &Lease) -> Result<Record, String> {
+    let annotations = lease.metadata.annotations.as_ref();
+    let blank = !annotations.is_some_and(|annotations| annotations.contains_key(RECORD));
+    if blank && *key == LeaseKey::Heals {
+        return Ok(Record::default());
+    }
+    record(lease)
 }
 
 /// A Lease from the watch.
@@ -110,6 +125,7 @@ pub fn with_record(
         LeaseKey::Node(node) => (NODE, node.clone()),
         LeaseKey::Slot(number) => ("slot", number.to_string()),
         LeaseKey::Cluster => ("cluster", "cluster".to_owned()),
+        LeaseKey::Heals => (HEALS, "heals".to_owned()),
     };
     let labels = lease.metadata.labels.get_or_insert_with(BTreeMap::new);
     labels.insert(KIND.to_owned(), kind.to_owned());
@@ -241,6 +257,7 @@ mod tests {
             LeaseKey::Node("IP-10-0-0-1.EC2.internal".to_owned()),
             LeaseKey::Slot(0),
             LeaseKey::Cluster,
+            LeaseKey::Heals,
         ] {
             let name = name(&key);
             assert!(

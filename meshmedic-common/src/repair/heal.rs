@@ -8,6 +8,7 @@
 //!
 //! Sans-IO, like the rest of the rulebook: [`Healer`] is handed time and evidence, and hands out requests.
 
+mod alarm;
 mod answers;
 mod case;
 mod evidence;
@@ -27,6 +28,7 @@ use crate::policy::{Permissions, Standing, Withheld};
 use crate::verdict::named;
 
 pub use crate::ask::{Against, Ask, Attempt, LONGEST};
+pub use alarm::News;
 pub use evidence::{Candidate, NoPlace, NodeView, Place, Serving, Streak, Support};
 pub use healer::Healer;
 pub use patch::patch;

@@ -15,7 +15,7 @@ use crate::policy::{Means, Withheld};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use breaker::{Breaker, Place};
+pub use breaker::{Breaker, Counts, Place};
 
 use crate::repair::sabotage::{Defence, is_out, stands};
 
@@ -208,6 +208,15 @@ pub enum Step {
     Conclude(Conclusion),
     /// It ended, and if it did not take, the breaker opens whatever the count.
     ConcludeCanary(Conclusion),
+    /// It concerns no repair: heals in place did not take on this node, of pods of these namespaces.
+    NodeFailed {
+        /// The node.
+        node: String,
+        /// The namespaces.
+        namespaces: Vec<String>,
+    },
+    /// It concerns no repair: a heal in place took on this node.
+    NodeSucceeded(String),
 }
 
 /// What a record allows, and what is said where it does not.
@@ -338,6 +347,15 @@ impl Record {
             Step::ConcludeCanary(conclusion) => {
                 Applied::done(self.conclude(id, conclusion, true, allowance, now))
             }
+            Step::NodeFailed { node, namespaces } => {
+                self.fail_node(node, namespaces, allowance, now);
+                Applied::done(true)
+            }
+            Step::NodeSucceeded(node) => {
+                let before = self.places.len();
+                self.succeed_node(node);
+                Applied::done(self.places.len() != before)
+            }
         }
     }
 
@@ -366,11 +384,11 @@ impl Record {
             };
         }
         if allowance.per_hour.is_some() && !is_out(Defence::Spending) {
-            let several = allowance.breaker.is_some_and(|breaker| breaker.several);
+            let spread = |breaker: Breaker| breaker.counts == Counts::Spread;
             self.acts.push(Act {
                 id: entry.id.clone(),
                 at: now,
-                place: Place::of(entry).filter(|_| several),
+                place: Place::of(entry).filter(|_| allowance.breaker.is_some_and(spread)),
                 counted: false,
                 more: More::default(),
             });
@@ -409,8 +427,8 @@ impl Record {
         if allowance.keeps_outcomes && self.repairs.iter().any(failing) {
             return Some(Withheld::Cooldown);
         }
-        if let (Some(last), Some((rest, withheld))) = (self.last_failure, self.rest(allowance))
-            && since(now, last) < signed(rest)
+        if let Some((until, withheld)) = self.rest(allowance)
+            && now < until
         {
             return Some(withheld);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::policy::Withheld;
 
 use super::LeaseKey;
-use super::ledger::{Allowance, Breaker};
+use super::ledger::{Allowance, Breaker, Counts};
 
 /// How much may be under way and done, and when it must rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,9 @@ pub struct Limits {
     pub successor_deadline: Duration,
 }
 
+/// Heals in place that did not take on so many nodes, of pods of so many namespaces, are no single node's or tenant's.
+const HEAL_BREAKER_NODES: u32 = 3;
+const HEAL_BREAKER_NAMESPACES: usize = 2;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Limits {
@@ -57,7 +60,7 @@ impl Limits {
             failures,
             open: self.breaker_open,
             why,
-            several: false,
+            counts: Counts::All,
         };
         match lease {
             LeaseKey::Owner(_) => Allowance {
@@ -81,8 +84,17 @@ impl Limits {
             LeaseKey::Cluster => Allowance {
                 per_hour: Some((self.per_hour_cluster, Withheld::BudgetCluster)),
                 breaker: Some(Breaker {
-                    several: true,
+                    counts: Counts::Spread,
                     ..breaker(self.breaker_failures_cluster, Withheld::BreakerCluster)
+                }),
+                ..Allowance::default()
+            },
+            LeaseKey::Heals => Allowance {
+                breaker: Some(Breaker {
+                    counts: Counts::Nodes {
+                        namespaces: HEAL_BREAKER_NAMESPACES,
+                    },
+                    ..breaker(HEAL_BREAKER_NODES, Withheld::HealBreaker)
                 }),
                 ..Allowance::default()
             },

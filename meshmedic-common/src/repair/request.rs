@@ -67,6 +67,8 @@ pub enum LeaseKey {
     Slot(u32),
     /// Of the cluster.
     Cluster,
+    /// Of the cluster's heals in place that did not take.
+    Heals,
 }
 
 /// Tells requests apart.

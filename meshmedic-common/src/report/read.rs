@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reading a report that another version may have written.
 
-use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, StringDeserializer};
+use serde::de::{Error as _, IntoDeserializer as _};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
-use crate::verdict::Condition;
+use crate::text::clean;
+use crate::verdict::{Condition, Reason, State};
 
-use super::{API_VERSION, ConditionReport, ERROR, NODE_REPORT, NodeReport};
+use super::{API_VERSION, ConditionReport, ERROR, NODE_REPORT, NodeReport, PodReport};
+
+/// So much of a name that means nothing here is shown.
+const LONGEST_STATE: usize = 32;
 
 /// Why something is no report that can be read.
 #[derive(Debug, thiserror::Error)]
@@ -90,13 +95,47 @@ where
     Ok(told.into_iter().filter_map(known).collect())
 }
 
+/// The pods. A state that a newer writer has says nothing here; that its pod is there does.
+pub(super) fn pods<'de, D>(deserializer: D) -> Result<Vec<PodReport>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let told: Vec<Value> = Vec::deserialize(deserializer)?;
+    let pods = told
+        .into_iter()
+        .map(|pod| serde_json::from_value(in_known_states(pod)));
+    pods.collect::<Result<_, _>>().map_err(D::Error::custom)
+}
+
+/// A pod as this version can say it.
+fn in_known_states(mut pod: Value) -> Value {
+    let is_known = |state: &Value| {
+        let known = |name: &str| State::ALL.iter().any(|state| state.as_str() == name);
+        state.as_str().is_none_or(known)
+    };
+    let Some(fields) = pod.as_object_mut() else {
+        return pod;
+    };
+    if let Some(unknown) = fields.get("state").filter(|state| !is_known(state)) {
+        let name = clean(unknown.as_str().unwrap_or_default(), LONGEST_STATE);
+        fields.insert("detail".to_owned(), format!("its agent says {name}").into());
+        fields.insert("state".to_owned(), State::Unverifiable.as_str().into());
+        fields.insert("reason".to_owned(), Reason::NewerAgent.as_str().into());
+    }
+    if let Some(Value::Array(transitions)) = fields.get_mut("transitions") {
+        let means_something = |field: Option<&Value>| field.is_none_or(is_known);
+        transitions.retain(|one| means_something(one.get("from")) && means_something(one.get("to")));
+    }
+    pod
+}
+
 /// Something of several parts, one of which a newer writer may name in a way that means nothing here yet.
 pub(super) fn understood<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: serde::de::DeserializeOwned,
 {
-    let told: Option<serde_json::Value> = Option::deserialize(deserializer)?;
+    let told: Option<Value> = Option::deserialize(deserializer)?;
     Ok(told.and_then(|told| serde_json::from_value(told).ok()))
 }
 

@@ -56,6 +56,37 @@ fn a_newer_report_is_read_without_what_is_not_known() {
 }
 
 #[test]
+fn a_state_of_a_newer_agent_leaves_its_pod_open_and_refuses_nothing() {
+    let mut value: serde_json::Value = serde_json::from_str(OLD).unwrap();
+    let mut pod = value["pods"][0].clone();
+    pod["name"] = "pay".into();
+    pod["state"] = "lost\u{1b}-tomorrow".into();
+    pod["transitions"] = serde_json::json!([
+        {"at": "2026-01-01T00:00:00Z", "from": "captured", "to": "lost-tomorrow"},
+        {"at": "2026-01-01T00:00:01Z", "from": "lost-tomorrow", "to": "captured"},
+        {"at": "2026-01-01T00:00:02Z", "to": "captured"},
+    ]);
+    value["pods"].as_array_mut().unwrap().push(pod);
+    let report = NodeReport::read(value.to_string().as_bytes()).unwrap();
+    assert_eq!(report.pods[0], old().pods[0], "what is known stays as it is");
+    let newer = &report.pods[1];
+    assert_eq!(
+        (newer.state, newer.reason),
+        (State::Unverifiable, Some(Reason::NewerAgent))
+    );
+    assert_eq!(newer.detail.as_deref(), Some("its agent says lost -tomorrow"));
+    assert_eq!(newer.transitions.iter().count(), 1);
+    assert_eq!(
+        crate::verdict::exit_code([newer.state]),
+        3,
+        "no finding, and not well either"
+    );
+    // What is no state at all is still refused.
+    value["pods"][1]["state"] = 7.into();
+    assert!(NodeReport::read(value.to_string().as_bytes()).is_err());
+}
+
+#[test]
 fn another_version_and_another_kind_are_refused_and_named() {
     let refused = |from: &str, to: &str| {
         NodeReport::read(OLD.replace(from, to).as_bytes())

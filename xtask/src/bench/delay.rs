@@ -94,6 +94,7 @@ async fn delays(use_census: bool, pods: usize, losses: usize) -> anyhow::Result<
         // The lab's ztunnel is known to be well.
         settle: Duration::ZERO,
         interval: INTERVAL,
+        pending_deadline: meshmedic_common::policy::PENDING_DEADLINE,
         use_census,
     };
     let mut watch = Watch::new(options, Some(kernel))?;

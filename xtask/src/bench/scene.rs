@@ -88,6 +88,7 @@ impl Scene {
             // The lab's ztunnel is known to be well.
             settle: Duration::ZERO,
             interval,
+            pending_deadline: meshmedic_common::policy::PENDING_DEADLINE,
             use_census: true,
         };
         let mut watch = Watch::new(options, kernel)?;

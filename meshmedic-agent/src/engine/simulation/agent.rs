@@ -77,6 +77,7 @@ impl Sim {
             confirm: span(self.plan.rules.confirm),
             settle: span(self.plan.rules.settle),
             reread: span(10 * MINUTE),
+            pending_deadline: span(2 * MINUTE),
         });
         let agent = &mut self.agents[a];
         agent.life += 1;

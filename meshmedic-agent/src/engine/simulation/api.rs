@@ -273,7 +273,7 @@ impl Sim {
             LeaseKey::Owner(_) => Held::Owner,
             LeaseKey::Node(_) => Held::Node,
             LeaseKey::Slot(_) => Held::Slot,
-            LeaseKey::Cluster => Held::Cluster,
+            LeaseKey::Cluster | LeaseKey::Heals => Held::Cluster,
         };
         let entry = lease.record.entry(&change.id);
         let pod = entry.and_then(|entry| pod_of(&entry.uid));

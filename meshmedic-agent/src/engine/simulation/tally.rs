@@ -104,11 +104,12 @@ impl Kind {
             Request::Survey { .. } => Self::Survey,
             Request::Update { lease, change, .. } => match (&change.step, lease) {
                 (Step::Look, _) => Self::Look,
-                (Step::Forget, _) => Self::Forget,
+                // What agents tell one another of heals is none of the planner's.
+                (Step::Forget | Step::NodeFailed { .. } | Step::NodeSucceeded(_), _) => Self::Forget,
                 (Step::Claim(_), LeaseKey::Owner(_)) => Self::ClaimOwner,
                 (Step::Claim(_), LeaseKey::Node(_)) => Self::ClaimNode,
                 (Step::Claim(_), LeaseKey::Slot(_)) => Self::ClaimSlot,
-                (Step::Claim(_), LeaseKey::Cluster) => Self::ClaimCluster,
+                (Step::Claim(_), LeaseKey::Cluster | LeaseKey::Heals) => Self::ClaimCluster,
                 (Step::Adopt(_), _) => Self::Adopt,
                 (Step::Renew, _) => Self::Renew,
                 (Step::Send { .. }, _) => Self::Send,

@@ -44,7 +44,7 @@ impl Inner {
         Self {
             orphans: c.plain(
                 "meshmedic_orphans_total",
-                "Pods that fell out of the mesh: orphan, partial, imposter or bypassing",
+                "Pods that fell out of the mesh: orphan, partial, imposter, bypassing or stalled",
             ),
             orphans_ready: c.plain("meshmedic_orphans_ready", "Of meshmedic_orphans_total, those that are Ready"),
             orphans_not_ready: c.plain(
@@ -115,7 +115,7 @@ impl Inner {
             condition: c.add(
                 "meshmedic_condition",
                 &["condition"],
-                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused, identity-conflict, heal-not-permitted or heal-made-unreachable",
+                "1 while the condition holds: node-fault, mesh-fault, mass-loss, cordoned, paused, identity-conflict, heal-not-permitted, heal-breaker or heal-made-unreachable",
                 Family::default(),
             ),
             unverifiable: c.add(

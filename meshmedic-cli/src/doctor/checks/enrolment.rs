@@ -122,6 +122,14 @@ pub(crate) const CHECKS: &[Check] = &[
         needs: &[Need::Ambient, Need::Scan],
         run: captured::bypassing,
     },
+    Check {
+        code: "MM0414",
+        category: Category::Enrolment,
+        title: "istio-cni has come to an end with every pod",
+        severity: Severity::Error,
+        needs: &[Need::Ambient, Need::Scan],
+        run: captured::stalled,
+    },
 ];
 
 /// istio-cni enrols a pod within seconds.

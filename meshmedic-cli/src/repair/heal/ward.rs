@@ -323,6 +323,8 @@ impl Ward {
             support: Support::of(version.as_deref()),
             containers: (id(Component::Cni), id(Component::Ztunnel)),
             mass_loss: told.is_some_and(|words| words.mass_loss),
+            // It holds agents back; whoever names a pod has seen what they say.
+            breaker: None,
             watches_only: false,
         };
     }

@@ -187,7 +187,10 @@ impl Case {
             return Some(Withheld::InFlightNode);
         }
         let facts = &candidate.standing.facts;
-        if !matches!(candidate.state, State::Suspect | State::Orphan | State::Bypassing) {
+        if !matches!(
+            candidate.state,
+            State::Suspect | State::Orphan | State::Bypassing | State::Stalled
+        ) {
             return Some(match candidate.state {
                 State::Imposter => Withheld::Imposter,
                 State::Partial => Withheld::ByHand,

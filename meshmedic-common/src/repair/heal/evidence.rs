@@ -141,6 +141,8 @@ pub struct NodeView {
     pub containers: (Option<String>, Option<String>),
     /// Whether most pods of the node fell out at once.
     pub mass_loss: bool,
+    /// What is said of the cluster's heals, where so many did not take that none is begun.
+    pub breaker: Option<String>,
     /// Whether another agent of this node is the one that acts.
     pub watches_only: bool,
 }

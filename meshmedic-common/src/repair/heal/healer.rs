@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::alarm::{Alarm, News};
 use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage, Step};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
@@ -34,6 +35,7 @@ pub struct Healer {
     connected_since: Option<Time>,
     pub(super) mass_loss_since: Option<Time>,
     pub(super) stopping: bool,
+    pub(super) alarm: Alarm,
     numbers: RequestId,
     pub(super) notices: Vec<Notice>,
 }
@@ -53,6 +55,7 @@ impl Healer {
             connected_since: None,
             mass_loss_since: None,
             stopping: false,
+            alarm: Alarm::default(),
             numbers: 0,
             notices: Vec::new(),
         }
@@ -95,6 +98,7 @@ impl Healer {
     /// Judges this node's pods, all of them, and goes on with what is under way.
     pub fn judge(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
         self.observe(at, view);
+        self.alarm.observe(view);
         let kept = |uid: &PodUid, case: &Case| {
             let same = pods
                 .get(uid)
@@ -157,6 +161,26 @@ impl Healer {
             (!serves).then_some((Withheld::ZtunnelUnproven, None)),
         ];
         reasons.into_iter().flatten().find(|(why, _)| stands(why))
+    }
+
+    /// The same, and what holds in the whole cluster. That holds back what is not begun, and nothing else: asks under
+    /// way go on, and what was taken out of the mesh is put back.
+    pub(super) fn begin_forbids(&self, at: Moment, view: &NodeView) -> Option<(Withheld, Option<String>)> {
+        self.node_forbids(at, view).or_else(|| {
+            let detail = view.breaker.clone()?;
+            Some((Withheld::HealBreaker, Some(detail))).filter(|(why, _)| stands(why))
+        })
+    }
+
+    /// What the other agents are to hear of the heals here now, if anything. The same is handed out once, until
+    /// [`Self::told`] says what became of it.
+    pub fn news(&mut self, now: Time) -> Option<News> {
+        self.alarm.take(now)
+    }
+
+    /// Whether it is written down.
+    pub fn told(&mut self, now: Time, written: bool) {
+        self.alarm.answer(now, written);
     }
 
     /// Whether ztunnel is proved to serve, by what shows it now and has shown it.
@@ -312,7 +336,8 @@ impl Healer {
             .chain(spread)
             .chain(self.pace.next_wake(now, care))
             .filter(|_| any);
-        due.chain(node).filter(|due| *due > now).min()
+        let alarm = self.alarm.due();
+        due.chain(node).chain(alarm).filter(|due| *due > now).min()
     }
 
     /// What happened since the last call, in order.

@@ -150,23 +150,23 @@ impl Pace {
         self.worked.is_some_and(|worked| worked > asked)
     }
 
-    /// An ask did not take, and not by the pod's own doing. Whether that stops the node.
-    pub(super) fn failed(&mut self, now: Time, whose: &Whose, asked: Time) -> bool {
+    /// An ask did not take, and not by the pod's own doing. If that stops the node, the namespaces of the two pods that
+    /// do.
+    pub(super) fn failed(&mut self, now: Time, whose: &Whose, asked: Time) -> Option<[String; 2]> {
         self.misses.push(Miss {
             owner: whose.owner.clone(),
             namespace: whose.namespace.clone(),
             asked,
         });
         let strangers = |a: &Miss, b: &Miss| a.owner != b.owner && a.namespace != b.namespace;
-        let any = self.misses.iter().enumerate().any(|(at, one)| {
+        let found = self.misses.iter().enumerate().find_map(|(at, one)| {
             let others = self.misses.get(at + 1..).unwrap_or_default();
-            others.iter().any(|other| strangers(one, other))
+            let other = others.iter().find(|other| strangers(one, other))?;
+            Some([one.namespace.clone(), other.namespace.clone()])
         });
-        let stops = any && !self.is_stopped(now);
-        if stops {
-            self.stopped = Some(now);
-        }
-        stops
+        let found = found.filter(|_| !self.is_stopped(now))?;
+        self.stopped = Some(now);
+        Some(found)
     }
 
     /// istio-cni or ztunnel is another one: what did not take says nothing any more, nor does what took.

@@ -15,6 +15,7 @@ impl Healer {
     /// Goes on with those that were asked for, or are about to be.
     pub(super) fn proceed(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
         let forbidden = self.node_forbids(at, view);
+        let new_forbidden = self.begin_forbids(at, view);
         let fell = view.gates.node_fault.is_some() || view.ztunnel_since.is_none();
         let oldest = self.oldest_ask();
         let uids: Vec<PodUid> = self.cases.keys().cloned().collect();
@@ -33,7 +34,13 @@ impl Healer {
                 } => {
                     let care = &self.healing.care;
                     let barred = case.forbids(&self.healing, at, candidate).map(|why| (why, None));
-                    if let Some((why, detail)) = forbidden.clone().or(not_permitted).or(barred) {
+                    // A second ask is under way already.
+                    let above = if first.is_some() {
+                        &forbidden
+                    } else {
+                        &new_forbidden
+                    };
+                    if let Some((why, detail)) = above.clone().or(not_permitted).or(barred) {
                         // A first ask that stands goes on being waited for.
                         case.stage = first.map_or(Stage::Watching, Stage::Waiting);
                         tell(&mut self.notices, case, why, detail, false);
@@ -93,6 +100,7 @@ impl Healer {
         };
         if waiting.is_proved(candidate) {
             self.pace.succeeded(at.now);
+            self.alarm.took();
             self.notices.push(Notice::Healed {
                 pod: case.pod.clone(),
                 took: at.now.since(waiting.began),
@@ -174,7 +182,11 @@ impl Healer {
             // It is our doing until shown otherwise: the next one is a canary again.
             self.pace.doubt();
         }
-        if !own && self.pace.failed(at.now, &whose, waiting.asked) {
+        if let Some(strangers) = (!own)
+            .then(|| self.pace.failed(at.now, &whose, waiting.asked))
+            .flatten()
+        {
+            self.alarm.failed(strangers.into());
             self.notices.push(Notice::Stopped);
         }
     }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod chaos;
+mod fleet;
 mod gates;
 mod judge;
 mod toggles;

@@ -61,7 +61,10 @@ impl Case {
         (against, why): (&Against, Diagnosis),
     ) {
         self.below = Below::May(Some(why));
-        if !healer.toggle || !why.is_remembered() || candidate.state != State::Orphan {
+        if !healer.toggle
+            || !why.is_remembered()
+            || !matches!(candidate.state, State::Orphan | State::Stalled)
+        {
             return;
         }
         let of_pod = toggle_barred(candidate.standing, &self.pod.uid)
@@ -112,6 +115,7 @@ impl Healer {
             }
             Step::Back(back) if toggle.is_proved(candidate, back) => {
                 self.pace.succeeded(at.now);
+                self.alarm.took();
                 (case.stage, case.told) = (Stage::Watching, None);
                 let (pod, took) = (case.pod.clone(), at.now.since(toggle.began));
                 self.notices.push(Notice::Toggled { pod, took });

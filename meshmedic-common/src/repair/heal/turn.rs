@@ -35,7 +35,7 @@ impl Healer {
                     .insert(uid.clone(), Case::new(pod, siblings.whose(candidate)));
             }
         }
-        let forbidden = self.node_forbids(at, view);
+        let forbidden = self.begin_forbids(at, view);
         let proved = self.pace.is_proved(at.now);
         let shadow = !self.may_act();
         let mut order: Vec<(&PodUid, &Candidate<'_>)> = pods
@@ -46,7 +46,7 @@ impl Healer {
         order.sort_by_key(|(uid, candidate)| {
             (
                 !proved && !siblings.stand_in(candidate),
-                candidate.state != State::Orphan,
+                !matches!(candidate.state, State::Orphan | State::Stalled),
                 *uid,
             )
         });

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a record says.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
-use super::{Allowance, Entry, Record, signed};
+use super::{Allowance, Entry, Record};
 use crate::policy::Withheld;
+
+/// So many nodes are named.
+const NAMED: usize = 3;
 
 impl Record {
     /// Whether nothing in it matters any more.
@@ -51,7 +56,8 @@ impl Record {
             Withheld::Cooldown
             | Withheld::BreakerOwner
             | Withheld::BreakerNode
-            | Withheld::BreakerCluster => {
+            | Withheld::BreakerCluster
+            | Withheld::HealBreaker => {
                 let until = self.resting_until(allowance)?;
                 Some(format!("until {until:.0}"))
             }
@@ -59,11 +65,22 @@ impl Record {
         }
     }
 
+    /// Where the failures were that hold a breaker open now, and until when it stays so.
+    #[must_use]
+    pub fn holds_open(&self, allowance: &Allowance, now: Timestamp) -> Option<String> {
+        let until = allowance.breaker?.open_until(self).filter(|until| now < *until)?;
+        let nodes: BTreeSet<&str> = self.places.iter().map(|place| &*place.node).collect();
+        let named: Vec<&str> = nodes.iter().take(NAMED).copied().collect();
+        let more = match nodes.len().saturating_sub(named.len()) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("on {}{more}, until {until:.0}", named.join(", ")))
+    }
+
     /// Until when nothing is begun, because the last repairs did not take.
     #[must_use]
     pub fn resting_until(&self, allowance: &Allowance) -> Option<Timestamp> {
-        let last = self.last_failure?;
-        let rest = self.rest(allowance)?.0;
-        last.checked_add(signed(rest)).ok()
+        Some(self.rest(allowance)?.0)
     }
 }

@@ -24,7 +24,7 @@ fn breaker(failures: u32, why: Withheld) -> Breaker {
         failures,
         open: OPEN,
         why,
-        several: false,
+        counts: Counts::All,
     }
 }
 
@@ -472,7 +472,7 @@ fn of_cluster(failed: &[(&str, &str)], allowance: &Allowance) -> Record {
 fn the_breaker_of_the_cluster_wants_failures_of_several_namespaces_and_nodes() {
     let five = Allowance {
         breaker: Some(Breaker {
-            several: true,
+            counts: Counts::Spread,
             ..breaker(5, Withheld::BreakerCluster)
         }),
         ..hourly(100)
@@ -501,6 +501,49 @@ fn the_breaker_of_the_cluster_wants_failures_of_several_namespaces_and_nodes() {
         claim(&mut old, "next", &five, 2).withheld,
         Some(Withheld::BreakerCluster)
     );
+}
+
+#[test]
+fn the_breaker_of_heals_wants_three_nodes_and_two_namespaces_within_the_hour() {
+    let allowance = crate::repair::Limits::DEFAULT.allowance(&crate::repair::LeaseKey::Heals);
+    let fail = |record: &mut Record, node: &str, namespaces: [&str; 2], second| {
+        let step = Step::NodeFailed {
+            node: node.to_owned(),
+            namespaces: namespaces.map(str::to_owned).to_vec(),
+        };
+        record.apply(&change("", step), &allowance, at(second));
+    };
+    let is_open = |record: &Record, second| record.holds_open(&allowance, at(second)).is_some();
+    let of = |namespaces: [&str; 2]| {
+        let mut record = Record::default();
+        for (node, second) in [("n1", 0), ("n2", 600), ("n3", 1200)] {
+            assert!(!is_open(&record, second));
+            fail(&mut record, node, namespaces, second);
+        }
+        record
+    };
+    let mut record = of(["shop", "bank"]);
+    assert!(is_open(&record, 1200) && is_open(&record, 3599));
+    assert!(!is_open(&record, 3600), "the first is older than the hour");
+    assert!(!is_open(&of(["shop", "shop"]), 1200), "one tenant on three nodes");
+    // The same node again is one node.
+    let mut same = Record::default();
+    for second in 0..5 {
+        fail(&mut same, "n1", ["shop", "bank"], second);
+    }
+    assert!(!is_open(&same, 5));
+    assert_eq!((same.failures, same.places.len()), (1, 2));
+    // A node that heals again says nothing of the others; one elsewhere says that they are alone.
+    let succeed = |record: &mut Record, node: &str| {
+        let step = Step::NodeSucceeded(node.to_owned());
+        record.apply(&change("", step), &allowance, at(1300)).changed
+    };
+    let mut again = record.clone();
+    assert!(succeed(&mut again, "n1"));
+    assert_eq!(again.failures, 2);
+    assert!(succeed(&mut record, "n9"));
+    assert_eq!((record.failures, record.last_failure), (0, None));
+    assert!(!succeed(&mut record, "n9"), "nothing is written twice");
 }
 
 #[test]

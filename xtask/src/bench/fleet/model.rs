@@ -15,7 +15,7 @@ use meshmedic_common::repair::{
 use meshmedic_common::verdict::State;
 
 use super::PODS_EACH;
-use super::node::{Node, moment, owner_uid, uid};
+use super::node::{Node, moment, owner_uid, split_mix, uid};
 
 const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
@@ -385,7 +385,7 @@ impl Fleet {
         let watched = match lease {
             LeaseKey::Owner(_) => true,
             LeaseKey::Node(_) => self.nodes_watched,
-            LeaseKey::Slot(_) | LeaseKey::Cluster => false,
+            LeaseKey::Slot(_) | LeaseKey::Cluster | LeaseKey::Heals => false,
         };
         let agents = if watched { self.nodes.len() as f64 } else { 0.0 };
         let bytes = size(record);
@@ -419,13 +419,8 @@ impl Fleet {
             .push(Reverse((self.now + wait, self.numbers, happening)));
     }
 
-    /// `SplitMix64`: the same numbers on every run.
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        split_mix(&mut self.random)
     }
 
     fn between(&mut self, (least, most): (u64, u64)) -> u64 {

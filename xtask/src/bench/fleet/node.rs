@@ -42,6 +42,15 @@ pub(super) fn moment(millis: u64) -> Moment {
     }
 }
 
+/// `SplitMix64`: the same numbers on every run.
+pub(super) fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// The pod of this number.
 pub(super) fn uid(number: usize) -> Option<PodUid> {
     PodUid::parse(&format!("{number:08x}-0000-4000-8000-000000000000"))

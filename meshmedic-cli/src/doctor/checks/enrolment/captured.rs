@@ -106,6 +106,20 @@ pub(super) fn bypassing(view: &View<'_>) -> Vec<Finding> {
     mended_by_hand(found, healed)
 }
 
+pub(super) fn stalled(view: &View<'_>) -> Vec<Finding> {
+    let effect =
+        "its rules may be in place while no ztunnel listens: its connections are refused, or bypass the mesh";
+    let found = in_state(
+        view,
+        |pod| pod.state == State::Stalled,
+        "istio-cni has been trying to enrol it for too long",
+        effect,
+    );
+    let healed = "look into istio-cni's log on its node for the lines that name this pod; with --auto-repair its agent asks \
+                  istio-cni once more";
+    mended_by_hand(found, healed)
+}
+
 pub(super) fn unredirected(view: &View<'_>) -> Vec<Finding> {
     let bare = |pod: &PodState| pod.state == State::Captured && pod.redirection.as_deref() == Some("absent");
     let effect = "ztunnel listens, and what the pod sends goes past it in plaintext; HBONE to it may hang";

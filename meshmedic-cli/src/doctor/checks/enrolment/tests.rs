@@ -31,12 +31,13 @@ fn in_state(state: State) -> Snapshot {
 
 #[test]
 fn what_the_scan_finds_is_found_each_under_its_code() {
-    let codes = ["MM0401", "MM0402", "MM0403", "MM0413"];
+    let codes = ["MM0401", "MM0402", "MM0403", "MM0413", "MM0414"];
     for (state, found) in [
         (State::Orphan, Some("MM0401")),
         (State::Partial, Some("MM0402")),
         (State::Imposter, Some("MM0403")),
         (State::Bypassing, Some("MM0413")),
+        (State::Stalled, Some("MM0414")),
         (State::Suspect, None),
         (State::Unverifiable, None),
         (State::Exempt, None),

@@ -184,7 +184,7 @@ impl Sim {
 
     /// What forbids an ask as things stand now.
     fn stands_against(&self, request: &Request) -> Vec<&'static str> {
-        let Request::Ask { pod, .. } = request else {
+        let Request::Ask { pod, ask, .. } = request else {
             return Vec::new();
         };
         let (view, now) = (&self.bench.view, self.bench.now);
@@ -199,6 +199,10 @@ impl Sim {
                 !view.cni_ready || young(self.cni_since),
             ),
             ("ztunnel is not proved", view.serving == Serving::Unproven),
+            (
+                "none is begun in the cluster",
+                view.breaker.is_some() && ask.attempt == Attempt::First,
+            ),
             ("it opted out", self.fetched_out.contains(pod_uid)),
         ];
         all.into_iter()
@@ -397,12 +401,16 @@ fn whatever_goes_wrong_no_rule_is_broken_and_all_are_healed() {
 }
 
 /// What keeps heals from doing harm, and the rule that is broken without it.
-const DEFENCES: [(Defence, &str); 14] = [
+const DEFENCES: [(Defence, &str); 18] = [
     (Defence::Reason(Withheld::Paused), "gates"),
     (Defence::Reason(Withheld::MeshFault), "gates"),
     (Defence::Reason(Withheld::NodeFault), "gates"),
     (Defence::Reason(Withheld::ZtunnelUnproven), "gates"),
     (Defence::Reason(Withheld::OptedOutPod), "gates"),
+    (Defence::Reason(Withheld::HealBreaker), "gates"),
+    (Defence::Reason(Withheld::HealStopped), "feedback"),
+    (Defence::Feedback, "feedback"),
+    (Defence::Repeat, "repeat"),
     (Defence::HealConfirm, "confirm"),
     (Defence::LastLook, "look"),
     (Defence::HealCanary, "canary"),

@@ -321,6 +321,12 @@ pub(super) const CASES: &[Case] = &[
         |snapshot| said_of_cart(snapshot, State::Captured),
     ),
     case(
+        "MM0414",
+        "Pod shop/cart-7d4b-c",
+        |snapshot| said_of_cart(snapshot, State::Stalled),
+        |snapshot| said_of_cart(snapshot, State::Captured),
+    ),
+    case(
         "MM0404",
         "Pod shop/cart-7d4b-a",
         |snapshot| {

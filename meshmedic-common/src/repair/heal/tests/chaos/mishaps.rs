@@ -21,6 +21,7 @@ pub(super) enum Trouble {
     Paused,
     Mesh,
     Unproven,
+    Breaker,
 }
 
 impl Sim {
@@ -45,7 +46,7 @@ impl Sim {
 
     pub(super) fn mishap(&mut self) {
         let until = self.bench.now + Duration::from_secs(5) + self.within(240_000);
-        match self.rng.below(16) {
+        match self.rng.below(17) {
             0..4 => {
                 let uid = self.any();
                 self.lose(&uid);
@@ -113,6 +114,10 @@ impl Sim {
                 pod.standing.facts.repair = (!out).then(|| "disabled".to_owned());
                 pod.version += 1;
             }
+            15 => {
+                self.bench.view.breaker = Some("on other nodes".to_owned());
+                self.ends.push((until, Trouble::Breaker));
+            }
             _ => self.crash(),
         }
     }
@@ -170,6 +175,7 @@ impl Sim {
                 self.tell(What::Anew);
             }
             Trouble::CniDead => self.bench.cni = Cni::Works,
+            Trouble::Breaker => view.breaker = None,
             Trouble::Paused => view.gates.paused = None,
             Trouble::Mesh => view.gates.mesh_fault = None,
             Trouble::Unproven if view.ztunnel_since.is_some() => view.serving = Serving::Captures,
