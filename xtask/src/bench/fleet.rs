@@ -4,6 +4,7 @@
 //! What an agent asks for while nothing is wrong is seen from a real one, on the lab. What happens after a zone lost
 //! power is simulated: the planner of every node is the real one, and so are the records in the Leases.
 
+mod heals;
 mod model;
 mod node;
 
@@ -34,6 +35,11 @@ const BOOKMARK_BYTES: f64 = 350.0;
 const POD_BYTES: f64 = 10_000.0;
 /// How often the object of a pod changes from its creation to its end, ztunnel's included.
 const CHANGES_OF_A_POD: f64 = 9.0;
+/// Of the fleet that is healed in place, so many nodes in one that has a broken istio-cni.
+const BROKEN_IN: usize = 4;
+/// What healing it may take, in seconds from a node's settling, and what it may ask of the API.
+const HEALED_WITHIN: f64 = 300.0;
+const WRITES_A_SECOND: f64 = 400.0;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a real agent asks for.
@@ -70,6 +76,8 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
     for (nodes, outage) in sizes.iter().zip(&outages) {
         part.rows.extend(rows(*nodes, &measured, outage));
     }
+    part.rows
+        .extend(heal_rows(sizes.last().copied().unwrap_or(SIZES_QUICK[0])));
     part.rows.extend(exhausted(sizes));
     part.rows.extend(growth(&measured, sizes, &outages));
     part.plots = plots(&measured, sizes, &outages);
@@ -199,6 +207,59 @@ fn rows(nodes: usize, measured: &Measured, outage: &Outage) -> Vec<Row> {
             )),
     );
     rows
+}
+
+/// A power loss on every node, healed in place: everywhere, and with a quarter of the istio-cnis broken.
+fn heal_rows(nodes: usize) -> Vec<Row> {
+    let row = |what: &str, unit: &str, number: f64| {
+        Row::new(
+            format!("{nodes} nodes without power: {what}"),
+            Column::Both,
+            unit,
+            &[number],
+        )
+    };
+    let well = heals::power_loss(nodes, None);
+    let ill = heals::power_loss(nodes, Some(BROKEN_IN));
+    let wanted = ill.orphans - ill.orphans * ill.broken / nodes.max(1);
+    vec![
+        row("healed in place, after a node settled", "s", well.slowest)
+            .within(HEALED_WITHIN)
+            .remark(&format!("{} of {} orphans", well.healed, well.orphans)),
+        row("orphans left", "pods", (well.orphans - well.healed) as f64)
+            .target("none", well.healed == well.orphans),
+        row(
+            "writes by all agents in the busiest second",
+            "writes",
+            well.agents as f64,
+        )
+        .within(WRITES_A_SECOND),
+        row(
+            "writes by every istio-cni in the busiest second",
+            "writes",
+            well.cnis as f64,
+        )
+        .remark("istiod tells ztunnel of each pod, and writes nothing"),
+        row("pods left to a restart", "pods", well.restarts as f64).target("none", well.restarts == 0),
+        row(
+            "a quarter of the istio-cnis broken: pods touched there, of a node",
+            "pods",
+            ill.touched as f64,
+        )
+        .within(2.0),
+        row(
+            "a quarter of the istio-cnis broken: orphans of the others healed",
+            "pods",
+            ill.healed as f64,
+        )
+        .target("all", ill.healed == wanted),
+        row(
+            "a quarter of the istio-cnis broken: times that the breaker was opened",
+            "times",
+            ill.opened as f64,
+        )
+        .target("once at least", ill.opened > 0),
+    ]
 }
 
 /// A fleet-wide loss while a budget refuses every eviction.
