@@ -401,16 +401,13 @@ fn whatever_goes_wrong_no_rule_is_broken_and_all_are_healed() {
 }
 
 /// What keeps heals from doing harm, and the rule that is broken without it.
-const DEFENCES: [(Defence, &str); 18] = [
+const DEFENCES: [(Defence, &str); 15] = [
     (Defence::Reason(Withheld::Paused), "gates"),
     (Defence::Reason(Withheld::MeshFault), "gates"),
     (Defence::Reason(Withheld::NodeFault), "gates"),
     (Defence::Reason(Withheld::ZtunnelUnproven), "gates"),
     (Defence::Reason(Withheld::OptedOutPod), "gates"),
     (Defence::Reason(Withheld::HealBreaker), "gates"),
-    (Defence::Reason(Withheld::HealStopped), "feedback"),
-    (Defence::Feedback, "feedback"),
-    (Defence::Repeat, "repeat"),
     (Defence::HealConfirm, "confirm"),
     (Defence::LastLook, "look"),
     (Defence::HealCanary, "canary"),
