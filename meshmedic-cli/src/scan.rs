@@ -67,8 +67,8 @@ A loss counts when three readings across --confirm agree, and never while
 ztunnel or istio-cni of its node is not Ready or has not settled.
 
 --behavioral takes the accused for pods that were named. It needs to list all
-pods and namespaces, and pods/log of the ztunnels. An orphan that nobody talks
-to leaves no trace in any log: only a scan without --behavioral finds it.
+pods and namespaces, and pods/log of the ztunnels. An orphan without
+traffic leaves no trace in any log: only a scan without --behavioral finds it.
 
 Exit codes, whatever the output format:
   0  clean

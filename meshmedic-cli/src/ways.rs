@@ -288,7 +288,7 @@ impl Reader {
 
     /// Looks at a pod by the first way that answers.
     pub(crate) async fn look(&self, target: &Target) -> Look {
-        let mut last = Unread::new(Reason::ReadFailed, "no way to read it is open");
+        let mut last = Unread::new(Reason::ReadFailed, "nothing could read it");
         if matches!(self.args.via, Via::Auto | Via::Agent) {
             match self.agents.of(&target.facts) {
                 Ok(report) if self.args.via == Via::Agent || is_settled(report) => {

@@ -69,7 +69,7 @@ impl Known {
     pub(super) fn title(&self) -> String {
         let owner = self.facts.controller.as_ref();
         let owner = owner.map_or_else(
-            || "nobody's".to_owned(),
+            || "without an owner".to_owned(),
             |owner| format!("of {} {}", owner.kind, owner.name),
         );
         let ready = if self.facts.ready { "Ready" } else { "not Ready" };

@@ -418,7 +418,7 @@ impl<'a> Course<'a> {
                 self.end(pod.cgroup_uid, Ending::Failed(detail));
             }
             Notice::Stopped => {
-                let what = "heals of pods of different owners and namespaces did not take: no more are begun";
+                let what = "heals of pods of different owners and namespaces did not take: no more start";
                 self.step(&format!("node {}", self.ward.node), what);
             }
             Notice::Would { .. }

@@ -58,12 +58,12 @@ impl Records {
             ),
             Err(failure) if failure.is_not_found() => Some(format!(
                 "there is no namespace {namespace}, so there are no agents to agree with, and nothing is written \
-                 down: let nobody else repair the same pods now"
+                 down: make sure that no one else repairs the same pods now"
             )),
             // Whoever may not read the namespace may still have the right to its Leases.
             _ => None,
         };
-        let by = crate::control::whoami().unwrap_or_else(|| "somebody".to_owned());
+        let by = crate::control::whoami().unwrap_or_else(|| "unknown".to_owned());
         Ok(Self {
             connection: connection.clone(),
             namespace: namespace.to_owned(),

@@ -61,8 +61,8 @@ const SCENES: [(&str, &str, &str); 8] = [
          record. Nothing fails there, latencies are 10 to 40 ms each way, a successor is captured after 10 to 30 s. \
          Bytes count objects as JSON, with 10 kB for a pod.\n\n\
          The budgets for the whole cluster make the time to heal grow with the number of orphans: by default 60 repairs \
-         an hour, whatever the size of the fleet. Whoever knows that a zone came back broken raises \
-         `--max-repairs-per-hour` and `--cluster-slots` for the occasion, or restarts the workloads there.",
+         an hour, whatever the size of the fleet. If a zone is known to have come back broken, raise \
+         `--max-repairs-per-hour` and `--cluster-slots` for the occasion, or restart the workloads there.",
     ),
 ];
 

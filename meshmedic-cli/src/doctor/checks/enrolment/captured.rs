@@ -19,7 +19,7 @@ fn in_state(
     let states = view.snapshot.scan.all().iter().filter(|pod| wanted(pod));
     states
         .map(|seen| {
-            let by = seen.via.as_deref().unwrap_or("nobody");
+            let by = seen.via.as_deref().unwrap_or("no one");
             let detail = seen
                 .detail
                 .as_ref()
@@ -143,7 +143,7 @@ pub(super) fn not_hbone(view: &View<'_>) -> Vec<Finding> {
             }
             let finding = Finding::on(
                 pod.object(),
-                "ztunnel was told to speak plain TCP with it, though it is enrolled",
+                "ztunnel's own view says plain TCP for it, though it is enrolled",
             )
             .of(pod.workload.clone())
             .because(format!(
