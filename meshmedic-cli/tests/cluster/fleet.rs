@@ -67,7 +67,7 @@ pub(crate) fn install(world: &World, agent: &Agent) {
     .unwrap();
 }
 
-fn await_orphan(agent: &mut Agent, pod: &Pod) {
+pub(crate) fn await_orphan(agent: &mut Agent, pod: &Pod) {
     agent.until("the agent's verdict", |agent| {
         let mut pods = agent.report().pods.into_iter();
         pods.any(|found| found.uid.as_str() == pod.uid() && found.state == State::Orphan)
