@@ -28,7 +28,7 @@ use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
+use crate::cluster::{Leases, Mirror, Seen, Sights, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel;
 use crate::node::Underneath;
@@ -115,6 +115,7 @@ struct Agent {
     mirror: Mirror,
     planner: Planner,
     heal: Heal,
+    sights: Sights,
     acts: Arc<Acts>,
     running: JoinSet<(RequestId, Answer)>,
     cni: CniSettings,
@@ -197,6 +198,7 @@ impl Agent {
             mirror,
             heal: Heal::new(
                 Healing {
+            sights: Sights::default(),
                     permissions: options.repairer.permissions(),
                     care: options.care,
                     toggle: options.rungs.toggle,
@@ -320,7 +322,8 @@ impl Agent {
     fn take_news(&mut self, now: Time, first: Seen) {
         let (mut pods, mut owners) = (false, Owners::default());
         let mut next = Some(first);
-        while let Some(seen) = next {
+        while let Some(mut seen) = next {
+            self.sights.date(self.clock.now(), &mut seen);
             self.teller.watch(&seen);
             owners.note(&seen, &self.mirror);
             pods |= self.mirror.take(seen).pods;
