@@ -38,7 +38,7 @@ use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
 use healing::{Done, Heal};
 use istiod::Tracing;
-use meshmedic_common::kube::acts::Acts;
+use meshmedic_common::kube::acts::{Acts, Followed, Known};
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
 use owners::Owners;
@@ -53,6 +53,8 @@ const BEAT: Duration = Duration::from_secs(30);
 const PUBLISH: Duration = Duration::from_millis(200);
 /// And at least this often, since time alone changes some of it.
 const PUBLISH_AT_REST: Duration = Duration::from_secs(30);
+/// While a pod is lost: whoever is about to act waits for the next reading of it.
+const PUBLISH_LOST: Duration = Duration::from_secs(2);
 /// An agent that was told to end waits this long for what is under way. The API's time limit is part of it.
 const FAREWELL: Duration = Duration::from_secs(12);
 
@@ -113,9 +115,9 @@ struct Agent {
     watch: Watch,
     watches: Watches,
     mirror: Mirror,
+    sights: Sights,
     planner: Planner,
     heal: Heal,
-    sights: Sights,
     acts: Arc<Acts>,
     running: JoinSet<(RequestId, Answer)>,
     cni: CniSettings,
@@ -196,9 +198,9 @@ impl Agent {
             )),
             watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
+            sights: Sights::default(),
             heal: Heal::new(
                 Healing {
-            sights: Sights::default(),
                     permissions: options.repairer.permissions(),
                     care: options.care,
                     toggle: options.rungs.toggle,
@@ -260,7 +262,7 @@ impl Agent {
     fn next_timer(&self) -> Duration {
         let now = Time::now();
         let planned = self.moment(now).and_then(|at| self.planner.next_wake(at));
-        let publish = self.published.filter(|_| self.changed).map(|last| last + PUBLISH);
+        let publish = self.publish_at();
         let heal = self.heal.next_wake(now);
         let wakes = planned
             .into_iter()
@@ -413,7 +415,13 @@ impl Agent {
 
     fn start(&mut self, id: RequestId, request: Request) {
         let acts = Arc::clone(&self.acts);
-        let enablement = self.mirror.enablement().clone();
+        let known = Known {
+            enablement: self.mirror.enablement().clone(),
+            followed: Some(Followed {
+                parts: self.mirror.parts(),
+                slices: self.mirror.slice_names(),
+            }),
+        };
         let ready = match &request {
             Request::Act { pod, .. } => {
                 let standing = self.mirror.standings().get(&pod.cgroup_uid);
@@ -422,13 +430,23 @@ impl Agent {
             _ => false,
         };
         self.running
-            .spawn(async move { (id, acts.perform(request, ready, &enablement).await) });
+            .spawn(async move { (id, acts.perform(request, ready, &known).await) });
+    }
+
+    /// When the report is to be made anew; `None` for at once.
+    fn publish_at(&self) -> Option<Time> {
+        let lost = || self.watch.engine().views().any(|(_, view)| view.state.is_lost());
+        let patience = match self.changed {
+            true => PUBLISH,
+            false if lost() => PUBLISH_LOST,
+            false => PUBLISH_AT_REST,
+        };
+        self.published.map(|last| last + patience)
     }
 
     /// Shows how things stand, unless that was done a moment ago, or lately and nothing changed since.
     fn publish(&mut self, now: Time) {
-        let patience = if self.changed { PUBLISH } else { PUBLISH_AT_REST };
-        if self.published.is_some_and(|last| now.since(last) < patience) {
+        if self.publish_at().is_some_and(|at| now < at) {
             return;
         }
         (self.changed, self.published) = (false, Some(now));

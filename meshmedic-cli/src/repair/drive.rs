@@ -15,6 +15,7 @@ use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use meshmedic_common::facts::{Enrolment, PodFacts};
+use meshmedic_common::kube::acts::Known;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::policy::{Gates, Means, Standing, Withheld};
 use meshmedic_common::repair::{Acted, Answer, ByHand, Ended, Outcome, Patient, Request, RequestId};
@@ -188,9 +189,8 @@ impl Drive<'_> {
                     (Request::Act { .. }, Means::Toggle) => Answer::Acted(shop.take_out(facts).await),
                     (Request::Act { .. }, Means::Restore) => Answer::Acted(shop.put_back(facts).await),
                     _ => {
-                        shop.records
-                            .perform(facts, request, &shop.world.enablement(facts))
-                            .await
+                        let known = Known::listed(shop.world.enablement(facts));
+                        shop.records.perform(facts, request, &known).await
                     }
                 };
                 Done::Answer(id, answer)
