@@ -395,3 +395,9 @@ impl Ward {
             .map_or_else(Enablement::guessed, |bed| self.mesh.enablement(&bed.target.facts))
     }
 }
+    /// The namespaces in which the node has an istio-cni, as far as is known.
+    pub(super) fn cnis(&self) -> BTreeSet<String> {
+        let cni = self.mesh.part(&self.node, Component::Cni);
+        cni.map(|cni| cni.namespace.clone()).into_iter().collect()
+    }
+
