@@ -81,6 +81,9 @@ pub struct NodeReport {
     /// When this was so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+    /// When the node started, by the same clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<Timestamp>,
     /// What repairs may still be begun; only an agent has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budgets: Option<Budgets>,
@@ -281,6 +284,7 @@ impl NodeReport {
         })
     }
 }
+            booted: self.booted,
 
 #[cfg(test)]
 mod tests;

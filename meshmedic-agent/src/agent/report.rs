@@ -13,7 +13,7 @@ use meshmedic_common::report::{
 use meshmedic_common::verdict::Condition;
 
 use super::Agent;
-use meshmedic_common::time::Time;
+use meshmedic_common::time::{Time, Uptime};
 
 /// How many strangers the condition names.
 const NAMED: usize = 3;
@@ -26,6 +26,7 @@ impl Agent {
         let mut report = self.watch.report();
         let server = self.clock.now();
         report.at = server;
+        report.booted = server.and_then(|server| server.checked_sub(span(Uptime::now().since_boot())).ok());
         report.serves = self.heal.serves();
         if let Some(fault) = &self.gates.mesh_fault {
             report.conditions.push(condition(Condition::MeshFault, fault));

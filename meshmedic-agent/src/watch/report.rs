@@ -44,6 +44,7 @@ impl Watch {
             ztunnel: self.sources.ztunnel.iter().map(|&(pid, _)| pid).collect(),
             serves: None,
             at: None,
+            booted: None,
             budgets: None,
             breakers: Vec::new(),
             repairs: Recent::default(),
