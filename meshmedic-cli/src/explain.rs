@@ -19,7 +19,7 @@ use crate::istio::IstioArgs;
 use crate::repair;
 use crate::scan::{self, sweep};
 use crate::selection::{self, Mesh, Selection, again};
-use crate::ways::{WayArgs, fleet};
+use crate::ways::{Age, WayArgs, fleet};
 
 use story::Known;
 pub(crate) use story::Section;
@@ -83,6 +83,7 @@ impl Args {
             confirm: self.confirm,
             settle: self.settle,
             ready_only: false,
+            age: Age::Any,
         }
     }
 }
@@ -142,7 +143,6 @@ async fn look(
         None
     };
     let events = events::of(connection, &target.facts, &mut notes).await;
-    Ok(Known {
     let cni = mesh.part(&node, Component::Cni);
     let times = Times {
         sandbox: target.facts.sandbox_since,
@@ -150,13 +150,14 @@ async fn look(
         annotated: target.annotated,
         booted: agent.as_ref().ok().and_then(|report| report.booted),
     };
+    Ok(Known {
         expectation: mesh.expectation(&target.facts),
         certain: mesh.enablement(&target.facts).certain,
         fault: mesh.node_fault(&node, settle, connection.clock.now()),
         now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
         facts: target.facts,
-        pod,
         times,
+        pod,
         agent,
         repair,
         events,

@@ -82,6 +82,9 @@ impl Agent {
     fn complete(&self, pod: &mut PodReport, now: Time, server: Option<Timestamp>) {
         let view = self.watch.engine().view(&pod.uid);
         pod.sandbox = self.watch.place(&pod.uid).map(|place| place.to_string());
+        pod.read_at = view
+            .as_ref()
+            .and_then(|view| Some(instant(server?, now, view.last_read?)));
         pod.since = view.and_then(|view| Some(instant(server?, now, view.since)));
         pod.transitions = self.teller.transitions(&pod.uid).cloned().unwrap_or_default();
         if let Some(standing) = self.mirror.standings().get(&pod.uid) {

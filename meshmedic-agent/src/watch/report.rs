@@ -92,6 +92,7 @@ impl Watch {
             sandbox: None,
             pid: mapping.map(|mapping| mapping.pid),
             since: None,
+            read_at: None,
             expectation: None,
             ready: None,
             stuck: false,
