@@ -9,15 +9,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::identity::Component;
 use meshmedic_common::policy::SETTLE;
 use meshmedic_common::report::NodeReport;
+use meshmedic_common::times::Times;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::IstioArgs;
 use crate::repair;
 use crate::scan::{self, sweep};
 use crate::selection::{self, Mesh, Selection, again};
-use crate::ways::{WayArgs, fleet};
+use crate::ways::{Age, WayArgs, fleet};
 
 use story::Known;
 pub(crate) use story::Section;
@@ -81,6 +83,7 @@ impl Args {
             confirm: self.confirm,
             settle: self.settle,
             ready_only: false,
+            age: Age::Any,
         }
     }
 }
@@ -140,12 +143,20 @@ async fn look(
         None
     };
     let events = events::of(connection, &target.facts, &mut notes).await;
+    let cni = mesh.part(&node, Component::Cni);
+    let times = Times {
+        sandbox: target.facts.sandbox_since,
+        cni: cni.and_then(|cni| cni.container.as_ref()?.started),
+        annotated: target.annotated,
+        booted: agent.as_ref().ok().and_then(|report| report.booted),
+    };
     Ok(Known {
         expectation: mesh.expectation(&target.facts),
         certain: mesh.enablement(&target.facts).certain,
         fault: mesh.node_fault(&node, settle, connection.clock.now()),
         now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
         facts: target.facts,
+        times,
         pod,
         agent,
         repair,

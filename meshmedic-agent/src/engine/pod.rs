@@ -100,6 +100,8 @@ pub struct PodView<'a> {
     pub detail: Option<&'a str>,
     /// Since when.
     pub since: Time,
+    /// When the last reading that came back began, whatever it showed.
+    pub last_read: Option<Time>,
     /// The capture ports that the last look saw.
     pub ports: PortSet,
     /// Whose they are, if it is captured.
@@ -564,6 +566,7 @@ impl Track {
             reason: self.reason,
             detail: self.detail.as_deref(),
             since: self.since,
+            last_read: self.last_read(),
             ports: self.ports,
             owner: self.owner.filter(|_| held),
             holders: &self.holders,

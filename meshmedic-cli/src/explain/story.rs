@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is told of a pod, section by section.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::NodeFault;
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::{HealStanding, NodeReport, PodReport, RepairStanding};
 use meshmedic_common::text::clean;
+use meshmedic_common::times::Times;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::events::Told;
@@ -29,6 +33,7 @@ pub(crate) struct Section {
 /// All that is known.
 pub(super) struct Known {
     pub(super) facts: PodFacts,
+    pub(super) times: Times,
     pub(super) pod: ScannedPod,
     pub(super) expectation: Expectation,
     pub(super) certain: bool,
@@ -92,7 +97,7 @@ impl Known {
             section("Repair", self.repair()),
             section("What to do next", vec![self.next()]),
             section("What led to it", self.cause()),
-            section("Not known", self.notes.clone()),
+            section("Not known", self.unknown()),
         ];
         sections.retain(|section| !section.lines.is_empty());
         sections
@@ -161,6 +166,9 @@ impl Known {
                 format!("Read by cat in its container {container}: the pod's own word.")
             }
             Some(Way::Probe) => "Read by a probe, an ephemeral container.".to_owned(),
+            None if pod.state == State::Pending => {
+                "istio-cni is enrolling it; its sockets are read once that is done.".to_owned()
+            }
             None => "Its sockets were not read.".to_owned(),
         });
         for holder in self.report().iter().flat_map(|report| &report.held_by) {
@@ -206,8 +214,11 @@ impl Known {
             for change in report.transitions.iter() {
                 let from = change.from.map_or("new", |from| from.as_str());
                 let why = change.reason.map(|reason| format!(", {}", reason.sentence()));
+                let outside = change.outside_ms.map(Duration::from_millis);
+                let outside = outside.map(|outside| format!(", after {} outside", duration::show(outside)));
                 let (age, to) = (ago(change.at, self.now), change.to);
-                lines.push(format!("{age}  {from} -> {to}{}", why.unwrap_or_default()));
+                let (why, outside) = (why.unwrap_or_default(), outside.unwrap_or_default());
+                lines.push(format!("{age}  {from} -> {to}{why}{outside}"));
             }
             if report.flaps > 0 {
                 lines.push(format!(
@@ -298,15 +309,25 @@ impl Known {
         lines
     }
 
+    fn unknown(&self) -> Vec<String> {
+        let mut lines = self.notes.clone();
+        if self.pod.state.is_finding() {
+            lines.extend(self.times.hidden().into_iter().map(str::to_owned));
+        }
+        lines
+    }
+
     fn cause(&self) -> Vec<String> {
         let code = self.pod.state.code().filter(|_| self.pod.state.is_finding());
+        let shown = code.iter().flat_map(|_| self.times.shown());
+        let shown = shown.map(|line| format!("{line}."));
         let line = |code| {
             format!(
                 "meshmedic doctor {} looks for it; docs/troubleshooting.md explains it under {code}.",
                 self.pod.display_name()
             )
         };
-        code.map(line).into_iter().collect()
+        shown.chain(code.map(line)).collect()
     }
 
     fn next(&self) -> String {
@@ -331,7 +352,11 @@ impl Known {
             }
             (State::Imposter, _) => remedy(Withheld::Imposter, &name),
             (State::Suspect, _) => "Mend its node's ztunnel if that is at fault; then ask again.".to_owned(),
-            (State::Pending, _) => "Look why in the log of istio-cni on its node.".to_owned(),
+            (State::Pending, _) => {
+                "Wait: istio-cni tries again by itself. If it stays so, its log on this node \
+                                    says why."
+                    .to_owned()
+            }
             (State::Exempt, Some(Reason::NotAnnotated)) => {
                 "Nothing, unless it belongs into the mesh: then look at the \
                  labels istio.io/dataplane-mode and at the log of istio-cni on its node."

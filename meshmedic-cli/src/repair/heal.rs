@@ -370,6 +370,7 @@ impl<'a> Course<'a> {
             &request;
         let around = Around {
             enablement: self.ward.enablement(&pod.cgroup_uid),
+            cnis: self.ward.cnis(),
             namespace: self.shop.world.namespace(&pod.namespace).cloned(),
         };
         let heals = self.heals.clone();

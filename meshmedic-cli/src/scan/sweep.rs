@@ -83,7 +83,9 @@ pub(super) async fn examine(
         .iter()
         .filter_map(|target| target.facts.node.as_deref())
         .collect();
-    let reader = Reader::new(connection, ways, selection, nodes).await?;
+    let reader = Reader::new(connection, ways, selection, nodes)
+        .await?
+        .demanding(options.age);
     let scan = Scan {
         connection,
         reader,
@@ -276,8 +278,13 @@ pub(crate) fn seen(target: &Target, look: Look) -> ScannedPod {
 }
 
 fn verdict(target: &Target, look: Look) -> Verdict {
+    let instead = look.instead.clone();
     let seen_by = |pod: ScannedPod| ScannedPod {
         via: look.way,
+        grounds: Grounds {
+            instead: instead.clone(),
+            ..pod.grounds
+        },
         container: look.container.clone(),
         own_word: look.way == Some(Way::Exec),
         ..pod
@@ -301,10 +308,13 @@ fn verdict(target: &Target, look: Look) -> Verdict {
 
 /// From an agent's verdict.
 fn judged(target: &Target, report: PodReport) -> ScannedPod {
+    let read_at = report.seen_at();
     let detail = report.detail.filter(|_| !report.state.is_finding());
     let grounds = Grounds {
+        read_at,
         place: report.sandbox.and_then(|sandbox| sandbox.parse().ok()),
         connections: None,
+        instead: None,
         taken: matches!(report.repair, Some(RepairStanding::UnderWay { .. })),
     };
     ScannedPod {
@@ -342,7 +352,7 @@ fn read(target: &Target, readout: &Readout) -> ScannedPod {
         grounds: Grounds {
             place: here.then(|| sandbox_of(&target.facts)),
             connections: Some(reading.connections),
-            taken: false,
+            ..Grounds::default()
         },
         ports: Some(reading.ports()),
         owner,

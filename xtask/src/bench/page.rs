@@ -16,7 +16,7 @@ const PAGE: &str = "performance.md";
 const PLOTS: &str = "performance";
 
 /// The scenes in the order of the page, with what is to be known of them.
-const SCENES: [(&str, &str, &str); 8] = [
+const SCENES: [(&str, &str, &str); 10] = [
     (
         "verify",
         "One verification of all pods",
@@ -48,6 +48,18 @@ const SCENES: [(&str, &str, &str); 8] = [
          sweep alone, once in each window.",
     ),
     ("rest", "An agent with repairs on", "It follows Leases, too."),
+    (
+        "noise",
+        "In the noise",
+        "A whole agent with the default flags, while an imposter opens and closes a capture port a thousand times a \
+         second, a pod holds 18,000 descriptors, and ztunnel goes away from 200 pods and returns. Then one more pod is \
+         lost for good.",
+    ),
+    (
+        "peak",
+        "Memory at its peak",
+        "The high-water mark of a whole agent that heals in place. The memory limit of the manifests follows from it.",
+    ),
     (
         "scan",
         "Scans from a workstation",

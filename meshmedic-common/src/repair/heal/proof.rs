@@ -92,7 +92,7 @@ impl Healer {
             return;
         };
         if waiting.is_proved(candidate) {
-            self.pace.succeeded(at.now);
+            self.pace.succeeded(at.now, &case.whose.owner);
             self.notices.push(Notice::Healed {
                 pod: case.pod.clone(),
                 took: at.now.since(waiting.began),

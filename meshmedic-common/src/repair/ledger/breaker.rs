@@ -89,7 +89,7 @@ impl Record {
 
     pub(super) fn fail(&mut self, place: Option<Place>, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
-        self.last_failure = Some(now);
+        (self.last_failure, self.lapsed) = (Some(now), false);
         self.places.extend(place);
         let excess = self.places.len().saturating_sub(PLACES);
         self.places.drain(..excess);

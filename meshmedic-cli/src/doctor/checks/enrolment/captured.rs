@@ -2,12 +2,14 @@
 //! What a look into pods shows, and what ztunnel thinks of them.
 
 use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::kube::facts::annotated_at;
+use meshmedic_common::times::Times;
 use meshmedic_common::verdict::State;
 
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::PodState;
-use crate::doctor::view::View;
+use crate::doctor::view::{PodView, View};
 
 /// The pods in this state, each with a finding begun.
 fn in_state(
@@ -32,11 +34,28 @@ fn in_state(
                 .pod(&seen.namespace, &seen.name)
                 .filter(|pod| pod.facts.uid == seen.uid)
             {
-                Some(pod) => finding.of(pod.workload.clone()),
+                Some(pod) => {
+                    let finding = finding.of(pod.workload.clone());
+                    let times = times(view, pod).shown();
+                    times.into_iter().fold(finding, Finding::because)
+                }
                 None => finding,
             }
         })
         .collect()
+}
+
+/// When what led to it happened.
+fn times(view: &View<'_>, pod: &PodView<'_>) -> Times {
+    let node = pod.facts.node.as_deref();
+    let mut cnis = view.cnis().filter(|cni| cni.facts.node.as_deref() == node);
+    let mut reports = view.snapshot.reports();
+    Times {
+        sandbox: pod.facts.sandbox_since,
+        cni: cnis.find_map(|cni| cni.facts.container.as_ref()?.started),
+        annotated: annotated_at(pod.pod),
+        booted: reports.find_map(|(of, report)| report.booted.filter(|_| Some(of) == node)),
+    }
 }
 
 /// A command on the pod that a finding is on.
