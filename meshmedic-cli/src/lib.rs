@@ -19,6 +19,7 @@ mod forward;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gate;
+mod install;
 mod istio;
 mod man_pages;
 #[cfg(all(target_os = "linux", feature = "node"))]
@@ -93,6 +94,8 @@ enum Command {
     Explain(Box<explain::Args>),
     /// Check the whole mesh: what is wrong, why, and what fixes it
     Doctor(Box<doctor::Args>),
+    /// Print the manifest that installs MeshMedic in this cluster
+    Install(install::Args),
     /// Pause all repairs in the cluster
     Pause(control::PauseArgs),
     /// Resume repairs
@@ -138,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Watch(args) => watch::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Install(args) => install::run(&args),
         Command::Pause(args) => control::pause(&args),
         Command::Resume(args) => control::resume(&args),
         Command::Gate(args) => gate::run(&args),

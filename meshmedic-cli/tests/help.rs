@@ -17,6 +17,7 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help-watch", 80, &["watch", "--help"]),
         ("help-explain", 80, &["explain", "--help"]),
         ("help-doctor", 80, &["doctor", "--help"]),
+        ("help-install", 80, &["install", "--help"]),
         ("help-pause", 80, &["pause", "--help"]),
         ("help-resume", 80, &["resume", "--help"]),
     ] {
@@ -50,7 +51,7 @@ fn the_page_of_commands_is_fresh() {
     let found = std::fs::read_to_string(file).unwrap_or_default();
     assert!(found == page, "docs/cli.md is stale: run `cargo xtask docs`");
     for command in [
-        "agent", "node", "scan", "repair", "undo", "status", "explain", "pause", "resume",
+        "agent", "node", "scan", "repair", "undo", "status", "explain", "install", "pause", "resume",
     ] {
         assert!(page.contains(&format!("\n## meshmedic {command}\n")), "{command}");
     }

@@ -10,6 +10,7 @@ mod crashes;
 mod fleet;
 mod heal;
 mod in_place;
+mod install;
 mod process;
 mod repair;
 mod rights;
