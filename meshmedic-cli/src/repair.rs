@@ -234,7 +234,7 @@ struct Verifier<'a> {
 impl Verifier<'_> {
     /// How one pod is now, by a reading that begins now: an act hangs on it.
     async fn verify(&self, namespace: &str, name: &str) -> anyhow::Result<ScannedPod> {
-        let age = Age::after_now(self.connection);
+        let age = Age::needed(self.connection);
         self.verify_by(self.ways, namespace, name, Duration::ZERO, age)
             .await
     }

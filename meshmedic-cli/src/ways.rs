@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use meshmedic_common::duration;
 use meshmedic_common::report::PodReport;
-use meshmedic_common::verdict::{Reason, State};
+use meshmedic_common::verdict::{Owner, Reason, State};
 use serde::Serialize;
 
 use crate::connection::{Connection, Failure};
@@ -110,8 +110,17 @@ pub(crate) struct Look {
     /// The container that answered, where one did.
     pub(crate) container: Option<String>,
     pub(crate) seen: Seen,
-    /// Why the agent's word was not enough, where it had one.
-    pub(crate) instead: Option<String>,
+    /// What stands behind another way, where the agent's word was not enough.
+    pub(crate) instead: Option<Instead>,
+}
+
+/// An agent's word that was not enough.
+#[derive(Clone, Debug)]
+pub(crate) struct Instead {
+    /// Why.
+    pub(crate) why: String,
+    /// Where the pod lives, as its agent knows it: an ask that names another place would be none to the agent.
+    pub(crate) sandbox: Option<String>,
 }
 
 /// What a look gave.
@@ -307,9 +316,14 @@ impl Reader {
                 Ok(report) if self.args.via == Via::Agent || is_settled(report) => {
                     match self.age.refuses(report) {
                         None => return judged(report, None),
+                        Some(_) if self.args.via == Via::Agent && self.age.is_a_preference() => {
+                            return judged(report, None);
+                        }
                         Some(why) => {
                             last = Unread::new(Reason::NotRead, why.clone());
-                            (instead, waits) = (Some(why), report.seen_at().is_some());
+                            waits = report.seen_at().is_some();
+                            let sandbox = report.sandbox.clone();
+                            instead = Some(Instead { why, sandbox });
                         }
                     }
                 }
@@ -333,6 +347,12 @@ impl Reader {
                 Err(unread) if instead.is_none() => last = unread,
                 Err(unread) => last.detail = format!("{}, and by exec: {}", last.detail, unread.detail),
             }
+        }
+        if instead.is_some()
+            && self.age.is_a_preference()
+            && let Ok(report) = self.agents.of(&target.facts)
+        {
+            return judged(report, None);
         }
         if waits && let Some(look) = self.next_of_agent(target, &last.detail).await {
             return look;
@@ -366,10 +386,8 @@ impl Reader {
                 continue;
             };
             if self.age.refuses(report).is_none() {
-                return Some(judged(
-                    report,
-                    Some(format!("{why}; so its agent's next reading was waited for")),
-                ));
+                let why = format!("{why}; so its agent's next reading was waited for");
+                return Some(judged(report, Some(Instead { why, sandbox: None })));
             }
         }
         None
@@ -421,7 +439,7 @@ impl Reader {
     }
 }
 
-fn judged(report: &PodReport, instead: Option<String>) -> Look {
+fn judged(report: &PodReport, instead: Option<Instead>) -> Look {
     Look {
         way: Some(Way::Agent),
         container: None,
@@ -430,57 +448,60 @@ fn judged(report: &PodReport, instead: Option<String>) -> Look {
     }
 }
 
-/// How old an agent's reading may be.
+/// How old an agent's reading may be. The times are the API server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
     /// As old as it is: the agent goes by what the kernel tells, not by readings alone.
     Any,
-    /// It must say when it read, so that whoever acts can go by that.
-    Told,
-    /// It must have read later than this, by the API server's clock.
-    After(Timestamp),
+    /// Whoever can reads by himself where the agent has not read since then; else the agent's word stands.
+    Preferred(Timestamp),
+    /// A loss must have been read since then: an act hangs on it.
+    Needed(Timestamp),
 }
 
 impl Age {
-    /// A reading later than now.
-    pub(crate) fn after_now(connection: &Connection) -> Self {
-        Self::After(connection.clock.now().unwrap_or_else(Timestamp::now))
+    const fn is_a_preference(self) -> bool {
+        matches!(self, Self::Preferred(_))
+    }
+
+    /// Preferably a reading later than now.
+    pub(crate) fn preferred(connection: &Connection) -> Self {
+        Self::Preferred(connection.clock.now().unwrap_or_else(Timestamp::now))
+    }
+
+    /// A reading later than now, of what seems lost.
+    pub(crate) fn needed(connection: &Connection) -> Self {
+        Self::Needed(connection.clock.now().unwrap_or_else(Timestamp::now))
     }
 
     /// Why a report is not enough, if it is not. A state that no reading decides needs none.
     fn refuses(self, report: &PodReport) -> Option<String> {
-        let by_reading = report.state.is_lost() || report.state == State::Captured;
-        if self == Self::Any || !by_reading {
-            return None;
-        }
-        match (self, report.seen_at()) {
-            (_, None) => Some("its agent does not say when it last read it".to_owned()),
-            (Self::After(since), Some(read)) => {
-                // Both know the server's time by its answers only, which cuts it to seconds.
-                let enough = since.saturating_add(SERVER_CLOCK).unwrap_or(Timestamp::MAX);
-                let age = Duration::try_from(since.duration_since(read)).unwrap_or_default();
-                let age = Duration::from_secs(age.as_secs());
-                (read < enough).then(|| match age {
-                    Duration::ZERO => "its agent has not read it since this was asked".to_owned(),
-                    age => format!(
-                        "its agent last read it {} before this was asked",
-                        duration::show(age)
-                    ),
-                })
-            }
-            (Self::Any | Self::Told, Some(_)) => None,
-        }
+        let lost = matches!(report.state, State::Suspect | State::Orphan | State::Partial);
+        // The census has seen whose listeners these are, as no other reading does.
+        let unproven = report.state == State::Captured && report.owner != Some(Owner::Ztunnel);
+        let since = match self {
+            Self::Preferred(since) if lost || unproven => since,
+            Self::Needed(since) if lost => since,
+            _ => return None,
+        };
+        let Some(read) = report.seen_at() else {
+            return Some("its agent does not say when it last read it".to_owned());
+        };
+        // Both know the server's time by its answers only, which cuts it to seconds.
+        let enough = since.saturating_add(SERVER_CLOCK).unwrap_or(Timestamp::MAX);
+        let age = Duration::try_from(since.duration_since(read)).unwrap_or_default();
+        (read < enough).then(|| match Duration::from_secs(age.as_secs()) {
+            Duration::ZERO => "its agent has not read it since this was asked".to_owned(),
+            age => format!(
+                "its agent last read it {} before this was asked",
+                duration::show(age)
+            ),
+        })
     }
 }
 
 /// How far two ideas of the API server's time may lie apart.
-pub(crate) const SERVER_CLOCK: Duration = Duration::from_secs(2);
-
-/// How long ago something was at the most, by the API server's clock.
-pub(crate) fn at_most_ago(connection: &Connection, then: Timestamp) -> Duration {
-    let now = connection.clock.now().unwrap_or_else(Timestamp::now);
-    Duration::try_from(now.duration_since(then)).unwrap_or_default() + SERVER_CLOCK
-}
+const SERVER_CLOCK: Duration = Duration::from_secs(2);
 
 /// How long the next reading of an agent is waited for: its --interval, and what it takes to report.
 const NEXT_READING: Duration = Duration::from_secs(60);
@@ -525,13 +546,16 @@ mod tests {
 
     #[test]
     fn a_verdict_that_is_older_than_the_question_does_not_answer_it() {
-        let asked = Age::After("2026-01-01T00:10:00Z".parse().unwrap());
+        let since = "2026-01-01T00:10:00Z".parse().unwrap();
+        let asked = Age::Needed(since);
         let why = |state, read_at| asked.refuses(&report(state, read_at));
         assert_eq!(
             why("orphan", Some("2026-01-01T00:07:00Z")).as_deref(),
             Some("its agent last read it 3m before this was asked")
         );
-        assert!(why("captured", Some("2026-01-01T00:09:59Z")).is_some());
+        let captured = report("captured", Some("2026-01-01T00:09:59Z"));
+        assert_eq!(asked.refuses(&captured), None, "nothing is done to it anyway");
+        assert!(Age::Preferred(since).refuses(&captured).is_some());
         // Within what the clocks may differ it may have been before.
         assert!(why("orphan", Some("2026-01-01T00:10:01Z")).is_some());
         assert_eq!(why("orphan", Some("2026-01-01T00:10:02Z")), None);
@@ -540,11 +564,8 @@ mod tests {
             "an older agent"
         );
         assert_eq!(why("exempt", None), None, "no reading decides that");
-        assert!(Age::Told.refuses(&report("orphan", None)).is_some());
-        assert_eq!(
-            Age::Told.refuses(&report("orphan", Some("2026-01-01T00:00:00Z"))),
-            None
-        );
+        let bypassing = report("bypassing", None);
+        assert_eq!(asked.refuses(&bypassing), None, "only the census shows that");
         assert_eq!(Age::Any.refuses(&report("orphan", None)), None);
     }
 }

@@ -143,7 +143,7 @@ pub(crate) async fn sweep(
     let targets = now.into_values().collect();
     // What a log says against a pod is decided by a reading that comes after it.
     let options = Options {
-        age: Age::after_now(connection),
+        age: Age::preferred(connection),
         ..options
     };
     let mut report = examine(connection, &accused, mesh, targets, known, ways, options).await?;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::API_VERSION;
@@ -125,8 +124,6 @@ pub(crate) struct Grounds {
     pub(crate) connections: Option<u32>,
     /// Whether its node's agent is at work on it by another way.
     pub(crate) taken: bool,
-    /// When its agent read it, where it was the agent.
-    pub(crate) read_at: Option<Timestamp>,
     /// Why its agent's word was not enough, where it had one.
     pub(crate) instead: Option<String>,
 }

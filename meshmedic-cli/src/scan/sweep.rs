@@ -16,7 +16,7 @@ use super::{Grounds, Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
 use crate::selection::{Mesh, Selection, Target, again, select};
-use crate::ways::{Look, Reader, Readout, Seen, Way, WayArgs};
+use crate::ways::{Instead, Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
 const MORE_READINGS: u32 = 2;
@@ -281,9 +281,16 @@ fn verdict(target: &Target, look: Look) -> Verdict {
     let instead = look.instead.clone();
     let seen_by = |pod: ScannedPod| ScannedPod {
         via: look.way,
-        grounds: Grounds {
-            instead: instead.clone(),
-            ..pod.grounds
+        grounds: match &instead {
+            Some(Instead { why, sandbox }) => Grounds {
+                instead: Some(why.clone()),
+                place: pod.grounds.place.map(|place| {
+                    let known = sandbox.as_ref().and_then(|sandbox| sandbox.parse().ok());
+                    known.unwrap_or(place)
+                }),
+                ..pod.grounds
+            },
+            None => pod.grounds,
         },
         container: look.container.clone(),
         own_word: look.way == Some(Way::Exec),
@@ -308,10 +315,8 @@ fn verdict(target: &Target, look: Look) -> Verdict {
 
 /// From an agent's verdict.
 fn judged(target: &Target, report: PodReport) -> ScannedPod {
-    let read_at = report.seen_at();
     let detail = report.detail.filter(|_| !report.state.is_finding());
     let grounds = Grounds {
-        read_at,
         place: report.sandbox.and_then(|sandbox| sandbox.parse().ok()),
         connections: None,
         instead: None,

@@ -10,7 +10,7 @@ use meshmedic_common::time::Time;
 use crate::repair::Repairs;
 use crate::scan::{self, ScannedPod};
 use crate::selection::{Mesh, Selection, Target, again};
-use crate::ways::{Age, Reader, Words, at_most_ago};
+use crate::ways::{Age, Reader, Words};
 
 /// What one look showed.
 pub(super) struct Round {
@@ -29,7 +29,7 @@ pub(super) struct Looked {
     /// As it is; none if it is gone or another by now.
     pub(super) now: Option<Target>,
     pub(super) seen: Option<ScannedPod>,
-    /// When the reading began; where it was the agent's, that was before the look.
+    /// When the look began.
     pub(super) at: Time,
 }
 
@@ -51,7 +51,7 @@ impl Round {
         let at = Time::now();
         let reader = Reader::new(connection, &ways, &Selection::cluster(), BTreeSet::from([node])).await;
         let reader = match reader {
-            Ok(reader) => reader.demanding(Age::Told),
+            Ok(reader) => reader.demanding(Age::preferred(connection)),
             Err(error) => {
                 tracing::warn!("nothing could be read: {error:#}");
                 return Self {
@@ -75,8 +75,6 @@ impl Round {
                     Some(now) => Some(scan::seen(now, reader.look(now).await)),
                     None => None,
                 };
-                let read_at = seen.as_ref().and_then(|seen| seen.grounds.read_at);
-                let at = read_at.map_or(at, |read| at - at_most_ago(connection, read));
                 Looked {
                     before,
                     now,

@@ -22,7 +22,7 @@ use crate::repair::plan::World;
 use crate::repair::{How, Repairs, Risks};
 use crate::scan::{self, ScanReport, ScannedPod};
 use crate::selection::{Mesh, Scope, Selection, Target, select};
-use crate::ways::{Reader, SERVER_CLOCK, Way, WayArgs, Words, at_most_ago};
+use crate::ways::{Reader, Way, WayArgs, Words};
 
 /// So many readings of a scan agree about a loss.
 const READINGS: u32 = 3;
@@ -209,15 +209,11 @@ impl Ward {
             return;
         };
         let streak = seen.grounds.place.filter(|_| seen.state == State::Orphan);
-        let last = seen
-            .grounds
-            .read_at
-            .map_or(now, |read| now - at_most_ago(&self.connection, read));
         let streak = streak.map(|place| Streak {
             place,
             readings: READINGS,
-            first: last - confirm,
-            last,
+            first: now - confirm,
+            last: now,
         });
         let mut standing = world.standing(&target.facts);
         self.risks.overrides().lift(&mut standing);
@@ -259,14 +255,11 @@ impl Ward {
             bed.gone = true;
             return;
         };
-        let by_agent = seen.grounds.read_at.is_some();
         bed.standing = shop.world.standing(&now.facts);
         self.risks.overrides().lift(&mut bed.standing);
         bed.target = now;
         bed.streak = match (seen.state, seen.grounds.place) {
             (State::Orphan, Some(place)) => Some(match bed.streak.filter(|streak| streak.place == place) {
-                // What its agent read once counts once, however often it is told.
-                Some(streak) if by_agent && at.since(streak.last) <= SERVER_CLOCK => streak,
                 Some(streak) => Streak {
                     readings: streak.readings + 1,
                     last: at,
@@ -282,7 +275,7 @@ impl Ward {
             _ => None,
         };
         if seen.state == State::Captured {
-            bed.captured_at = bed.captured_at.max(Some(at));
+            bed.captured_at = Some(at);
         }
         bed.seen = seen;
     }
