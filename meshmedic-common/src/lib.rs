@@ -41,6 +41,8 @@ pub mod text;
 #[cfg(feature = "std")]
 pub mod time;
 #[cfg(feature = "std")]
+pub mod traffic;
+#[cfg(feature = "std")]
 pub mod uid;
 #[cfg(feature = "std")]
 pub mod verdict;
