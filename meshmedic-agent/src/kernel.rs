@@ -4,6 +4,8 @@
 
 mod bpf;
 mod census;
+#[cfg(test)]
+mod distribution;
 mod error;
 mod layout;
 mod log;
