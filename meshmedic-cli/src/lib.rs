@@ -26,6 +26,7 @@ mod man_pages;
 mod node;
 mod output;
 mod print_sockets;
+mod prove;
 mod repair;
 mod scan;
 mod selection;
@@ -92,6 +93,8 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Explain one pod: its state, the evidence, its history, what to do
     Explain(Box<explain::Args>),
+    /// Prove leg by leg whether the mesh has one pod, and say what could not be seen
+    Prove(Box<prove::Args>),
     /// Check the whole mesh: what is wrong, why, and what fixes it
     Doctor(Box<doctor::Args>),
     /// Print the manifest that installs MeshMedic in this cluster
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Prove(args) => prove::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Install(args) => install::run(&args),
         Command::Pause(args) => control::pause(&args),

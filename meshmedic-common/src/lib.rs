@@ -42,6 +42,8 @@ pub mod text;
 pub mod time;
 pub mod times;
 #[cfg(feature = "std")]
+pub mod traffic;
+#[cfg(feature = "std")]
 pub mod uid;
 #[cfg(feature = "std")]
 pub mod verdict;

@@ -15,6 +15,7 @@ use crate::eligibility::Expectation;
 use crate::identity::{Claimant, Identity};
 use crate::ports::PortSet;
 use crate::rules::PodRules;
+use crate::traffic::Connections;
 use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
@@ -163,6 +164,13 @@ pub struct PodReport {
         deserialize_with = "read::understood"
     )]
     pub rules: Option<PodRules>,
+    /// Which way its connections go, by what the kernel counted.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read::understood"
+    )]
+    pub connections: Option<Connections>,
     /// What an orphan's traffic does now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,

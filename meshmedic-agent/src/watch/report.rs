@@ -3,6 +3,7 @@
 
 use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, Recent};
 use meshmedic_common::rules::{PodRules, Unfollowed};
+use meshmedic_common::traffic::Connections;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, State};
 
@@ -86,6 +87,11 @@ impl Watch {
             held_by: view.holders.to_vec(),
             redirection: view.redirection,
             rules: view.rules.or_else(|| self.unread_rules(view.state)),
+            connections: view.connections.or_else(|| {
+                view.state
+                    .is_held()
+                    .then(|| Connections::unknown(self.sources.uncounted()))
+            }),
             traffic: view.traffic,
             flaps: view.flaps,
             netns: mapping.and_then(|mapping| mapping.netns_inode),

@@ -18,10 +18,9 @@ use super::events::Told;
 use crate::repair::{Action, Item};
 use crate::scan::ScannedPod;
 use crate::status::ago;
-use crate::ways::Way;
 
 /// How much of what an agent says in one place is shown.
-const MAX_WORDS: usize = 300;
+pub(super) const MAX_WORDS: usize = 300;
 
 /// A part of the story.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,17 +30,19 @@ pub(crate) struct Section {
 }
 
 /// All that is known.
-pub(super) struct Known {
+pub(crate) struct Known {
     pub(super) facts: PodFacts,
     pub(super) times: Times,
-    pub(super) pod: ScannedPod,
+    pub(crate) pod: ScannedPod,
     pub(super) expectation: Expectation,
     pub(super) certain: bool,
     pub(super) fault: Option<NodeFault>,
+    /// The ztunnel of its node.
+    pub(crate) ztunnel: Option<PodFacts>,
     pub(super) agent: Result<NodeReport, String>,
     pub(super) repair: Option<Item>,
     pub(super) events: Vec<Told>,
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     pub(super) now: Timestamp,
 }
 
@@ -71,7 +72,7 @@ const STEPS: [(&[Reason], &str); 9] = [
 ];
 
 impl Known {
-    pub(super) fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let owner = self.facts.controller.as_ref();
         let owner = owner.map_or_else(
             || "without an owner".to_owned(),
@@ -103,7 +104,7 @@ impl Known {
         sections
     }
 
-    fn eligibility(&self) -> Vec<String> {
+    pub(super) fn eligibility(&self) -> Vec<String> {
         let stop = match self.expectation {
             Expectation::Exempt(reason) | Expectation::Unverifiable(reason) => Some(reason),
             _ => None,
@@ -137,43 +138,9 @@ impl Known {
     }
 
     fn netns(&self) -> Vec<String> {
-        let pod = &self.pod;
-        let mut lines = vec![format!("It {}.", said(&pod.sentence()))];
-        if let Some(ports) = pod.ports {
-            let ports = if ports.is_empty() {
-                "none".to_owned()
-            } else {
-                ports.to_string()
-            };
-            lines.push(format!(
-                "Capture ports that listen (15001, 15006, 15008 are needed): {ports}."
-            ));
-        }
-        lines.extend(pod.owner.map(|owner| format!("These are {}.", owner.sentence())));
-        lines.extend(
-            pod.redirection
-                .map(|found| format!("Redirection: {}.", found.sentence())),
-        );
-        lines.extend(
-            pod.rules
-                .as_ref()
-                .map(|rules| format!("Rules: {}.", rules.told())),
-        );
-        lines.push(match pod.via {
-            Some(Way::Agent) => "Read by the agent of its node.".to_owned(),
-            Some(Way::Exec) => {
-                let container = pod.container.as_deref().unwrap_or("a container");
-                format!("Read by cat in its container {container}: the pod's own word.")
-            }
-            Some(Way::Probe) => "Read by a probe, an ephemeral container.".to_owned(),
-            None if pod.state == State::Pending => {
-                "istio-cni is enrolling it; its sockets are read once that is done.".to_owned()
-            }
-            None => "Its sockets were not read.".to_owned(),
-        });
-        for holder in self.report().iter().flat_map(|report| &report.held_by) {
-            let name = clean(&holder.name, MAX_WORDS);
-            lines.push(format!("Process {} ({name}) holds {}.", holder.pid, holder.ports));
+        let mut lines = vec![format!("It {}.", said(&self.pod.sentence()))];
+        for leg in [self.listeners(), self.rules(), self.traffic()] {
+            lines.extend(leg.evidence);
         }
         lines
     }
@@ -202,13 +169,12 @@ impl Known {
     }
 
     /// What the agent knows of the very pod.
-    fn report(&self) -> Option<&PodReport> {
+    pub(super) fn report(&self) -> Option<&PodReport> {
         let uid = self.facts.cgroup_uid()?;
         self.agent.as_ref().ok()?.pods.iter().find(|pod| pod.uid == uid)
     }
 
     fn history(&self) -> Vec<String> {
-        let Ok(agent) = &self.agent else { return Vec::new() };
         let mut lines = Vec::new();
         if let Some(report) = self.report() {
             for change in report.transitions.iter() {
@@ -227,6 +193,14 @@ impl Known {
                 ));
             }
         }
+        lines.extend(self.repairs());
+        lines
+    }
+
+    /// What the agent's repairs of this pod, and of others that had its name, came to.
+    pub(super) fn repairs(&self) -> Vec<String> {
+        let Ok(agent) = &self.agent else { return Vec::new() };
+        let mut lines = Vec::new();
         let name = self.pod.display_name();
         for repair in agent
             .repairs

@@ -328,6 +328,7 @@ fn judged(target: &Target, report: PodReport) -> ScannedPod {
         owner: report.owner,
         redirection: Some(report.redirection),
         rules: report.rules,
+        connections: report.connections,
         traffic: report.traffic,
         ..ScannedPod::unread(target, report.state, report.reason, detail)
     }
