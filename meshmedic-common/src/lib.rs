@@ -40,6 +40,7 @@ pub mod spread;
 pub mod text;
 #[cfg(feature = "std")]
 pub mod time;
+#[cfg(feature = "std")]
 pub mod times;
 #[cfg(feature = "std")]
 pub mod traffic;
