@@ -28,7 +28,7 @@ use meshmedic_common::uid::PodUid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cluster::{Leases, Mirror, Seen, TOO_OLD, WATCHED, Watches};
+use crate::cluster::{Leases, Mirror, Seen, Sights, TOO_OLD, WATCHED, Watches};
 use crate::engine::Engine;
 use crate::kernel;
 use crate::node::Underneath;
@@ -38,7 +38,7 @@ use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
 use healing::{Done, Heal};
 use istiod::Tracing;
-use meshmedic_common::kube::acts::Acts;
+use meshmedic_common::kube::acts::{Acts, Followed, Known};
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
 use owners::Owners;
@@ -53,6 +53,8 @@ const BEAT: Duration = Duration::from_secs(30);
 const PUBLISH: Duration = Duration::from_millis(200);
 /// And at least this often, since time alone changes some of it.
 const PUBLISH_AT_REST: Duration = Duration::from_secs(30);
+/// While a pod is lost: whoever is about to act waits for the next reading of it.
+const PUBLISH_LOST: Duration = Duration::from_secs(2);
 /// An agent that was told to end waits this long for what is under way. The API's time limit is part of it.
 const FAREWELL: Duration = Duration::from_secs(12);
 
@@ -113,6 +115,7 @@ struct Agent {
     watch: Watch,
     watches: Watches,
     mirror: Mirror,
+    sights: Sights,
     planner: Planner,
     heal: Heal,
     acts: Arc<Acts>,
@@ -198,6 +201,7 @@ impl Agent {
             acts: Arc::clone(&acts),
             watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
             mirror,
+            sights: Sights::default(),
             heal: Heal::new(
                 Healing {
                     permissions: options.repairer.permissions(),
@@ -262,7 +266,7 @@ impl Agent {
     fn next_timer(&self) -> Duration {
         let now = Time::now();
         let planned = self.moment(now).and_then(|at| self.planner.next_wake(at));
-        let publish = self.published.filter(|_| self.changed).map(|last| last + PUBLISH);
+        let publish = self.publish_at();
         let heal = self.heal.next_wake(now);
         let wakes = planned
             .into_iter()
@@ -324,7 +328,8 @@ impl Agent {
     fn take_news(&mut self, now: Time, first: Seen) {
         let (mut pods, mut owners) = (false, Owners::default());
         let mut next = Some(first);
-        while let Some(seen) = next {
+        while let Some(mut seen) = next {
+            self.sights.date(self.clock.now(), &mut seen);
             self.teller.watch(&seen);
             owners.note(&seen, &self.mirror);
             pods |= self.mirror.take(seen).pods;
@@ -414,7 +419,13 @@ impl Agent {
 
     fn start(&mut self, id: RequestId, request: Request) {
         let acts = Arc::clone(&self.acts);
-        let enablement = self.mirror.enablement().clone();
+        let known = Known {
+            enablement: self.mirror.enablement().clone(),
+            followed: Some(Followed {
+                parts: self.mirror.parts(),
+                slices: self.mirror.slice_names(),
+            }),
+        };
         let ready = match &request {
             Request::Act { pod, .. } => {
                 let standing = self.mirror.standings().get(&pod.cgroup_uid);
@@ -423,13 +434,23 @@ impl Agent {
             _ => false,
         };
         self.running
-            .spawn(async move { (id, acts.perform(request, ready, &enablement).await) });
+            .spawn(async move { (id, acts.perform(request, ready, &known).await) });
+    }
+
+    /// When the report is to be made anew; `None` for at once.
+    fn publish_at(&self) -> Option<Time> {
+        let lost = || self.watch.engine().views().any(|(_, view)| view.state.is_lost());
+        let patience = match self.changed {
+            true => PUBLISH,
+            false if lost() => PUBLISH_LOST,
+            false => PUBLISH_AT_REST,
+        };
+        self.published.map(|last| last + patience)
     }
 
     /// Shows how things stand, unless that was done a moment ago, or lately and nothing changed since.
     fn publish(&mut self, now: Time) {
-        let patience = if self.changed { PUBLISH } else { PUBLISH_AT_REST };
-        if self.published.is_some_and(|last| now.since(last) < patience) {
+        if self.publish_at().is_some_and(|at| now < at) {
             return;
         }
         (self.changed, self.published) = (false, Some(now));

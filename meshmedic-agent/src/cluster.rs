@@ -7,10 +7,12 @@
 mod elder;
 mod mirror;
 mod rights;
+mod sights;
 mod store;
 mod watches;
 
 pub(crate) use elder::elder;
 pub use mirror::{Cni, Mirror};
+pub use sights::Sights;
 pub use store::Delta;
 pub use watches::{Leases, Seen, TOO_OLD, WATCHED, Watches};

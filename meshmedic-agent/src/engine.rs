@@ -12,6 +12,7 @@ mod turn;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use meshmedic_common::traffic::Counted;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, Owner, Reason, State};
 
@@ -189,9 +190,17 @@ impl Engine {
         self.judge_mass_loss(now);
     }
 
+    /// Takes what was counted of each pod's connections, `None` where nobody counts.
+    pub fn traffic(&mut self, now: Time, counted: impl Fn(&PodUid) -> Option<Counted>) {
+        for (uid, track) in &mut self.pods {
+            track.traffic(now, counted(uid));
+        }
+    }
+
     /// Takes what the census read of the redirection rules where ztunnel listens, `None` where it met nothing.
     ///
-    /// It alone may decide bypassing: listeners, and no rules, twice and at least the confirmation apart.
+    /// It alone may decide bypassing: listeners, and no rules, or rules in part while connections go past ztunnel;
+    /// twice and at least the confirmation apart.
     pub fn rules(&mut self, now: Time, read: impl Fn(&PodUid) -> Option<RulesRead>) {
         let fault = self.gate.fault().is_some();
         for (uid, track) in &mut self.pods {

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Loads the kernel programs: the trigger (kernel events) and the census (ztunnel's own listeners).
+//! Loads the kernel programs: the trigger (kernel events), what it counts on the way (connections), and the census
+//! (ztunnel's own listeners).
 
 mod bpf;
 mod census;
+#[cfg(test)]
+mod distribution;
 mod error;
 mod layout;
 mod log;
 mod object;
 mod offsets;
+mod traffic;
 mod trigger;
 
 use std::{borrow::Cow, path::PathBuf};
@@ -15,6 +19,7 @@ use std::{borrow::Cow, path::PathBuf};
 pub use census::Census;
 pub use error::KernelError;
 pub use object::load;
+pub use traffic::Traffic;
 pub use trigger::Trigger;
 pub(crate) use trigger::readable;
 
@@ -36,6 +41,8 @@ pub struct Options {
     pub census_rules: bool,
     /// A census that finds more listeners than this fails.
     pub census_rows: usize,
+    /// In so many network namespaces at most connections are counted.
+    pub traffic_namespaces: u32,
 }
 
 impl Default for Options {
@@ -47,6 +54,7 @@ impl Default for Options {
             unfiltered_census: false,
             census_rules: true,
             census_rows: census::ROWS_MAX,
+            traffic_namespaces: traffic::NAMESPACES,
         }
     }
 }
@@ -58,6 +66,8 @@ pub struct Kernel {
     pub trigger: Trigger,
     /// The listeners that processes hold.
     pub census: Census,
+    /// The connections of network namespaces.
+    pub traffic: Traffic,
 }
 
 impl Kernel {

@@ -18,7 +18,7 @@ pub use connection::has_connection;
 pub use index::{Mapping, NetnsIndex};
 pub use lives::Lives;
 pub use names::{PodName, PodNames};
-pub use process::{NetnsKey, Process, ProcessTable, is_running, started, uptime};
+pub use process::{NetnsKey, Process, ProcessTable, is_running, started};
 pub use reading::{Evidence, ReadJob, Unreadable};
 pub use sockets::socket_inodes;
 pub use underneath::Underneath;

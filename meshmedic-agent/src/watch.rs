@@ -453,8 +453,25 @@ impl Watch {
         jobs
     }
 
-    /// Runs the census and hands it to the engine. False where there is none.
+    /// Hands the engine what was counted of each pod's connections.
+    fn take_counts(&mut self, now: Time) {
+        let Self {
+            engine,
+            index,
+            sources,
+            declared,
+            ..
+        } = self;
+        engine.traffic(now, |uid| {
+            let inode = index.get(uid).ok()?.netns_inode?;
+            let addresses = declared.get(uid).map_or(&[][..], |pod| &pod.addresses);
+            sources.counted_in(inode, addresses)
+        });
+    }
+
+    /// Runs the census and hands it to the engine, beside what was counted. False where there is none.
     fn run_census(&mut self, now: Time) -> bool {
+        self.take_counts(now);
         let worked = self.sources.has_census();
         let answer = self.sources.census(now);
         if let Err(error) = &answer

@@ -13,6 +13,8 @@ mod netns;
 mod refusals;
 #[path = "kernel/rules.rs"]
 mod rules;
+#[path = "kernel/traffic.rs"]
+mod traffic;
 #[path = "kernel/trigger.rs"]
 mod trigger;
 

@@ -33,6 +33,7 @@ use crate::connection;
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
+pub(crate) use collect::ask_ztunnel;
 #[cfg(test)]
 pub(crate) use command::Command;
 pub(crate) use compare::Comparison;
@@ -40,6 +41,7 @@ pub(crate) use cut::sentences;
 pub(crate) use finding::{HERE_DOCUMENT_ENDS, Remedy};
 pub(crate) use fold::{Group, fold};
 pub(crate) use report::{CheckReport, DoctorReport, Ending};
+pub(crate) use snapshot::{Part, ZtunnelDump};
 pub(crate) use strict_ready::{Ready, StrictReadiness, Verdict};
 
 use collect::{Budget, Plan, collect};

@@ -2,6 +2,7 @@
 //! `meshmedic explain POD`: one pod's whole story in plain words.
 
 mod events;
+mod legs;
 mod show;
 mod story;
 
@@ -9,23 +10,33 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meshmedic_common::duration;
+use meshmedic_common::identity::Component;
 use meshmedic_common::policy::SETTLE;
 use meshmedic_common::report::NodeReport;
+use meshmedic_common::times::Times;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::IstioArgs;
 use crate::repair;
 use crate::scan::{self, sweep};
 use crate::selection::{self, Mesh, Selection, again};
-use crate::ways::{WayArgs, fleet};
+use crate::ways::{Age, WayArgs, fleet};
 
-use story::Known;
-pub(crate) use story::Section;
+pub(crate) use legs::Leg;
+pub(crate) use show::story;
+pub(crate) use story::{Known, Section};
 
 /// Arguments of `meshmedic explain`.
 #[derive(clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
+    #[command(flatten)]
+    question: Question,
+}
+
+/// Of which pod everything is to be known, and how to ask.
+#[derive(clap::Args)]
+pub(crate) struct Question {
     /// The pod: NAME, in the namespace of -n or of the context, or NAMESPACE/NAME
     #[arg(value_name = "POD")]
     pod: String,
@@ -55,32 +66,50 @@ Exit codes:
 
 /// Tells it; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
-    args.ways.check()?;
-    selection::one(&args.pod, args.namespace.as_deref(), "default")?;
+    args.question.check()?;
     connection::runtime()?.block_on(async {
-        let mut connection = args.connection.connect().await?;
-        args.istio
-            .settle(&mut connection, Some(args.ways.agents()), args.ways.timeout())
+        let (_, _, known) = args.question.ask().await?;
+        story(&known.title(), &known.tell())?;
+        Ok(meshmedic_common::verdict::exit_code([known.pod.state]))
+    })
+}
+
+impl Question {
+    /// Refuses what makes no sense before anybody is asked.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        self.ways.check()?;
+        selection::one(&self.pod, self.namespace.as_deref(), "default")?;
+        Ok(())
+    }
+
+    /// Gathers what can be known of the pod.
+    pub(crate) async fn ask(&self) -> anyhow::Result<(Connection, Selection, Known)> {
+        let mut connection = self.connection.connect().await?;
+        self.istio
+            .settle(&mut connection, Some(self.ways.agents()), self.ways.timeout())
             .await;
-        let (selection, key) = selection::one(&args.pod, args.namespace.as_deref(), &connection.namespace)?;
+        let (selection, key) = selection::one(&self.pod, self.namespace.as_deref(), &connection.namespace)?;
         let known = tokio::select! {
-            known = look(&args.ways, args.options(), &connection, &selection, &key) => known?,
+            known = look(&self.ways, self.options(), &connection, &selection, &key) => known?,
             interrupt = tokio::signal::ctrl_c() => {
                 interrupt?;
                 anyhow::bail!("interrupted before everything was read");
             }
         };
-        show::story(&known.title(), &known.tell())?;
-        Ok(meshmedic_common::verdict::exit_code([known.pod.state]))
-    })
-}
+        Ok((connection, selection, known))
+    }
 
-impl Args {
+    /// How it is asked.
+    pub(crate) const fn ways(&self) -> &WayArgs {
+        &self.ways
+    }
+
     const fn options(&self) -> scan::Options {
         scan::Options {
             confirm: self.confirm,
             settle: self.settle,
             ready_only: false,
+            age: Age::Any,
         }
     }
 }
@@ -140,12 +169,21 @@ async fn look(
         None
     };
     let events = events::of(connection, &target.facts, &mut notes).await;
+    let cni = mesh.part(&node, Component::Cni);
+    let times = Times {
+        sandbox: target.facts.sandbox_since,
+        cni: cni.and_then(|cni| cni.container.as_ref()?.started),
+        annotated: target.annotated,
+        booted: agent.as_ref().ok().and_then(|report| report.booted),
+    };
     Ok(Known {
         expectation: mesh.expectation(&target.facts),
         certain: mesh.enablement(&target.facts).certain,
+        ztunnel: mesh.part(&node, Component::Ztunnel).cloned(),
         fault: mesh.node_fault(&node, settle, connection.clock.now()),
         now: connection.clock.now().unwrap_or_else(jiff::Timestamp::now),
         facts: target.facts,
+        times,
         pod,
         agent,
         repair,

@@ -19,12 +19,14 @@ mod forward;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gate;
+mod install;
 mod istio;
 mod man_pages;
 #[cfg(all(target_os = "linux", feature = "node"))]
 mod node;
 mod output;
 mod print_sockets;
+mod prove;
 mod repair;
 mod scan;
 mod selection;
@@ -91,8 +93,12 @@ enum Command {
     Watch(Box<watch::Args>),
     /// Explain one pod: its state, the evidence, its history, what to do
     Explain(Box<explain::Args>),
+    /// Prove leg by leg whether the mesh has one pod, and say what could not be seen
+    Prove(Box<prove::Args>),
     /// Check the whole mesh: what is wrong, why, and what fixes it
     Doctor(Box<doctor::Args>),
+    /// Print the manifest that installs MeshMedic in this cluster
+    Install(install::Args),
     /// Pause all repairs in the cluster
     Pause(control::PauseArgs),
     /// Resume repairs
@@ -137,7 +143,9 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Prove(args) => prove::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Install(args) => install::run(&args),
         Command::Pause(args) => control::pause(&args),
         Command::Resume(args) => control::resume(&args),
         Command::Gate(args) => gate::run(&args),

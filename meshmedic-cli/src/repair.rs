@@ -29,7 +29,7 @@ use crate::exit::Usage;
 use crate::istio::IstioArgs;
 use crate::scan::{self, ScannedPod, sweep};
 use crate::selection::{Scope, Selection, SelectionArgs};
-use crate::ways::WayArgs;
+use crate::ways::{Age, WayArgs};
 
 use asks::Asks;
 pub(crate) use asks::standing;
@@ -232,18 +232,21 @@ struct Verifier<'a> {
 }
 
 impl Verifier<'_> {
-    /// How one pod is now; a loss is confirmed for `confirm`.
-    async fn verify(&self, namespace: &str, name: &str, confirm: Duration) -> anyhow::Result<ScannedPod> {
-        self.verify_by(self.ways, namespace, name, confirm).await
+    /// How one pod is now, by a reading that begins now: an act hangs on it.
+    async fn verify(&self, namespace: &str, name: &str) -> anyhow::Result<ScannedPod> {
+        let age = Age::needed(self.connection);
+        self.verify_by(self.ways, namespace, name, Duration::ZERO, age)
+            .await
     }
 
-    /// The same by other ways.
+    /// How one pod is, by these ways; a loss is confirmed for `confirm`.
     async fn verify_by(
         &self,
         ways: &WayArgs,
         namespace: &str,
         name: &str,
         confirm: Duration,
+        age: Age,
     ) -> anyhow::Result<ScannedPod> {
         let key = (namespace.to_owned(), name.to_owned());
         let selection = Selection {
@@ -255,6 +258,7 @@ impl Verifier<'_> {
             confirm,
             settle: self.settle,
             ready_only: false,
+            age,
         };
         let report = sweep(self.connection, &selection, ways, options).await?;
         let pod = report.pods.into_iter().next();
@@ -289,6 +293,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         confirm: args.confirm,
         settle: args.settle,
         ready_only: false,
+        age: Age::Any,
     };
     let swept = async {
         if args.behavioral {

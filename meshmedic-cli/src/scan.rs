@@ -15,7 +15,7 @@ use meshmedic_common::verdict::exit_code;
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::IstioArgs;
 use crate::selection::{Selection, SelectionArgs};
-use crate::ways::WayArgs;
+use crate::ways::{Age, WayArgs};
 
 pub(crate) use accused::sweep as sweep_accused;
 pub(crate) use report::{Grounds, ScanReport, ScannedPod};
@@ -67,8 +67,8 @@ A loss counts when three readings across --confirm agree, and never while
 ztunnel or istio-cni of its node is not Ready or has not settled.
 
 --behavioral takes the accused for pods that were named. It needs to list all
-pods and namespaces, and pods/log of the ztunnels. An orphan that nobody talks
-to leaves no trace in any log: only a scan without --behavioral finds it.
+pods and namespaces, and pods/log of the ztunnels. An orphan without
+traffic leaves no trace in any log: only a scan without --behavioral finds it.
 
 Exit codes, whatever the output format:
   0  clean
@@ -99,6 +99,8 @@ pub(crate) struct Options {
     pub(crate) settle: Duration,
     /// Whether pods that are not Ready are left out.
     pub(crate) ready_only: bool,
+    /// How old an agent's readings may be.
+    pub(crate) age: Age,
 }
 
 /// Scans once, or until Ctrl-C; gives the exit code.
@@ -153,6 +155,7 @@ async fn once(
         confirm: args.confirm,
         settle: args.settle,
         ready_only: args.ready_only,
+        age: Age::Any,
     };
     if args.behavioral {
         accused::sweep(connection, selection, ways, options, args.since).await

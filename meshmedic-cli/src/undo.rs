@@ -51,7 +51,7 @@ const AFTER_HELP: &str = "\
 Two annotations of MeshMedic's may be left on pods: meshmedic.io/heal says what
 istio-cni was asked, and meshmedic.io/toggle-restore what the label
 istio.io/dataplane-mode said before a toggle took it away. The first is removed;
-of the second the label is put back as it was, unless somebody else set it. A
+the second restores the label as it was, unless someone else has set it. A
 label is not put back while the node's ztunnel or istio-cni is at fault.
 
 Exit codes, whatever the output format:

@@ -11,9 +11,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use meshmedic_common::duration;
 use meshmedic_common::report::PodReport;
-use meshmedic_common::verdict::{Reason, State};
+use meshmedic_common::verdict::{Owner, Reason, State};
 use serde::Serialize;
 
 use crate::connection::{Connection, Failure};
@@ -109,6 +110,17 @@ pub(crate) struct Look {
     /// The container that answered, where one did.
     pub(crate) container: Option<String>,
     pub(crate) seen: Seen,
+    /// What stands behind another way, where the agent's word was not enough.
+    pub(crate) instead: Option<Instead>,
+}
+
+/// An agent's word that was not enough.
+#[derive(Clone, Debug)]
+pub(crate) struct Instead {
+    /// Why.
+    pub(crate) why: String,
+    /// Where the pod lives, as its agent knows it: an ask that names another place would be none to the agent.
+    pub(crate) sandbox: Option<String>,
 }
 
 /// What a look gave.
@@ -153,6 +165,7 @@ impl Look {
             way: None,
             container: None,
             seen: Seen::Unread(unread.reason, unread.detail),
+            instead: None,
         }
     }
 }
@@ -163,6 +176,8 @@ pub(crate) struct Reader {
     args: WayArgs,
     may_probe: bool,
     agents: agent::Agents,
+    /// How old an agent's reading may be.
+    age: Age,
     /// Namespaces in which a way is forbidden, and in which words: nobody is asked twice.
     barred: Mutex<BTreeMap<(Way, String), Unread>>,
     image: tokio::sync::OnceCell<Result<probe::Image, String>>,
@@ -265,10 +280,16 @@ impl Reader {
             args: args.clone(),
             may_probe,
             agents,
+            age: Age::Any,
             barred: Mutex::default(),
             image: tokio::sync::OnceCell::new(),
             probed: Mutex::default(),
         })
+    }
+
+    /// The same, where an act hangs on what is read.
+    pub(crate) fn demanding(self, age: Age) -> Self {
+        Self { age, ..self }
     }
 
     /// What could not be had of the agents, for people.
@@ -288,16 +309,23 @@ impl Reader {
 
     /// Looks at a pod by the first way that answers.
     pub(crate) async fn look(&self, target: &Target) -> Look {
-        let mut last = Unread::new(Reason::ReadFailed, "no way to read it is open");
+        let mut last = Unread::new(Reason::ReadFailed, "nothing could read it");
+        let (mut instead, mut waits) = (None, false);
         if matches!(self.args.via, Via::Auto | Via::Agent) {
             match self.agents.of(&target.facts) {
                 Ok(report) if self.args.via == Via::Agent || is_settled(report) => {
-                    let seen = Seen::Judged(Box::new(report.clone()));
-                    return Look {
-                        way: Some(Way::Agent),
-                        container: None,
-                        seen,
-                    };
+                    match self.age.refuses(report) {
+                        None => return judged(report, None),
+                        Some(_) if self.args.via == Via::Agent && self.age.is_a_preference() => {
+                            return judged(report, None);
+                        }
+                        Some(why) => {
+                            last = Unread::new(Reason::NotRead, why.clone());
+                            waits = report.seen_at().is_some();
+                            let sandbox = report.sandbox.clone();
+                            instead = Some(Instead { why, sandbox });
+                        }
+                    }
                 }
                 Ok(report) => {
                     let reason = report.reason.unwrap_or(Reason::ReadFailed);
@@ -309,24 +337,34 @@ impl Reader {
         if matches!(self.args.via, Via::Auto | Via::Exec) {
             match self.by_exec(target).await {
                 Ok((container, reading)) => {
-                    let seen = Seen::Read(reading);
                     return Look {
                         way: Some(Way::Exec),
                         container: Some(container),
-                        seen,
+                        seen: Seen::Read(reading),
+                        instead,
                     };
                 }
-                Err(unread) => last = unread,
+                Err(unread) if instead.is_none() => last = unread,
+                Err(unread) => last.detail = format!("{}, and by exec: {}", last.detail, unread.detail),
             }
+        }
+        if instead.is_some()
+            && self.age.is_a_preference()
+            && let Ok(report) = self.agents.of(&target.facts)
+        {
+            return judged(report, None);
+        }
+        if waits && let Some(look) = self.next_of_agent(target, &last.detail).await {
+            return look;
         }
         if self.may_probe {
             match self.by_probe(target).await {
                 Ok((container, reading)) => {
-                    let seen = Seen::Read(reading);
                     return Look {
                         way: Some(Way::Probe),
                         container: Some(container),
-                        seen,
+                        seen: Seen::Read(reading),
+                        instead,
                     };
                 }
                 Err(unread) => last = unread,
@@ -335,6 +373,24 @@ impl Reader {
             last.detail = format!("{}; --probe would add an ephemeral container", last.detail);
         }
         Look::unread(last)
+    }
+
+    /// Waits until the agent of its node has read it anew; `None` if that takes too long.
+    async fn next_of_agent(&self, target: &Target, why: &str) -> Option<Look> {
+        let node = target.facts.node.as_deref()?;
+        let deadline = tokio::time::Instant::now() + NEXT_READING;
+        while tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let agents = agent::ask(&self.connection, &self.args, BTreeSet::from([node])).await;
+            let Ok(report) = agents.of(&target.facts) else {
+                continue;
+            };
+            if self.age.refuses(report).is_none() {
+                let why = format!("{why}; so its agent's next reading was waited for");
+                return Some(judged(report, Some(Instead { why, sandbox: None })));
+            }
+        }
+        None
     }
 
     async fn by_exec(&self, target: &Target) -> Result<(String, Readout), Unread> {
@@ -383,6 +439,75 @@ impl Reader {
     }
 }
 
+fn judged(report: &PodReport, instead: Option<Instead>) -> Look {
+    Look {
+        way: Some(Way::Agent),
+        container: None,
+        seen: Seen::Judged(Box::new(report.clone())),
+        instead,
+    }
+}
+
+/// How old an agent's reading may be. The times are the API server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// As old as it is: the agent goes by what the kernel tells, not by readings alone.
+    Any,
+    /// Whoever can reads by himself where the agent has not read since then; else the agent's word stands.
+    Preferred(Timestamp),
+    /// A loss must have been read since then: an act hangs on it.
+    Needed(Timestamp),
+}
+
+impl Age {
+    const fn is_a_preference(self) -> bool {
+        matches!(self, Self::Preferred(_))
+    }
+
+    /// Preferably a reading later than now.
+    pub(crate) fn preferred(connection: &Connection) -> Self {
+        Self::Preferred(connection.clock.now().unwrap_or_else(Timestamp::now))
+    }
+
+    /// A reading later than now, of what seems lost.
+    pub(crate) fn needed(connection: &Connection) -> Self {
+        Self::Needed(connection.clock.now().unwrap_or_else(Timestamp::now))
+    }
+
+    /// Why a report is not enough, if it is not. A state that no reading decides needs none.
+    fn refuses(self, report: &PodReport) -> Option<String> {
+        let lost = matches!(report.state, State::Suspect | State::Orphan | State::Partial);
+        // The census has seen whose listeners these are, as no other reading does.
+        let unproven = report.state == State::Captured && report.owner != Some(Owner::Ztunnel);
+        let since = match self {
+            Self::Preferred(since) if lost || unproven => since,
+            Self::Needed(since) if lost => since,
+            _ => return None,
+        };
+        let Some(read) = report.seen_at() else {
+            return Some("its agent does not say when it last read it".to_owned());
+        };
+        // Both know the server's time by its answers only, which cuts it to seconds.
+        let enough = since.saturating_add(SERVER_CLOCK).unwrap_or(Timestamp::MAX);
+        let age = Duration::try_from(since.duration_since(read)).unwrap_or_default();
+        (read < enough).then(|| match Duration::from_secs(age.as_secs()) {
+            Duration::ZERO => "its agent has not read it since this was asked".to_owned(),
+            age => format!(
+                "its agent last read it {} before this was asked",
+                duration::show(age)
+            ),
+        })
+    }
+}
+
+/// How far two ideas of the API server's time may lie apart.
+const SERVER_CLOCK: Duration = Duration::from_secs(2);
+
+/// How long the next reading of an agent is waited for: its --interval, and what it takes to report.
+const NEXT_READING: Duration = Duration::from_secs(60);
+/// How often it is asked meanwhile.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Whether an agent's verdict needs no further look. What it has not made up its mind about we can read as well.
 fn is_settled(report: &PodReport) -> bool {
     match report.state {
@@ -402,4 +527,45 @@ fn late(timeout: Duration) -> Unread {
 /// A thread that panicked while it held one of these left nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(state: &str, read_at: Option<&str>) -> PodReport {
+        let mut report = serde_json::json!({
+            "namespace": "shop", "name": "cart", "uid": "5a9c2f4e-3e5f-4c58-8f5b-0a6b1e1b7c11", "state": state,
+            "ports": [], "redirection": "absent", "flaps": 0,
+        });
+        if let Some(at) = read_at {
+            report["readAt"] = at.into();
+        }
+        serde_json::from_value(report).unwrap()
+    }
+
+    #[test]
+    fn a_verdict_that_is_older_than_the_question_does_not_answer_it() {
+        let since = "2026-01-01T00:10:00Z".parse().unwrap();
+        let asked = Age::Needed(since);
+        let why = |state, read_at| asked.refuses(&report(state, read_at));
+        assert_eq!(
+            why("orphan", Some("2026-01-01T00:07:00Z")).as_deref(),
+            Some("its agent last read it 3m before this was asked")
+        );
+        let captured = report("captured", Some("2026-01-01T00:09:59Z"));
+        assert_eq!(asked.refuses(&captured), None, "nothing is done to it anyway");
+        assert!(Age::Preferred(since).refuses(&captured).is_some());
+        // Within what the clocks may differ it may have been before.
+        assert!(why("orphan", Some("2026-01-01T00:10:01Z")).is_some());
+        assert_eq!(why("orphan", Some("2026-01-01T00:10:02Z")), None);
+        assert!(
+            why("orphan", None).unwrap().contains("does not say"),
+            "an older agent"
+        );
+        assert_eq!(why("exempt", None), None, "no reading decides that");
+        let bypassing = report("bypassing", None);
+        assert_eq!(asked.refuses(&bypassing), None, "only the census shows that");
+        assert_eq!(Age::Any.refuses(&report("orphan", None)), None);
+    }
 }

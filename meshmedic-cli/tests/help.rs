@@ -16,7 +16,9 @@ fn help_reads_as_recorded_and_fits_its_terminal() {
         ("help-status", 80, &["status", "--help"]),
         ("help-watch", 80, &["watch", "--help"]),
         ("help-explain", 80, &["explain", "--help"]),
+        ("help-prove", 80, &["prove", "--help"]),
         ("help-doctor", 80, &["doctor", "--help"]),
+        ("help-install", 80, &["install", "--help"]),
         ("help-pause", 80, &["pause", "--help"]),
         ("help-resume", 80, &["resume", "--help"]),
     ] {
@@ -50,7 +52,7 @@ fn the_page_of_commands_is_fresh() {
     let found = std::fs::read_to_string(file).unwrap_or_default();
     assert!(found == page, "docs/cli.md is stale: run `cargo xtask docs`");
     for command in [
-        "agent", "node", "scan", "repair", "undo", "status", "explain", "pause", "resume",
+        "agent", "node", "scan", "repair", "undo", "status", "explain", "prove", "install", "pause", "resume",
     ] {
         assert!(page.contains(&format!("\n## meshmedic {command}\n")), "{command}");
     }
@@ -67,7 +69,8 @@ fn each_command_has_a_manual_page() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     for command in [
-        "", "-scan", "-repair", "-status", "-explain", "-doctor", "-pause", "-resume", "-agent", "-node",
+        "", "-scan", "-repair", "-status", "-explain", "-prove", "-doctor", "-pause", "-resume", "-agent",
+        "-node",
     ] {
         let page = std::fs::read_to_string(folder.join(format!("meshmedic{command}.1"))).unwrap();
         assert!(page.contains(".SH NAME"), "{command}");

@@ -175,6 +175,36 @@ pub struct RulesLayout {
     pub info_entries: u32,
 }
 
+/// The mark of ztunnel's own sockets, and the bits of a mark that hold it: Istio's rules let these pass.
+pub const ZTUNNEL_MARK: u32 = 0x539;
+/// See [`ZTUNNEL_MARK`].
+pub const ZTUNNEL_MARK_MASK: u32 = 0xfff;
+/// As whom istio-cni lets the kubelet's probes come to a pod, past ztunnel.
+pub const PROBE_IPV4: [u8; 4] = [169, 254, 7, 127];
+/// The same for IPv6.
+pub const PROBE_IPV6: [u16; 8] = [0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff];
+/// Names are asked for here; ztunnel answers them elsewhere, or not at all.
+pub const PORT_NAMES: u16 = 53;
+
+/// How many connections were established in a network namespace: one value of the map `TRAFFIC`. Those within the
+/// namespace, of the kubelet's probes and for names are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TrafficCounts {
+    /// What applications opened over IPv4.
+    pub opened_ipv4: u64,
+    /// What applications opened over IPv6.
+    pub opened_ipv6: u64,
+    /// What applications accepted, from ztunnel or from elsewhere.
+    pub accepted: u64,
+    /// What ztunnel accepted at [`PORT_OUTBOUND`]: its half of what an application opened.
+    pub taken_outbound: u64,
+    /// What ztunnel accepted of what comes in: plain text, or HBONE, of which one carries many.
+    pub taken_inbound: u64,
+    /// What ztunnel opened in the namespace, to applications and to others.
+    pub upstream: u64,
+}
+
 /// A listening socket on a capture port, found in a process's file table: one row of the census.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -200,6 +230,7 @@ pub struct CensusRow {
 }
 
 const _: () = assert!(size_of::<ListenChange>() == 32 && align_of::<ListenChange>() == 8);
+const _: () = assert!(size_of::<TrafficCounts>() == 48 && align_of::<TrafficCounts>() == 8);
 const _: () = assert!(size_of::<CensusRow>() == 32 && align_of::<CensusRow>() == 8);
 
 /// Splits off the first `N` bytes; `None` if there are fewer.

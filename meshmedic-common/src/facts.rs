@@ -123,6 +123,8 @@ pub struct Container {
     pub id: Option<String>,
     /// Its image.
     pub image: String,
+    /// When it started, while it runs.
+    pub started: Option<Timestamp>,
 }
 
 impl PodFacts {

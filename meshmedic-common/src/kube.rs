@@ -4,6 +4,7 @@
 pub mod acted;
 pub mod acts;
 pub mod client;
+pub mod cni;
 pub mod control;
 pub mod event;
 pub mod evict;

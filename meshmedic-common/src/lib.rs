@@ -43,6 +43,10 @@ pub mod text;
 #[cfg(feature = "std")]
 pub mod time;
 #[cfg(feature = "std")]
+pub mod times;
+#[cfg(feature = "std")]
+pub mod traffic;
+#[cfg(feature = "std")]
 pub mod uid;
 #[cfg(feature = "std")]
 pub mod verdict;

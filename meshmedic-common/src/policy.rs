@@ -80,7 +80,7 @@ named! {
         /// Rule 7: the cluster's hour is used up.
         BudgetCluster = "budget-cluster", "the cluster had its repairs of this hour";
         /// Rule 7: the owner's pods are left in peace for a while.
-        Cooldown = "cooldown", "a repair of this owner's pods did not take a while ago";
+        Cooldown = "cooldown", "a repair of this owner's pods did not take, or did not last, a while ago";
         /// Rule 7: what was done before cannot be read or written.
         NoLedger = "no-ledger", "what was done before cannot be read or written, so nothing is done";
         /// Rule 8: the pod's annotation.

@@ -15,6 +15,7 @@ use crate::eligibility::Expectation;
 use crate::identity::{Claimant, Identity};
 use crate::ports::PortSet;
 use crate::rules::PodRules;
+use crate::traffic::Connections;
 use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
@@ -81,6 +82,9 @@ pub struct NodeReport {
     /// When this was so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+    /// When the node started, by the same clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<Timestamp>,
     /// What repairs may still be begun; only an agent has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budgets: Option<Budgets>,
@@ -161,6 +165,13 @@ pub struct PodReport {
         deserialize_with = "read::understood"
     )]
     pub rules: Option<PodRules>,
+    /// Which way its connections go, by what the kernel counted.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "read::understood"
+    )]
+    pub connections: Option<Connections>,
     /// What an orphan's traffic does now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Traffic>,
@@ -178,6 +189,9 @@ pub struct PodReport {
     /// Since when it is in its state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// When the last reading of it in /proc began, by the API server's clock. Its state may be of a later census.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_at: Option<Timestamp>,
     /// Whether the API says that it should be captured.
     #[serde(
         default,
@@ -243,6 +257,15 @@ pub struct Holder {
 }
 
 impl PodReport {
+    /// When what it says was last seen by the API server's clock: the last reading began, or since then the census has
+    /// seen it captured.
+    #[must_use]
+    pub fn seen_at(&self) -> Option<Timestamp> {
+        let census = self.since.filter(|_| self.state == State::Captured);
+        self.read_at
+            .map(|read| census.map_or(read, |since| read.max(since)))
+    }
+
     /// `namespace/name` where they are known, else the UID.
     #[must_use]
     pub fn display_name(&self) -> String {
@@ -270,6 +293,7 @@ impl NodeReport {
             ztunnel: self.ztunnel.clone(),
             serves: self.serves,
             at: self.at,
+            booted: self.booted,
             budgets: self.budgets.clone(),
             breakers: self.breakers.clone(),
             repairs: self.repairs.clone(),

@@ -170,10 +170,10 @@ impl PodRules {
     /// known, no rule may be there for the rules to be absent.
     #[must_use]
     pub fn of(ipv4: FamilyRules, ipv6: FamilyRules, addresses: &[IpAddr]) -> Self {
-        let verdict = if addresses.iter().any(IpAddr::is_ipv4) {
-            ipv4.verdict
-        } else if !addresses.is_empty() {
+        let verdict = if is_ipv6_only(addresses) {
             ipv6.verdict
+        } else if !addresses.is_empty() {
+            ipv4.verdict
         } else {
             match (ipv4.verdict, ipv6.verdict) {
                 (Rules::Absent, Rules::Absent) => Rules::Absent,
@@ -229,6 +229,11 @@ impl PodRules {
     pub fn reason(&self) -> Option<Unfollowed> {
         self.ipv4.reason.or(self.ipv6.reason)
     }
+}
+
+/// Whether a pod has addresses, and none of IPv4.
+pub(crate) fn is_ipv6_only(addresses: &[IpAddr]) -> bool {
+    !addresses.is_empty() && !addresses.iter().any(IpAddr::is_ipv4)
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An instant of the monotonic clock, handed in wherever time matters.
+//! Instants of this machine's clocks, handed in wherever time matters.
+//!
+//! There are two. [`Time`] is the clock by which the kernel stamps what it reports; while the machine sleeps it stands
+//! still, as do the pods. [`Uptime`] goes on, as do the API server and everybody's claims there.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -64,5 +67,48 @@ impl Sub<Duration> for Time {
             self.0
                 .saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)),
         )
+    }
+}
+
+/// How long the machine has been up, the time included that it slept: `CLOCK_BOOTTIME`. What others go by meanwhile,
+/// such as the age of a claim, is counted by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    /// Reads the clock.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
+        Self(Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0)))
+    }
+
+    /// Reads the clock, where there is none that goes on while the machine sleeps.
+    #[cfg(not(target_os = "linux"))]
+    #[must_use]
+    pub fn now() -> Self {
+        Self(Time::now().since(Time::default()))
+    }
+
+    /// How long ago `earlier` was; zero if it lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// How long ago the machine started.
+    #[must_use]
+    pub const fn since_boot(self) -> Duration {
+        self.0
+    }
+}
+
+impl Add<Duration> for Uptime {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
     }
 }

@@ -50,7 +50,7 @@ named! {
         /// The three listen, but they are not ztunnel's.
         Imposter = "imposter", "another process holds the capture ports";
         /// The three listen for ztunnel, and nothing leads the pod's traffic to them.
-        Bypassing = "bypassing", "ztunnel listens, but the redirection rules are gone: its traffic bypasses the mesh";
+        Bypassing = "bypassing", "ztunnel listens, but no redirection rules lead there: its traffic bypasses the mesh";
         /// istio-cni is still trying.
         Pending = "pending", "istio-cni is still trying to enrol it";
         /// istio-cni has been trying for too long, and nothing of ztunnel's is there.
@@ -70,6 +70,12 @@ impl State {
             self,
             Self::Orphan | Self::Partial | Self::Imposter | Self::Bypassing | Self::Stalled
         )
+    }
+
+    /// Whether ztunnel holds the listeners of a pod in this state.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        matches!(self, Self::Captured | Self::Bypassing)
     }
 
     /// Whether a pod in this state may be out of the mesh, confirmed or not.

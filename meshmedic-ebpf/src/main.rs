@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! MeshMedic's kernel programs: the trigger, which tells when a capture port begins or ceases to listen,
-//! and the census, which lists the listeners that a process holds on capture ports.
+//! MeshMedic's kernel programs: the trigger, which tells when a capture port begins or ceases to listen and counts
+//! the connections of pods, and the census, which lists the listeners that a process holds on capture ports.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod census;
 mod offsets;
 mod rules;
+mod traffic;
 mod trigger;
 
 /// The kernel lends `bpf_seq_write` and `bpf_sock_from_file` to GPL-compatible programs only.

@@ -30,6 +30,14 @@ offsets! {
     SOCK_RCV_SADDR;
     /// `sock.__sk_common.skc_v6_rcv_saddr`: the local IPv6 address; 0 in a kernel that has no IPv6.
     SOCK_V6_RCV_SADDR;
+    /// `sock.__sk_common.skc_daddr`: the peer's IPv4 address.
+    SOCK_DADDR;
+    /// `sock.__sk_common.skc_v6_daddr`: the peer's IPv6 address; 0 in a kernel that has no IPv6.
+    SOCK_V6_DADDR;
+    /// `sock.__sk_common.skc_dport`: the peer's port in network order.
+    SOCK_DPORT;
+    /// `sock.sk_mark`.
+    SOCK_MARK;
     /// `sock.sk_protocol`.
     SOCK_PROTOCOL;
     /// `socket.sk`.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! The trigger: a capture port began to listen, or went from LISTEN to CLOSE.
+//! The trigger: a capture port began to listen, or went from LISTEN to CLOSE. Connections that come about are counted
+//! on the way.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
@@ -10,7 +11,13 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use meshmedic_common::abi::{CHANGE_CLOSED, CHANGE_OPENED, ListenChange, is_capture_port};
 
-use crate::offsets::{NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field};
+use crate::{
+    offsets::{NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field},
+    traffic,
+};
+
+/// `TCP_ESTABLISHED` in the kernel's `tcp_states.h`.
+const TCP_ESTABLISHED: i32 = 1;
 
 /// `TCP_CLOSE` in the kernel's `tcp_states.h`.
 const TCP_CLOSE: i32 = 7;
@@ -38,6 +45,10 @@ fn trigger(ctx: BtfTracePointContext) -> i32 {
         CHANGE_OPENED
     } else if newstate == TCP_CLOSE && ctx.arg::<i32>(1) == TCP_LISTEN {
         CHANGE_CLOSED
+    } else if newstate == TCP_ESTABLISHED {
+        // SAFETY: the tracepoint's first argument is a `struct sock`.
+        unsafe { traffic::count(ctx.arg(0), ctx.arg(1)) };
+        return 0;
     } else {
         // LISTEN → SYN_RECV among them: a connection's birth, reported under its listener's state.
         return 0;

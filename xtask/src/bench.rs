@@ -8,7 +8,9 @@ mod doctor;
 pub(crate) mod figures;
 mod fleet;
 mod kernel;
+mod noise;
 mod page;
+mod peak;
 mod plot;
 mod quiet;
 mod rest;
@@ -64,6 +66,10 @@ enum Scene {
     Quiet,
     /// An agent with repairs on
     Rest,
+    /// Hostile and broken pods at once, and a true orphan among them
+    Noise,
+    /// The most memory that an agent ever takes
+    Peak,
     /// Scans from a workstation
     Scan,
     /// What `meshmedic doctor` costs on a large cluster, and its newer families beside the earlier ones
@@ -74,7 +80,7 @@ enum Scene {
 
 impl Scene {
     /// What takes longer than a quick answer may, or says nothing with few rounds.
-    const SLOW: [Self; 2] = [Self::Rest, Self::Scan];
+    const SLOW: [Self; 4] = [Self::Rest, Self::Noise, Self::Peak, Self::Scan];
 
     const fn name(self) -> &'static str {
         match self {
@@ -84,6 +90,8 @@ impl Scene {
             Self::Kernel => "kernel",
             Self::Quiet => "quiet",
             Self::Rest => "rest",
+            Self::Noise => "noise",
+            Self::Peak => "peak",
             Self::Scan => "scan",
             Self::Doctor => "doctor",
             Self::Fleet => "fleet",
@@ -98,6 +106,8 @@ impl Scene {
             Self::Kernel => kernel::measure(quick),
             Self::Quiet => quiet::measure(quick),
             Self::Rest => rest::measure(),
+            Self::Noise => noise::measure(quick),
+            Self::Peak => peak::measure(quick),
             Self::Scan => scan::measure(),
             Self::Doctor => doctor::measure(quick),
             Self::Fleet => fleet::measure(quick),

@@ -11,7 +11,7 @@ mod stage;
 mod story;
 
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 use std::{env, fs};
@@ -35,11 +35,14 @@ pub(crate) struct DemoArgs {
     /// Let the agent poll even where eBPF could be had
     #[arg(long)]
     poll: bool,
+    /// Draw the loss and the heal as a picture of the terminal (SVG)
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
 
 /// Tells the story, and returns the exit code: 0 if it came out as expected.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
-    let screen = Screen::new();
+    let screen = Screen::new(args.picture.is_some());
     build(&["meshmedic-lab", "meshmedic-cli"])?;
     let start = Instant::now();
     if !may_make_namespaces() {
@@ -47,7 +50,13 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
     }
     let interrupt = Interrupt::listen()?;
     match story::tell(&screen, args.poll, start, &interrupt) {
-        Ok(()) => Ok(0),
+        Ok(()) => {
+            if let Some(picture) = &args.picture {
+                fs::write(picture, screen.draw(story::PICTURE)?)
+                    .with_context(|| format!("cannot write {}", picture.display()))?;
+            }
+            Ok(0)
+        }
         Err(error) if error.is::<Interrupted>() => {
             screen.plain("\nInterrupted. Agent and lab are taken down.")?;
             Ok(INTERRUPTED)

@@ -5,6 +5,7 @@
 
 mod record;
 mod setup;
+mod symbols;
 mod toolchain;
 
 use std::{
@@ -90,13 +91,15 @@ fn build(root: &Path, toolchain: &Toolchain, target: &Path) -> Result<Vec<u8>> {
     let built = target.join(TARGET).join("release").join("meshmedic");
     let stripped = target.join("meshmedic.bpf.o");
     // DWARF goes; .BTF and .BTF.ext stay, which the loader and the verifier's messages use.
-    succeed(
-        Command::new(&toolchain.strip)
-            .arg("-g")
-            .arg("-o")
-            .arg(&stripped)
-            .arg(&built),
-    )?;
+    let mut command = Command::new(&toolchain.objcopy);
+    command.arg("--strip-debug");
+    let names = symbols::tied_to_the_machine(&fs::read(&built)?)?;
+    command.args(
+        names
+            .iter()
+            .map(|(old, new)| format!("--redefine-sym={old}={new}")),
+    );
+    succeed(command.arg(&built).arg(&stripped))?;
     fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
 }
 

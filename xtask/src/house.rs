@@ -3,6 +3,7 @@
 
 mod circles;
 mod code;
+mod prose;
 mod rules;
 
 use std::fs;
@@ -141,6 +142,11 @@ fn no_modules_use_each_other() {
 #[test]
 fn no_path_of_one_machine_is_written_down() {
     hold(rules::machine_paths);
+}
+
+#[test]
+fn people_read_plain_words() {
+    hold(prose::plain_words);
 }
 
 #[test]

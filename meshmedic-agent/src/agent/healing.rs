@@ -267,6 +267,7 @@ impl Heal {
             &request;
         let around = Around {
             enablement: mirror.enablement().clone(),
+            cnis: mirror.cnis().map(|cni| cni.namespace).collect(),
             namespace: mirror.namespace(&pod.namespace).cloned(),
         };
         let heals = self.heals.clone();

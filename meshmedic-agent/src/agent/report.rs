@@ -13,7 +13,7 @@ use meshmedic_common::report::{
 use meshmedic_common::verdict::Condition;
 
 use super::Agent;
-use meshmedic_common::time::Time;
+use meshmedic_common::time::{Time, Uptime};
 
 /// How many strangers the condition names.
 const NAMED: usize = 3;
@@ -26,6 +26,7 @@ impl Agent {
         let mut report = self.watch.report();
         let server = self.clock.now();
         report.at = server;
+        report.booted = server.and_then(|server| server.checked_sub(span(Uptime::now().since_boot())).ok());
         report.serves = self.heal.serves();
         if let Some(fault) = &self.gates.mesh_fault {
             report.conditions.push(condition(Condition::MeshFault, fault));
@@ -84,6 +85,9 @@ impl Agent {
     fn complete(&self, pod: &mut PodReport, now: Time, server: Option<Timestamp>) {
         let view = self.watch.engine().view(&pod.uid);
         pod.sandbox = self.watch.place(&pod.uid).map(|place| place.to_string());
+        pod.read_at = view
+            .as_ref()
+            .and_then(|view| Some(instant(server?, now, view.last_read?)));
         pod.since = view.and_then(|view| Some(instant(server?, now, view.since)));
         pod.transitions = self.teller.transitions(&pod.uid).cloned().unwrap_or_default();
         if let Some(standing) = self.mirror.standings().get(&pod.uid) {

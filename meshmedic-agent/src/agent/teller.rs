@@ -2,6 +2,7 @@
 //! Tells what happened: in the log, as Events, as metrics.
 
 mod heals;
+mod returns;
 mod strangers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,6 +29,7 @@ use crate::status::metrics::result_of;
 use crate::watch::{Event, Watch};
 use meshmedic_common::repair::{Outcome, PodRef, RepairNotice};
 use meshmedic_common::time::Time;
+use returns::{Returns, told};
 
 /// What the Events name as their source.
 const CONTROLLER: &str = "meshmedic.io/agent";
@@ -56,6 +58,7 @@ pub(super) struct Teller {
     few: Few,
     /// The pods of whose loss an Event told, and of no recovery since.
     told_lost: BTreeSet<PodUid>,
+    returns: Returns,
     /// Who claims to be a part of Istio, as far as it was told.
     strangers: BTreeSet<Claimant>,
 }
@@ -108,6 +111,7 @@ impl Teller {
             mass_loss: false,
             few: Few::default(),
             told_lost: BTreeSet::new(),
+            returns: Returns::default(),
             strangers: BTreeSet::new(),
         }
     }
@@ -196,8 +200,9 @@ impl Teller {
                 }
                 Event::Census(None) => tracing::info!("the census works again"),
                 Event::Notice(Notice::Pod(transition)) => {
-                    self.remember(transition, server);
-                    self.transition(watch, mirror, transition);
+                    let outside = self.returns.take(transition);
+                    self.remember(transition, outside, server);
+                    self.transition(watch, mirror, transition, outside);
                 }
                 Event::Notice(Notice::Node {
                     condition,
@@ -212,7 +217,13 @@ impl Teller {
         }
     }
 
-    fn transition(&mut self, watch: &Watch, mirror: &Mirror, transition: &Transition) {
+    fn transition(
+        &mut self,
+        watch: &Watch,
+        mirror: &Mirror,
+        transition: &Transition,
+        outside: Option<Duration>,
+    ) {
         let delay = transition.at.since(transition.since);
         let Some(standing) = mirror.standings().get(&transition.uid) else {
             return;
@@ -243,13 +254,15 @@ impl Teller {
                     reason,
                     traffic = traffic.map(|traffic| traffic.as_str()),
                     delay_ms = delay.as_secs_f64() * 1e3,
+                    outside_ms = outside.map(|outside| outside.as_secs_f64() * 1e3),
                     "{}",
-                    transition.to.sentence()
+                    told(transition, outside)
                 )
             };
         }
         match (transition.from, transition.to) {
             (_, to) if to.is_finding() => line!(warn),
+            _ if outside.is_some() => line!(info),
             // Every pod begins so, and most stay there.
             (None, _) | (Some(State::Unverifiable), State::Captured | State::Exempt) => line!(debug),
             _ => line!(info),
@@ -276,7 +289,7 @@ impl Teller {
         }
     }
 
-    fn remember(&mut self, transition: &Transition, server: Option<Timestamp>) {
+    fn remember(&mut self, transition: &Transition, outside: Option<Duration>, server: Option<Timestamp>) {
         let (Some(server), true) = (server, transition.from.is_some()) else {
             return;
         };
@@ -287,6 +300,7 @@ impl Teller {
             from: transition.from,
             to: transition.to,
             reason: transition.reason,
+            outside_ms: outside.map(|outside| u64::try_from(outside.as_millis()).unwrap_or(u64::MAX)),
         });
     }
 
@@ -455,6 +469,7 @@ impl Teller {
         self.tell_strangers(mirror);
         self.transitions
             .retain(|uid, _| mirror.standings().contains_key(uid));
+        self.returns.retain(|uid| mirror.standings().contains_key(uid));
         let missing: BTreeSet<PodUid> = watch
             .engine()
             .views()

@@ -235,6 +235,32 @@ impl Mirror {
         })
     }
 
+    /// The pods of Istio that this node's depend on.
+    #[must_use]
+    pub fn parts(&self) -> Vec<PodKey> {
+        let proved = |facts: &&PodFacts| {
+            [Component::Ztunnel, Component::Cni]
+                .iter()
+                .any(|component| self.identity.proves(facts, *component))
+        };
+        let key = |facts: &PodFacts| PodKey {
+            namespace: facts.namespace.clone(),
+            name: facts.name.clone(),
+            uid: facts.uid.clone(),
+        };
+        self.pods.values().filter(proved).map(key).collect()
+    }
+
+    /// istiod's slices, by namespace and name.
+    #[must_use]
+    pub fn slice_names(&self) -> Vec<(String, String)> {
+        let keys = self.slices.iter().flat_map(Store::keys);
+        let names = keys.filter_map(|key| key.split_once('/'));
+        names
+            .map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
+            .collect()
+    }
+
     /// The containers of this node's istio-cni and ztunnel: while there are two of a kind during an upgrade, of the
     /// younger.
     #[must_use]
@@ -281,7 +307,7 @@ impl Mirror {
         })
     }
 
-    /// Who claims to be a component of Istio without proof: by pods of this node, and by istiod's endpoints anywhere.
+    /// Who claims to be a component of Istio without proof: by pods of this node.
     #[must_use]
     pub fn strangers(&self) -> BTreeSet<Claimant> {
         let mut strangers = self.istiod().strangers;

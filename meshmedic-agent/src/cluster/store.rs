@@ -75,6 +75,10 @@ impl<T: PartialEq> Store<T> {
         self.items.get(key)
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.items.keys()
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &T> + Clone {
         self.items.values()
     }

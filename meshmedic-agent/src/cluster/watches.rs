@@ -15,7 +15,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource};
 use meshmedic_common::facts::PodFacts;
-use meshmedic_common::identity::{Component, Identity, Slice};
+use meshmedic_common::identity::{Identity, Slice};
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, pod_facts};
 use meshmedic_common::kube::identity::slice;
 use serde::de::DeserializeOwned;
@@ -94,7 +94,7 @@ impl Watches {
     pub fn start(client: &Client, identity: &Identity, node: &str, namespace: &str, mode: Leases) -> Self {
         let (tell, news) = mpsc::channel(BACKLOG);
         let mut tasks = JoinSet::new();
-        let all = || watcher::Config::default().timeout(SILENCE);
+        let all = || at_rest().timeout(SILENCE);
         let named = |name: &str| all().fields(&format!("metadata.name={name}"));
         tasks.spawn(follow(
             watch(
@@ -124,10 +124,7 @@ impl Watches {
             tell.clone(),
         ));
         for (number, (place, selector)) in slices(identity).enumerate() {
-            let api: Api<EndpointSlice> = match place {
-                Some(place) => own(client, place),
-                None => Api::all(client.clone()),
-            };
+            let api: Api<EndpointSlice> = own(client, place);
             tasks.spawn(follow(
                 watch(api, all().labels(&selector)),
                 "endpointslices",
@@ -201,11 +198,21 @@ impl Watches {
     }
 }
 
-/// Which slices are watched: all that claim to be istiod's, and those of an external istiod where they may be.
-pub(super) fn slices(identity: &Identity) -> impl Iterator<Item = (Option<&str>, String)> {
-    let external = identity.namespaces.iter().filter(|_| identity.external_istiod);
-    let there = external.map(|namespace| (Some(namespace.as_str()), identity.slice_selector()));
-    std::iter::once((None, Component::Istiod.selector())).chain(there)
+/// What all watches begin with: one list as the API server has it in memory. A list without a resourceVersion must be
+/// the newest, for which the server asks its store, of all agents after each of its own restarts; and of pages it serves
+/// none from memory. What an act depends on is fetched again before it.
+fn at_rest() -> watcher::Config {
+    watcher::Config {
+        page_size: None,
+        ..watcher::Config::default().any_semantic()
+    }
+}
+
+/// Where istiod's slices are watched, and by which labels. Elsewhere nobody is trusted: `meshmedic doctor` tells who
+/// claims to be istiod there.
+pub(super) fn slices(identity: &Identity) -> impl Iterator<Item = (&str, String)> {
+    let places = identity.namespaces.iter();
+    places.map(|namespace| (namespace.as_str(), identity.slice_selector()))
 }
 
 fn own<K>(client: &Client, namespace: &str) -> Api<K>

@@ -11,6 +11,7 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Streak;
 use meshmedic_common::report::Holder;
 use meshmedic_common::rules::PodRules;
+use meshmedic_common::traffic::{Connections, Tally};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 
@@ -85,6 +86,8 @@ pub(super) struct Track {
     redirection: Redirection,
     /// Whether Istio's rules are there, once the census met the pod.
     rules: Option<PodRules>,
+    /// What its connections came to, once they are counted.
+    tally: Option<Tally>,
     /// The censuses in a row that found all listeners and no rules.
     bare: Option<Streak>,
     flaps: u32,
@@ -105,6 +108,8 @@ pub struct PodView<'a> {
     pub detail: Option<&'a str>,
     /// Since when.
     pub since: Time,
+    /// When the last reading that came back began, whatever it showed.
+    pub last_read: Option<Time>,
     /// The capture ports that the last look saw.
     pub ports: PortSet,
     /// Whose they are, if it is captured.
@@ -115,6 +120,8 @@ pub struct PodView<'a> {
     pub redirection: Redirection,
     /// Whether Istio's rules are there, once the census met the pod.
     pub rules: Option<PodRules>,
+    /// Which way its connections go, once they are counted.
+    pub connections: Option<Connections>,
     /// What the traffic of a pod without listeners does.
     pub traffic: Option<Traffic>,
     /// Losses that ended before they were confirmed.
@@ -162,6 +169,7 @@ impl Track {
             ports: PortSet::EMPTY,
             redirection: Redirection::Unknown,
             rules: None,
+            tally: None,
             bare: None,
             flaps: 0,
             pending: (expectation == Expectation::Pending).then_some(now),
@@ -212,7 +220,7 @@ impl Track {
         }
         self.confirmation = None;
         (self.streak, self.proved_at) = (None, None);
-        (self.rules, self.bare) = (None, None);
+        (self.rules, self.bare, self.tally) = (None, None, None);
         self.onset = Some(since);
         self.replaced_at = now;
         self.detail = None;
@@ -581,17 +589,19 @@ impl Track {
             State::Suspect | State::Orphan | State::Partial | State::Stalled
         );
         let bypasses = self.state == State::Bypassing;
-        let held = bypasses || self.state == State::Captured;
+        let held = self.state.is_held();
         PodView {
             state: self.state,
             reason: self.reason,
             detail: self.detail.as_deref(),
             since: self.since,
+            last_read: self.last_read(),
             ports: self.ports,
             owner: self.owner.filter(|_| held),
             holders: &self.holders,
             redirection: self.redirection,
             rules: self.rules,
+            connections: self.tally.map(|tally| tally.connections()),
             traffic: if bypasses {
                 Some(Traffic::Bypassing)
             } else {

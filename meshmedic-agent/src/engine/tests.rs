@@ -3,9 +3,11 @@ mod stalled;
 
 use std::cell::Cell;
 
+use meshmedic_common::abi::TrafficCounts;
 use meshmedic_common::policy::PENDING_DEADLINE;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::rules::{FamilyRules, PodRules, Rules, Unfollowed};
+use meshmedic_common::traffic::{Counted, LEAST_CONNECTIONS, LEAST_TIME};
 use meshmedic_common::verdict::Redirection;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -255,6 +257,60 @@ fn census(sim: &mut Sim, netns: u64, verdict: Rules) {
     });
     sim.engine.census(sim.now, |_| Some(true));
     sim.notices.extend(sim.engine.drain());
+}
+
+/// So many connections more that the pod opened, and so many more halves of ztunnel's.
+fn connections(sim: &mut Sim, counts: &mut TrafficCounts, opened: u64, taken: u64) {
+    counts.opened_ipv4 += opened;
+    counts.taken_outbound += taken;
+    let counted = Counted::of(*counts, &[]);
+    sim.engine.traffic(sim.now, |_| Some(counted));
+}
+
+#[test]
+fn rules_in_part_are_bypassing_where_connections_prove_it_and_captured_where_they_do_not() {
+    for hint in [Rules::Differs, Rules::Fell, Rules::Present, Rules::Unknown] {
+        let mut sim = Sim::new(1);
+        let counts = &mut TrafficCounts::default();
+        // What went past before proves nothing of these rules.
+        connections(&mut sim, counts, 0, 0);
+        sim.now = sim.now + LEAST_TIME;
+        connections(&mut sim, counts, 1000, 0);
+        census(&mut sim, 7, Rules::Present);
+        let look = |sim: &mut Sim, counts: &mut TrafficCounts, opened, taken| {
+            sim.now = sim.now + LEAST_TIME.max(CONFIRM);
+            connections(sim, counts, opened, taken);
+            census(sim, 7, hint);
+        };
+        look(&mut sim, counts, 0, 0);
+        // No traffic, traffic through ztunnel, and too little past it.
+        for (opened, taken) in [
+            (0, 0),
+            (1000, 1000),
+            (1000, 1),
+            (LEAST_CONNECTIONS - 1, 0),
+            (0, 0),
+        ] {
+            look(&mut sim, counts, opened, taken);
+            assert_eq!(sim.state(0), State::Captured, "{hint}: {opened} {taken}");
+        }
+        look(&mut sim, counts, LEAST_CONNECTIONS, 0);
+        assert_eq!(
+            sim.state(0),
+            State::Captured,
+            "{hint}: one census confirms nothing"
+        );
+        look(&mut sim, counts, 0, 0);
+        let proves = matches!(hint, Rules::Differs | Rules::Fell);
+        let verdict = if proves { State::Bypassing } else { State::Captured };
+        assert_eq!(sim.state(0), verdict, "{hint}");
+        if proves {
+            look(&mut sim, counts, 0, 0);
+            assert_eq!(sim.state(0), State::Bypassing, "{hint}: silence is no recovery");
+            look(&mut sim, counts, 1, 1);
+            assert_eq!(sim.state(0), State::Captured, "{hint}: ztunnel took one");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,77 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
+
+use meshmedic_common::abi::TrafficCounts;
+
+/// The array of [`TrafficCounts`] that the kernel shares with us: it is read without asking.
+pub(super) struct SharedCounts {
+    first: NonNull<TrafficCounts>,
+    count: u32,
+}
+
+// SAFETY: memory that belongs to no thread; what is in it is read as atomics only.
+unsafe impl Send for SharedCounts {}
+// SAFETY: see above.
+unsafe impl Sync for SharedCounts {}
+
+impl SharedCounts {
+    /// Maps an array of so many counts.
+    pub(super) fn new(map: BorrowedFd<'_>, count: u32) -> io::Result<Self> {
+        // SAFETY: the kernel chooses the place, and nothing else is touched.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                Self::bytes(count),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
+        Ok(Self { first, count })
+    }
+
+    const fn bytes(count: u32) -> usize {
+        count as usize * size_of::<TrafficCounts>()
+    }
+
+    /// One of them, nothing where there are not so many.
+    pub(super) fn get(&self, at: u32) -> TrafficCounts {
+        if at >= self.count {
+            return TrafficCounts::default();
+        }
+        // SAFETY: within what is mapped, and aligned, as the array's values are.
+        let counts = unsafe { self.first.add(at as usize) }.as_ptr();
+        // SAFETY: as above; the kernel adds to them meanwhile, as atomics do.
+        let read = |field: *mut u64| unsafe { AtomicU64::from_ptr(field) }.load(Ordering::Relaxed);
+        // SAFETY: places within what is mapped, of which no reference is made.
+        unsafe {
+            TrafficCounts {
+                opened_ipv4: read(&raw mut (*counts).opened_ipv4),
+                opened_ipv6: read(&raw mut (*counts).opened_ipv6),
+                accepted: read(&raw mut (*counts).accepted),
+                taken_outbound: read(&raw mut (*counts).taken_outbound),
+                taken_inbound: read(&raw mut (*counts).taken_inbound),
+                upstream: read(&raw mut (*counts).upstream),
+            }
+        }
+    }
+}
+
+impl Drop for SharedCounts {
+    fn drop(&mut self) {
+        // SAFETY: what `new` mapped, and nobody refers to it any more.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), Self::bytes(self.count)) };
+    }
+}
 
 /// `BPF_LINK_CREATE`.
 const LINK_CREATE: libc::c_long = 28;

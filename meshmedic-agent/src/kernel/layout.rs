@@ -157,22 +157,45 @@ impl Layout {
     }
 
     fn resolve(&mut self, kernel: &Path) {
-        let Ok(base) = Btf::from_file_with_backend(kernel, Backend::Mmap).or_else(|_| Btf::from_file(kernel))
-        else {
+        let Some(found) = Found::of(kernel) else {
             self.reason = Unfollowed::NoLayout;
             return;
         };
-        let mut layout = RulesLayout::default();
-        self.lacking.clear();
-        self.reason = Unfollowed::NoLayout;
+        (self.lacking, self.reason) = (found.lacking, found.reason);
+        if let Err(error) = self.map.set(0, Stored(found.layout), 0) {
+            tracing::warn!(%error, "the layout of the packet filter cannot be handed to the census: it reads no rules");
+        }
+    }
+}
+
+/// What a kernel's types and its modules' tell.
+pub(super) struct Found {
+    pub(super) layout: RulesLayout,
+    /// The modules whose types are not there.
+    pub(super) lacking: Vec<&'static str>,
+    /// Why some of it is not known, if it is not.
+    pub(super) reason: Unfollowed,
+}
+
+impl Found {
+    /// By the kernel's own BTF, in whose folder those of its modules are. `None` where that cannot be read.
+    pub(super) fn of(kernel: &Path) -> Option<Self> {
+        let base = Btf::from_file_with_backend(kernel, Backend::Mmap)
+            .or_else(|_| Btf::from_file(kernel))
+            .ok()?;
+        let mut all = Self {
+            layout: RulesLayout::default(),
+            lacking: Vec::new(),
+            reason: Unfollowed::NoLayout,
+        };
         for group in GROUPS {
-            let mut found = fill(&base, group, &mut layout);
+            let mut found = fill(&base, group, &mut all.layout);
             if let (Err(_), Some(module)) = (&found, group.module) {
                 match Btf::from_split_file(kernel.with_file_name(module), &base) {
-                    Ok(split) => found = fill(&split, group, &mut layout),
+                    Ok(split) => found = fill(&split, group, &mut all.layout),
                     Err(_) => {
-                        self.lacking.push(module);
-                        self.reason = Unfollowed::NoModuleTypes;
+                        all.lacking.push(module);
+                        all.reason = Unfollowed::NoModuleTypes;
                     }
                 }
             }
@@ -180,9 +203,7 @@ impl Layout {
                 tracing::debug!(%error, module = group.module, "redirection rules cannot be followed there");
             }
         }
-        if let Err(error) = self.map.set(0, Stored(layout), 0) {
-            tracing::warn!(%error, "the layout of the packet filter cannot be handed to the census: it reads no rules");
-        }
+        Some(all)
     }
 }
 

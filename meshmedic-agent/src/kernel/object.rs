@@ -11,7 +11,9 @@ use aya::{
 
 use btf_rs::Backend;
 
-use super::{Census, Kernel, KernelError, Options, Trigger, bpf, layout::Layout, log::Logs, offsets};
+use super::{
+    Census, Kernel, KernelError, Options, Traffic, Trigger, bpf, layout::Layout, log::Logs, offsets,
+};
 
 /// What `cargo xtask ebpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../meshmedic-ebpf/object/meshmedic.bpf.o");
@@ -22,6 +24,9 @@ const RULES_READ: &str = "RULES_READ";
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 /// Its ring buffer.
 const LOG_MAP: &str = "AYA_LOGS";
+/// Where a namespace's connections are counted, and the counts.
+const TRAFFIC_SLOTS: &str = "TRAFFIC_SLOTS";
+const TRAFFIC: &str = "TRAFFIC";
 /// The smallest ring buffer that any page size allows: it is made even where logging is off.
 const LOG_BYTES_OFF: u32 = 64 * 1024;
 
@@ -61,6 +66,8 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
     let lost = take_map(&mut ebpf, "LOST")?;
     let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
     let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
+    let slots = take_map(&mut ebpf, TRAFFIC_SLOTS)?;
+    let traffic = Traffic::new(slots, take_map(&mut ebpf, TRAFFIC)?, options.traffic_namespaces)?;
     let logs = match options.log {
         Some(_) => Some(Logs::new(&mut ebpf)?),
         None => None,
@@ -88,7 +95,11 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
         .and_then(|id| tracepoint.take_link(id))
         .map_err(|error| KernelError::from_attach(ATTACH_TRIGGER, &error))?;
     let trigger = Trigger::new(link, changes, lost, logs)?;
-    Ok(Kernel { trigger, census })
+    Ok(Kernel {
+        trigger,
+        census,
+        traffic,
+    })
 }
 
 /// Makes the maps and loads the census; where the kernel refuses what reads the rules, without that. True if with it.
@@ -136,6 +147,9 @@ fn make_maps(options: &Options, resolved: &offsets::Offsets, rules: bool) -> Res
     loader.btf(None).override_global(LOG_LEVEL, &level, true);
     if options.log.is_none() {
         loader.map_max_entries(LOG_MAP, LOG_BYTES_OFF);
+    }
+    for map in [TRAFFIC_SLOTS, TRAFFIC] {
+        loader.map_max_entries(map, options.traffic_namespaces);
     }
     let rules = u32::from(rules);
     loader.override_global(RULES_READ, &rules, true);

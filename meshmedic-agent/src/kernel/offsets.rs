@@ -54,7 +54,7 @@ const fn optional(
     }
 }
 
-const FIELDS: [Field; 15] = [
+const FIELDS: [Field; 19] = [
     field("SOCK_NUM", "sock", &["__sk_common", "skc_num"], 2),
     field("SOCK_FAMILY", "sock", &["__sk_common", "skc_family"], 2),
     field("SOCK_STATE", "sock", &["__sk_common", "skc_state"], 1),
@@ -67,6 +67,10 @@ const FIELDS: [Field; 15] = [
         &["__sk_common", "skc_v6_rcv_saddr"],
         16,
     ),
+    field("SOCK_DADDR", "sock", &["__sk_common", "skc_daddr"], 4),
+    optional("SOCK_V6_DADDR", "sock", &["__sk_common", "skc_v6_daddr"], 16),
+    field("SOCK_DPORT", "sock", &["__sk_common", "skc_dport"], 2),
+    field("SOCK_MARK", "sock", &["sk_mark"], 4),
     field("SOCK_PROTOCOL", "sock", &["sk_protocol"], 2),
     field("SOCKET_SK", "socket", &["sk"], POINTER),
     field("NET_INUM", "net", &["ns", "inum"], 4),

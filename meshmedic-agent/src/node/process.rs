@@ -15,7 +15,7 @@ use meshmedic_common::verdict::Reason;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::cgroup::parse_cgroup;
-use meshmedic_common::time::Time;
+use meshmedic_common::time::{Time, Uptime};
 
 /// A network namespace, told apart from the others by the inode of its `net/tcp`.
 ///
@@ -310,17 +310,7 @@ const TICKS_PER_SECOND: u64 = 100;
 #[must_use]
 pub fn started(now: Time, start: u64) -> Option<Time> {
     let after_boot = Duration::from_millis(start.saturating_mul(1_000 / TICKS_PER_SECOND));
-    Some(now - uptime()?.saturating_sub(after_boot))
-}
-
-/// For how long the machine has been up, the time it slept included, as start times count it.
-#[must_use]
-pub fn uptime() -> Option<Duration> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Some(Duration::new(
-        now.tv_sec.try_into().ok()?,
-        now.tv_nsec.try_into().ok()?,
-    ))
+    Some(now - Uptime::now().since_boot().saturating_sub(after_boot))
 }
 
 fn read_process(root: &Path, pid: u32) -> What {

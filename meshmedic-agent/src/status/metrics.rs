@@ -15,6 +15,7 @@ use meshmedic_common::policy::{Means, Withheld};
 use meshmedic_common::repair::heal;
 use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
 use meshmedic_common::rules::Rules;
+use meshmedic_common::traffic::{Connections, Passage, Untold};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -105,6 +106,8 @@ struct Inner {
     unverifiable: Family<Label, Gauge>,
     unredirected: Gauge,
     rules: Family<Label, Gauge>,
+    connections: Family<Label, Gauge>,
+    uncounted: Gauge,
     expected: Gauge,
     identity_conflicts: Family<Label, Gauge>,
     repairs: Family<Labels<2>, Counter>,
@@ -249,6 +252,17 @@ impl Metrics {
                 .get_or_create(&[("verdict", verdict.as_str())])
                 .set(pods);
         }
+        for verdict in Passage::ALL {
+            let goes = |found: Connections| found.verdict == *verdict;
+            inner
+                .connections
+                .get_or_create(&[("verdict", verdict.as_str())])
+                .set(count(&|pod| pod.connections.is_some_and(goes)));
+        }
+        let left_out = |found: Connections| found.reason == Some(Untold::TooManyPods);
+        inner
+            .uncounted
+            .set(count(&|pod| pod.connections.is_some_and(left_out)));
         inner.expected.set(count(&|pod| {
             matches!(pod.expectation, Some(Expected::Yes | Expected::Unverifiable))
         }));

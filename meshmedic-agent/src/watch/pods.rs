@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use meshmedic_common::identity::Identity;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::Reason;
+use meshmedic_common::verdict::{Reason, State};
 
 use super::Watch;
 use super::schedule::Chore;
@@ -110,8 +110,20 @@ impl Watch {
             }
         }
         self.tell_pods(now, by_api);
+        self.count_connections();
         // Only here pods come and go.
         self.pace.expect(self.engine.views().count());
+    }
+
+    /// Has the kernel count the connections of every pod that is judged.
+    fn count_connections(&mut self) {
+        let judged = self.engine.views().filter(|(_, view)| {
+            // One that was never enrolled may be at any time.
+            view.state != State::Exempt || view.reason == Some(Reason::NotEnrolled)
+        });
+        let netns = judged.filter_map(|(uid, _)| self.index.get(uid).ok()?.netns_inode);
+        let netns = netns.collect();
+        self.sources.count_in(&netns);
     }
 
     /// Tells the engine which pods there are, and what is expected of each.

@@ -3,6 +3,7 @@
 
 use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, Recent};
 use meshmedic_common::rules::{PodRules, Unfollowed};
+use meshmedic_common::traffic::Connections;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, State};
 
@@ -44,6 +45,7 @@ impl Watch {
             ztunnel: self.sources.ztunnel.iter().map(|&(pid, _)| pid).collect(),
             serves: None,
             at: None,
+            booted: None,
             budgets: None,
             breakers: Vec::new(),
             repairs: Recent::default(),
@@ -85,12 +87,18 @@ impl Watch {
             held_by: view.holders.to_vec(),
             redirection: view.redirection,
             rules: view.rules.or_else(|| self.unread_rules(view.state)),
+            connections: view.connections.or_else(|| {
+                view.state
+                    .is_held()
+                    .then(|| Connections::unknown(self.sources.uncounted()))
+            }),
             traffic: view.traffic,
             flaps: view.flaps,
             netns: mapping.and_then(|mapping| mapping.netns_inode),
             sandbox: None,
             pid: mapping.map(|mapping| mapping.pid),
             since: None,
+            read_at: None,
             expectation: None,
             ready: None,
             stuck: false,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel and ztunnel's own processes tell: trigger, census, and whose a socket is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,10 +13,11 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
 use meshmedic_common::rules::{FamilyRules, PodRules};
 use meshmedic_common::sockets::{AddressKind, Reading};
+use meshmedic_common::traffic::{Counted, Untold};
 use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
-use crate::kernel::{Census, Kernel, Trigger};
+use crate::kernel::{Census, Kernel, Traffic, Trigger};
 use crate::node::{PodName, Process, ProcessTable, has_connection, is_running, socket_inodes, started};
 use crate::time::Time;
 
@@ -57,6 +58,7 @@ struct Lapse {
 pub(super) struct Sources {
     pub(super) trigger: Option<Trigger>,
     census: Option<Census>,
+    traffic: Option<Traffic>,
     /// While the census fails.
     lapse: Option<Lapse>,
     /// ztunnel's processes: number and start time, sorted.
@@ -72,11 +74,14 @@ pub(super) struct Sources {
 
 impl Sources {
     pub(super) fn new(kernel: Option<Kernel>, use_census: bool) -> Self {
-        let (trigger, census) =
-            kernel.map_or((None, None), |kernel| (Some(kernel.trigger), Some(kernel.census)));
+        let (trigger, census, traffic) = match kernel {
+            Some(kernel) => (Some(kernel.trigger), Some(kernel.census), Some(kernel.traffic)),
+            None => (None, None, None),
+        };
         Self {
             trigger,
             census: census.filter(|_| use_census),
+            traffic,
             lapse: None,
             ztunnel: Vec::new(),
             ztunnel_pods: HashSet::new(),
@@ -137,7 +142,30 @@ impl Sources {
     pub(super) fn disarm(&mut self) {
         self.trigger = None;
         self.census = None;
+        self.traffic = None;
         self.lapse = None;
+    }
+
+    /// Counts connections in these namespaces from now on, and in no other.
+    pub(super) fn count_in(&mut self, netns_inodes: &BTreeSet<u32>) {
+        if let Some(traffic) = &mut self.traffic {
+            traffic.watch(netns_inodes);
+        }
+    }
+
+    /// The connections in a namespace, as far as they count for a pod with these addresses.
+    pub(super) fn counted_in(&self, netns_inode: u32, addresses: &[IpAddr]) -> Option<Counted> {
+        let counts = self.traffic.as_ref()?.of(netns_inode)?;
+        Some(Counted::of(counts, addresses))
+    }
+
+    /// Why the connections of a pod are not counted.
+    pub(super) fn uncounted(&self) -> Untold {
+        match &self.traffic {
+            Some(traffic) if traffic.left_out() > 0 => Untold::TooManyPods,
+            Some(_) => Untold::NoTraffic,
+            None => Untold::NotCounted,
+        }
     }
 
     /// ztunnel's sockets as last looked at.

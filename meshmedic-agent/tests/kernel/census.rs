@@ -168,7 +168,9 @@ fn parts_live_on_their_own() {
     if !meshmedic_lab::need::ebpf("kernel: parts live on their own") {
         return;
     }
-    let Kernel { trigger, mut census } = load();
+    let Kernel {
+        trigger, mut census, ..
+    } = load();
     drop(trigger);
     let census = std::thread::spawn(move || {
         within(|netns| {

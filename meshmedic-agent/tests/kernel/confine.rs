@@ -111,13 +111,12 @@ fn a_census_is_dropped_and_made_anew_with_what_is_left() {
     }
     for unfiltered_census in [false, true] {
         within(|netns| {
-            let Kernel { trigger, census } = kernel::load(&Options {
+            let mut kernel: Kernel = kernel::load(&Options {
                 unfiltered_census,
                 census_rows: 1,
                 ..options()
             })
             .expect("the kernel programs load");
-            let mut kernel = Kernel { trigger, census };
             // The second time round the process is filtered already, and this thread still has its capabilities.
             let confinement = confine(
                 Some(&mut kernel),

@@ -194,6 +194,7 @@ fn with_logging_on_the_programs_load_and_tell_the_same() {
     let Kernel {
         mut trigger,
         mut census,
+        traffic: _,
     } = kernel::load(&options).expect("the programs with their logging");
     let netns = within(|netns| {
         let _listener = listen("0.0.0.0:15001");

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listeners whose redirection rules are gone: everything looks well, and nothing goes through ztunnel.
 
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use meshmedic_common::report::{NodeReport, TriggerMode};
 use meshmedic_common::rules::{Rules, Unfollowed};
+use meshmedic_common::traffic::{LEAST_CONNECTIONS, Passage, Untold};
 use meshmedic_common::verdict::{Owner, State, Traffic};
-use meshmedic_lab::rules::{Filter, IstioRules};
+use meshmedic_lab::rules::{Filter, IstioRules, run};
 use meshmedic_lab::{Lab, Pod, ZtunnelSpec, need};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::thread::LinkNameSpaceType;
 
 use crate::common::{Bench, Patience, QUICK, find, spec};
 
@@ -117,6 +122,83 @@ fn every_set_of_istios_rules_keeps_a_pod_captured() {
         rules.write(Some(pod.pid())).unwrap();
         bench.until_captured(pod);
     }
+}
+
+/// Opens connections from a pod's first address to its second, which stands for another pod's.
+fn open_past_ztunnel(pod: &Pod, count: u64) -> Vec<OwnedFd> {
+    let netns = std::fs::File::open(format!("/proc/{}/ns/net", pod.pid())).unwrap();
+    let [from, to] = pod.addresses() else {
+        panic!("two addresses");
+    };
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| {
+            rustix::thread::move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+                .unwrap();
+            let one = |_| {
+                let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+                bind(&fd, &SocketAddr::new(*from, 0)).unwrap();
+                connect(&fd, &SocketAddr::new(*to, 8080)).unwrap();
+                fd
+            };
+            (0..count).map(one).collect()
+        });
+        opener.join().unwrap()
+    })
+}
+
+/// Fails where rules in part prove something by themselves, and where connections past ztunnel do not.
+#[test]
+fn rules_in_part_are_bypassing_once_connections_go_past_ztunnel() {
+    if !need::packet_filters("traps, eBPF: connections past ztunnel") {
+        return;
+    }
+    let lab = Lab::isolated().unwrap();
+    let ztunnel = lab.ztunnel(ZtunnelSpec::default()).unwrap();
+    let of = |name: &str, n: u8| {
+        let mut spec = spec(name);
+        spec.redirected = false;
+        spec.addresses = vec![[10, 9, n, 1].into(), [10, 9, n, 2].into()];
+        spec.listeners = vec!["0.0.0.0:8080".parse().unwrap()];
+        lab.pod(spec).unwrap()
+    };
+    let (speaks, silent) = (of("speaks", 1), of("silent", 2));
+    let rules = IstioRules {
+        filter: Filter::IptablesNft,
+        dns: true,
+        ipv6: false,
+    };
+    for pod in [&speaks, &silent] {
+        rules.write(Some(pod.pid())).unwrap();
+        ztunnel.enrol(pod).unwrap();
+    }
+    let mut bench = Bench::new(&lab, TriggerMode::Ebpf, QUICK);
+    for pod in [&speaks, &silent] {
+        bench.until("the rules to be read", has_rules(pod, Rules::Present));
+        let half = "*nat\n-F OUTPUT\nCOMMIT\n";
+        run(Some(pod.pid()), &["iptables-nft-restore", "-n"], half).unwrap();
+        bench.until("half of them to be read", has_rules(pod, Rules::Differs));
+        assert_eq!(
+            bench.pod(pod).state,
+            State::Captured,
+            "by itself it proves nothing"
+        );
+    }
+    let _open = open_past_ztunnel(&speaks, LEAST_CONNECTIONS);
+    bench.until_state(&speaks, State::Bypassing);
+    let found = bench.pod(&speaks);
+    let connections = found.connections.unwrap();
+    assert_eq!(
+        (connections.verdict, connections.untaken),
+        (Passage::Past, LEAST_CONNECTIONS)
+    );
+    assert_eq!(found.rules.unwrap().verdict, Rules::Differs);
+    let found = bench.pod(&silent);
+    assert_eq!(
+        (found.state, found.connections.unwrap().reason),
+        (State::Captured, Some(Untold::NoTraffic))
+    );
+    rules.write(Some(speaks.pid())).unwrap();
+    bench.until_captured(&speaks);
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(super) struct Detection {
     /// The kubelet's log folders, if they are mounted; not needed
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS", hide = true)]
     pub(super) host_logs: Option<PathBuf>,
-    /// The node's folder of CNI configurations, mounted read-only, so that `meshmedic doctor` can tell whether istio-cni
+    /// The node's folder of CNI configurations, mounted read-only, so that `meshmedic doctor` can see whether istio-cni
     /// is still called
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_CNI_DIR")]
     pub(super) host_cni_dir: Option<PathBuf>,
@@ -175,11 +175,11 @@ pub(super) struct Limits {
     /// The longest that it gets
     #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.cooldown.1), value_parser = cooldown, env = "MESHMEDIC_COOLDOWN_MAX")]
     pub(super) cooldown_max: Duration,
-    /// Repairs in a row that did not take, of an owner or on a node, after which none is begun
+    /// Failed repairs in a row, of an owner or on a node, after which no repair starts
     #[arg(long, value_name = "N", default_value_t = DEFAULT.breaker_failures, value_parser = clap::value_parser!(u32).range(1..),
           env = "MESHMEDIC_BREAKER_FAILURES")]
     pub(super) breaker_failures: u32,
-    /// For how long none is begun then
+    /// How long no repair starts then
     #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.breaker_open), value_parser = breaker_open, env = "MESHMEDIC_BREAKER_OPEN")]
     pub(super) breaker_open: Duration,
     /// By when the successor must be seen captured, or the repair did not take

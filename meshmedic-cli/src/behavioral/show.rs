@@ -94,7 +94,10 @@ pub(crate) fn notes(heard: &Heard) -> Vec<String> {
             notes.push(format!("{what}: {count}"));
         }
     }
-    notes.push("an orphan that nobody talks to leaves no trace in any log: only a scan without --behavioral finds it".to_owned());
+    notes.push(
+        "an orphan without traffic leaves no trace in any log: only a scan without --behavioral finds it"
+            .to_owned(),
+    );
     notes
 }
 

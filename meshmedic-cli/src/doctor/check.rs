@@ -45,7 +45,7 @@ impl Category {
             Self::NetworkUnderneath => "Network underneath",
             Self::Status => "What istiod says",
             Self::Waypoints => "Waypoints",
-            Self::Enforcement => "Protection that nobody enforces",
+            Self::Enforcement => "Protection that nothing enforces",
             Self::References => "References",
             Self::Certificates => "Certificates",
             Self::Platform => "Platform",
@@ -68,7 +68,7 @@ impl Category {
             Self::NetworkUnderneath => "the network between nodes",
             Self::Status => "what istiod refuses",
             Self::Waypoints => "what waypoints do",
-            Self::Enforcement => "protection that nobody enforces",
+            Self::Enforcement => "protection that nothing enforces",
             Self::References => "names of which nothing is called so",
             Self::Certificates => "the roots of the mesh",
             Self::Platform => "the platform underneath",
@@ -108,7 +108,7 @@ impl Category {
 pub(crate) enum Severity {
     /// Worth knowing, and nothing is broken
     Info,
-    /// Something is broken soon, or for somebody
+    /// Something will break soon, or is broken for some
     Warning,
     /// Something is broken
     Error,

@@ -13,12 +13,13 @@ mod ztunnel;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use meshmedic_common::facts::PodFacts;
 
 pub(crate) use budget::Budget;
 #[cfg(fuzzing)]
 pub(super) use ztunnel::read_dump;
 
-use super::snapshot::{Scope, Snapshot};
+use super::snapshot::{Part, Scope, Snapshot, ZtunnelDump};
 use crate::connection::Connection;
 use crate::selection::{self, Selection};
 use crate::ways::WayArgs;
@@ -49,6 +50,22 @@ pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> Snapshot {
     says::istiods(connection, plan, &mut snapshot).await;
     snapshot.taken = connection.clock.now().unwrap_or_else(Timestamp::now);
     snapshot
+}
+
+/// Asks one ztunnel what it believes.
+pub(crate) async fn ask_ztunnel(
+    connection: &Connection,
+    selection: Selection,
+    ways: &WayArgs,
+    ztunnel: &PodFacts,
+) -> Part<ZtunnelDump> {
+    let plan = Plan {
+        selection,
+        ways: ways.clone(),
+        since: Duration::ZERO,
+        budget: Budget::default(),
+    };
+    ztunnel::dump_of(connection, &plan, ztunnel).await
 }
 
 fn scope(selection: &Selection) -> Scope {

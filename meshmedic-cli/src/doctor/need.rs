@@ -125,7 +125,7 @@ impl Need {
                 of_agents(view, missing, |report| report.cni_folder.is_some())
             }
             Self::Overlays => {
-                let missing = "the agents do not tell: bring them to this version of MeshMedic";
+                let missing = "the agents do not report it: upgrade them to this version of MeshMedic";
                 of_agents(view, missing, |report| report.overlay.is_some())
             }
             Self::Reach => {

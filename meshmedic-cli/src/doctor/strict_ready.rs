@@ -190,7 +190,7 @@ fn pods(view: &View<'_>, namespace: &str) -> Step {
             None if endpoints::is_captured(pod) => {
                 notes
                     .unknown
-                    .push(format!("nobody has looked whether {name} is really captured"));
+                    .push(format!("the capture of {name} has not been checked"));
             }
             None => {}
         }
@@ -287,7 +287,7 @@ fn clients(view: &View<'_>, namespace: &str) -> Step {
             ));
         }
     }
-    notes.step("callers with a sidecar are told of no other TLS")
+    notes.step("callers with a sidecar learn of no other TLS")
 }
 
 /// A mode of TLS that is not the mesh's own, wherever the rule says it.

@@ -1,23 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is told of a pod, section by section.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::NodeFault;
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::{HealStanding, NodeReport, PodReport, RepairStanding};
 use meshmedic_common::text::clean;
+use meshmedic_common::times::Times;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::events::Told;
 use crate::repair::{Action, Item};
 use crate::scan::ScannedPod;
 use crate::status::ago;
-use crate::ways::Way;
 
 /// How much of what an agent says in one place is shown.
-const MAX_WORDS: usize = 300;
+pub(super) const MAX_WORDS: usize = 300;
 
 /// A part of the story.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,16 +30,19 @@ pub(crate) struct Section {
 }
 
 /// All that is known.
-pub(super) struct Known {
+pub(crate) struct Known {
     pub(super) facts: PodFacts,
-    pub(super) pod: ScannedPod,
+    pub(super) times: Times,
+    pub(crate) pod: ScannedPod,
     pub(super) expectation: Expectation,
     pub(super) certain: bool,
     pub(super) fault: Option<NodeFault>,
+    /// The ztunnel of its node.
+    pub(crate) ztunnel: Option<PodFacts>,
     pub(super) agent: Result<NodeReport, String>,
     pub(super) repair: Option<Item>,
     pub(super) events: Vec<Told>,
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     pub(super) now: Timestamp,
 }
 
@@ -66,10 +72,10 @@ const STEPS: [(&[Reason], &str); 9] = [
 ];
 
 impl Known {
-    pub(super) fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let owner = self.facts.controller.as_ref();
         let owner = owner.map_or_else(
-            || "nobody's".to_owned(),
+            || "without an owner".to_owned(),
             |owner| format!("of {} {}", owner.kind, owner.name),
         );
         let ready = if self.facts.ready { "Ready" } else { "not Ready" };
@@ -92,13 +98,13 @@ impl Known {
             section("Repair", self.repair()),
             section("What to do next", vec![self.next()]),
             section("What led to it", self.cause()),
-            section("Not known", self.notes.clone()),
+            section("Not known", self.unknown()),
         ];
         sections.retain(|section| !section.lines.is_empty());
         sections
     }
 
-    fn eligibility(&self) -> Vec<String> {
+    pub(super) fn eligibility(&self) -> Vec<String> {
         let stop = match self.expectation {
             Expectation::Exempt(reason) | Expectation::Unverifiable(reason) => Some(reason),
             _ => None,
@@ -132,40 +138,9 @@ impl Known {
     }
 
     fn netns(&self) -> Vec<String> {
-        let pod = &self.pod;
-        let mut lines = vec![format!("It {}.", said(&pod.sentence()))];
-        if let Some(ports) = pod.ports {
-            let ports = if ports.is_empty() {
-                "none".to_owned()
-            } else {
-                ports.to_string()
-            };
-            lines.push(format!(
-                "Capture ports that listen (15001, 15006, 15008 are needed): {ports}."
-            ));
-        }
-        lines.extend(pod.owner.map(|owner| format!("These are {}.", owner.sentence())));
-        lines.extend(
-            pod.redirection
-                .map(|found| format!("Redirection: {}.", found.sentence())),
-        );
-        lines.extend(
-            pod.rules
-                .as_ref()
-                .map(|rules| format!("Rules: {}.", rules.told())),
-        );
-        lines.push(match pod.via {
-            Some(Way::Agent) => "Read by the agent of its node.".to_owned(),
-            Some(Way::Exec) => {
-                let container = pod.container.as_deref().unwrap_or("a container");
-                format!("Read by cat in its container {container}: the pod's own word.")
-            }
-            Some(Way::Probe) => "Read by a probe, an ephemeral container.".to_owned(),
-            None => "Its sockets were not read.".to_owned(),
-        });
-        for holder in self.report().iter().flat_map(|report| &report.held_by) {
-            let name = clean(&holder.name, MAX_WORDS);
-            lines.push(format!("Process {} ({name}) holds {}.", holder.pid, holder.ports));
+        let mut lines = vec![format!("It {}.", said(&self.pod.sentence()))];
+        for leg in [self.listeners(), self.rules(), self.traffic()] {
+            lines.extend(leg.evidence);
         }
         lines
     }
@@ -194,20 +169,22 @@ impl Known {
     }
 
     /// What the agent knows of the very pod.
-    fn report(&self) -> Option<&PodReport> {
+    pub(super) fn report(&self) -> Option<&PodReport> {
         let uid = self.facts.cgroup_uid()?;
         self.agent.as_ref().ok()?.pods.iter().find(|pod| pod.uid == uid)
     }
 
     fn history(&self) -> Vec<String> {
-        let Ok(agent) = &self.agent else { return Vec::new() };
         let mut lines = Vec::new();
         if let Some(report) = self.report() {
             for change in report.transitions.iter() {
                 let from = change.from.map_or("new", |from| from.as_str());
                 let why = change.reason.map(|reason| format!(", {}", reason.sentence()));
+                let outside = change.outside_ms.map(Duration::from_millis);
+                let outside = outside.map(|outside| format!(", after {} outside", duration::show(outside)));
                 let (age, to) = (ago(change.at, self.now), change.to);
-                lines.push(format!("{age}  {from} -> {to}{}", why.unwrap_or_default()));
+                let (why, outside) = (why.unwrap_or_default(), outside.unwrap_or_default());
+                lines.push(format!("{age}  {from} -> {to}{why}{outside}"));
             }
             if report.flaps > 0 {
                 lines.push(format!(
@@ -216,6 +193,14 @@ impl Known {
                 ));
             }
         }
+        lines.extend(self.repairs());
+        lines
+    }
+
+    /// What the agent's repairs of this pod, and of others that had its name, came to.
+    pub(super) fn repairs(&self) -> Vec<String> {
+        let Ok(agent) = &self.agent else { return Vec::new() };
+        let mut lines = Vec::new();
         let name = self.pod.display_name();
         for repair in agent
             .repairs
@@ -298,15 +283,25 @@ impl Known {
         lines
     }
 
+    fn unknown(&self) -> Vec<String> {
+        let mut lines = self.notes.clone();
+        if self.pod.state.is_finding() {
+            lines.extend(self.times.hidden().into_iter().map(str::to_owned));
+        }
+        lines
+    }
+
     fn cause(&self) -> Vec<String> {
         let code = self.pod.state.code().filter(|_| self.pod.state.is_finding());
+        let shown = code.iter().flat_map(|_| self.times.shown());
+        let shown = shown.map(|line| format!("{line}."));
         let line = |code| {
             format!(
                 "meshmedic doctor {} looks for it; docs/troubleshooting.md explains it under {code}.",
                 self.pod.display_name()
             )
         };
-        code.map(line).into_iter().collect()
+        shown.chain(code.map(line)).collect()
     }
 
     fn next(&self) -> String {
@@ -331,7 +326,11 @@ impl Known {
             }
             (State::Imposter, _) => remedy(Withheld::Imposter, &name),
             (State::Suspect, _) => "Mend its node's ztunnel if that is at fault; then ask again.".to_owned(),
-            (State::Pending, _) => "Look why in the log of istio-cni on its node.".to_owned(),
+            (State::Pending, _) => {
+                "Wait: istio-cni tries again by itself. If it stays so, its log on this node \
+                                    says why."
+                    .to_owned()
+            }
             (State::Exempt, Some(Reason::NotAnnotated)) => {
                 "Nothing, unless it belongs into the mesh: then look at the \
                  labels istio.io/dataplane-mode and at the log of istio-cni on its node."

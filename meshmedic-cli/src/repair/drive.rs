@@ -15,6 +15,7 @@ use kube::Api;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use meshmedic_common::facts::{Enrolment, PodFacts};
+use meshmedic_common::kube::acts::Known;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::policy::{Gates, Means, Standing, Withheld};
 use meshmedic_common::repair::{Acted, Answer, ByHand, Ended, Outcome, Patient, Request, RequestId};
@@ -26,6 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::records::{PATIENCE, past_failures};
 use super::{Action, Item, Planned, Repairs};
 use crate::scan::ScannedPod;
+use crate::ways::{Age, Way};
 
 /// A pod that is not captured yet is looked at again after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -173,10 +175,7 @@ impl Drive<'_> {
         if self.repair.take_look() {
             let (shop, facts) = (self.shop, self.facts);
             let look = async move {
-                let seen = shop
-                    .verifier
-                    .verify(&facts.namespace, &facts.name, Duration::ZERO)
-                    .await;
+                let seen = shop.verifier.verify(&facts.namespace, &facts.name).await;
                 Done::Judged(seen, Time::now())
             };
             self.running.push(look.boxed_local());
@@ -188,9 +187,8 @@ impl Drive<'_> {
                     (Request::Act { .. }, Means::Toggle) => Answer::Acted(shop.take_out(facts).await),
                     (Request::Act { .. }, Means::Restore) => Answer::Acted(shop.put_back(facts).await),
                     _ => {
-                        shop.records
-                            .perform(facts, request, &shop.world.enablement(facts))
-                            .await
+                        let known = Known::listed(shop.world.enablement(facts));
+                        shop.records.perform(facts, request, &known).await
                     }
                 };
                 Done::Answer(id, answer)
@@ -225,6 +223,10 @@ impl Drive<'_> {
                     }
                     Ok(seen) => {
                         self.last = format!("now it is {}: {}", seen.state, seen.sentence());
+                        if let Some(instead) = &seen.grounds.instead {
+                            let by = seen.via.map_or("nobody", Way::as_str);
+                            self.last = format!("{} (read by {by}: {instead})", self.last);
+                        }
                         seen.state
                     }
                     Err(error) => {
@@ -311,7 +313,9 @@ impl Drive<'_> {
         let pod = Box::new(pod.clone());
         let read = async move {
             let (namespace, name) = (&pod.namespace, &pod.name);
-            let seen = verifier.verify_by(&ways, namespace, name, verifier.confirm).await;
+            let seen = verifier
+                .verify_by(&ways, namespace, name, verifier.confirm, Age::Any)
+                .await;
             Done::Candidate(pod, seen, Time::now())
         };
         self.running.push(read.boxed_local());

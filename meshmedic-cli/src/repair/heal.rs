@@ -370,6 +370,7 @@ impl<'a> Course<'a> {
             &request;
         let around = Around {
             enablement: self.ward.enablement(&pod.cgroup_uid),
+            cnis: self.ward.cnis(),
             namespace: self.shop.world.namespace(&pod.namespace).cloned(),
         };
         let heals = self.heals.clone();
@@ -418,7 +419,7 @@ impl<'a> Course<'a> {
                 self.end(pod.cgroup_uid, Ending::Failed(detail));
             }
             Notice::Stopped => {
-                let what = "heals of pods of different owners and namespaces did not take: no more are begun";
+                let what = "heals of pods of different owners and namespaces did not take: no more start";
                 self.step(&format!("node {}", self.ward.node), what);
             }
             Notice::Would { .. }

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
-use meshmedic_common::kube::acts::Acts;
+use meshmedic_common::kube::acts::{Acts, Known};
 use meshmedic_common::kube::leases::holder;
 use meshmedic_common::policy::{Mandate, Means, Withheld};
 use meshmedic_common::repair::ledger::Record;
@@ -58,12 +58,12 @@ impl Records {
             ),
             Err(failure) if failure.is_not_found() => Some(format!(
                 "there is no namespace {namespace}, so there are no agents to agree with, and nothing is written \
-                 down: let nobody else repair the same pods now"
+                 down: make sure that no one else repairs the same pods now"
             )),
             // Whoever may not read the namespace may still have the right to its Leases.
             _ => None,
         };
-        let by = crate::control::whoami().unwrap_or_else(|| "somebody".to_owned());
+        let by = crate::control::whoami().unwrap_or_else(|| "unknown".to_owned());
         Ok(Self {
             connection: connection.clone(),
             namespace: namespace.to_owned(),
@@ -89,7 +89,10 @@ impl Records {
     pub(super) async fn forbids(&self, pod: &PodFacts, means: Means) -> Option<(Withheld, Option<String>)> {
         let repair = self.repair(pod, means)?;
         for look in repair.looks() {
-            match self.perform(pod, look, &Enablement::guessed()).await {
+            match self
+                .perform(pod, look, &Known::listed(Enablement::guessed()))
+                .await
+            {
                 Answer::Updated(Err(Refusal::Withheld(why, detail))) => {
                     return Some((why, past_failures(why, detail)));
                 }
@@ -122,7 +125,7 @@ impl Records {
     }
 
     /// Carries out a request for a pod.
-    pub(super) async fn perform(&self, pod: &PodFacts, request: Request, enablement: &Enablement) -> Answer {
+    pub(super) async fn perform(&self, pod: &PodFacts, request: Request, known: &Known) -> Answer {
         if let Request::Update {
             lease,
             change,
@@ -140,7 +143,7 @@ impl Records {
         let (client, clock, identity) = (client.clone(), clock.clone(), istio.identity.clone());
         let node = pod.node.as_deref().unwrap_or_default();
         let acts = Acts::new(client, clock, identity, node, &self.namespace);
-        acts.perform(request, pod.ready, enablement).await
+        acts.perform(request, pod.ready, known).await
     }
 }
 

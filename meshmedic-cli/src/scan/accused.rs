@@ -18,7 +18,7 @@ use crate::behavioral::{Heard, directory, listen, show};
 use crate::connection::Connection;
 use crate::output;
 use crate::selection::{Mesh, Scope, Selected, Selection, select};
-use crate::ways::WayArgs;
+use crate::ways::{Age, WayArgs};
 
 /// What is kept of a reason that stems from the cluster.
 const REASON_LIMIT: usize = 400;
@@ -141,6 +141,11 @@ pub(crate) async fn sweep(
         gone.map(|(_, target)| ScannedPod::unread(target, State::Exempt, Some(Reason::Deleting), None)),
     );
     let targets = now.into_values().collect();
+    // What a log says against a pod is decided by a reading that comes after it.
+    let options = Options {
+        age: Age::preferred(connection),
+        ..options
+    };
     let mut report = examine(connection, &accused, mesh, targets, known, ways, options).await?;
     add(&mut report, &heard, since, connection);
     Ok(report)

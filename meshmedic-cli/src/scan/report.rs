@@ -8,6 +8,7 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::API_VERSION;
 use meshmedic_common::rules::{PodRules, Rules};
+use meshmedic_common::traffic::{Connections, Passage};
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 use serde::Serialize;
 
@@ -108,6 +109,9 @@ pub(crate) struct ScannedPod {
     /// Only an agent with eBPF can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rules: Option<PodRules>,
+    /// Which way its connections go; only an agent with eBPF counts them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connections: Option<Connections>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) traffic: Option<Traffic>,
     /// For whoever repairs it.
@@ -124,6 +128,8 @@ pub(crate) struct Grounds {
     pub(crate) connections: Option<u32>,
     /// Whether its node's agent is at work on it by another way.
     pub(crate) taken: bool,
+    /// Why its agent's word was not enough, where it had one.
+    pub(crate) instead: Option<String>,
 }
 
 impl ScannedPod {
@@ -166,6 +172,7 @@ impl ScannedPod {
             own_word: false,
             redirection: None,
             rules: None,
+            connections: None,
             traffic: None,
             grounds: Grounds::default(),
         }
@@ -199,6 +206,12 @@ impl ScannedPod {
                 sentence = format!("{sentence}, {}", found.sentence());
             }
             _ => {}
+        }
+        if let Some(found) = self
+            .connections
+            .filter(|found| self.state.is_held() && found.verdict != Passage::Unknown)
+        {
+            sentence = format!("{sentence}, {}", found.told());
         }
         if self.is_unredirected() {
             sentence += ", but Istio's routing table is missing: its traffic bypasses the mesh";
@@ -282,6 +295,8 @@ impl Orphan {
 
 #[cfg(test)]
 mod tests {
+    use meshmedic_common::traffic::Untold;
+
     use super::*;
 
     fn pod(name: &str, state: State) -> ScannedPod {
@@ -290,6 +305,40 @@ mod tests {
             reason: None,
             ..ScannedPod::missing("shop", name)
         }
+    }
+
+    #[test]
+    fn connections_are_told_of_a_pod_that_ztunnel_holds_and_only_if_they_prove_something() {
+        let told = |state, verdict, reason| {
+            let found = Connections {
+                verdict,
+                taken_outbound: 200,
+                taken_inbound: 14,
+                untaken: 40,
+                untaken_seconds: 30,
+                ..Connections::unknown(reason)
+            };
+            let connections = Some(found);
+            let pod = ScannedPod {
+                connections,
+                ..pod("cart", state)
+            };
+            pod.sentence()
+        };
+        let none = Untold::NoTraffic;
+        assert_eq!(
+            told(State::Captured, Passage::Through, none),
+            "ztunnel's listeners are there, 214 connections through ztunnel"
+        );
+        assert!(
+            told(State::Bypassing, Passage::Past, none)
+                .ends_with(", 40 connections past ztunnel in 30 s, none through it")
+        );
+        assert_eq!(
+            told(State::Captured, Passage::Unknown, none),
+            State::Captured.sentence()
+        );
+        assert_eq!(told(State::Orphan, Passage::Past, none), State::Orphan.sentence());
     }
 
     #[test]

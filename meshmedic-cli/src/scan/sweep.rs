@@ -16,7 +16,7 @@ use super::{Grounds, Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
 use crate::selection::{Mesh, Selection, Target, again, select};
-use crate::ways::{Look, Reader, Readout, Seen, Way, WayArgs};
+use crate::ways::{Instead, Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
 const MORE_READINGS: u32 = 2;
@@ -83,7 +83,9 @@ pub(super) async fn examine(
         .iter()
         .filter_map(|target| target.facts.node.as_deref())
         .collect();
-    let reader = Reader::new(connection, ways, selection, nodes).await?;
+    let reader = Reader::new(connection, ways, selection, nodes)
+        .await?
+        .demanding(options.age);
     let scan = Scan {
         connection,
         reader,
@@ -276,8 +278,20 @@ pub(crate) fn seen(target: &Target, look: Look) -> ScannedPod {
 }
 
 fn verdict(target: &Target, look: Look) -> Verdict {
+    let instead = look.instead.clone();
     let seen_by = |pod: ScannedPod| ScannedPod {
         via: look.way,
+        grounds: match &instead {
+            Some(Instead { why, sandbox }) => Grounds {
+                instead: Some(why.clone()),
+                place: pod.grounds.place.map(|place| {
+                    let known = sandbox.as_ref().and_then(|sandbox| sandbox.parse().ok());
+                    known.unwrap_or(place)
+                }),
+                ..pod.grounds
+            },
+            None => pod.grounds,
+        },
         container: look.container.clone(),
         own_word: look.way == Some(Way::Exec),
         ..pod
@@ -305,6 +319,7 @@ fn judged(target: &Target, report: PodReport) -> ScannedPod {
     let grounds = Grounds {
         place: report.sandbox.and_then(|sandbox| sandbox.parse().ok()),
         connections: None,
+        instead: None,
         taken: matches!(report.repair, Some(RepairStanding::UnderWay { .. })),
     };
     ScannedPod {
@@ -313,6 +328,7 @@ fn judged(target: &Target, report: PodReport) -> ScannedPod {
         owner: report.owner,
         redirection: Some(report.redirection),
         rules: report.rules,
+        connections: report.connections,
         traffic: report.traffic,
         ..ScannedPod::unread(target, report.state, report.reason, detail)
     }
@@ -342,7 +358,7 @@ fn read(target: &Target, readout: &Readout) -> ScannedPod {
         grounds: Grounds {
             place: here.then(|| sandbox_of(&target.facts)),
             connections: Some(reading.connections),
-            taken: false,
+            ..Grounds::default()
         },
         ports: Some(reading.ports()),
         owner,

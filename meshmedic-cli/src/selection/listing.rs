@@ -6,11 +6,12 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 
 use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
 use kube::api::ListParams;
 use kube::{Api, Resource};
 use meshmedic_common::facts::PodFacts;
-use meshmedic_common::kube::facts::pod_facts;
+use meshmedic_common::kube::facts::{annotated_at, pod_facts};
 use serde::de::DeserializeOwned;
 
 use super::{Scope, Selection};
@@ -30,6 +31,8 @@ pub(crate) struct Target {
     pub(crate) facts: PodFacts,
     /// Its containers that run, sidecars and probes included.
     pub(crate) running: Vec<String>,
+    /// When whoever wrote istio-cni's annotation last wrote to it.
+    pub(crate) annotated: Option<Timestamp>,
 }
 
 /// The pods that were asked for.
@@ -59,6 +62,7 @@ impl Target {
         Self {
             facts: pod_facts(pod),
             running: all.filter(runs).map(|container| container.name.clone()).collect(),
+            annotated: annotated_at(pod),
         }
     }
 

@@ -68,7 +68,7 @@ fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
             let name = breaker.name.as_ref().map(|name| format!(" ({name})"));
             let until = breaker
                 .until
-                .map(|until| format!(", nothing is begun until {until:.0}"));
+                .map(|until| format!(", no repair starts until {until:.0}"));
             let why = format!("{}{}", breaker.scope.sentence(), name.unwrap_or_default());
             say("breaker open", &format!("{why}{}", until.unwrap_or_default()));
         }

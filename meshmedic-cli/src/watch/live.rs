@@ -17,7 +17,7 @@ use crate::explain;
 use crate::scan::Options;
 use crate::signals::Terminate;
 use crate::status::Answers;
-use crate::ways::WayArgs;
+use crate::ways::{Age, WayArgs};
 
 /// Ages on the screen are told in seconds.
 const TICK: Duration = Duration::from_secs(1);
@@ -94,6 +94,7 @@ fn story(args: &Args, connection: &Connection, pod: String, to: Sender<News>) {
         confirm: CONFIRM,
         settle: SETTLE,
         ready_only: false,
+        age: Age::Any,
     };
     tokio::spawn(async move {
         let told = explain::tell(&ways, options, &connection, &pod).await;

@@ -274,3 +274,54 @@ fn a_lease_that_was_idle_for_a_day_is_deleted() {
     });
     assert!(named("-slot-"), "there are only as many slots as there may be");
 }
+
+#[test]
+fn an_agents_lists_are_served_from_memory_and_a_check_lists_nothing_of_the_cluster() {
+    if !need::root("an_agents_lists_are_served_from_memory_and_a_check_lists_nothing_of_the_cluster") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&REPAIR);
+    let lists = || {
+        let mut requests = world.cluster.api().requests_of(USER).unwrap();
+        requests.retain(|request| request.verb == "list");
+        requests
+    };
+    let at_start = lists();
+    assert!(!at_start.is_empty());
+    for list in &at_start {
+        let has = |parameter: &str| list.query.split('&').any(|found| found == parameter);
+        assert!(
+            has("resourceVersion=0") && !list.query.contains("limit="),
+            "this list is no API server's to serve from memory: {}?{}",
+            list.path,
+            list.query
+        );
+        assert!(
+            list.resource != "endpointslices" || !list.namespace.is_empty(),
+            "{}",
+            list.path
+        );
+    }
+    world.cluster.api().forget_requests().unwrap();
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("the orphan's repair", |_| !world.is_untouched(&pods[0]));
+    let requests = world.cluster.api().requests_of(USER).unwrap();
+    let gets = |resource: &str| {
+        let of_istio = |request: &&meshmedic_lab::api::Request| {
+            request.verb == "get" && request.resource == resource && request.namespace == "istio-system"
+        };
+        requests.iter().filter(of_istio).count()
+    };
+    assert!(gets("pods") >= 2, "ztunnel and istio-cni are looked at by name");
+    assert!(gets("endpointslices") >= 1);
+    for list in lists() {
+        assert!(
+            !list.namespace.is_empty(),
+            "a check listed the cluster: {}?{}",
+            list.path,
+            list.query
+        );
+    }
+}

@@ -2,6 +2,7 @@
 //! `meshmedic agent` as a process, in a cluster of the lab, under the rights of its manifest.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod alerts;
 mod api_faults;
 mod big;
 mod confined;
@@ -9,6 +10,7 @@ mod crashes;
 mod fleet;
 mod heal;
 mod in_place;
+mod install;
 mod process;
 mod repair;
 mod rights;

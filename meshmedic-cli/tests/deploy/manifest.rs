@@ -195,6 +195,7 @@ fn the_chart_grants_what_the_flags_need() {
     };
     let repair = [
         "daemonsets: get",
+        "endpointslices: get",
         "namespaces: get",
         "nodes: get",
         "pods/eviction: create",
@@ -205,6 +206,7 @@ fn the_chart_grants_what_the_flags_need() {
     assert_eq!(rights("helm-repair"), repair);
     let other = [
         "daemonsets: get",
+        "endpointslices: get",
         "jobs: get",
         "namespaces: get",
         "nodes: get",

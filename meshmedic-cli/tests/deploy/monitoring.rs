@@ -75,6 +75,31 @@ fn every_metric_of_an_alert_exists() {
     }
 }
 
+/// Where the page of alerts stands for people with a browser.
+const PAGE: &str = "https://github.com/meshmedic/meshmedic/blob/main/docs/alerts.md";
+
+#[test]
+fn every_alert_leads_to_its_section_and_back() {
+    let page = std::fs::read_to_string(crate::files::root().join("docs/alerts.md")).unwrap();
+    let sections = page.split("\n## ").skip(1);
+    let sections: BTreeMap<&str, &str> = sections.filter_map(|text| text.split_once('\n')).collect();
+    let alerts = alerts();
+    for alert in &alerts {
+        let name = alert["alert"].as_str().unwrap();
+        let anchor = format!("{PAGE}#{}", name.to_lowercase());
+        assert_eq!(alert["annotations"]["runbook_url"], anchor.as_str(), "{name}");
+        let section = sections
+            .get(name)
+            .unwrap_or_else(|| panic!("docs/alerts.md has no {name}"));
+        for part in ["**Means:**", "**Check:**", "**Do:**", "```console"] {
+            assert!(section.contains(part), "{name} has no {part}");
+        }
+    }
+    assert_eq!(sections.len(), alerts.len(), "a section is of no alert");
+    let dashboard: Value = serde_json::from_str(&read("kustomize/monitoring/dashboard.json")).unwrap();
+    assert_eq!(dashboard["links"][0]["url"], PAGE);
+}
+
 #[test]
 fn every_metric_of_the_dashboard_exists_and_most_metrics_are_shown() {
     let dashboard: Value = serde_json::from_str(&read("kustomize/monitoring/dashboard.json")).unwrap();

@@ -16,7 +16,7 @@ const PODS: [(&str, &str); 4] = [
     ("pod-3", "10.77.0.13"),
     ("pod-u1", "10.77.0.201"),
 ];
-const IDLE: &str = "an orphan that nobody talks to leaves no trace in any log";
+const IDLE: &str = "an orphan without traffic leaves no trace in any log";
 
 /// A mesh whose pods are those of the recordings; `pod-u1` answers so, the others are captured.
 fn recorded(accused: Exec) -> World {

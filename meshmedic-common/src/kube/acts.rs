@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries out what the planner asks for: each request once, each within a time limit.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::eligibility::Enablement;
 use crate::facts::{Controller, PodFacts};
-use crate::identity::{Component, DataPlane, Identity, NodeFault};
+use crate::identity::{Component, DataPlane, Identity, NodeFault, PodKey};
 use crate::kube::acted::{Acted as Done, Target};
 use crate::kube::client::ServerClock;
+use crate::kube::cni;
 use crate::kube::evict;
-use crate::kube::facts::{CNI_CONFIG, is_cordoned, namespace_facts, pod_facts, standing};
+use crate::kube::facts::{is_cordoned, namespace_facts, pod_facts, standing};
 use crate::kube::identity;
 use crate::policy::{Gates, Means, Withheld};
 use k8s_openapi::api::apps::v1::{DaemonSet, ReplicaSet, StatefulSet};
@@ -39,6 +39,36 @@ const TRIES: usize = 4;
 
 /// How many pods a controller wants, where it says so, and how they are selected.
 type Workload = (Option<i32>, Result<Selector, ParseExpressionError>);
+
+/// What is known already when a request is carried out. What is known by its name is fetched by it: a list that must be
+/// the newest costs the API server a walk through all there is, and after an outage every agent would ask for one.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Whom istio-cni enrols.
+    pub enablement: Enablement,
+    /// What a watch follows; `None` for whoever follows none, and lists instead.
+    pub followed: Option<Followed>,
+}
+
+/// What a watch follows of Istio. What it has not told yet counts as missing.
+#[derive(Clone, Debug, Default)]
+pub struct Followed {
+    /// The node's ztunnel and istio-cni.
+    pub parts: Vec<PodKey>,
+    /// istiod's slices, by namespace and name.
+    pub slices: Vec<(String, String)>,
+}
+
+impl Known {
+    /// By nobody who follows anything.
+    #[must_use]
+    pub const fn listed(enablement: Enablement) -> Self {
+        Self {
+            enablement,
+            followed: None,
+        }
+    }
+}
 
 /// What carries out requests.
 #[derive(Clone)]
@@ -79,9 +109,8 @@ impl Acts {
         }
     }
 
-    /// Carries out one request. `ready` tells whether the pod of an act is Ready, `enablement` whom istio-cni
-    /// enrols.
-    pub async fn perform(&self, request: Request, ready: bool, enablement: &Enablement) -> Answer {
+    /// Carries out one request. `ready` tells whether the pod of an act is Ready.
+    pub async fn perform(&self, request: Request, ready: bool, known: &Known) -> Answer {
         match request {
             Request::Update {
                 lease,
@@ -92,11 +121,9 @@ impl Acts {
                     .await
                     .unwrap_or_else(|late| Err(Refusal::Failed(late))),
             ),
-            Request::Check(pod) => Answer::Checked(
-                self.within(self.check(&pod, enablement))
-                    .await
-                    .and_then(|done| done),
-            ),
+            Request::Check(pod) => {
+                Answer::Checked(self.within(self.check(&pod, known)).await.and_then(|done| done))
+            }
             Request::Rehearse { pod, means } => {
                 let done = self.within(self.act(&pod, means, ready, true)).await;
                 Answer::Acted(done.unwrap_or_else(Acted::InDoubt))
@@ -178,39 +205,41 @@ impl Acts {
     }
 
     /// Fetches everything that an act depends on; watches may lag, or be silent for a while.
-    async fn check(&self, pod: &PodRef, enablement: &Enablement) -> Result<Option<Box<Check>>, String> {
+    async fn check(&self, pod: &PodRef, known: &Known) -> Result<Option<Box<Check>>, String> {
         let client = || self.client.clone();
         let pods: Api<Pod> = Api::namespaced(client(), &pod.namespace);
-        let here: Api<Pod> = Api::all(client());
-        let of = |component: Component| {
-            ListParams::default()
-                .labels(&component.selector())
-                .fields(&format!("spec.nodeName={}", self.node))
-        };
         let namespaces: Api<Namespace> = Api::all(client());
         let nodes: Api<Node> = Api::all(client());
         let controls: Api<ConfigMap> = Api::namespaced(client(), &self.namespace);
-        let (ztunnel, cni) = (of(Component::Ztunnel), of(Component::Cni));
+        let followed = known.followed.as_ref();
+        let istiod = async {
+            match followed {
+                Some(known) => identity::istiod_behind(&self.client, &self.identity, &known.slices).await,
+                None => identity::istiod(&self.client, &self.identity).await,
+            }
+        };
         let fetched = tokio::try_join!(
             pods.get_opt(&pod.name),
             namespaces.get_metadata(&pod.namespace),
             nodes.get(&self.node),
             controls.get_opt(CONTROL),
-            identity::istiod(&self.client, &self.identity),
-            here.list(&ztunnel),
-            here.list(&cni),
+            istiod,
+            self.parts(followed),
         );
-        let (found, namespace, node, control, istiod, ztunnels, cnis) =
-            fetched.map_err(|error| describe(&error))?;
+        let (found, namespace, node, control, istiod, parts) = fetched.map_err(|error| describe(&error))?;
         let Some(found) = found else { return Ok(None) };
         let facts = pod_facts(&found);
         let namespace = namespace_facts(&Namespace {
             metadata: namespace.metadata,
             ..Namespace::default()
         });
-        let parts: Vec<_> = ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect();
-        let settings = self.settings(&parts).await;
-        let standing = standing(facts, Some(&namespace), settings.as_ref().unwrap_or(enablement));
+        let cnis = parts
+            .iter()
+            .filter(|facts| self.identity.proves(facts, Component::Cni));
+        let places = cnis.map(|facts| facts.namespace.as_str()).collect();
+        let settings = cni::settings(&self.client, &places).await;
+        let enablement = settings.as_ref().unwrap_or(&known.enablement);
+        let standing = standing(facts, Some(&namespace), enablement);
         let plane = DataPlane::of(&self.identity, parts.iter());
         let gates = Gates {
             node_fault: plane.fault(None).as_ref().map(NodeFault::to_string),
@@ -226,25 +255,31 @@ impl Acts {
         })))
     }
 
-    /// Whom the node's istio-cni enrols, by its settings of this moment; `None` where the node has none. What cannot be
-    /// read, or is said in two places, is a guess, by which nothing is repaired.
-    async fn settings(&self, parts: &[PodFacts]) -> Option<Enablement> {
-        let cnis = parts
-            .iter()
-            .filter(|facts| self.identity.proves(facts, Component::Cni));
-        let places: BTreeSet<&str> = cnis.map(|facts| facts.namespace.as_str()).collect();
-        let place = places.first()?;
-        if places.len() > 1 {
-            return Some(Enablement::guessed());
+    /// The node's parts of Istio, those of them that are still there.
+    async fn parts(&self, followed: Option<&Followed>) -> Result<Vec<PodFacts>, kube::Error> {
+        let Some(Followed { parts: names, .. }) = followed else {
+            return self.listed_parts().await;
+        };
+        let mut parts = Vec::new();
+        for key in names {
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+            let found = pods.get_opt(&key.name).await?;
+            let here = |facts: &PodFacts| facts.node.as_deref() == Some(&self.node);
+            parts.extend(found.as_ref().map(pod_facts).filter(here));
         }
-        let configs: Api<ConfigMap> = Api::namespaced(self.client.clone(), place);
-        Some(match configs.get_opt(CNI_CONFIG).await {
-            Ok(Some(config)) => Enablement::from_config(&config.data.unwrap_or_default())
-                .unwrap_or_else(|_| Enablement::guessed()),
-            // An older istio-cni, which has no such settings.
-            Ok(None) => Enablement::default(),
-            Err(_) => Enablement::guessed(),
-        })
+        Ok(parts)
+    }
+
+    async fn listed_parts(&self) -> Result<Vec<PodFacts>, kube::Error> {
+        let here: Api<Pod> = Api::all(self.client.clone());
+        let of = |component: Component| {
+            ListParams::default()
+                .labels(&component.selector())
+                .fields(&format!("spec.nodeName={}", self.node))
+        };
+        let (ztunnel, cni) = (of(Component::Ztunnel), of(Component::Cni));
+        let (ztunnels, cnis) = tokio::try_join!(here.list(&ztunnel), here.list(&cni))?;
+        Ok(ztunnels.items.iter().chain(&cnis.items).map(pod_facts).collect())
     }
 
     /// What the pod's controller wants and has.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{DATE, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Request, Response, Uri};
@@ -15,6 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::client::ClientBuilder;
 use kube::{Client, Config, Error};
 use tower::{Layer, Service};
+
+use crate::time::Uptime;
 
 /// How audit logs of the API server know us.
 const AGENT: &str = concat!("meshmedic/", env!("CARGO_PKG_VERSION"));
@@ -61,7 +63,7 @@ pub fn acting(mut config: Config) -> Result<Acting, Error> {
 
 /// What the API server's clock shows. Timestamps of its objects are compared with this one, not with the node's.
 ///
-/// It is carried on by the monotonic clock from the last answer, so it lags by at most what that answer took and the
+/// It is carried on from the last answer by a clock that goes on while the machine sleeps, so it lags by at most what that answer took and the
 /// second to which `Date` is cut; it never runs ahead.
 #[derive(Debug, Default)]
 pub struct ServerClock(Mutex<Option<Reckoning>>);
@@ -70,14 +72,14 @@ pub struct ServerClock(Mutex<Option<Reckoning>>);
 struct Reckoning {
     /// What the last answer said, and when it came.
     said: Timestamp,
-    heard: Instant,
+    heard: Uptime,
     /// The latest that was shown. An answer that took longer than the one before does not turn the clock back.
     shown: Timestamp,
 }
 
 impl Reckoning {
-    fn at(&self, at: Instant) -> Timestamp {
-        let elapsed = SignedDuration::try_from(at.saturating_duration_since(self.heard));
+    fn at(&self, at: Uptime) -> Timestamp {
+        let elapsed = SignedDuration::try_from(at.since(self.heard));
         let elapsed = elapsed.unwrap_or(SignedDuration::MAX);
         self.said.saturating_add(elapsed).unwrap_or(Timestamp::MAX)
     }
@@ -87,24 +89,24 @@ impl ServerClock {
     /// The API server's time; `None` before its first answer.
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
-        self.now_at(Instant::now())
+        self.now_at(Uptime::now())
     }
 
     /// How long ago the server last said its time.
     #[must_use]
     pub fn silence(&self) -> Option<Duration> {
         let heard = (*lock(&self.0))?.heard;
-        Some(Instant::now().saturating_duration_since(heard))
+        Some(Uptime::now().since(heard))
     }
 
-    fn now_at(&self, at: Instant) -> Option<Timestamp> {
+    fn now_at(&self, at: Uptime) -> Option<Timestamp> {
         let mut reckoning = lock(&self.0);
         let reckoning = reckoning.as_mut()?;
         reckoning.shown = reckoning.shown.max(reckoning.at(at));
         Some(reckoning.shown)
     }
 
-    fn note(&self, said: Timestamp, heard: Instant) {
+    fn note(&self, said: Timestamp, heard: Uptime) {
         let mut reckoning = lock(&self.0);
         let shown = match *reckoning {
             None => said,
@@ -119,7 +121,7 @@ impl ServerClock {
     }
 
     /// Only of a success: an error may come from a proxy with a clock of its own.
-    fn overhear(&self, headers: &HeaderMap, heard: Instant) {
+    fn overhear(&self, headers: &HeaderMap, heard: Uptime) {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
             self.note(date.timestamp(), heard);
@@ -130,14 +132,14 @@ impl ServerClock {
 /// When each watch was last heard of. A watch that is silent for longer than the server's bookmarks take shows a past
 /// that nobody should act on.
 #[derive(Debug, Default)]
-pub struct WatchAges(Mutex<HashMap<String, Instant>>);
+pub struct WatchAges(Mutex<HashMap<String, Uptime>>);
 
 impl WatchAges {
     /// For how long the watches of this resource, such as `pods`, have been silent: the most silent one where there are
     /// several. `None` if there was none yet.
     #[must_use]
     pub fn age(&self, resource: &str) -> Option<Duration> {
-        self.age_at(resource, Instant::now())
+        self.age_at(resource, Uptime::now())
     }
 
     /// Forgets the watches of this resource, for when one of them is given up for good. The others are heard of again
@@ -146,17 +148,15 @@ impl WatchAges {
         lock(&self.0).retain(|stream, _| resource_of(stream) != resource);
     }
 
-    fn age_at(&self, resource: &str, at: Instant) -> Option<Duration> {
+    fn age_at(&self, resource: &str, at: Uptime) -> Option<Duration> {
         let streams = lock(&self.0);
         let of_resource = streams
             .iter()
             .filter(|(stream, _)| resource_of(stream) == resource);
-        of_resource
-            .map(|(_, &heard)| at.saturating_duration_since(heard))
-            .max()
+        of_resource.map(|(_, &heard)| at.since(heard)).max()
     }
 
-    fn note(&self, stream: &str, heard: Instant) {
+    fn note(&self, stream: &str, heard: Uptime) {
         let mut streams = lock(&self.0);
         match streams.get_mut(stream) {
             Some(last) => *last = heard,
@@ -231,7 +231,7 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;
-            let heard = Instant::now();
+            let heard = Uptime::now();
             let success = response.status().is_success();
             if success {
                 clock.overhear(response.headers(), heard);
@@ -267,7 +267,7 @@ impl<B: Body + Unpin> Body for Overheard<B> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.inner).poll_frame(context);
         if let (Poll::Ready(Some(Ok(_))), Some(watch)) = (&frame, &this.watch) {
-            watch.watches.note(&watch.stream, Instant::now());
+            watch.watches.note(&watch.stream, Uptime::now());
         }
         frame
     }

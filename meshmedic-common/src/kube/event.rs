@@ -41,13 +41,13 @@ named! {
         /// Its repair began.
         RepairStarted = "MeshRepairStarted", "the repair of a pod began";
         /// Something forbids its repair.
-        RepairBlocked = "MeshRepairBlocked", "something stands in the way of a repair";
+        RepairBlocked = "MeshRepairBlocked", "something prevents a repair";
         /// Its successor is captured.
         RepairSucceeded = "MeshRepairSucceeded", "a repair took: the successor is captured";
         /// Its successor is not, or nobody knows.
         RepairFailed = "MeshRepairFailed", "a repair did not take";
         /// Its owner wants no successor.
-        RepairOver = "MeshRepairOver", "a repair ended: the owner wants no pod in the place of the one that was repaired";
+        RepairOver = "MeshRepairOver", "a repair ended: the owner wants no successor of the repaired pod";
         /// ztunnel or istio-cni of a node is at fault.
         NodeFault = "MeshNodeFault", "a node's ztunnel or istio-cni is at fault";
         /// Somebody in a namespace claims to be a part of Istio.

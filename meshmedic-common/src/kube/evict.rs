@@ -58,7 +58,7 @@ fn is_from_api_server(body: &[u8]) -> bool {
 pub(super) enum Unfit {
     #[error("{0:?} is no name that can stand in a request")]
     Name(String),
-    #[error("a pod without a UID cannot be told from its successor")]
+    #[error("a pod without a UID cannot be distinguished from its successor")]
     NoUid,
     #[error("the request could not be made: {0}")]
     Build(#[from] Error),

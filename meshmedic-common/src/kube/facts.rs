@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerStatus, Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::eligibility::Enablement;
@@ -126,7 +129,25 @@ fn container(status: Option<&PodStatus>) -> Option<Container> {
     Some(Container {
         id: first.container_id.clone(),
         image: first.image.clone(),
+        started: running_since(first),
     })
+}
+
+fn running_since(status: &ContainerStatus) -> Option<Timestamp> {
+    Some(status.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
+}
+
+/// When whoever wrote istio-cni's annotation last wrote anything to the pod; `None` where the API keeps no such times.
+#[must_use]
+pub fn annotated_at(pod: &Pod) -> Option<Timestamp> {
+    let key = format!("f:{REDIRECTION}");
+    let writers = pod.metadata.managed_fields.iter().flatten();
+    let its = writers.filter(|writer| {
+        let fields = writer.fields_v1.as_ref().map(|fields| &fields.0);
+        fields.is_some_and(|fields| fields["f:metadata"]["f:annotations"].get(&key).is_some())
+    });
+    its.filter_map(|writer| writer.time.as_ref().map(|time| time.0))
+        .max()
 }
 
 /// The version of an object, for preconditions.

@@ -60,6 +60,24 @@ pub async fn istiod(client: &Client, identity: &Identity) -> Result<Istiod, Erro
         let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
         slices.extend(api.list(&parameters).await?.items.iter().map(slice));
     }
+    judge(client, identity, &slices).await
+}
+
+/// The same of slices that are known by namespace and name; what is gone has no endpoints.
+pub async fn istiod_behind(
+    client: &Client,
+    identity: &Identity,
+    names: &[(String, String)],
+) -> Result<Istiod, Error> {
+    let mut slices = Vec::new();
+    for (namespace, name) in names {
+        let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+        slices.extend(api.get_opt(name).await?.as_ref().map(slice));
+    }
+    judge(client, identity, &slices).await
+}
+
+async fn judge(client: &Client, identity: &Identity, slices: &[Slice]) -> Result<Istiod, Error> {
     let mut known = Vec::new();
     for pod in identity.istiod_pods(slices.iter()) {
         let traced = trace(client, identity, pod).await?;

@@ -40,6 +40,21 @@ pub(crate) fn serve(answers: Vec<String>) -> (kube::Config, Asked) {
     (kube::Config::new(url.parse().unwrap()), asked)
 }
 
+/// Starts a server that answers by the path that it is asked for, for as long as the test runs.
+pub(crate) fn serve_by_path(answer: impl Fn(&str) -> String + Send + 'static) -> kube::Config {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let question = read_question(&mut stream);
+            let path = question.split(' ').nth(1).unwrap_or_default();
+            stream.write_all(answer(path).as_bytes()).unwrap();
+        }
+    });
+    kube::Config::new(url.parse().unwrap())
+}
+
 fn read_question(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];

@@ -68,7 +68,7 @@ pub enum RestoreError {
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
     /// The pod could not be looked at, so nothing was done.
-    #[error("the pod whose label is to be put back could not be fetched: {0}")]
+    #[error("cannot fetch the pod to restore its label: {0}")]
     Fetch(String),
     /// The API did not do it.
     #[error("the label could not be put back: {0}")]

@@ -53,9 +53,7 @@ impl Rungs {
 
 /// A list of ways that names something else, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no way to bring a pod back: name one or more of heal, toggle and restart, with commas between"
-)]
+#[error("{0:?} is not a strategy: name one or more of heal, toggle and restart, separated by commas")]
 pub struct BadRungs(String);
 
 impl std::str::FromStr for Rungs {

@@ -47,6 +47,9 @@ pub struct Record {
     /// When the last of them ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Timestamp>,
+    /// Whether that one took at first, and its successor fell out again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lapsed: bool,
     /// Successors by which a repair was proved, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub successors: Vec<Proof>,
@@ -461,6 +464,7 @@ impl Record {
         // One that was never captured failed then already.
         if self.successors.remove(at).captured {
             self.fail(None, now);
+            self.lapsed = true;
         }
         true
     }
@@ -530,7 +534,7 @@ impl Record {
                 if self.last_failure.is_none_or(|last| proof.at >= last) {
                     self.failures = 0;
                     self.places.clear();
-                    self.last_failure = None;
+                    (self.last_failure, self.lapsed) = (None, false);
                 }
                 self.last_act = self.last_act.filter(|last| proof.at < *last);
                 self.remember(Some(proof.clone()), allowance);

@@ -99,7 +99,7 @@ impl Owner {
         let young: Vec<String> = young.map(|other| other.uid.clone()).collect();
         if young.len() > MOST_YOUNG {
             return Err(format!(
-                "{} of its owner's pods are younger than a minute, and nobody could tell its successor from them",
+                "{} of its owner's pods are younger than a minute, and its successor could not be distinguished from them",
                 young.len()
             ));
         }

@@ -62,4 +62,7 @@ pub struct TransitionReport {
         deserialize_with = "read::known"
     )]
     pub reason: Option<Reason>,
+    /// Of a return to captured: how long it was outside, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside_ms: Option<u64>,
 }

@@ -18,6 +18,7 @@ fn transition(second: i64) -> TransitionReport {
         from: Some(State::Captured),
         to: State::Suspect,
         reason: Some(Reason::Confirming),
+        outside_ms: None,
     }
 }
 

@@ -252,7 +252,7 @@ fn losses(outside: &Pod, seconds: u32) -> anyhow::Result<Vec<Row>> {
     let lost = kernel.trigger.lost()? - before;
     rows.push(
         Row::new(
-            format!("records lost of {} while nobody reads", flood * 2),
+            format!("records lost of {} while no one reads", flood * 2),
             Column::Ebpf,
             "records",
             &[lost as f64],

@@ -16,7 +16,7 @@ const PAGE: &str = "performance.md";
 const PLOTS: &str = "performance";
 
 /// The scenes in the order of the page, with what is to be known of them.
-const SCENES: [(&str, &str, &str); 8] = [
+const SCENES: [(&str, &str, &str); 10] = [
     (
         "verify",
         "One verification of all pods",
@@ -49,6 +49,18 @@ const SCENES: [(&str, &str, &str); 8] = [
     ),
     ("rest", "An agent with repairs on", "It follows Leases, too."),
     (
+        "noise",
+        "In the noise",
+        "A whole agent with the default flags, while an imposter opens and closes a capture port a thousand times a \
+         second, a pod holds 18,000 descriptors, and ztunnel goes away from 200 pods and returns. Then one more pod is \
+         lost for good.",
+    ),
+    (
+        "peak",
+        "Memory at its peak",
+        "The high-water mark of a whole agent that heals in place. The memory limit of the manifests follows from it.",
+    ),
+    (
         "scan",
         "Scans from a workstation",
         "Each pod takes 50 ms to answer. The baseline asks one after the other.",
@@ -61,8 +73,8 @@ const SCENES: [(&str, &str, &str); 8] = [
          record. Nothing fails there, latencies are 10 to 40 ms each way, a successor is captured after 10 to 30 s. \
          Bytes count objects as JSON, with 10 kB for a pod.\n\n\
          The budgets for the whole cluster make the time to heal grow with the number of orphans: by default 60 repairs \
-         an hour, whatever the size of the fleet. Whoever knows that a zone came back broken raises \
-         `--max-repairs-per-hour` and `--cluster-slots` for the occasion, or restarts the workloads there.",
+         an hour, whatever the size of the fleet. If a zone is known to have come back broken, raise \
+         `--max-repairs-per-hour` and `--cluster-slots` for the occasion, or restart the workloads there.",
     ),
 ];
 

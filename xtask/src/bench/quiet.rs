@@ -80,7 +80,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
 }
 
 /// So many more pods, all captured.
-fn grow(cluster: &Cluster, apps: &mut usize, count: usize) -> anyhow::Result<Vec<Pod>> {
+pub(super) fn grow(cluster: &Cluster, apps: &mut usize, count: usize) -> anyhow::Result<Vec<Pod>> {
     let mut pods = Vec::new();
     while pods.len() < count {
         let name = format!("app-{apps}");

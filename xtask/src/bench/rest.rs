@@ -189,10 +189,19 @@ impl Agent {
     }
 
     pub(super) fn resident_mib(&self) -> anyhow::Result<f64> {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub(super) fn peak_mib(&self) -> anyhow::Result<f64> {
+        self.memory_mib("VmHWM:")
+    }
+
+    fn memory_mib(&self, field: &str) -> anyhow::Result<f64> {
         let path = format!("/proc/{}/status", self.child.id());
         let status =
             fs::read_to_string(&path).with_context(|| format!("cannot read {path}: did the agent end?"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kib: Option<f64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         Ok(kib.context("the kernel does not tell how much memory the agent has")? / 1024.0)
     }

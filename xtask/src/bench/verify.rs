@@ -161,7 +161,7 @@ fn growth_row(
         .within(SLACK)
         .because(match column {
             Column::Polling => {
-                "a walk of the kernel's hash, for whoever pays one, passes the sockets of all pods"
+                "a walk of the kernel's hash, where one is paid, passes the sockets of all pods"
             }
             _ => "with so few pods the row is near the resolution of what wakes a process",
         })

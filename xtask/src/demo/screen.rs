@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the demo writes: plain text of 80 columns, coloured only for a terminal that wants colours.
 
+use std::cell::RefCell;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -37,19 +38,48 @@ impl Tone {
 /// Standard output.
 pub(super) struct Screen {
     colour: bool,
+    /// All that was written, where a picture is wanted of it.
+    kept: Option<RefCell<String>>,
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    /// With `keep` it is coloured wherever it goes, and can be [drawn](Self::draw).
+    pub(super) fn new(keep: bool) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            colour: io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+            colour: keep || io::stdout().is_terminal() && !set("NO_COLOR") && !dumb,
+            kept: keep.then(RefCell::default),
         }
     }
 
     pub(super) fn plain(&self, text: &str) -> anyhow::Result<()> {
+        if let Some(kept) = &self.kept {
+            let mut kept = kept.borrow_mut();
+            kept.push_str(text);
+            kept.push('\n');
+        }
         writeln!(io::stdout().lock(), "{text}").context("cannot write")
+    }
+
+    /// What was kept, as a terminal shows it, from one heading up to the next one.
+    pub(super) fn draw(&self, [from, to]: [&str; 2]) -> anyhow::Result<String> {
+        let kept = self.kept.as_ref().context("nothing was kept")?.borrow();
+        let start = kept
+            .find(from)
+            .with_context(|| format!("{from:?} was not shown"))?;
+        let end = kept[start..]
+            .find(to)
+            .with_context(|| format!("{to:?} was not shown"))?;
+        let heading = self.toned(Tone::Heading, "");
+        let opened = heading.strip_suffix("\x1b[0m").unwrap_or_default();
+        let part = format!(
+            "{opened}{}",
+            kept[start..start + end].trim_end_matches(opened).trim_end()
+        );
+        Ok(anstyle_svg::Term::new()
+            .palette(anstyle_svg::WIN10_CONSOLE)
+            .render_svg(&part))
     }
 
     pub(super) fn flush(&self) -> anyhow::Result<()> {

@@ -24,6 +24,8 @@ use super::scenery::{NODE, Scenery};
 use super::screen::{Screen, shown};
 use super::stage::Stage;
 
+/// Where the picture of the story begins, and where it ends.
+pub(super) const PICTURE: [&str; 2] = [in_place::HEADING, healed::HEADING];
 /// Far shorter than on a real node, so that the story fits into less than a minute.
 const CONFIRM: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);

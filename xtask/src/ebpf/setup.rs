@@ -42,7 +42,7 @@ fn debian(root: &Path) -> Result<()> {
     }
     let version = toolchain::rustc_version(Way::Debian).context("rustc-web does not tell its version")?;
     let llvm = toolchain::llvm_major(&version).context("rustc-web does not tell its LLVM version")?;
-    if !Path::new(&format!("/usr/lib/llvm-{llvm}/bin/llvm-strip")).exists()
+    if !Path::new(&format!("/usr/lib/llvm-{llvm}/bin/llvm-objcopy")).exists()
         || !Path::new(&format!("/usr/lib/llvm-{llvm}/bin/llvm-config")).exists()
     {
         println!("installing LLVM {llvm}");

@@ -33,7 +33,7 @@ pub(super) struct Toolchain {
     way: Way,
     sysroot: PathBuf,
     linker: PathBuf,
-    pub(super) strip: PathBuf,
+    pub(super) objcopy: PathBuf,
     /// What decides the bytes: compiler, its LLVM and the linker, one line each.
     pub(super) identity: String,
 }
@@ -50,7 +50,7 @@ impl Toolchain {
         let sysroot = core_of(way)?;
         let version = rustc_version(way)?;
         let (linker, linker_version) = linker(root, llvm_major(&version)?)?;
-        let strip = strip(&sysroot, llvm_major(&version)?)?;
+        let objcopy = objcopy(&sysroot, llvm_major(&version)?)?;
         let line = |key: &str| {
             version
                 .lines()
@@ -67,7 +67,7 @@ impl Toolchain {
             way,
             sysroot,
             linker,
-            strip,
+            objcopy,
             identity,
         })
     }
@@ -195,7 +195,7 @@ pub(super) fn linker(root: &Path, llvm: u32) -> Option<(PathBuf, String)> {
     })
 }
 
-fn strip(sysroot: &Path, llvm: u32) -> Option<PathBuf> {
+fn objcopy(sysroot: &Path, llvm: u32) -> Option<PathBuf> {
     let host = output(Command::new("rustc").args(["--print", "host-tuple"])).unwrap_or_default();
     let folders = [
         PathBuf::from(format!("/usr/lib/llvm-{llvm}/bin")),
@@ -204,8 +204,8 @@ fn strip(sysroot: &Path, llvm: u32) -> Option<PathBuf> {
     folders
         .into_iter()
         .chain(path())
-        .map(|folder| folder.join("llvm-strip"))
-        .find(|strip| strip.is_file())
+        .map(|folder| folder.join("llvm-objcopy"))
+        .find(|objcopy| objcopy.is_file())
 }
 
 pub(super) fn home(variable: &str, folder: &str) -> PathBuf {

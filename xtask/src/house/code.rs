@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rust without its comments and literals, so that a rule about code is not misled by words.
+//! Rust's code apart from its comments and literals, so that a rule about one is not misled by the other.
 
 /// Replaces comments, strings and characters by blanks; newlines stay where they are.
 pub(super) fn bare(text: &str) -> String {
@@ -16,6 +16,24 @@ pub(super) fn bare(text: &str) -> String {
         }
     }
     out
+}
+
+/// The string literals with the line on which each begins, and with their quotes.
+pub(super) fn strings(text: &str) -> Vec<(usize, &str)> {
+    let mut strings = Vec::new();
+    let (mut at, mut line, mut before) = (0, 1, None);
+    while let Some(first) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let length = literal_or_comment(rest, before);
+        let end = at + length.max(first.len_utf8());
+        if length > 0 && (first == '"' || first == 'r') {
+            strings.push((line, &text[at..end]));
+        }
+        line += text[at..end].matches('\n').count();
+        before = if length > 0 { Some(' ') } else { Some(first) };
+        at = end;
+    }
+    strings
 }
 
 /// How many bytes at the beginning of `rest` are one comment or literal.
@@ -94,7 +112,7 @@ fn character(rest: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::bare;
+    use super::{bare, strings};
 
     fn words(text: &str) -> Vec<String> {
         bare(text).split_whitespace().map(str::to_owned).collect()
@@ -106,6 +124,12 @@ mod tests {
         assert_eq!(words(r#"a "b \" c" d"#), ["a", "d"]);
         assert_eq!(words("a r#\"b \" c\"# d br\"e\\\" f"), ["a", "d", "b", "f"]);
         assert_eq!(words(r"a '\'' b '}' c 'é' d"), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn strings_are_found_with_their_lines() {
+        let text = "a \"b\nc\" // \"d\"\n'\"' r#\"e\"# br\"f\"";
+        assert_eq!(strings(text), [(1, "\"b\nc\""), (3, "r#\"e\"#"), (3, "r\"f\"")]);
     }
 
     #[test]

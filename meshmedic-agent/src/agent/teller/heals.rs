@@ -90,7 +90,7 @@ impl Teller {
                 );
             }
             heal::Notice::Toggling { pod } => {
-                audit(pod, "toggle", Some("begun"), None);
+                audit(pod, "toggle", Some("started"), None);
                 let note = "the heal did not take, so its label takes it out of the mesh and in again: its traffic is \
                             plain text meanwhile, and nothing restarts"
                     .to_owned();
@@ -154,7 +154,7 @@ impl Teller {
                 self.publish(EventReason::RepairFailed, of(pod), note);
             }
             heal::Notice::Stopped => {
-                let note = "heals in place of pods of different owners and namespaces did not take: no more are begun \
+                let note = "heals in place of pods of different owners and namespaces did not take: no more start \
                             on this node until its istio-cni or ztunnel is another, or an hour has passed";
                 tracing::warn!(node = self.node, "{note}");
                 self.publish(

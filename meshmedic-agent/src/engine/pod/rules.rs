@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the census reads of a pod's redirection rules, and how their loss is confirmed.
+//! What the census reads of a pod's redirection rules, what was counted beside them, and how their loss is confirmed.
 
 use meshmedic_common::repair::heal::{Place, Streak};
 use meshmedic_common::rules::{PodRules, Rules};
+use meshmedic_common::traffic::{Counted, Passage, Tally};
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::State;
 
@@ -26,6 +27,21 @@ pub struct RulesRead {
 }
 
 impl Track {
+    /// Takes what was counted of its connections; `None` where nobody counts.
+    pub(in crate::engine) fn traffic(&mut self, now: Time, counted: Option<Counted>) {
+        let counted = counted.filter(|_| !self.is_settled());
+        match (&mut self.tally, counted) {
+            (Some(tally), Some(counted)) => tally.take(now, counted),
+            (tally, counted) => *tally = counted.map(|counted| Tally::begin(now, counted)),
+        }
+    }
+
+    /// Whether its connections are proved to go past ztunnel.
+    fn goes_past(&self) -> bool {
+        let past = |tally: Tally| tally.connections().verdict == Passage::Past;
+        self.tally.is_some_and(past)
+    }
+
     /// Takes what a census read of the rules; `None` where it met no listener, or nothing may be concluded.
     pub(in crate::engine) fn rules(
         &mut self,
@@ -45,9 +61,17 @@ impl Track {
             Some(before) => read.rules.after(&before),
             None => read.rules,
         };
+        if self.rules.is_some_and(|before| before != rules)
+            && let Some(tally) = &mut self.tally
+        {
+            // What went past other rules says nothing of these.
+            tally.forget_past();
+        }
         self.rules = Some(rules);
         match rules.verdict {
             Rules::Absent if read.complete => {}
+            // By themselves they prove nothing.
+            Rules::Fell | Rules::Differs if read.complete && self.goes_past() => {}
             // No proof of anything.
             Rules::Unknown if self.state == State::Bypassing => return None,
             _ => {

@@ -134,6 +134,16 @@ impl Inner {
                 "Pods in which ztunnel listens, by whether the kernel shows Istio's redirection rules there: present, absent, fell, differs or unknown",
                 Family::default(),
             ),
+            connections: c.add(
+                "meshmedic_pods_connections",
+                &["verdict"],
+                "Pods whose connections the kernel counts, by where they go: through ztunnel, past it, or unknown",
+                Family::default(),
+            ),
+            uncounted: c.plain(
+                "meshmedic_pods_uncounted",
+                "Pods whose connections are not counted, since there are more pods than are",
+            ),
             expected: c.plain(
                 "meshmedic_pods_expected",
                 "Pods of this node that should be captured, by what the API and istio-cni's settings say",

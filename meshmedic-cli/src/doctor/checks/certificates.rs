@@ -119,7 +119,7 @@ fn finding(view: &View<'_>, what: &str, end: Timestamp, left: SignedDuration, sa
     finding
         .run(Command::new("kubectl get secrets cacerts istio-ca-secret --ignore-not-found").namespace(&view.istio))
         .by_hand(
-            "Where the Secret cacerts is, a CA is plugged in: let whoever made it make a new one, put both roots into its \
+            "Where the Secret cacerts is, a CA is plugged in: have its maker issue a new one, put both roots into its \
              root-cert.pem first, and change the signing certificate once every proxy has both. Without it istiod signs with a \
              root of its own, which it renews by itself (CITADEL_SELF_SIGNED_ROOT_CERT_CHECK_INTERVAL): see in its log why it \
              did not, and restart the proxies once it has.",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Protection that nobody enforces, and settings that nobody reads.
+//! Protection that nothing enforces, and settings that nobody reads.
 //!
 //! ztunnel judges connections, by AuthorizationPolicies without a target. What needs HTTP is enforced by sidecars and
 //! gateways, by selectors, and by waypoints, by targets.
@@ -45,7 +45,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM1202",
         category: Category::Enforcement,
-        title: "RequestAuthentications select pods whose requests somebody checks",
+        title: "RequestAuthentications select pods whose requests are checked",
         severity: Severity::Error,
         needs: &[Need::Pods, Need::Namespaces, Need::Custom(REQUEST), Need::Ambient],
         run: requests::run,

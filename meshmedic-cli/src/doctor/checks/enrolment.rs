@@ -37,7 +37,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0403",
         category: Category::Enrolment,
-        title: "nobody but ztunnel holds the capture ports",
+        title: "only ztunnel holds the capture ports",
         severity: Severity::Error,
         needs: &[Need::Ambient, Need::Scan],
         run: captured::imposters,
@@ -222,7 +222,7 @@ fn left_over(view: &View<'_>) -> Vec<Finding> {
             "annotation {REDIRECTION}; label {MODE_LABEL} on the pod: {}",
             mode(pod)
         ))
-        .so("istiod tells peers to speak HBONE to a pod that ztunnel may not serve: they are refused");
+        .so("istiod makes peers speak HBONE to a pod that ztunnel may not serve: they are refused");
         findings.push(pod.made_anew(finding));
     }
     findings

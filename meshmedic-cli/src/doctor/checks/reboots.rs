@@ -25,7 +25,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM1602",
         category: Category::Reboots,
-        title: "istio-cni asks again when it cannot find out whether a pod is to be enrolled",
+        title: "istio-cni asks again when it cannot find out whether to enrol a pod",
         severity: Severity::Info,
         needs: SETTINGS,
         run: settings::retry,

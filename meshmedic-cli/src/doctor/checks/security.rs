@@ -76,7 +76,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0607",
         category: Category::Security,
-        title: "nobody but Istio claims to be a part of Istio",
+        title: "only Istio claims to be a part of Istio",
         severity: Severity::Warning,
         needs: &[Need::Pods],
         run: identity::run,

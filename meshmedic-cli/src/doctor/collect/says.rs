@@ -24,7 +24,7 @@ use crate::doctor::snapshot::{IstiodFacts, MeshConfig, Part, PodState, Snapshot,
 use crate::doctor::view::View;
 use crate::forward::{self, Body, PodPort};
 use crate::scan::{self, Options, ScannedPod};
-use crate::ways::{AgentArgs, Fleet, fleet};
+use crate::ways::{Age, AgentArgs, Fleet, fleet};
 
 const ISTIOD_METRICS: u16 = 15014;
 const MAX_METRICS: usize = 64 * 1024 * 1024;
@@ -231,6 +231,7 @@ pub(super) async fn scan(connection: &Connection, plan: &Plan, snapshot: &mut Sn
             confirm: CONFIRM,
             settle: SETTLE,
             ready_only: false,
+            age: Age::Any,
         };
         let looked = scan::sweep(connection, &plan.selection, &plan.ways, options).await;
         snapshot.scan = match looked {

@@ -7,6 +7,7 @@ use std::io::Read;
 
 use futures_util::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
+use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::text::clean;
 use meshmedic_common::ztunnel_log::{self, PodIndex};
@@ -18,7 +19,7 @@ use super::{Plan, says};
 use crate::behavioral::{self, Ztunnel};
 use crate::connection::Connection;
 use crate::doctor::snapshot::{
-    Link, LinkKind, LogFacts, Part, Sighting, Snapshot, ZtunnelFacts, ZtunnelMetrics,
+    Link, LinkKind, LogFacts, Part, Sighting, Snapshot, ZtunnelDump, ZtunnelFacts, ZtunnelMetrics,
 };
 use crate::doctor::view::View;
 use crate::forward::Body;
@@ -67,14 +68,17 @@ pub(super) async fn ask(connection: &Connection, plan: &Plan, snapshot: &mut Sna
     snapshot.ztunnels = Part::Had(all);
 }
 
+/// Asks one ztunnel for its dump.
+pub(super) async fn dump_of(connection: &Connection, plan: &Plan, facts: &PodFacts) -> Part<ZtunnelDump> {
+    let (node, budget) = (facts.node.clone().unwrap_or_default(), plan.budget.clone());
+    let read = move |body: &mut Body| dump::read(body, &node, &budget);
+    says::stream(connection, plan, facts, (ADMIN, "/config_dump", MAX_DUMP), read).await
+}
+
 async fn one(connection: &Connection, plan: &Plan, pod: &Pod, directory: &PodIndex) -> ZtunnelFacts {
     let facts = pod_facts(pod);
     let node = facts.node.clone().unwrap_or_default();
-    let dump = {
-        let (node, budget) = (node.clone(), plan.budget.clone());
-        let read = move |body: &mut Body| dump::read(body, &node, &budget);
-        says::stream(connection, plan, &facts, (ADMIN, "/config_dump", MAX_DUMP), read)
-    };
+    let dump = dump_of(connection, plan, &facts);
     let metrics = {
         let budget = plan.budget.clone();
         let read = move |body: &mut Body| parse_metrics(body, &budget);

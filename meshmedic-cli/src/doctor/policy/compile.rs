@@ -123,7 +123,7 @@ impl<'a> Compiler<'a> {
 
     fn peer(&mut self, peer: &Peer, namespace: &str) -> Rc<FixedBitSet> {
         let key = match peer {
-            Peer::Nobody => "nobody".to_owned(),
+            Peer::Nobody => "none".to_owned(),
             Peer::Block(block) => format!("{block:?}"),
             Peer::Pods {
                 namespaces: Some(namespaces),

@@ -97,7 +97,7 @@ fn an_orphan_is_a_no_go_and_a_pod_at_which_nobody_looked_leaves_it_open() {
     let ready = judged(&snapshot, "shop");
     assert_eq!((ready.verdict, ready.code()), (Verdict::Open, 3));
     assert!(ready.apply.is_some());
-    assert!(only(&ready, Ready::Unknown).1.contains("nobody has looked"));
+    assert!(only(&ready, Ready::Unknown).1.contains("has not been checked"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use meshmedic_common::time::Time;
 use crate::repair::Repairs;
 use crate::scan::{self, ScannedPod};
 use crate::selection::{Mesh, Selection, Target, again};
-use crate::ways::{Reader, Words};
+use crate::ways::{Age, Reader, Words};
 
 /// What one look showed.
 pub(super) struct Round {
@@ -51,7 +51,7 @@ impl Round {
         let at = Time::now();
         let reader = Reader::new(connection, &ways, &Selection::cluster(), BTreeSet::from([node])).await;
         let reader = match reader {
-            Ok(reader) => reader,
+            Ok(reader) => reader.demanding(Age::preferred(connection)),
             Err(error) => {
                 tracing::warn!("nothing could be read: {error:#}");
                 return Self {

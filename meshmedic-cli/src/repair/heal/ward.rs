@@ -390,6 +390,12 @@ impl Ward {
             .map_or_else(|| uid.to_string(), |bed| bed.target.facts.display_name())
     }
 
+    /// The namespaces in which the node has an istio-cni, as far as is known.
+    pub(super) fn cnis(&self) -> BTreeSet<String> {
+        let cni = self.mesh.part(&self.node, Component::Cni);
+        cni.map(|cni| cni.namespace.clone()).into_iter().collect()
+    }
+
     /// Whom istio-cni enrols, for a pod.
     pub(super) fn enablement(&self, uid: &PodUid) -> Enablement {
         self.beds

@@ -21,7 +21,7 @@ fn seconds(count: u64) -> Duration {
 #[test]
 fn the_clock_is_carried_on_between_answers() {
     let clock = ServerClock::default();
-    let start = Instant::now();
+    let start = Uptime::now();
     assert_eq!(clock.now_at(start), None);
     clock.note(time("2026-08-01T10:00:00Z"), start);
     assert_eq!(clock.now_at(start), Some(time("2026-08-01T10:00:00Z")));
@@ -38,9 +38,39 @@ fn the_clock_is_carried_on_between_answers() {
 }
 
 #[test]
+fn whoever_slept_knows_how_old_a_claim_is_by_now() {
+    let clock = ServerClock::default();
+    let start = Uptime::now();
+    // The server's clock is a day behind ours; that changes nothing.
+    clock.note(time("2026-07-31T10:00:00Z"), start);
+    let renewed = clock.now_at(start).unwrap();
+    // The machine sleeps for an hour, in which the monotonic clock stands still and nobody answers.
+    let woken = start + seconds(3600);
+    let now = clock.now_at(woken).unwrap();
+    assert_eq!(now, time("2026-07-31T11:00:00Z"));
+    let entry: crate::repair::ledger::Entry = serde_json::from_value(serde_json::json!({
+        "id": "1", "pod": "shop/cart", "uid": "u", "node": "n", "holder": "n-1", "at": renewed, "renewed": renewed,
+        "deadline": "2026-07-31T10:05:00Z", "means": "evict",
+    }))
+    .unwrap();
+    assert!(!entry.is_abandoned(renewed));
+    assert!(
+        entry.is_abandoned(now),
+        "a claim that nobody renewed while we slept is no claim any more"
+    );
+    let ages = WatchAges::default();
+    ages.note("/api/v1/pods", start);
+    assert_eq!(
+        ages.age_at("pods", woken),
+        Some(seconds(3600)),
+        "and its watch shows a past"
+    );
+}
+
+#[test]
 fn a_slow_answer_does_not_turn_the_clock_back() {
     let clock = ServerClock::default();
-    let start = Instant::now();
+    let start = Uptime::now();
     clock.note(time("2026-08-01T10:00:00Z"), start);
     clock.now_at(start + seconds(10));
     // Said at :08, came at :10.
@@ -63,7 +93,7 @@ fn a_slow_answer_does_not_turn_the_clock_back() {
 #[test]
 fn the_clock_goes_back_no_further_than_the_server() {
     let clock = ServerClock::default();
-    let start = Instant::now();
+    let start = Uptime::now();
     clock.note(time("2026-08-01T10:00:00Z"), start);
     assert_eq!(
         clock.now_at(start + seconds(60)),
@@ -86,7 +116,7 @@ fn the_clock_goes_back_no_further_than_the_server() {
 #[test]
 fn times_at_the_end_of_time_do_no_harm() {
     let clock = ServerClock::default();
-    let start = Instant::now();
+    let start = Uptime::now();
     clock.note(Timestamp::MAX, start);
     assert_eq!(clock.now_at(start + seconds(9)), Some(Timestamp::MAX));
     clock.note(Timestamp::MIN, start + seconds(9));
@@ -98,11 +128,11 @@ fn a_date_that_is_none_is_not_heard() {
     let clock = ServerClock::default();
     for date in ["", "yesterday", "Sun, 99 Nov 1994 08:49:37 GMT"] {
         let headers = HeaderMap::from_iter([(DATE, HeaderValue::from_static(date))]);
-        clock.overhear(&headers, Instant::now());
+        clock.overhear(&headers, Uptime::now());
         assert_eq!(clock.now(), None, "{date}");
     }
     let headers = HeaderMap::from_iter([(DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"))]);
-    let heard = Instant::now();
+    let heard = Uptime::now();
     clock.overhear(&headers, heard);
     assert_eq!(clock.now_at(heard), Some(time("1994-11-06T08:49:37Z")));
 }
@@ -130,7 +160,7 @@ fn a_watch_is_known_by_what_it_watches() {
 #[test]
 fn the_most_silent_watch_of_a_resource_counts() {
     let ages = WatchAges::default();
-    let start = Instant::now();
+    let start = Uptime::now();
     assert_eq!(ages.age_at("pods", start), None);
     ages.note("/api/v1/pods?fieldSelector=a", start);
     ages.note("/api/v1/namespaces/istio-system/pods?", start + seconds(5));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Carries out what the healer asks for: each request once, each within a time limit.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::eligibility::Enablement;
@@ -8,7 +9,7 @@ use crate::kube::acted::{Acted, Target};
 use crate::kube::acts::describe;
 use crate::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
 use crate::kube::toggle::RestoreError;
-use crate::kube::{rights, toggle};
+use crate::kube::{cni, rights, toggle};
 use crate::repair::PodRef;
 use crate::repair::heal::{Answer, Asked, Fetched, Request};
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
@@ -21,8 +22,10 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// What a pod's standing hangs on besides the pod, as the watches show it.
 #[derive(Clone, Debug)]
 pub struct Around {
-    /// Whom istio-cni enrols.
+    /// Whom istio-cni enrols; it stands in where the node has no istio-cni.
     pub enablement: Enablement,
+    /// The namespaces in which the node has an istio-cni, whose settings are read again before an ask.
+    pub cnis: BTreeSet<String>,
     /// The pod's namespace, where it is known.
     pub namespace: Option<NamespaceFacts>,
 }
@@ -44,7 +47,8 @@ impl Heals {
     pub async fn perform(&self, request: Request, around: &Around) -> Answer {
         match request {
             Request::Fetch(pod) => {
-                Answer::Fetched(within(self.fetch(&pod, around)).await.and_then(|fetched| fetched))
+                let fetched = within(self.fetch(&pod, around)).await.and_then(|fetched| fetched);
+                Answer::Fetched(fetched.map(|found| found.map(|(fetched, _)| fetched)))
             }
             Request::Ask { pod, version, ask } => {
                 let target = target(&pod);
@@ -62,33 +66,37 @@ impl Heals {
         }
     }
 
-    async fn fetch(&self, pod: &PodRef, around: &Around) -> Result<Option<Box<Fetched>>, String> {
+    /// The pod, and whom its node's istio-cni enrols by its settings of this moment.
+    async fn fetch(
+        &self,
+        pod: &PodRef,
+        around: &Around,
+    ) -> Result<Option<(Box<Fetched>, Enablement)>, String> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
-        let found = pods.get_opt(&pod.name).await.map_err(|error| describe(&error))?;
-        let Some(found) = found else { return Ok(None) };
+        let places = around.cnis.iter().map(String::as_str).collect();
+        let (found, settings) = tokio::join!(pods.get_opt(&pod.name), cni::settings(&self.client, &places));
+        let Some(found) = found.map_err(|error| describe(&error))? else {
+            return Ok(None);
+        };
         let facts = pod_facts(&found);
         if facts.uid != pod.uid {
             return Ok(None);
         }
-        let standing = standing(facts, around.namespace.as_ref(), &around.enablement);
+        let enablement = settings.unwrap_or_else(|| around.enablement.clone());
+        let standing = standing(facts, around.namespace.as_ref(), &enablement);
         let version = resource_version(&found.metadata).to_owned();
-        Ok(Some(Box::new(Fetched { standing, version })))
+        let fetched = Box::new(Fetched { standing, version });
+        Ok(Some((fetched, enablement)))
     }
 
     /// The first half of a toggle: out of the mesh. What it leaves is put back once ztunnel is proved to serve.
     async fn take_out(&self, pod: &PodRef, around: &Around) -> Result<(), String> {
-        let Some(fetched) = self.fetch(pod, around).await? else {
+        let Some((fetched, enablement)) = self.fetch(pod, around).await? else {
             return Ok(());
         };
         let labels = around.namespace.as_ref().map(|known| &known.labels);
         let labels = labels.ok_or_else(|| "the labels of its namespace are not known".to_owned())?;
-        let patch = toggle::plan_begin(
-            &fetched.standing,
-            &pod.uid,
-            &fetched.version,
-            &around.enablement,
-            labels,
-        );
+        let patch = toggle::plan_begin(&fetched.standing, &pod.uid, &fetched.version, &enablement, labels);
         let patch = patch.map_err(|why| why.sentence().to_owned())?;
         let applied = toggle::apply(&self.client, &patch, false).await;
         applied.map(drop).map_err(|acted| acted.to_string())

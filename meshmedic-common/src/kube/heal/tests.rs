@@ -3,9 +3,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::testing::{answer as http, serve};
+use super::super::testing::{answer as http, serve, serve_by_path};
 use super::*;
-use crate::repair::heal::{Against, Attempt};
+use crate::eligibility::{Enablement, Expectation};
+use crate::kube::facts::NamespaceFacts;
+use crate::repair::PodRef;
+use crate::repair::heal::{Against, Answer, Attempt, Request};
+use crate::uid::PodUid;
+use crate::verdict::Reason;
 
 const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 
@@ -156,4 +161,57 @@ async fn what_an_ask_left_is_taken_away_from_the_very_pod() {
     let (config, _) = serve(vec![ok(&other)]);
     let client = super::super::client::acting(config).unwrap().client;
     assert_eq!(forget(&client, &target()).await, Err(Acted::OtherPod));
+}
+
+/// What a fetch makes of the pod while istio-cni's settings answer so; `None` if no settings are to be had.
+async fn fetched(settings: Option<String>) -> (Expectation, bool) {
+    let pod = the_pod(r#"{"ambient.istio.io/redirection":"enabled"}"#).replace(
+        r#""uid""#,
+        r#""labels":{"istio.io/dataplane-mode":"ambient"},"uid""#,
+    );
+    // The two are asked for at once, in whichever order: each answers to its path.
+    let config = serve_by_path(move |path| match path {
+        path if path.contains("istio-cni-config") => settings
+            .clone()
+            .unwrap_or_else(|| refusal(500, "InternalError", "")),
+        _ => http("200 OK", "", &pod),
+    });
+    let heals = Heals::new(super::super::client::acting(config).unwrap().client);
+    let around = Around {
+        enablement: Enablement::default(),
+        cnis: ["istio-system".to_owned()].into(),
+        namespace: Some(NamespaceFacts::default()),
+    };
+    let pod = PodRef {
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        uid: UID.to_owned(),
+        cgroup_uid: PodUid::parse(UID).unwrap(),
+    };
+    let Answer::Fetched(Ok(Some(fetched))) = heals.perform(Request::Fetch(pod), &around).await else {
+        panic!("the pod is there")
+    };
+    (fetched.standing.expectation, fetched.standing.certain)
+}
+
+#[tokio::test]
+async fn istio_cnis_settings_are_read_again_before_an_ask() {
+    let config = |data: &str| {
+        let body = format!(
+            r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"istio-cni-config"}},"data":{data}}}"#
+        );
+        Some(http("200 OK", "", &body))
+    };
+    assert_eq!(fetched(config("{}")).await, (Expectation::Expected, true));
+    let excluded = Expectation::Exempt(Reason::ExcludedNamespace);
+    assert_eq!(
+        fetched(config(r#"{"EXCLUDE_NAMESPACES":"shop"}"#)).await,
+        (excluded, true),
+        "it leaves the namespace alone by now"
+    );
+    assert_eq!(
+        fetched(None).await,
+        (Expectation::Expected, false),
+        "what cannot be read is a guess, by which nothing is asked"
+    );
 }

@@ -43,6 +43,15 @@ struct Miss {
     asked: Time,
 }
 
+/// An ask, as far as the pace goes by it.
+#[derive(Debug)]
+struct Asked {
+    at: Time,
+    owner: String,
+    /// Whether a heal of this owner's pods was proved since.
+    took: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// When a heal was last proved.
@@ -52,7 +61,7 @@ pub(super) struct Pace {
     /// What did not take since the last proof.
     misses: Vec<Miss>,
     stopped: Option<Time>,
-    asks: VecDeque<(Time, String)>,
+    asks: VecDeque<Asked>,
 }
 
 impl Pace {
@@ -95,14 +104,28 @@ impl Pace {
         }
         let share = (whose.siblings / SHARE).max(1);
         let of_owner = self.asked_within(now, care.owner_gap);
-        let taken = of_owner.filter(|owner| *owner == whose.owner).count();
+        let taken = of_owner.filter(|ask| ask.owner == whose.owner).count();
         (taken >= share && !is_out(Defence::OwnerShare)).then_some(Withheld::HealOwnerShare)
     }
 
-    fn asked_within(&self, now: Time, span: Duration) -> impl Iterator<Item = &str> {
+    fn asked_within(&self, now: Time, span: Duration) -> impl Iterator<Item = &Asked> {
         let recent = self.asks.iter().rev();
-        let recent = recent.take_while(move |(at, _)| now.since(*at) < span);
-        recent.map(|(_, owner)| owner.as_str())
+        recent.take_while(move |ask| now.since(ask.at) < span)
+    }
+
+    /// What else is to be said of a refusal: whoever waits behind heals that took waits for nothing that went wrong.
+    pub(super) fn detail(&self, now: Time, care: &Care, why: Withheld, whose: &Whose) -> Option<String> {
+        let mut of_owner = self
+            .asked_within(now, care.owner_gap)
+            .filter(|ask| ask.owner == whose.owner)
+            .peekable();
+        let all_took = of_owner.peek().is_some() && of_owner.all(|ask| ask.took);
+        (why == Withheld::HealOwnerShare && all_took).then(|| {
+            format!(
+                "the last heal of its owner's pods took; the next one waits {} after it",
+                crate::duration::show(care.owner_gap)
+            )
+        })
     }
 
     pub(super) fn is_proved(&self, now: Time) -> bool {
@@ -125,15 +148,22 @@ impl Pace {
         while self
             .asks
             .front()
-            .is_some_and(|(at, _)| now.since(*at) >= keep.max(MINUTE))
+            .is_some_and(|ask| now.since(ask.at) >= keep.max(MINUTE))
         {
             self.asks.pop_front();
         }
-        self.asks.push_back((now, owner.to_owned()));
+        self.asks.push_back(Asked {
+            at: now,
+            owner: owner.to_owned(),
+            took: false,
+        });
     }
 
-    /// A heal was proved.
-    pub(super) fn succeeded(&mut self, now: Time) {
+    /// A heal of this owner's pods was proved.
+    pub(super) fn succeeded(&mut self, now: Time, owner: &str) {
+        for ask in self.asks.iter_mut().filter(|ask| ask.owner == owner) {
+            ask.took = true;
+        }
         self.proved = Some(now);
         self.worked = Some(now);
         self.misses.clear();
@@ -187,8 +217,41 @@ impl Pace {
         let ends = self
             .asks
             .iter()
-            .flat_map(|(at, _)| [*at + care.owner_gap, *at + MINUTE]);
+            .flat_map(|ask| [ask.at + care.owner_gap, ask.at + MINUTE]);
         let stopped = self.stopped.map(|since| since + STOPPED);
         ends.chain(stopped).filter(|end| *end > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_behind_a_heal_that_took_is_told_so() {
+        let (mut pace, care) = (Pace::default(), Care::DEFAULT);
+        let now = Time::from_nanos(1_000_000_000_000);
+        let whose = Whose {
+            owner: "cart".to_owned(),
+            namespace: "shop".to_owned(),
+            siblings: 1,
+        };
+        let second = Duration::from_secs(1);
+        pace.asked(now, &whose.owner, care.owner_gap);
+        let why = pace.forbids(now + second, &care, 0, &whose).unwrap();
+        assert_eq!(why, Withheld::HealOwnerShare);
+        assert_eq!(
+            pace.detail(now + second, &care, why, &whose),
+            None,
+            "nothing took yet"
+        );
+        pace.succeeded(now + second, "another");
+        assert_eq!(pace.detail(now + second, &care, why, &whose), None);
+        pace.succeeded(now + second, &whose.owner);
+        let told = pace.detail(now + second * 2, &care, why, &whose).unwrap();
+        assert!(told.contains("took"), "{told}");
+        let later = now + care.owner_gap;
+        assert_eq!(pace.forbids(later, &care, 0, &whose), None);
+        assert_eq!(pace.detail(later, &care, why, &whose), None);
     }
 }

@@ -99,7 +99,7 @@ impl Healer {
             return;
         };
         if waiting.is_proved(candidate) {
-            self.pace.succeeded(at.now);
+            self.pace.succeeded(at.now, &case.whose.owner);
             self.alarm.took();
             self.notices.push(Notice::Healed {
                 pod: case.pod.clone(),

@@ -114,7 +114,7 @@ impl Healer {
                 }
             }
             Step::Back(back) if toggle.is_proved(candidate, back) => {
-                self.pace.succeeded(at.now);
+                self.pace.succeeded(at.now, &case.whose.owner);
                 self.alarm.took();
                 (case.stage, case.told) = (Stage::Watching, None);
                 let (pod, took) = (case.pod.clone(), at.now.since(toggle.began));

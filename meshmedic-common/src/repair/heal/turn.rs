@@ -112,7 +112,10 @@ impl Healer {
                     let why = self
                         .pace
                         .forbids(at.now, &self.healing.care, outstanding, &case.whose);
-                    why.filter(stands).map(|why| (why, None))
+                    why.filter(stands).map(|why| {
+                        let detail = self.pace.detail(at.now, &self.healing.care, why, &case.whose);
+                        (why, detail)
+                    })
                 })
                 .or_else(|| spread.then_some((Withheld::HealOwnerShare, None)));
             if let Some((why, detail)) = reason {

@@ -118,7 +118,7 @@ impl Record {
 
     pub(super) fn fail(&mut self, place: Option<Place>, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
-        self.last_failure = Some(now);
+        (self.last_failure, self.lapsed) = (Some(now), false);
         self.places.extend(place);
         self.bound();
     }

@@ -59,7 +59,12 @@ impl Record {
             | Withheld::BreakerCluster
             | Withheld::HealBreaker => {
                 let until = self.resting_until(allowance)?;
-                Some(format!("until {until:.0}"))
+                let how = if self.lapsed {
+                    "the last one took, and its pod fell out again; "
+                } else {
+                    ""
+                };
+                Some(format!("{how}until {until:.0}"))
             }
             _ => None,
         }

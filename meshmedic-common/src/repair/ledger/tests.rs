@@ -299,6 +299,51 @@ fn a_successor_that_falls_out_again_is_a_failure() {
 }
 
 #[test]
+fn a_cooldown_says_whether_the_repair_before_it_took() {
+    let until = |record: &Record| record.detail(Withheld::Cooldown, &allowance(), at(200)).unwrap();
+    let mut record = failed(&[0]);
+    assert!(until(&record).starts_with("until "), "{}", until(&record));
+    // A repair that took, whose successor has to be repaired itself.
+    claim(
+        &mut record,
+        "a",
+        &Allowance {
+            cooldown: None,
+            breaker: None,
+            ..allowance()
+        },
+        100,
+    );
+    let captured = Proof {
+        at: at(120),
+        ..proof(true)
+    };
+    conclude(
+        &mut record,
+        "a",
+        Conclusion::Succeeded(captured),
+        &allowance(),
+        130,
+    );
+    let again = Entry {
+        uid: "successor".to_owned(),
+        ..entry("b", 150)
+    };
+    let refused = record.apply(&change("b", Step::Claim(Box::new(again))), &allowance(), at(150));
+    assert_eq!(refused.withheld, Some(Withheld::Cooldown));
+    assert!(
+        until(&record).starts_with("the last one took, and its pod fell out again; until "),
+        "{}",
+        until(&record)
+    );
+    let written = serde_json::to_string(&record).unwrap();
+    assert!(
+        written.contains("\"lapsed\":true"),
+        "the next agent says so, too: {written}"
+    );
+}
+
+#[test]
 fn a_success_that_was_proved_before_the_last_failure_does_not_make_up_for_it() {
     let mut record = Record::default();
     for id in ["a", "b", "c"] {

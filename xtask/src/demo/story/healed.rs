@@ -9,6 +9,7 @@ use crate::demo::scenery::everybody;
 use crate::demo::screen::{Tone, shown};
 use crate::demo::stage::Stage;
 
+pub(super) const HEADING: &str = "3. ANOTHER, FOR WHICH THAT DOES NOT TAKE, IS STARTED ANEW";
 const LOST: &str = "frontend";
 
 pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<String> {
@@ -16,9 +17,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         .into_iter()
         .find(|who| who.app == LOST)
         .context("there is nobody to lose")?;
-    stage
-        .screen
-        .heading("3. ANOTHER, FOR WHICH THAT DOES NOT TAKE, IS STARTED ANEW")?;
+    stage.screen.heading(HEADING)?;
     stage.screen.text(
         3,
         &format!(

@@ -12,6 +12,7 @@ use crate::demo::scenery::{self, Who, everybody};
 use crate::demo::screen::{Tone, shown};
 use crate::demo::stage::Stage;
 
+pub(super) const HEADING: &str = "2. A POD FALLS OUT OF THE MESH, AND IS HEALED IN PLACE";
 const LOST: &str = "cart";
 /// The state column of an open connection in the kernel's table.
 const ESTABLISHED: &str = "01";
@@ -21,9 +22,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         .into_iter()
         .find(|who| who.app == LOST)
         .context("there is nobody to lose")?;
-    stage
-        .screen
-        .heading("2. A POD FALLS OUT OF THE MESH, AND IS HEALED IN PLACE")?;
+    stage.screen.heading(HEADING)?;
     stage.screen.text(
         3,
         &format!(

@@ -90,7 +90,7 @@ fn slow(view: &View<'_>, on: &ObjectRef, metrics: &BTreeMap<String, f64>) -> Opt
         finding
             .run(Command::new("kubectl top pods -l app=istiod").namespace(&view.istio))
             .by_hand(
-                "Give istiod more CPU or replicas; and have each proxy told of less: Sidecar objects, exportTo, or \
+                "Give istiod more CPU or replicas; and let each proxy know less of the mesh: Sidecar objects, exportTo, or \
                  discoverySelectors, where the mesh has many Services.",
             ),
     )

@@ -128,12 +128,12 @@ pub(super) fn knows_workloads(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (ztunnel, dump) in dumps(view).filter(|(_, dump)| dump.workloads_known == 0) {
         findings.push(
-            Finding::on(object(ztunnel), "istiod has told it of no workload")
+            Finding::on(object(ztunnel), "it has no workload from istiod")
                 .because(format!(
                     "config_dump: 0 workloads, {} services",
                     dump.services_known
                 ))
-                .so("it cannot tell who is who: it lets no connection of its pods into the mesh")
+                .so("it knows no identities: it lets no connection of its pods into the mesh")
                 .run(logs(ztunnel))
                 .by_hand(
                     "make it connect to istiod (MM0205), and see that istiod has ambient mode on (MM0108)",

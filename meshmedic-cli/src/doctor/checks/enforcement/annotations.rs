@@ -31,14 +31,14 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
         };
         let object = pod.workload.clone().unwrap_or_else(|| pod.object());
         findings.entry(object).or_insert_with(|| {
-            Finding::on(pod.object(), "it is told what only a sidecar would follow")
+            Finding::on(pod.object(), "it has settings that only a sidecar would follow")
                 .of(pod.workload.clone())
                 .because(format!("annotation {written}"))
                 .so(if key.starts_with(EXCLUDES) {
                     "ztunnel takes what was to be kept from the sidecar: those ports and addresses are in the mesh, and under \
                      its policies, like all others."
                 } else {
-                    "Nobody follows it: ztunnel captures the pod by its own rules."
+                    "Nothing follows it: ztunnel captures the pod by its own rules."
                 })
                 .by_hand(
                     "Take the annotation out of the pod's template. Whatever must not be captured at all needs a workload of its \

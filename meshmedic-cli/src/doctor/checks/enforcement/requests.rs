@@ -17,7 +17,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             continue;
         }
         let of = policy.namespace();
-        let finding = Finding::on(reference(policy), "nobody checks the tokens of the pods that it selects")
+        let finding = Finding::on(reference(policy), "nothing checks the tokens of the pods that it selects")
             .because(format!("{captured} pods that ztunnel captures are under it, and no sidecar or gateway"))
             .because("it has no spec.targetRefs, and a waypoint enforces only what targets it")
             .so("Requests with a forged or expired token get through as those without any do.")

@@ -36,7 +36,7 @@ fn finding(view: &View<'_>, policy: &Custom, target: &Value) -> Option<Finding> 
     let kind = target.get("kind")?.as_str()?;
     let called = target.get("name")?.as_str()?;
     let of = policy.namespace();
-    let effect = "It is in force for nobody: what it should check gets through unchecked.";
+    let effect = "It applies to no traffic: what it should check gets through unchecked.";
     if kind == "GatewayClass" {
         return (of != view.root).then(|| {
             Finding::on(reference(policy), "it targets a class of Gateways from a namespace that may not")

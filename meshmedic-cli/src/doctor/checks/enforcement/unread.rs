@@ -36,7 +36,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
 fn of_proxies(object: &Custom, captured: usize) -> Finding {
     let (effect, help) = match object.kind.as_str() {
         "Sidecar" => (
-            "It limits nobody: ztunnel knows the whole mesh and reads no Sidecar.",
+            "It limits nothing: ztunnel knows the whole mesh and reads no Sidecar.",
             "Delete it once no pod of the namespace has a sidecar. What it kept callers from, an AuthorizationPolicy at \
              the destination has to keep them from.",
         ),
@@ -47,7 +47,7 @@ fn of_proxies(object: &Custom, captured: usize) -> Finding {
         ),
         _ => (
             "What it does to requests is done to none.",
-            "Name in spec.targetRefs the waypoint's Gateway or the Services that it is for, in the place of spec.selector.",
+            "Name in spec.targetRefs the waypoint's Gateway or the Services that it is for, instead of spec.selector.",
         ),
     };
     Finding::on(reference(object), "no proxy reads it")
@@ -75,7 +75,7 @@ fn of_callers(view: &View<'_>, rule: &Custom) -> Option<Finding> {
                 "its host has {captured} pods that ztunnel captures, and no waypoint"
             ))
             .because("no pod of the cluster has a sidecar or is a gateway that would read it as a caller")
-            .so("Its limits, its subsets and its load balancing are in force for nobody.")
+            .so("Its limits, its subsets and its load balancing apply to no traffic.")
             .run(Command::new("istioctl waypoint apply --enroll-namespace --wait").namespace(of))
             .by_hand("Without need for what it sets, delete it instead."),
     )

@@ -2,12 +2,14 @@
 //! What a look into pods shows, and what ztunnel thinks of them.
 
 use meshmedic_common::eligibility::Expectation;
+use meshmedic_common::kube::facts::annotated_at;
+use meshmedic_common::times::Times;
 use meshmedic_common::verdict::State;
 
 use crate::doctor::command::Command;
 use crate::doctor::finding::{Finding, ObjectRef};
 use crate::doctor::snapshot::PodState;
-use crate::doctor::view::View;
+use crate::doctor::view::{PodView, View};
 
 /// The pods in this state, each with a finding begun.
 fn in_state(
@@ -19,7 +21,7 @@ fn in_state(
     let states = view.snapshot.scan.all().iter().filter(|pod| wanted(pod));
     states
         .map(|seen| {
-            let by = seen.via.as_deref().unwrap_or("nobody");
+            let by = seen.via.as_deref().unwrap_or("no one");
             let detail = seen
                 .detail
                 .as_ref()
@@ -32,11 +34,28 @@ fn in_state(
                 .pod(&seen.namespace, &seen.name)
                 .filter(|pod| pod.facts.uid == seen.uid)
             {
-                Some(pod) => finding.of(pod.workload.clone()),
+                Some(pod) => {
+                    let finding = finding.of(pod.workload.clone());
+                    let times = times(view, pod).shown();
+                    times.into_iter().fold(finding, Finding::because)
+                }
                 None => finding,
             }
         })
         .collect()
+}
+
+/// When what led to it happened.
+fn times(view: &View<'_>, pod: &PodView<'_>) -> Times {
+    let node = pod.facts.node.as_deref();
+    let mut cnis = view.cnis().filter(|cni| cni.facts.node.as_deref() == node);
+    let mut reports = view.snapshot.reports();
+    Times {
+        sandbox: pod.facts.sandbox_since,
+        cni: cnis.find_map(|cni| cni.facts.container.as_ref()?.started),
+        annotated: annotated_at(pod.pod),
+        booted: reports.find_map(|(of, report)| report.booted.filter(|_| Some(of) == node)),
+    }
 }
 
 /// A command on the pod that a finding is on.
@@ -157,7 +176,7 @@ pub(super) fn not_hbone(view: &View<'_>) -> Vec<Finding> {
             }
             let finding = Finding::on(
                 pod.object(),
-                "ztunnel was told to speak plain TCP with it, though it is enrolled",
+                "ztunnel's own view says plain TCP for it, though it is enrolled",
             )
             .of(pod.workload.clone())
             .because(format!(

@@ -113,7 +113,7 @@ fn finding(set: &DaemonSet, platform: &Platform, node: &Node) -> Option<Finding>
         return None;
     }
     let object = ObjectRef::new("DaemonSet", namespace(&set.metadata), name(&set.metadata));
-    let mut finding = Finding::on(object, "it writes into folders that nobody reads here").because(format!(
+    let mut finding = Finding::on(object, "it writes into folders that nothing reads here").because(format!(
         "node {} is one of {}",
         name(&node.metadata),
         platform.name

@@ -44,7 +44,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
                     .because(format!(
                         "its image is of {release}; {bulletin} is closed in {closed}"
                     ))
-                    .so("What the bulletin tells can be done to it: see istio.io/latest/news/security.");
+                    .so("What the bulletin describes can be done to it: see istio.io/latest/news/security.");
                 if image == "/proxyv2" && pod.facts.sidecar {
                     let finding =
                         finding.by_hand(format!("Bring Istio to {closed} or later, and then its proxies:"));

@@ -59,7 +59,7 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
                 "pods of the mesh started again there before istio-cni did",
             )
             .because(format!("istio-cni started at {started}, and {} older pods before that: {}", pods.len(), named.join(", ")))
-            .because("nobody has looked whether they are captured")
+            .because("their capture has not been checked")
             .so(
                 "After a reboot istio-cni passes over pods that it meets before they have an address: they are Ready and marked \
                  as enrolled, and speak plaintext past the mesh.",

@@ -32,9 +32,9 @@ fn finding(object: &Custom, known: &BTreeSet<&str>) -> Option<Finding> {
         return None;
     }
     let effect = if missing.len() == all.len() {
-        "Nobody sees it: whoever should follow it takes the way there would be without it."
+        "It is visible nowhere: traffic that should follow it goes as if it did not exist."
     } else {
-        "Nobody of that namespace sees it, and a namespace that is called so later will."
+        "It is invisible in that namespace, and a later namespace of that name will see it."
     };
     Some(
         Finding::on(

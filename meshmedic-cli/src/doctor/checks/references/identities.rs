@@ -65,9 +65,9 @@ fn finding(view: &View<'_>, policy: &Custom, known: &Known<'_>) -> Option<Findin
     }
     let denies = policy.text("/action") == Some("DENY");
     let effect = match (denies, right) {
-        (true, _) => "Nobody is called so, so nobody is denied by that name: whoever was meant gets in.",
-        (false, 0) => "Nobody is called so, so the policy lets nobody in by these names.",
-        (false, _) => "Nobody is called so: whoever was meant is rejected.",
+        (true, _) => "No workload has that identity, so the policy denies none: the intended one gets in.",
+        (false, 0) => "No workload has these identities, so the policy lets none in by them.",
+        (false, _) => "No workload has that identity: the intended one is rejected.",
     };
     let mut finding = Finding::on(reference(policy), "it names identities that do not exist");
     for fault in faults.into_iter().take(SHOWN) {

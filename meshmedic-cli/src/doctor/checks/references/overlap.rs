@@ -47,10 +47,13 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
                 continue;
             };
             findings.push(
-                Finding::on(reference(later), "another VirtualService is for the same host within the mesh")
-                    .because(format!("{} is older and is for {host} too", reference(first)))
-                    .so("For callers within the mesh the oldest alone counts: what this one says is followed by nobody there.")
-                    .by_hand("Put the rules of both into one, the more specific first, and delete the other."),
+                Finding::on(
+                    reference(later),
+                    "another VirtualService is for the same host within the mesh",
+                )
+                .because(format!("{} is older and is for {host} too", reference(first)))
+                .so("For callers within the mesh the oldest alone counts: this one has no effect there.")
+                .by_hand("Put the rules of both into one, the more specific first, and delete the other."),
             );
         }
     }

@@ -110,7 +110,7 @@ pub(in crate::doctor::checks) fn finding(view: &View<'_>, policy: &Custom) -> Op
     }
     Some(finding.by_hand(
         "Only a waypoint judges HTTP, and only policies that are attached to it: name in spec.targetRefs the Services \
-         (kind: Service) that these rules protect, in the place of spec.selector. What ztunnel shall judge, write \
+         (kind: Service) that these rules protect, instead of spec.selector. What ztunnel should judge, write \
          with principals, namespaces, IP blocks and ports alone.",
     ))
 }

@@ -62,6 +62,6 @@ fn of(view: &View<'_>, stranger: &Claimant) -> Finding {
             "if {namespace} is one of Istio's, add it: {FLAG} {namespace}, here and for the agents"
         ))
         .by_hand(format!(
-            "if not, ask whoever owns {namespace} why: only an attack or a mistake needs that label"
+            "if not, ask the owner of {namespace} why: only an attack or a mistake needs that label"
         ))
 }

@@ -34,7 +34,7 @@ fn no_pod(view: &View<'_>, policy: &Custom) -> Option<Finding> {
             "its selector selects no pod, and nothing that would make one",
         )
         .because(format!("spec.selector.matchLabels asks for {written}"))
-        .so("It protects nothing: the pods that somebody meant are as open as before.")
+        .so("It protects nothing: the intended pods are as open as before.")
         .run(Command::new("kubectl get pods --show-labels").namespace(policy.namespace()))
         .by_hand("Correct the selector, or delete the policy if what it protected is gone."),
     )
@@ -116,7 +116,7 @@ fn no_target(view: &View<'_>, policy: &Custom) -> Option<Finding> {
                 "spec.targetRefs names {kind} {}/{missing}",
                 policy.namespace()
             ))
-            .so("It is in force for nobody: what it should check gets through unchecked.")
+            .so("It applies to no traffic: what it should check gets through unchecked.")
             .run(
                 Command::new("kubectl get")
                     .name(&kind.to_lowercase())

@@ -62,7 +62,9 @@ fn unbound(
 ) -> Finding {
     let problem = match condition.reason.as_str() {
         "WaypointIsNotReady" => "istiod does not bind it to its waypoint, which is not ready",
-        "AttachmentDenied" => "istiod does not bind it to its waypoint, which takes nobody of this namespace",
+        "AttachmentDenied" => {
+            "istiod does not bind it to its waypoint, which takes no workload of this namespace"
+        }
         "UnsupportedTrafficType" => "istiod does not bind it to its waypoint, which is for other traffic",
         _ => "istiod does not bind it to its waypoint",
     };

@@ -74,7 +74,7 @@ fn not_programmed(gateway: &Custom) -> Option<Finding> {
     Some(
         finding
             .so(
-                "What it should let in is refused, or nobody listens for it; behind a waypoint, nothing of HTTP is in \
+                "What it should let in is refused, or nothing listens for it; behind a waypoint, nothing of HTTP is in \
                  force.",
             )
             .by_hand(
@@ -91,7 +91,7 @@ fn without_address(gateway: &Custom) -> Option<Finding> {
     Some(
         Finding::on(reference(gateway), "it has no address")
             .because(condition.words())
-            .so("Nobody outside the cluster reaches it by an address of its own; a waypoint without one serves nobody.")
+            .so("Nothing outside the cluster reaches it by an address of its own; a waypoint without one serves no traffic.")
             .by_hand(
                 "Where no load balancer is given out here, annotate the Gateway with \
                  networking.istio.io/service-type: ClusterIP or NodePort; else see what its Service and its pods lack.",

@@ -41,11 +41,11 @@ fn unbound(policy: &Custom, condition: &Condition) -> Finding {
              of spec.targetRefs.",
         ),
         "AncestorNotBound" => (
-            "it is in force for nobody: what it targets has no waypoint",
+            "it applies to no traffic: what it targets has no waypoint",
             "Give the Service that the message names a waypoint, by the label istio.io/use-waypoint.",
         ),
         "TargetNotFound" => (
-            "it is in force for nobody: what it targets is not there",
+            "it applies to no traffic: what it targets is not there",
             "Correct the name in spec.targetRefs, or delete the policy if what it protected is gone.",
         ),
         _ => (

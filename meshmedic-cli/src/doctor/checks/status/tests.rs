@@ -32,7 +32,7 @@ fn cart(said: Value) -> Snapshot {
 fn each_reason_of_a_binding_that_is_denied_has_its_remedy() {
     for (reason, problem) in [
         ("WaypointIsNotReady", "not ready"),
-        ("AttachmentDenied", "takes nobody"),
+        ("AttachmentDenied", "takes no workload"),
         ("UnsupportedTrafficType", "other traffic"),
         ("CrossNamespaceWaypointForbidden", "does not bind"),
     ] {

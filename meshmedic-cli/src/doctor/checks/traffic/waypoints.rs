@@ -35,10 +35,10 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
             _ => finding.because("neither the Service nor its namespace has the label istio.io/use-waypoint"),
         };
         finding = finding.so(if sidecars {
-            "Callers with a sidecar follow it. For callers that ztunnel captures nobody does: their traffic goes \
+            "Callers with a sidecar follow it. For callers that ztunnel captures it is not followed: their traffic goes \
              straight to the pods."
         } else {
-            "ztunnel does not look into HTTP, and nobody else is on the way: the route changes nothing."
+            "ztunnel does not look into HTTP, and no other proxy is on the way: the route changes nothing."
         });
         finding = finding
             .run(view.with_revision(

@@ -153,7 +153,7 @@ pub(super) fn other_traffic(view: &View<'_>) -> Vec<Finding> {
 pub(super) fn refused(view: &View<'_>) -> Vec<Finding> {
     found(view, |asker| match &asker.binding {
         Binding::Refused(wish, _) => Some((
-            "it asks for a waypoint that takes nobody of its namespace",
+            "it asks for a waypoint that takes no workload of its namespace",
             format!(
                 "Gateway {} is of another namespace, and its listener of HBONE does not allow routes from this one",
                 wish.path()
