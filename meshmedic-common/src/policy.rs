@@ -110,7 +110,7 @@ named! {
         /// Rule 6: heals did not take here.
         HealStopped = "heal-stopped", "heals in place of pods of different owners and namespaces did not take on this node";
         /// Rule 6: heals did not take in several places.
-        HealBreaker = "heal-breaker", "heals in place did not take on several nodes, so none is begun in this cluster";
+        HealBreaker = "heal-breaker", "heals in place did not take on several nodes, so no more start in this cluster";
         /// Rule 6: nothing shows that istio-cni works.
         HealUnanswered = "heal-unanswered", "a heal in place did not take, and nothing has shown since that istio-cni works";
         /// Rule 7: enough asks are outstanding.

@@ -86,10 +86,13 @@ fn every_rule_names_tests_that_there_are() {
             .split_once("\nTested by ")
             .unwrap_or_else(|| panic!("rule {number} names no test"));
         for name in named.split('`').skip(1).step_by(2) {
-            let test = format!("#[test]\nfn {name}() {{");
-            let indented = format!("#[test]\n    fn {name}() {{");
+            let written = [
+                format!("#[test]\nfn {name}() {{"),
+                format!("#[test]\n    fn {name}() {{"),
+                format!("]\nasync fn {name}() {{"),
+            ];
             assert!(
-                sources.contains(&test) || sources.contains(&indented),
+                written.iter().any(|test| sources.contains(test)),
                 "rule {number}: there is no test {name}"
             );
         }

@@ -18,12 +18,12 @@ use meshmedic_common::abi::{
 
 use crate::{
     offsets::{
-        FILE_INODE, INODE_INO, META_SEQ, NET_HOOKS_IPV4, NET_HOOKS_IPV6, NET_INUM, RULES_READ, SOCK_FAMILY,
-        SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_V6_RCV_SADDR, SOCKET_SK,
-        TASK_TGID, field,
+        FILE_INODE, INODE_INO, IPPROTO_TCP, META_SEQ, NET_HOOKS_IPV4, NET_HOOKS_IPV6, NET_INUM, RULES_READ,
+        SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_V6_RCV_SADDR,
+        SOCKET_SK, TASK_TGID, field,
     },
     rules,
-    trigger::{IPPROTO_TCP, TCP_LISTEN},
+    trigger::TCP_LISTEN,
 };
 
 /// As many processes as one census may be limited to.

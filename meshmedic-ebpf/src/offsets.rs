@@ -11,6 +11,9 @@ use aya_ebpf::Global;
 /// was forgotten does not load.
 const UNRESOLVED: u32 = 0x7fff;
 
+/// What `SOCK_PROTOCOL` says of a socket of TCP.
+pub const IPPROTO_TCP: u16 = 6;
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident;)*) => {
         $($(#[$doc])* #[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(UNRESOLVED);)*

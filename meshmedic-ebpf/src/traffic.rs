@@ -17,12 +17,9 @@ use meshmedic_common::abi::{
     PROBE_IPV6, TrafficCounts, ZTUNNEL_MARK, ZTUNNEL_MARK_MASK, is_capture_port,
 };
 
-use crate::{
-    offsets::{
-        NET_INUM, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_MARK, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL,
-        SOCK_RCV_SADDR, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, field,
-    },
-    trigger::IPPROTO_TCP,
+use crate::offsets::{
+    IPPROTO_TCP, NET_INUM, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_MARK, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL,
+    SOCK_RCV_SADDR, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, field,
 };
 
 /// The loader makes both maps as big as it is told.

@@ -12,7 +12,7 @@ use aya_log_ebpf::debug;
 use meshmedic_common::abi::{CHANGE_CLOSED, CHANGE_OPENED, ListenChange, is_capture_port};
 
 use crate::{
-    offsets::{NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field},
+    offsets::{IPPROTO_TCP, NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field},
     traffic,
 };
 
@@ -23,8 +23,6 @@ const TCP_ESTABLISHED: i32 = 1;
 const TCP_CLOSE: i32 = 7;
 /// `TCP_LISTEN` in the kernel's `tcp_states.h`.
 pub const TCP_LISTEN: i32 = 10;
-/// `IPPROTO_TCP`.
-pub const IPPROTO_TCP: u16 = 6;
 
 /// Room for 6,500 records: 1,000 pods that lose and regain three listeners while nobody reads.
 const RING_BYTES: u32 = 256 * 1024;

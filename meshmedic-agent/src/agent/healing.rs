@@ -201,9 +201,9 @@ impl Heal {
         match (&self.breaker, &open) {
             (None, Some(where_and_how_long)) => tracing::warn!(
                 detail = where_and_how_long,
-                "heals in place did not take on several nodes: none is begun here, asks under way go on"
+                "heals in place did not take on several nodes: no more start here, asks under way go on"
             ),
-            (Some(_), None) => tracing::info!("heals in place may be begun again"),
+            (Some(_), None) => tracing::info!("heals in place may start again"),
             _ => {}
         }
         self.breaker = open;

@@ -3,6 +3,7 @@
 
 mod pending;
 mod rules;
+mod view;
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Streak;
 use meshmedic_common::report::Holder;
 use meshmedic_common::rules::PodRules;
-use meshmedic_common::traffic::{Connections, Tally};
+use meshmedic_common::traffic::Tally;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
+use meshmedic_common::verdict::{Owner, Reason, Redirection, State};
 
 use super::assess::{Look, Seen};
 use super::sabotage::{Defence, is_out};
@@ -21,6 +22,7 @@ use super::turn::{Place, Turn};
 use super::{Notice, Settings, Transition};
 use crate::time::Time;
 pub use rules::RulesRead;
+pub use view::PodView;
 
 /// A confirmation is cut into this many equal parts, with a reading at each end of each part.
 const STEPS: u32 = 3;
@@ -95,45 +97,6 @@ pub(super) struct Track {
     pending: Option<Time>,
     /// Whether it has had its time for that: then readings judge the pod, as if it were enrolled.
     overdue: bool,
-}
-
-/// What is known of a pod.
-#[derive(Clone, Debug)]
-pub struct PodView<'a> {
-    /// Its state.
-    pub state: State,
-    /// Why, where the state alone does not tell.
-    pub reason: Option<Reason>,
-    /// More about the reason.
-    pub detail: Option<&'a str>,
-    /// Since when.
-    pub since: Time,
-    /// When the last reading that came back began, whatever it showed.
-    pub last_read: Option<Time>,
-    /// The capture ports that the last look saw.
-    pub ports: PortSet,
-    /// Whose they are, if it is captured.
-    pub owner: Option<Owner>,
-    /// Who holds them without being ztunnel.
-    pub holders: &'a [Holder],
-    /// Whether Istio's routing table is there.
-    pub redirection: Redirection,
-    /// Whether Istio's rules are there, once the census met the pod.
-    pub rules: Option<PodRules>,
-    /// Which way its connections go, once they are counted.
-    pub connections: Option<Connections>,
-    /// What the traffic of a pod without listeners does.
-    pub traffic: Option<Traffic>,
-    /// Losses that ended before they were confirmed.
-    pub flaps: u32,
-    /// When the last reading that bore the state out began. One that contradicts a finding does not count.
-    pub read_at: Time,
-    /// When it was last seen captured.
-    pub captured_at: Time,
-    /// The last readings, if they found no listener of ztunnel's; of a bypassing pod the censuses that found no rules.
-    pub streak: Option<Streak>,
-    /// When the last reading began that found all listeners to be ztunnel's.
-    pub proved_at: Option<Time>,
 }
 
 /// The state of a pod that no reading would change.
@@ -581,37 +544,5 @@ impl Track {
         let unread =
             self.turn.last().is_none() && !self.is_settled() && self.reason != Some(Reason::NodeFault);
         waits || unread || self.confirmation.is_some()
-    }
-
-    pub(super) fn view(&self) -> PodView<'_> {
-        let lost = matches!(
-            self.state,
-            State::Suspect | State::Orphan | State::Partial | State::Stalled
-        );
-        let bypasses = self.state == State::Bypassing;
-        let held = self.state.is_held();
-        PodView {
-            state: self.state,
-            reason: self.reason,
-            detail: self.detail.as_deref(),
-            since: self.since,
-            last_read: self.last_read(),
-            ports: self.ports,
-            owner: self.owner.filter(|_| held),
-            holders: &self.holders,
-            redirection: self.redirection,
-            rules: self.rules,
-            connections: self.tally.map(|tally| tally.connections()),
-            traffic: if bypasses {
-                Some(Traffic::Bypassing)
-            } else {
-                lost.then(|| self.redirection.into())
-            },
-            flaps: self.flaps,
-            read_at: self.read_at,
-            captured_at: self.captured_at,
-            streak: if bypasses { self.bare } else { self.streak },
-            proved_at: self.proved_at,
-        }
     }
 }

@@ -17,6 +17,28 @@ const NONE: i64 = -1;
 const NOBODY: i64 = i32::MAX as i64;
 const NONSENSE: i64 = 0xFFFF;
 
+/// Gives a socket a mark.
+pub(crate) fn mark(socket: impl std::os::fd::AsFd, mark: u32) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let size = libc::socklen_t::try_from(size_of::<u32>()).expect("four fits");
+    let value = (&raw const mark).cast();
+    // SAFETY: the option's value is four bytes, which outlive the call.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            value,
+            size,
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Makes the call.
 pub(crate) fn make(&(name, number, arguments): &Call) -> Answer {
     let mut six = [0; 6];

@@ -46,14 +46,7 @@ fn open(from: &str, to: &str, port: u16, mark: u32) -> OwnedFd {
     };
     let fd = socket(family, SocketType::STREAM, None).expect("a socket");
     if mark != 0 {
-        // SAFETY: the option's value is four bytes, which outlive the call.
-        let answer = unsafe {
-            use std::os::fd::AsRawFd as _;
-            let size = size_of::<u32>() as libc::socklen_t;
-            let value = (&raw const mark).cast();
-            libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK, value, size)
-        };
-        assert_eq!(answer, 0, "SO_MARK");
+        crate::calls::mark(&fd, mark).expect("SO_MARK");
     }
     sockopt::set_socket_linger(fd.as_fd(), Some(Duration::ZERO)).expect("linger");
     bind(&fd, &SocketAddr::new(from, 0)).expect("bind");

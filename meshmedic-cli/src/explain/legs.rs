@@ -58,7 +58,7 @@ pub(crate) struct Leg {
 
 /// Said wherever only the agent of a node could look.
 const ONLY_AGENTS: &str =
-    "No agent told of it: only one with eBPF reads it, on the pod's node (meshmedic status).";
+    "No agent reported it: only one with eBPF reads it, on the pod's node (meshmedic status).";
 
 impl Known {
     /// Whether ztunnel listens there.

@@ -224,7 +224,7 @@ impl Drive<'_> {
                     Ok(seen) => {
                         self.last = format!("now it is {}: {}", seen.state, seen.sentence());
                         if let Some(instead) = &seen.grounds.instead {
-                            let by = seen.via.map_or("nobody", Way::as_str);
+                            let by = seen.via.map_or("no one", Way::as_str);
                             self.last = format!("{} (read by {by}: {instead})", self.last);
                         }
                         seen.state

@@ -110,12 +110,17 @@ fn whichever_way_it_is_installed_the_same_comes_out() {
     let changed: Vec<&String> = base.keys().filter(|name| base[*name] != repair[*name]).collect();
     assert_eq!(changed, ["\"DaemonSet\"/\"meshmedic\""]);
     let added: Vec<&String> = repair.keys().filter(|name| !base.contains_key(*name)).collect();
-    let of_repairs = ["meshmedic-heal", "meshmedic-restart", "meshmedic-evict"];
+    let of_repairs = [
+        "meshmedic-heal",
+        "meshmedic-heals",
+        "meshmedic-restart",
+        "meshmedic-evict",
+    ];
     let named = |name: &&&String| of_repairs.iter().any(|of| name.ends_with(&format!("/\"{of}\"")));
-    // The roles with their bindings, and the policies with theirs.
+    // The roles with their bindings, the policies with theirs, and the Lease of the heals' breaker.
     assert_eq!(
         (added.len(), added.iter().filter(named).count()),
-        (12, 12),
+        (15, 15),
         "{added:?}"
     );
 }
