@@ -143,10 +143,16 @@ impl Watch {
         let end = Instant::now() + seconds.map_or(LIFETIME, Duration::from_secs);
         let mut changes = self.server.changes();
         let mut next_bookmark = Instant::now() + self.server.state().bookmarks;
+        let mut due = false;
         loop {
             changes.mark_unchanged();
-            let (lines, ended) = self.collect();
+            // Asked before the rest is collected: what a silence kept back goes before any bookmark.
+            let silent = self.is_silent();
+            let (mut lines, ended) = self.collect();
             let said = !lines.is_empty();
+            if std::mem::take(&mut due) && !said && !silent {
+                lines.push(self.bookmark(false));
+            }
             for line in lines {
                 if self.lines.send(Ok(line)).await.is_err() {
                     return;
@@ -164,12 +170,7 @@ impl Watch {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep_until(next_bookmark) => {
                     next_bookmark = Instant::now() + every;
-                    if self.call.query.is_true("allowWatchBookmarks") && !self.is_silent() {
-                        let line = self.bookmark(false);
-                        if self.lines.send(Ok(line)).await.is_err() {
-                            return;
-                        }
-                    }
+                    due = self.call.query.is_true("allowWatchBookmarks");
                 }
                 () = tokio::time::sleep_until(end) => return,
                 () = self.lines.closed() => return,

@@ -116,7 +116,7 @@ fn what_can_go_wrong_goes_wrong_on_demand() {
     cluster.api().delete("pods", "istio-system", old.name()).unwrap();
     let third = cluster.wait_captured("shop", "cart", 1).unwrap();
     assert_eq!(third[0].uid(), second.uid());
-    assert!(!old.is_running());
+    wait::until("the old ztunnel's end", SOON, || !old.is_running()).unwrap();
 
     cluster.hold_terminations(true);
     cluster.api().delete("pods", "shop", second.name()).unwrap();
