@@ -156,7 +156,7 @@ impl Watches {
                 let may_all = mode == Leases::Needed || rights::on_leases(&client, &namespace).await;
                 // Nobody waits for what stands in those of nodes, and each write would reach every agent.
                 let kinds = format!("{} in ({},{})", leases::KIND, leases::OWNER, leases::HEALS);
-                let config = watcher::Config::default().timeout(SILENCE);
+                let config = at_rest().timeout(SILENCE);
                 let config = match (may_all, mode) {
                     (true, _) => config.labels(&kinds),
                     (false, Leases::Heals) => {

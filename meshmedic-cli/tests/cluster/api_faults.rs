@@ -44,7 +44,7 @@ fn a_refused_eviction_is_not_fired_again_after_the_pod_recovered() {
         agent.metric("meshmedic_sweeps_total") >= sweeps + 20.0
     });
     assert_eq!((world.rehearsals(), world.evictions()), (1, 0));
-    let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
+    let leases = world.leases_of_restarts();
     assert!(
         leases.is_empty(),
         "nothing is written for what would be refused: {leases:?}"

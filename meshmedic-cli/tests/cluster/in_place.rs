@@ -46,8 +46,7 @@ fn standing(agent: &Agent, pod: &Pod) -> Option<HealStanding> {
 #[track_caller]
 fn nothing_restarted(world: &World) {
     assert_eq!(world.evictions(), 0);
-    let mut leases = world.cluster.api().list("leases", "meshmedic").unwrap();
-    leases.retain(|lease| lease["metadata"]["name"] != "meshmedic-heals");
+    let leases = world.leases_of_restarts();
     assert!(leases.is_empty(), "{leases:?}");
 }
 

@@ -152,6 +152,13 @@ impl World {
         pods.into()
     }
 
+    /// All Leases but that of the heals' breaker, which comes with the manifests.
+    pub(crate) fn leases_of_restarts(&self) -> Vec<Value> {
+        let mut leases = self.cluster.api().list("leases", "meshmedic").unwrap();
+        leases.retain(|lease| lease["metadata"]["name"] != "meshmedic-heals");
+        leases
+    }
+
     /// The nodes on which heals did not take, as the agents wrote it down for one another.
     pub(crate) fn failed_nodes(&self) -> Vec<String> {
         let lease = self

@@ -69,8 +69,7 @@ fn an_orphan_is_healed_by_hand_and_nothing_restarts() {
     assert_eq!(pods[0].netns().unwrap(), netns);
     assert_eq!(restarts(&world, &pods[0]), before);
     assert_eq!((asks(&world), evictions(&world)), (1, 0));
-    let leases = world.cluster.api().list("leases", "meshmedic").unwrap();
-    assert!(leases.is_empty(), "{leases:?}");
+    assert!(world.leases_of_restarts().is_empty());
 }
 
 /// A bare pod gains most: nothing would recreate it.

@@ -100,9 +100,10 @@ fn said(snapshot: &mut Snapshot, letter: &str, state: State, redirection: &str) 
 }
 
 /// What an agent says of one pod of the cart.
-fn said_of_cart(snapshot: &mut Snapshot, state: State) {
+fn said_of_cart(snapshot: &mut Snapshot, which: &str, state: State) {
     let mut states = had(&mut snapshot.scan).iter_mut();
-    states.find(|one| one.name == "cart-7d4b-c").unwrap().state = state;
+    let name = format!("cart-7d4b-{which}");
+    states.find(|one| one.name == name).unwrap().state = state;
 }
 
 fn hook_bundle(snapshot: &mut Snapshot, bundle: Value) {
@@ -317,14 +318,14 @@ pub(super) const CASES: &[Case] = &[
     case(
         "MM0413",
         "Pod shop/cart-7d4b-c",
-        |snapshot| said_of_cart(snapshot, State::Bypassing),
-        |snapshot| said_of_cart(snapshot, State::Captured),
+        |snapshot| said_of_cart(snapshot, "c", State::Bypassing),
+        |snapshot| said_of_cart(snapshot, "c", State::Captured),
     ),
     case(
         "MM0414",
-        "Pod shop/cart-7d4b-c",
-        |snapshot| said_of_cart(snapshot, State::Stalled),
-        |snapshot| said_of_cart(snapshot, State::Captured),
+        "Pod shop/cart-7d4b-b",
+        |snapshot| said_of_cart(snapshot, "b", State::Stalled),
+        |snapshot| said_of_cart(snapshot, "b", State::Captured),
     ),
     case(
         "MM0404",
