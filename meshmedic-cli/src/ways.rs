@@ -476,7 +476,7 @@ impl Age {
 
     /// Why a report is not enough, if it is not. A state that no reading decides needs none.
     fn refuses(self, report: &PodReport) -> Option<String> {
-        let lost = matches!(report.state, State::Suspect | State::Orphan | State::Partial);
+        let lost = report.state.lacks_listeners();
         // The census has seen whose listeners these are, as no other reading does.
         let unproven = report.state == State::Captured && report.owner != Some(Owner::Ztunnel);
         let since = match self {

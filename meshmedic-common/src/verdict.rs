@@ -78,6 +78,12 @@ impl State {
         matches!(self, Self::Captured | Self::Bypassing)
     }
 
+    /// Whether listeners are missing in a pod in this state, confirmed or not.
+    #[must_use]
+    pub const fn lacks_listeners(self) -> bool {
+        matches!(self, Self::Suspect | Self::Orphan | Self::Partial | Self::Stalled)
+    }
+
     /// Whether a pod in this state may be out of the mesh, confirmed or not.
     #[must_use]
     pub const fn is_lost(self) -> bool {
@@ -266,6 +272,15 @@ mod tests {
         assert_eq!(exit_code([State::Unverifiable, State::Captured]), 3);
         for finding in State::ALL.iter().copied().filter(|state| state.is_finding()) {
             assert_eq!(exit_code([State::Unverifiable, finding]), 1);
+        }
+    }
+
+    /// What an imposter holds listens, and what bypasses has its listeners.
+    #[test]
+    fn of_what_is_lost_the_listeners_are_missing_or_held() {
+        for state in State::ALL {
+            let listens = matches!(state, State::Imposter | State::Bypassing);
+            assert_eq!(state.lacks_listeners(), state.is_lost() && !listens, "{state}");
         }
     }
 

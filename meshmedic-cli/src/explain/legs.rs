@@ -105,7 +105,7 @@ impl Known {
             verdict: match (pod.state, pod.owner) {
                 (State::Captured | State::Bypassing, Some(Owner::Ztunnel)) => Verdict::Proved,
                 (State::Captured | State::Bypassing, _) => Verdict::Believed,
-                (State::Orphan | State::Partial | State::Imposter, _) => Verdict::Disproved,
+                (State::Orphan | State::Partial | State::Stalled | State::Imposter, _) => Verdict::Disproved,
                 _ => Verdict::Unknown,
             },
             evidence,

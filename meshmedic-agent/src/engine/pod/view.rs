@@ -52,10 +52,6 @@ pub struct PodView<'a> {
 
 impl Track {
     pub(in crate::engine) fn view(&self) -> PodView<'_> {
-        let lost = matches!(
-            self.state,
-            State::Suspect | State::Orphan | State::Partial | State::Stalled
-        );
         let bypasses = self.state == State::Bypassing;
         let held = self.state.is_held();
         PodView {
@@ -73,7 +69,7 @@ impl Track {
             traffic: if bypasses {
                 Some(Traffic::Bypassing)
             } else {
-                lost.then(|| self.redirection.into())
+                self.state.lacks_listeners().then(|| self.redirection.into())
             },
             flaps: self.flaps,
             read_at: self.read_at,
