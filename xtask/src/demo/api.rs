@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, ensure};
 use jiff::Timestamp;
+use meshmedic_common::kube::leases::HEALS_LEASE;
 use meshmedic_lab::Cluster;
 use meshmedic_lab::api::{Client, Request};
 use serde_json::Value;
@@ -121,9 +122,18 @@ pub(super) fn event(
     Ok(found.and_then(|event| event["note"].as_str().map(str::to_owned)))
 }
 
-/// How many Leases there are, if nobody holds one and no repair stands in one.
+/// What the agent wrote into Leases.
+pub(super) fn lease_writes(cluster: &Cluster) -> anyhow::Result<Vec<Request>> {
+    let mut requests = cluster.api().requests_of(USER)?;
+    requests.retain(|request| request.full_resource() == "leases" && request.is_write());
+    Ok(requests)
+}
+
+/// How many Leases of restarts there are, if each is free and no repair stands in one.
 pub(super) fn free_leases(cluster: &Cluster) -> anyhow::Result<Option<usize>> {
-    let leases = cluster.api().list("leases", "meshmedic")?;
+    let mut leases = cluster.api().list("leases", "meshmedic")?;
+    // It comes with the manifests, and no restart writes it.
+    leases.retain(|lease| lease["metadata"]["name"] != HEALS_LEASE);
     for lease in &leases {
         let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
         let record = lease["metadata"]["annotations"]["meshmedic.io/record"].as_str();

@@ -65,21 +65,17 @@ impl Screen {
     /// What was kept, as a terminal shows it, from one heading up to the next one.
     pub(super) fn draw(&self, [from, to]: [&str; 2]) -> anyhow::Result<String> {
         let kept = self.kept.as_ref().context("nothing was kept")?.borrow();
-        let start = kept
-            .find(from)
-            .with_context(|| format!("{from:?} was not shown"))?;
-        let end = kept[start..]
-            .find(to)
-            .with_context(|| format!("{to:?} was not shown"))?;
-        let heading = self.toned(Tone::Heading, "");
-        let opened = heading.strip_suffix("\x1b[0m").unwrap_or_default();
-        let part = format!(
-            "{opened}{}",
-            kept[start..start + end].trim_end_matches(opened).trim_end()
-        );
+        // Whole lines, with the colours that stand before a heading.
+        let line_of = |heading: &str| {
+            let at = kept
+                .find(heading)
+                .with_context(|| format!("{heading:?} was not shown"))?;
+            anyhow::Ok(kept[..at].rfind('\n').map_or(0, |end| end + 1))
+        };
+        let part = kept[line_of(from)?..line_of(to)?].trim_end();
         Ok(anstyle_svg::Term::new()
             .palette(anstyle_svg::WIN10_CONSOLE)
-            .render_svg(&part))
+            .render_svg(part))
     }
 
     pub(super) fn flush(&self) -> anyhow::Result<()> {

@@ -59,8 +59,7 @@ pub(super) fn play(stage: &mut Stage<'_>) -> anyhow::Result<String> {
         "the pod was replaced or restarted"
     );
     ensure!(
-        api::evictions(stage.cluster)?.is_empty()
-            && stage.cluster.api().list("leases", "meshmedic")?.is_empty(),
+        api::evictions(stage.cluster)?.is_empty() && api::lease_writes(stage.cluster)?.is_empty(),
         "an eviction was asked for or a Lease written"
     );
     stage.entry(
