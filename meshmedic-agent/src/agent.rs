@@ -439,10 +439,9 @@ impl Agent {
 
     /// When the report is to be made anew; `None` for at once.
     fn publish_at(&self) -> Option<Time> {
-        let lost = || self.watch.engine().views().any(|(_, view)| view.state.is_lost());
         let patience = match self.changed {
             true => PUBLISH,
-            false if lost() => PUBLISH_LOST,
+            false if self.watch.engine().lost().next().is_some() => PUBLISH_LOST,
             false => PUBLISH_AT_REST,
         };
         self.published.map(|last| last + patience)

@@ -77,6 +77,12 @@ const MASS_LOSS_LEAST: usize = 5;
 /// From this share of the expected pods on, in percent, a loss is a mass loss.
 const MASS_LOSS_PERCENT: usize = 80;
 
+/// Whether so many orphans, of so many pods that should be captured, are a mass loss.
+#[must_use]
+pub const fn is_mass_loss(orphans: usize, expected: usize) -> bool {
+    orphans >= MASS_LOSS_LEAST && orphans * 100 >= expected * MASS_LOSS_PERCENT
+}
+
 /// The state of a node and its pods.
 #[derive(Debug)]
 pub struct Engine {
@@ -332,6 +338,12 @@ impl Engine {
         self.pods.get(uid).map(Track::view)
     }
 
+    /// The pods that may be out of the mesh, confirmed or not.
+    pub fn lost(&self) -> impl Iterator<Item = &PodUid> {
+        let lost = self.pods.iter().filter(|(_, track)| track.is_lost());
+        lost.map(|(uid, _)| uid)
+    }
+
     /// What is known of every pod.
     pub fn views(&self) -> impl Iterator<Item = (&PodUid, PodView<'_>)> {
         self.pods.iter().map(|(uid, track)| (uid, track.view()))
@@ -367,8 +379,7 @@ impl Engine {
             expected += usize::from(track.is_expected());
             orphans += usize::from(matches!(track.state(), State::Orphan | State::Stalled));
         }
-        let share = orphans * 100 >= expected * MASS_LOSS_PERCENT;
-        let holds = self.gate.fault().is_none() && orphans >= MASS_LOSS_LEAST && share;
+        let holds = self.gate.fault().is_none() && is_mass_loss(orphans, expected);
         if holds != self.mass_loss {
             self.mass_loss = holds;
             let detail = holds.then(|| format!("{orphans} of {expected} pods are orphans"));

@@ -15,6 +15,7 @@ mod sources;
 mod take;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -464,7 +465,7 @@ impl Watch {
         } = self;
         engine.traffic(now, |uid| {
             let inode = index.get(uid).ok()?.netns_inode?;
-            let addresses = declared.get(uid).map_or(&[][..], |pod| &pod.addresses);
+            let addresses = addresses_of(declared, uid);
             sources.counted_in(inode, addresses)
         });
     }
@@ -500,7 +501,7 @@ impl Watch {
         engine.rules(now, |uid| {
             let mapping = index.get(uid).ok()?;
             let inode = mapping.netns_inode?;
-            let addresses = declared.get(uid).map_or(&[][..], |pod| &pod.addresses);
+            let addresses = addresses_of(declared, uid);
             Some(RulesRead {
                 place: place_of(mapping),
                 complete: sources.sockets().is_complete_in(inode),
@@ -559,6 +560,11 @@ impl Watch {
         self.events
             .extend(self.engine.drain().into_iter().map(Event::Notice));
     }
+}
+
+/// The addresses that the API gives a pod, where it was asked.
+fn addresses_of<'a>(declared: &'a HashMap<PodUid, Declared>, uid: &PodUid) -> &'a [IpAddr] {
+    declared.get(uid).map_or(&[], |pod| &pod.addresses)
 }
 
 fn unreadable_look(now: Time, reason: Reason, detail: String) -> Look {

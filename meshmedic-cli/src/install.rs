@@ -5,7 +5,6 @@ mod manifest;
 
 use std::time::Duration;
 
-use clap::ValueEnum;
 use meshmedic_common::identity::{Component, Identity};
 use meshmedic_common::kube::facts::pod_facts;
 
@@ -14,7 +13,7 @@ use crate::exit::Usage;
 use crate::istio::IstioArgs;
 use crate::output;
 use crate::selection::claimants;
-use manifest::{Cluster, Wish, manifest};
+use manifest::{Cluster, Repair, manifest};
 
 const AFTER_HELP: &str = "\
 It reads where Istio is, what the API serves and which platform this is, and
@@ -53,27 +52,6 @@ pub(crate) struct Args {
     connection: ConnectionArgs,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Repair {
-    /// Report them, and change nothing
-    #[default]
-    None,
-    /// Heal them in place; never restart a pod
-    Heal,
-    /// Heal them in place, and restart those for which that does not help
-    Restart,
-}
-
-impl Repair {
-    const fn wish(self) -> Wish {
-        match self {
-            Self::None => Wish::Detect,
-            Self::Heal => Wish::Heal,
-            Self::Restart => Wish::Restart,
-        }
-    }
-}
-
 /// Prints it; gives the exit code.
 pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     debug_assert!(args.print, "clap requires it");
@@ -82,9 +60,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
         // No agents are asked: there are none yet.
         args.istio.settle(&mut connection, None, Duration::ZERO).await;
         let cluster = look(&connection).await?;
-        let wish = args.repair.wish();
-        manifest::may_be_granted(&cluster, wish, args.accept_unrestricted_pod_status).map_err(Usage)?;
-        output::write(&manifest(&cluster, wish, &args.image))?;
+        manifest::may_be_granted(&cluster, args.repair, args.accept_unrestricted_pod_status)
+            .map_err(Usage)?;
+        output::write(&manifest(&cluster, args.repair, &args.image))?;
         Ok(0)
     })
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use meshmedic_common::ask::Ask;
 use meshmedic_common::duration;
 use meshmedic_common::facts::{HEAL, PodFacts, TOGGLE_RESTORE};
-use meshmedic_common::kube::acted::{Acted, Target};
+use meshmedic_common::kube::acted::Acted;
 use meshmedic_common::kube::heal;
 use meshmedic_common::kube::toggle::{self, RestoreError};
 use meshmedic_common::policy::SETTLE;
@@ -169,7 +169,7 @@ async fn put_back(args: &Args, connection: &Connection, mesh: &Mesh, facts: &Pod
         let detail = "its label istio.io/dataplane-mode is put back as it was before a toggle";
         return item(Action::WouldUndo, detail.to_owned());
     }
-    match toggle::restore(&connection.client, &target(facts)).await {
+    match toggle::restore(&connection.client, &facts.into()).await {
         Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => item(
             Action::Undone,
             "its label istio.io/dataplane-mode is as it was".to_owned(),
@@ -198,7 +198,7 @@ async fn forget(args: &Args, connection: &Connection, facts: &PodFacts) -> Item 
         let detail = "the record of an ask to istio-cni is removed";
         return item(Action::WouldUndo, detail.to_owned());
     }
-    match heal::forget(&connection.client, &target(facts)).await {
+    match heal::forget(&connection.client, &facts.into()).await {
         Ok(_) | Err(Acted::Gone | Acted::OtherPod) => item(
             Action::Undone,
             "the record of an ask to istio-cni is removed".to_owned(),
@@ -210,14 +210,6 @@ async fn forget(args: &Args, connection: &Connection, facts: &PodFacts) -> Item 
                 facts.namespace, facts.name
             ),
         ),
-    }
-}
-
-fn target(facts: &PodFacts) -> Target {
-    Target {
-        namespace: facts.namespace.clone(),
-        name: facts.name.clone(),
-        uid: facts.uid.clone(),
     }
 }
 

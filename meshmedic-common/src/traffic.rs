@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::abi::TrafficCounts;
 use crate::rules::is_ipv6_only;
 use crate::time::Time;
-use crate::verdict::named;
+use crate::verdict::{State, named};
 
 /// So many connections without a half of ztunnel's, at least, went past it. An application's half is counted a moment
 /// before ztunnel's, so a few of them may stand alone in any count; and a few may go where no rule leads.
@@ -88,6 +88,12 @@ impl Connections {
             untaken: 0,
             untaken_seconds: 0,
         }
+    }
+
+    /// What they add to the state of a pod: something only where ztunnel holds its listeners, and they prove something.
+    #[must_use]
+    pub fn told_beside(&self, state: State) -> Option<String> {
+        (state.is_held() && self.verdict != Passage::Unknown).then(|| self.told())
     }
 
     /// What is to be said of them, for people.

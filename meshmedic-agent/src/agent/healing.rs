@@ -126,11 +126,7 @@ impl Heal {
         if !self.rungs.heal {
             return Vec::new();
         }
-        let lost: Vec<&PodUid> = watch
-            .engine()
-            .views()
-            .filter_map(|(uid, view)| view.state.is_lost().then_some(uid))
-            .collect();
+        let lost: Vec<&PodUid> = watch.engine().lost().collect();
         if lost.is_empty() && !self.healer.is_busy() {
             // Nothing to judge; that it ended is told by the pods that are gone.
             let view = self.view(at, gates, watch, mirror, planner);

@@ -267,7 +267,7 @@ impl Teller {
             (None, _) | (Some(State::Unverifiable), State::Captured | State::Exempt) => line!(debug),
             _ => line!(info),
         }
-        let target = target(&facts.namespace, &facts.name, &facts.uid);
+        let target = Target::from(facts);
         let told_lost = self.told_lost.contains(&transition.uid);
         if transition.to.is_finding() && !mass_loss {
             let doing = traffic
@@ -455,11 +455,7 @@ impl Teller {
         if !shadow && !waits && !self.mass_loss {
             let detail = detail.map(|detail| format!(" ({detail})")).unwrap_or_default();
             let note = format!("not repaired, by rule {}: {}{detail}", why.rule(), why.sentence());
-            self.tell_of(
-                target(&pod.namespace, &pod.name, &pod.uid),
-                EventReason::RepairBlocked,
-                note,
-            );
+            self.tell_of(pod.into(), EventReason::RepairBlocked, note);
         }
     }
 
@@ -491,7 +487,7 @@ impl Teller {
                 node = self.node,
                 "{note}"
             );
-            let target = target(&facts.namespace, &facts.name, &facts.uid);
+            let target = Target::from(facts);
             self.tell_of(target, EventReason::CaptureLost, note.to_owned());
         }
         self.unredirected = missing;
@@ -543,16 +539,8 @@ fn in_millis(duration: Duration) -> Duration {
     Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn target(namespace: &str, name: &str, uid: &str) -> Target {
-    Target {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        uid: uid.to_owned(),
-    }
-}
-
 fn of(pod: &PodRef) -> Subject {
-    Subject::Pod(target(&pod.namespace, &pod.name, &pod.uid))
+    Subject::Pod(pod.into())
 }
 
 /// Every act and every refusal is one line with these fields, whatever else is logged.

@@ -65,11 +65,7 @@ impl Toggles {
                 continue;
             }
             *due = now + LEFT;
-            let target = Target {
-                namespace: facts.namespace.clone(),
-                name: facts.name.clone(),
-                uid: facts.uid.clone(),
-            };
+            let target = Target::from(facts);
             let client = self.client.clone();
             self.running.spawn(async move {
                 let result = toggle::restore(&client, &target).await;

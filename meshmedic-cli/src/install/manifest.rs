@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use clap::ValueEnum;
 use meshmedic_common::identity::Identity;
 
 /// What the files name, and what is run where nobody says otherwise.
@@ -70,11 +71,15 @@ pub(super) struct Cluster {
     pub(super) policies: bool,
 }
 
-/// What the agents shall do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    Detect,
+/// What the agents may do with pods that fell out of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Repair {
+    /// Report them, and change nothing
+    #[default]
+    None,
+    /// Heal them in place; never restart a pod
     Heal,
+    /// Heal them in place, and restart those for which that does not help
     Restart,
 }
 
@@ -90,8 +95,8 @@ pub(super) fn image(text: &str) -> Result<String, String> {
 }
 
 /// The right to write the status of every pod is granted only where something narrows it, or somebody accepts it.
-pub(super) fn may_be_granted(cluster: &Cluster, wish: Wish, accepted: bool) -> Result<(), String> {
-    if wish == Wish::Detect || cluster.policies || accepted {
+pub(super) fn may_be_granted(cluster: &Cluster, repair: Repair, accepted: bool) -> Result<(), String> {
+    if repair == Repair::None || cluster.policies || accepted {
         return Ok(());
     }
     Err(format!(
@@ -102,15 +107,15 @@ pub(super) fn may_be_granted(cluster: &Cluster, wish: Wish, accepted: bool) -> R
     ))
 }
 
-pub(super) fn manifest(cluster: &Cluster, wish: Wish, image: &str) -> String {
-    let mut text = header(cluster, wish);
+pub(super) fn manifest(cluster: &Cluster, repair: Repair, image: &str) -> String {
+    let mut text = header(cluster, repair);
     let base = BASE.replacen(IMAGE, image, 1);
-    let variables = variables(cluster, wish);
+    let variables = variables(cluster, repair);
     text += &base.replacen(VARIABLES_END, &format!("{VARIABLES_END}{variables}"), 1);
     let parts = [
-        (wish != Wish::Detect, HEAL),
-        (wish == Wish::Restart, RESTART),
-        (wish != Wish::Detect && cluster.policies, POLICIES),
+        (repair != Repair::None, HEAL),
+        (repair == Repair::Restart, RESTART),
+        (repair != Repair::None && cluster.policies, POLICIES),
         (cluster.openshift, OPENSHIFT),
         (cluster.gke, GKE),
         (cluster.monitoring, POD_MONITOR),
@@ -124,11 +129,11 @@ pub(super) fn manifest(cluster: &Cluster, wish: Wish, image: &str) -> String {
 }
 
 /// What it was made from, so that one who reads it later can tell whether it still fits.
-fn header(cluster: &Cluster, wish: Wish) -> String {
-    let does = match wish {
-        Wish::Detect => "report, and change nothing",
-        Wish::Heal => "heal pods in place, and never restart one",
-        Wish::Restart => "heal pods in place, and restart those for which that does not help",
+fn header(cluster: &Cluster, repair: Repair) -> String {
+    let does = match repair {
+        Repair::None => "report, and change nothing",
+        Repair::Heal => "heal pods in place, and never restart one",
+        Repair::Restart => "heal pods in place, and restart those for which that does not help",
     };
     let mut found = vec![format!("Istio in {}", cluster.istio.places())];
     if cluster.istio.external_istiod {
@@ -154,7 +159,7 @@ fn header(cluster: &Cluster, wish: Wish) -> String {
 }
 
 /// The agent's flags that differ from its defaults.
-fn variables(cluster: &Cluster, wish: Wish) -> String {
+fn variables(cluster: &Cluster, repair: Repair) -> String {
     let default = Identity::default();
     let mut set = Vec::new();
     if cluster.istio.namespaces != default.namespaces {
@@ -163,11 +168,11 @@ fn variables(cluster: &Cluster, wish: Wish) -> String {
     if cluster.istio.external_istiod {
         set.push(("EXTERNAL_ISTIOD", "true".to_owned()));
     }
-    if wish != Wish::Detect {
+    if repair != Repair::None {
         set.push(("AUTO_REPAIR", "true".to_owned()));
         set.push(("REPAIR_STUCK", "true".to_owned()));
     }
-    if wish == Wish::Heal {
+    if repair == Repair::Heal {
         set.push(("STRATEGY", "heal".to_owned()));
     }
     set.iter().fold(String::new(), |mut text, (name, value)| {
@@ -218,7 +223,7 @@ mod tests {
 
     #[test]
     fn detection_in_a_plain_cluster_is_the_file_of_deploy() {
-        let text = manifest(&plain(), Wish::Detect, IMAGE);
+        let text = manifest(&plain(), Repair::None, IMAGE);
         let head = "# MeshMedic 0.1.0, for Kubernetes v1.36.2 with Istio in istio-system, kube-system, admission policies.\n\
                     # Its agents report, and change nothing. No tenant may write in the namespaces of Istio.\n";
         assert_eq!(text, format!("{head}{BASE}"));
@@ -226,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_restart_is_what_the_kustomization_has() {
-        let text = manifest(&plain(), Wish::Restart, IMAGE);
+        let text = manifest(&plain(), Repair::Restart, IMAGE);
         for variable in agent(TURNED_ON)["env"].as_array().unwrap() {
             let has = agent(&text)["env"].as_array().unwrap().contains(variable);
             assert!(has, "{variable}");
@@ -237,7 +242,7 @@ mod tests {
 
     #[test]
     fn heals_come_without_the_right_to_evict() {
-        let text = manifest(&plain(), Wish::Heal, IMAGE);
+        let text = manifest(&plain(), Repair::Heal, IMAGE);
         assert!(!text.contains("pods/eviction\"]") && names(&text).is_disjoint(&names(RESTART)));
         let strategy = serde_json::json!({ "name": "MESHMEDIC_STRATEGY", "value": "heal" });
         assert!(agent(&text)["env"].as_array().unwrap().contains(&strategy));
@@ -253,7 +258,7 @@ mod tests {
             policies: false,
             ..plain()
         };
-        let text = manifest(&cluster, Wish::Restart, "registry.example.com/m@sha256:00");
+        let text = manifest(&cluster, Repair::Restart, "registry.example.com/m@sha256:00");
         let found = names(&text);
         for name in [
             "\"RoleBinding\"/\"meshmedic-privileged\"",
@@ -280,13 +285,13 @@ mod tests {
             policies: false,
             ..plain()
         };
-        for wish in [Wish::Heal, Wish::Restart] {
-            let why = may_be_granted(&old, wish, false).unwrap_err();
+        for repair in [Repair::Heal, Repair::Restart] {
+            let why = may_be_granted(&old, repair, false).unwrap_err();
             assert!(why.contains("--accept-unrestricted-pod-status"), "{why}");
-            assert_eq!(may_be_granted(&old, wish, true), Ok(()));
-            assert_eq!(may_be_granted(&plain(), wish, false), Ok(()));
+            assert_eq!(may_be_granted(&old, repair, true), Ok(()));
+            assert_eq!(may_be_granted(&plain(), repair, false), Ok(()));
         }
-        assert_eq!(may_be_granted(&old, Wish::Detect, false), Ok(()));
+        assert_eq!(may_be_granted(&old, Repair::None, false), Ok(()));
     }
 
     #[test]

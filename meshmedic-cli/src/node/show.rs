@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use meshmedic_common::report::{Holder, NodeReport, PodReport, TriggerMode};
-use meshmedic_common::traffic::Passage;
 use meshmedic_common::verdict::{Owner, State, Traffic};
 use tabwriter::TabWriter;
 
@@ -133,11 +132,8 @@ fn sentence(pod: &PodReport) -> anyhow::Result<String> {
     if let Some(detail) = pod.detail.as_ref().filter(|_| !pod.state.is_finding()) {
         write!(out, " ({detail})")?;
     }
-    if let Some(found) = pod
-        .connections
-        .filter(|found| pod.state.is_held() && found.verdict != Passage::Unknown)
-    {
-        write!(out, ", {}", found.told())?;
+    if let Some(told) = pod.connections.and_then(|found| found.told_beside(pod.state)) {
+        write!(out, ", {told}")?;
     }
     if let Some(traffic) = pod.traffic.filter(|traffic| *traffic != Traffic::Unknown) {
         write!(out, ";\n  {}", traffic.sentence())?;

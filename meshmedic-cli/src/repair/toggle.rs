@@ -127,11 +127,7 @@ impl Repairs<'_> {
 
     /// Puts the label back, and does not give up easily.
     async fn restore(&self, facts: &PodFacts) -> Result<(), RestoreError> {
-        let target = Target {
-            namespace: facts.namespace.clone(),
-            name: facts.name.clone(),
-            uid: facts.uid.clone(),
-        };
+        let target = Target::from(facts);
         let mut attempt = 1;
         loop {
             match toggle::restore(&self.connection.client, &target).await {

@@ -8,7 +8,7 @@ use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::API_VERSION;
 use meshmedic_common::rules::{PodRules, Rules};
-use meshmedic_common::traffic::{Connections, Passage};
+use meshmedic_common::traffic::Connections;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 use serde::Serialize;
 
@@ -207,11 +207,8 @@ impl ScannedPod {
             }
             _ => {}
         }
-        if let Some(found) = self
-            .connections
-            .filter(|found| self.state.is_held() && found.verdict != Passage::Unknown)
-        {
-            sentence = format!("{sentence}, {}", found.told());
+        if let Some(told) = self.connections.and_then(|found| found.told_beside(self.state)) {
+            sentence = format!("{sentence}, {told}");
         }
         if self.is_unredirected() {
             sentence += ", but Istio's routing table is missing: its traffic bypasses the mesh";
@@ -295,7 +292,7 @@ impl Orphan {
 
 #[cfg(test)]
 mod tests {
-    use meshmedic_common::traffic::Untold;
+    use meshmedic_common::traffic::{Passage, Untold};
 
     use super::*;
 

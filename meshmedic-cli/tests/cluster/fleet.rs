@@ -67,6 +67,17 @@ pub(crate) fn install(world: &World, agent: &Agent) {
     .unwrap();
 }
 
+/// A cluster with two pods, of which the first one is an orphan, and the agent that says so.
+fn an_orphan_of_two() -> (World, Vec<Pod>, Agent) {
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&[]);
+    install(&world, &agent);
+    world.cluster.orphan(&pods[0]).unwrap();
+    await_orphan(&mut agent, &pods[0]);
+    (world, pods, agent)
+}
+
 pub(crate) fn await_orphan(agent: &mut Agent, pod: &Pod) {
     agent.until("the agent's verdict", |agent| {
         let mut pods = agent.report().pods.into_iter();
@@ -204,12 +215,7 @@ fn a_pods_story_is_told() {
     if !need::root("a_pods_story_is_told") {
         return;
     }
-    let world = World::new(1);
-    let pods = world.deployment("cart", 2);
-    let mut agent = world.ready_agent(&[]);
-    install(&world, &agent);
-    world.cluster.orphan(&pods[0]).unwrap();
-    await_orphan(&mut agent, &pods[0]);
+    let (world, pods, mut agent) = an_orphan_of_two();
     agent.until("the Event", |_| world.events_of(&pods[0]) == ["MeshCaptureLost"]);
     let name = |pod: &Pod| format!("shop/{}", pod.name());
     let explain = |pod: &str| run(&world, &["explain", pod, "--confirm", "200ms", "--settle", "0s"]);
@@ -263,12 +269,7 @@ fn a_pod_is_proved_leg_by_leg() {
     if !need::root("a_pod_is_proved_leg_by_leg") {
         return;
     }
-    let world = World::new(1);
-    let pods = world.deployment("cart", 2);
-    let mut agent = world.ready_agent(&[]);
-    install(&world, &agent);
-    world.cluster.orphan(&pods[0]).unwrap();
-    await_orphan(&mut agent, &pods[0]);
+    let (world, pods, _agent) = an_orphan_of_two();
     let prove = |pod: &Pod, more: &[&str]| {
         let name = format!("shop/{}", pod.name());
         let words = [&["prove", &name, "--confirm", "200ms", "--settle", "0s"], more].concat();

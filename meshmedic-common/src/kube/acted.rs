@@ -8,7 +8,9 @@ use kube::core::Status;
 use kube::core::response::reason;
 
 use super::send::{NO_STATUS, asked_to_wait};
+use crate::facts::PodFacts;
 use crate::policy::Withheld;
+use crate::repair::PodRef;
 use crate::text::clean;
 
 /// How much of an answer's words is kept.
@@ -25,6 +27,26 @@ pub struct Target {
     pub name: String,
     /// Its UID. A pod of the same name with another one is left alone.
     pub uid: String,
+}
+
+impl From<&PodRef> for Target {
+    fn from(pod: &PodRef) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        }
+    }
+}
+
+impl From<&PodFacts> for Target {
+    fn from(facts: &PodFacts) -> Self {
+        Self {
+            namespace: facts.namespace.clone(),
+            name: facts.name.clone(),
+            uid: facts.uid.clone(),
+        }
+    }
 }
 
 /// What came of an act.

@@ -143,10 +143,7 @@ impl Acts {
 
     /// Writes something down that nobody waits for.
     pub async fn note(&self, lease: &LeaseKey, step: Step, allowance: &Allowance) -> Result<(), String> {
-        let change = Change {
-            id: String::new(),
-            step,
-        };
+        let change = Change::of_no_repair(step);
         match self.within(self.update(lease, &change, allowance)).await? {
             Ok(_) => Ok(()),
             Err(Refusal::Withheld(why, _)) => Err(why.sentence().to_owned()),
@@ -385,11 +382,7 @@ impl Acts {
     }
 
     async fn act(&self, pod: &PodRef, means: Means, ready: bool, dry_run: bool) -> Acted {
-        let target = Target {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-        };
+        let target = Target::from(pod);
         let done = match means {
             Means::Evict => evict::evict(&self.client, &target, ready, dry_run).await,
             Means::Delete => evict::delete(&self.client, &target, dry_run).await,

@@ -175,6 +175,17 @@ pub struct Change {
     pub step: Step,
 }
 
+impl Change {
+    /// One that concerns the record alone.
+    #[must_use]
+    pub const fn of_no_repair(step: Step) -> Self {
+        Self {
+            id: String::new(),
+            step,
+        }
+    }
+}
+
 /// A step of a repair that is written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -37,10 +37,7 @@ impl SlotTidy {
     ) -> Option<(RequestId, Request)> {
         self.due_at(repairer).filter(|due| at.now >= *due)?;
         let lease = LeaseKey::Slot(self.next);
-        let change = Change {
-            id: String::new(),
-            step: Step::Forget,
-        };
+        let change = Change::of_no_repair(Step::Forget);
         *numbers += 1;
         self.asked = Some(*numbers);
         let request = Request::Update {

@@ -1,18 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rust's code apart from its comments and literals, so that a rule about one is not misled by the other.
 
+/// A character of code, or one whole comment or literal.
+enum Piece<'a> {
+    Code(char),
+    Aside(&'a str),
+}
+
+/// A text in pieces, each with the byte at which it begins.
+fn pieces(text: &str) -> impl Iterator<Item = (usize, Piece<'_>)> {
+    let (mut at, mut before) = (0, None);
+    std::iter::from_fn(move || {
+        let rest = &text[at..];
+        let first = rest.chars().next()?;
+        let (begin, length) = (at, literal_or_comment(rest, before));
+        at += length.max(first.len_utf8());
+        // What follows a comment or a literal does not go on with a word.
+        before = (length == 0).then_some(first);
+        let piece = if length == 0 {
+            Piece::Code(first)
+        } else {
+            Piece::Aside(&rest[..length])
+        };
+        Some((begin, piece))
+    })
+}
+
 /// Replaces comments, strings and characters by blanks; newlines stay where they are.
 pub(super) fn bare(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = literal_or_comment(rest, out.chars().next_back());
-        if length == 0 {
-            out.push(first);
-            rest = &rest[first.len_utf8()..];
-        } else {
-            out.extend(rest[..length].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
-            rest = &rest[length..];
+    for (_, piece) in pieces(text) {
+        match piece {
+            Piece::Code(c) => out.push(c),
+            Piece::Aside(aside) => out.extend(aside.chars().map(|c| if c == '\n' { '\n' } else { ' ' })),
         }
     }
     out
@@ -20,20 +40,16 @@ pub(super) fn bare(text: &str) -> String {
 
 /// The string literals with the line on which each begins, and with their quotes.
 pub(super) fn strings(text: &str) -> Vec<(usize, &str)> {
-    let mut strings = Vec::new();
-    let (mut at, mut line, mut before) = (0, 1, None);
-    while let Some(first) = text[at..].chars().next() {
-        let rest = &text[at..];
-        let length = literal_or_comment(rest, before);
-        let end = at + length.max(first.len_utf8());
-        if length > 0 && (first == '"' || first == 'r') {
-            strings.push((line, &text[at..end]));
+    let (mut line, mut counted) = (1, 0);
+    let strings = pieces(text).filter_map(|(at, piece)| match piece {
+        Piece::Aside(literal) if literal.starts_with(['"', 'r']) => {
+            line += text[counted..at].matches('\n').count();
+            counted = at;
+            Some((line, literal))
         }
-        line += text[at..end].matches('\n').count();
-        before = if length > 0 { Some(' ') } else { Some(first) };
-        at = end;
-    }
-    strings
+        _ => None,
+    });
+    strings.collect()
 }
 
 /// How many bytes at the beginning of `rest` are one comment or literal.

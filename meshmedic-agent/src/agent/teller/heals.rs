@@ -10,7 +10,7 @@ use meshmedic_common::repair::PodRef;
 use meshmedic_common::repair::heal;
 use meshmedic_common::report::{RepairReport, RepairResult};
 
-use super::{Teller, audit, in_millis, of, target};
+use super::{Teller, audit, in_millis, of};
 
 impl Teller {
     /// What became of heals in place.
@@ -55,11 +55,7 @@ impl Teller {
                     let note = "asking istio-cni to take it in again: it fell out of the mesh. Nothing restarts; its open \
                                 connections are reset once"
                         .to_owned();
-                    self.tell_of(
-                        target(&pod.namespace, &pod.name, &pod.uid),
-                        EventReason::RepairStarted,
-                        note,
-                    );
+                    self.tell_of(pod.into(), EventReason::RepairStarted, note);
                 }
             }
             heal::Notice::Healed { pod, took, .. } => {
@@ -69,11 +65,7 @@ impl Teller {
                     "it is captured again in its own network namespace, {took_text} after istio-cni was asked"
                 );
                 self.remember_end(Means::Heal, pod, RepairResult::Succeeded, &note, *took, server);
-                self.tell_of(
-                    target(&pod.namespace, &pod.name, &pod.uid),
-                    EventReason::RepairSucceeded,
-                    note,
-                );
+                self.tell_of(pod.into(), EventReason::RepairSucceeded, note);
             }
             heal::Notice::Failed { pod, why, took } => {
                 audit(pod, "healed", Some("failed"), Some(why.as_str()));
@@ -83,22 +75,14 @@ impl Teller {
                     why.sentence()
                 );
                 self.remember_end(Means::Heal, pod, RepairResult::Failed, &note, *took, server);
-                self.tell_of(
-                    target(&pod.namespace, &pod.name, &pod.uid),
-                    EventReason::RepairFailed,
-                    note,
-                );
+                self.tell_of(pod.into(), EventReason::RepairFailed, note);
             }
             heal::Notice::Toggling { pod } => {
                 audit(pod, "toggle", Some("started"), None);
                 let note = "the heal did not take, so its label takes it out of the mesh and in again: its traffic is \
                             plain text meanwhile, and nothing restarts"
                     .to_owned();
-                self.tell_of(
-                    target(&pod.namespace, &pod.name, &pod.uid),
-                    EventReason::RepairStarted,
-                    note,
-                );
+                self.tell_of(pod.into(), EventReason::RepairStarted, note);
             }
             heal::Notice::Toggled { pod, took } => {
                 audit(pod, "toggled", Some("succeeded"), None);
@@ -107,11 +91,7 @@ impl Teller {
                     "it is captured again in its own network namespace, {took_text} after its label was taken away"
                 );
                 self.remember_end(Means::Toggle, pod, RepairResult::Succeeded, &note, *took, server);
-                self.tell_of(
-                    target(&pod.namespace, &pod.name, &pod.uid),
-                    EventReason::RepairSucceeded,
-                    note,
-                );
+                self.tell_of(pod.into(), EventReason::RepairSucceeded, note);
             }
             heal::Notice::ToggleFailed { pod, detail } => {
                 audit(pod, "toggled", Some("failed"), detail.as_deref());
@@ -128,11 +108,7 @@ impl Teller {
                     Duration::ZERO,
                     server,
                 );
-                self.tell_of(
-                    target(&pod.namespace, &pod.name, &pod.uid),
-                    EventReason::RepairFailed,
-                    note,
-                );
+                self.tell_of(pod.into(), EventReason::RepairFailed, note);
             }
             // What was made worse is told of each, however many there are.
             heal::Notice::Undone { pod } => {

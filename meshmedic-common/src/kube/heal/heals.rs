@@ -51,7 +51,7 @@ impl Heals {
                 Answer::Fetched(fetched.map(|found| found.map(|(fetched, _)| fetched)))
             }
             Request::Ask { pod, version, ask } => {
-                let target = target(&pod);
+                let target = Target::from(&pod);
                 let asked = within(super::ask(&self.client, &target, &version, &ask)).await;
                 Answer::Asked(asked.unwrap_or_else(Asked::InDoubt))
             }
@@ -104,7 +104,7 @@ impl Heals {
 
     /// The second half. A pod that is gone needs nothing.
     async fn put_back(&self, pod: &PodRef) -> Result<(), String> {
-        match toggle::restore(&self.client, &target(pod)).await {
+        match toggle::restore(&self.client, &pod.into()).await {
             Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
@@ -129,12 +129,4 @@ async fn within<T>(work: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(TIME_LIMIT, work)
         .await
         .map_err(|_| format!("the API did not answer within {}s", TIME_LIMIT.as_secs()))
-}
-
-fn target(pod: &PodRef) -> Target {
-    Target {
-        namespace: pod.namespace.clone(),
-        name: pod.name.clone(),
-        uid: pod.uid.clone(),
-    }
 }

@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use meshmedic_agent::engine::is_mass_loss;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::{Controller, Enrolment, PodFacts};
 use meshmedic_common::few::{About, Few};
@@ -369,10 +370,7 @@ impl Fleet {
             return;
         };
         let allowance = Limits::DEFAULT.allowance(&LeaseKey::Heals);
-        let change = Change {
-            id: String::new(),
-            step,
-        };
+        let change = Change::of_no_repair(step);
         let at = moment(self.now).server;
         let (changed, _) = update(&mut self.record, &change, &allowance, at);
         if changed {
@@ -435,7 +433,7 @@ impl Node {
             }
             orphans += usize::from(pod.state == State::Orphan);
         }
-        orphans >= 5 && orphans * 100 >= self.pods.len() * 80
+        is_mass_loss(orphans, self.pods.len())
     }
 
     fn read(&mut self, millis: u64, uid: &PodUid) {

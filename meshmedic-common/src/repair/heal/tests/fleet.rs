@@ -57,10 +57,7 @@ impl Fleet {
                 let Some(news) = node.healer.news(node.now) else {
                     continue;
                 };
-                let change = Change {
-                    id: String::new(),
-                    step: news.step(&format!("node-{number}")),
-                };
+                let change = Change::of_no_repair(news.step(&format!("node-{number}")));
                 let (written, _) = update(&mut self.record, &change, &allowance, node.at().server);
                 self.writes += usize::from(written);
                 node.healer.told(node.now, true);
