@@ -16,14 +16,14 @@
 
 mod behave;
 mod client;
-mod fault;
+pub(crate) mod fault;
 mod http;
 mod kubeconfig;
 pub(crate) mod manifest;
-mod order;
-mod pods;
+pub(crate) mod order;
+pub(crate) mod pods;
 mod real;
-mod request;
+pub(crate) mod request;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::Deref;
@@ -36,13 +36,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use client::{Client, Watch};
-pub(crate) use fault::Action;
 pub use fault::{Fault, Outage};
 pub use http::Response;
 pub use manifest::documents;
 pub(crate) use order::{Answer, Order};
 pub use pods::{Ephemeral, Exec, Log, PodRef};
-pub(crate) use pods::{Fortune, LogEnd, LogText, Output, Tables};
 pub use request::Request;
 
 use crate::apiserver::object::{meta, text};

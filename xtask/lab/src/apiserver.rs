@@ -5,8 +5,10 @@
 
 mod budgets;
 mod call;
+mod connection;
 mod discovery;
 mod dispatch;
+mod done;
 mod eviction;
 mod failure;
 mod faults;
@@ -21,6 +23,7 @@ mod security;
 mod selector;
 mod server;
 mod store;
+mod streams;
 mod watch;
 mod write;
 
@@ -29,7 +32,7 @@ use std::io::{self, BufRead as _, Write as _};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::api::{Answer, Order};
+use crate::api::order::{Answer, Order};
 pub(crate) use route::{Route, route_of, route_to};
 use server::Server;
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::pod::{Driver, PodSpec, Qos, Shape};
+use crate::pod::spec::{Driver, PodSpec, Qos, Shape};
 use crate::wait;
 
 /// How the name of every lab's cgroup begins.

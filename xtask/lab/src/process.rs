@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The lab's processes, seen from the library.
 
+mod shared;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -14,28 +16,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Context as _, Error, Result};
-use crate::lab::Shared;
-use crate::pod::Pod;
 use crate::protocol::{Command, Listen, Reply, Setup, VERSION};
+
+pub(crate) use shared::{Janitor, Shared};
 
 /// How long a helper may take to answer; a machine under load starts hundreds of them at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Names the helper binary.
 const BINARY: &str = "MESHMEDIC_LAB_BIN";
-
-/// The network namespace of a further process.
-#[derive(Clone, Debug, Default)]
-pub enum ProcessNetns {
-    /// The pod's own.
-    #[default]
-    Own,
-    /// The node's.
-    Host,
-    /// A new one, without addresses but loopback's.
-    Nested,
-    /// Another pod's.
-    Of(Pod),
-}
 
 /// Locks, whatever a panicking test left behind: the lab must be cleared up all the same.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,9 +12,8 @@ use rustix::process::{Pid, Signal};
 
 use crate::cgroup;
 use crate::error::{Context as _, Error, Result};
-use crate::lab::Shared;
 use crate::pod::{Pod, PodSpec, hex, uid};
-use crate::process::{Process, Worker, lock, netns_inode, netns_path};
+use crate::process::{Process, Shared, Worker, lock, netns_inode, netns_path};
 use crate::protocol::{Command, Enrolment, Listen, Netns, Setup, Socket};
 use crate::wait;
 

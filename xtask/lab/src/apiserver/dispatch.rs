@@ -12,27 +12,16 @@ use super::eviction;
 use super::failure::{Failure, Outcome};
 use super::object::{is_deleted, map, meta, set_meta, text};
 use super::patch::Kind;
-use super::pods::{self, Switch, Upgrade};
 use super::rbac::{self, Attributes, User};
 use super::read::{self, shown};
 use super::resources::known;
 use super::server::{Server, rfc3339};
 use super::store::{Key, of};
-use super::watch::{self, Lines};
+use super::streams::upgrade::Upgrade;
+use super::watch;
 use super::write::{Deletion, Writer, manager};
-use crate::api::Request;
-
-/// What a request comes to.
-pub(crate) enum Done {
-    Object(u16, Value),
-    Text(String),
-    Watch(Lines),
-    Log(Lines),
-    /// The log of a pod without a node.
-    Nothing,
-    /// The connection goes on as a WebSocket.
-    Switch(Switch),
-}
+use super::{done::Done, streams};
+use crate::api::request::Request;
 
 /// Does what a request asks for, if its user may.
 pub(crate) fn dispatch(
@@ -65,10 +54,10 @@ pub(crate) fn dispatch(
     }
     if call.is_connection() {
         authorize_create(server, user, &call, asked)?;
-        return pods::connect(server, &call, upgrade);
+        return streams::connect(server, &call, upgrade);
     }
     if call.resource.is_pod() && call.below == "log" && call.verb == "get" {
-        return pods::log(server, &call);
+        return streams::log(server, &call);
     }
     match call.verb {
         "watch" => watch::start(server, call, request).map(Done::Watch),
@@ -116,7 +105,7 @@ fn write(server: &Arc<Server>, call: &Call, body: &[u8]) -> Outcome<Done> {
     let (code, object) = carry_out(&mut writer, call, body)?;
     drop(state);
     if call.below == "ephemeralcontainers" && !dry {
-        pods::run(server, &object);
+        streams::run(server, &object);
     }
     Ok(Done::Object(code, object))
 }

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::failure::Failure;
-use crate::api::{Action, Fault, Request};
+use crate::api::fault::{Action, Fault};
+use crate::api::request::Request;
 
 /// The faults that are on, and how often each was met.
 #[derive(Default)]

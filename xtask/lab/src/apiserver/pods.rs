@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The pods behind their objects: what is known of them, and what they were told to answer.
 
-mod exec;
-mod forward;
-mod log;
-mod produce;
-mod run;
-mod upgrade;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,17 +8,13 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub(crate) use exec::connect;
-pub(crate) use log::start as log;
-pub(crate) use run::start as run;
-pub(crate) use upgrade::{Switch, Upgrade};
-
 use super::failure::{Failure, Outcome};
 use super::object::{list, meta, set_meta, text};
 use super::resources::known;
 use super::store::{Key, Store};
 use super::write::Writer;
-use crate::api::{Answer, Ephemeral, Exec, Log, Order, PodRef};
+use crate::api::order::{Answer, Order};
+use crate::api::pods::{Ephemeral, Exec, Log, PodRef};
 
 /// The lists in which a pod's containers are, in the order in which they are named.
 const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
@@ -35,36 +24,36 @@ const NOWHERE: &str = "node-without-kubelet";
 /// What is known of all pods, beside their objects.
 #[derive(Default)]
 pub(crate) struct Pods {
-    exec: BTreeMap<PodRef, Exec>,
-    logs: BTreeMap<PodRef, Book>,
-    ephemeral: BTreeMap<PodRef, Ephemeral>,
+    pub(crate) exec: BTreeMap<PodRef, Exec>,
+    pub(crate) logs: BTreeMap<PodRef, Book>,
+    pub(crate) ephemeral: BTreeMap<PodRef, Ephemeral>,
     forwards: BTreeMap<(PodRef, u16), SocketAddr>,
-    programs: BTreeMap<String, PathBuf>,
+    pub(crate) programs: BTreeMap<String, PathBuf>,
     places: BTreeMap<PodRef, Place>,
     /// Whether `get` is enough for a WebSocket.
     pub(crate) lenient: bool,
-    sessions: u64,
-    peak: u64,
+    pub(crate) sessions: u64,
+    pub(crate) peak: u64,
 }
 
 /// Where a pod runs.
 #[derive(Clone, Debug)]
-struct Place {
-    pid: u32,
+pub(crate) struct Place {
+    pub(crate) pid: u32,
     /// The kubelet's folder of its container's log.
-    logs: Option<PathBuf>,
+    pub(crate) logs: Option<PathBuf>,
 }
 
 /// A log, and what came after it was set.
 #[derive(Clone)]
-struct Book {
-    log: Log,
-    set: Timestamp,
-    added: Vec<(Timestamp, String)>,
+pub(crate) struct Book {
+    pub(crate) log: Log,
+    pub(crate) set: Timestamp,
+    pub(crate) added: Vec<(Timestamp, String)>,
 }
 
 /// What is said of the narrowest of those that fit.
-fn narrowest<'a, T>(all: &'a BTreeMap<PodRef, T>, pod: &PodRef) -> Option<&'a T> {
+pub(crate) fn narrowest<'a, T>(all: &'a BTreeMap<PodRef, T>, pod: &PodRef) -> Option<&'a T> {
     pod.wider().find_map(|pod| all.get(&pod))
 }
 
@@ -91,7 +80,7 @@ impl Pods {
         self.peak = self.sessions;
     }
 
-    fn set_log(&mut self, pod: PodRef, log: Log, now: Timestamp) {
+    pub(crate) fn set_log(&mut self, pod: PodRef, log: Log, now: Timestamp) {
         let book = Book {
             log,
             set: now,
@@ -100,7 +89,7 @@ impl Pods {
         self.logs.insert(pod, book);
     }
 
-    fn add_log(&mut self, pod: PodRef, text: String, now: Timestamp) {
+    pub(crate) fn add_log(&mut self, pod: PodRef, text: String, now: Timestamp) {
         if !self.logs.contains_key(&pod) {
             self.set_log(pod.clone(), Log::text(""), now);
         }
@@ -110,13 +99,13 @@ impl Pods {
     }
 
     /// Where a pod runs, if anything runs for it.
-    fn place(&self, pod: &PodRef) -> Option<Place> {
+    pub(crate) fn place(&self, pod: &PodRef) -> Option<Place> {
         let whole = PodRef::new(&pod.namespace, &pod.name);
         self.places.get(&whole).cloned()
     }
 
     /// Where a port leads that something else stands for.
-    fn forward(&self, pod: &PodRef, port: u16) -> Option<SocketAddr> {
+    pub(crate) fn forward(&self, pod: &PodRef, port: u16) -> Option<SocketAddr> {
         pod.wider()
             .find_map(|pod| self.forwards.get(&(pod, port)).copied())
     }
@@ -165,7 +154,7 @@ pub(crate) fn populate(writer: &mut Writer<'_>, template: &Value, count: usize) 
 }
 
 /// Finds a pod, and which of its containers is meant.
-fn container(store: &Store, key: &Key, asked: &str) -> Outcome<(Value, String)> {
+pub(crate) fn container(store: &Store, key: &Key, asked: &str) -> Outcome<(Value, String)> {
     let pods = known("pods");
     let pod = store
         .get(key)
@@ -195,7 +184,7 @@ fn container(store: &Store, key: &Key, asked: &str) -> Outcome<(Value, String)> 
 }
 
 /// The state of a container, as the kubelet last told it.
-fn state_of<'a>(pod: &'a Value, container: &str) -> &'a Value {
+pub(crate) fn state_of<'a>(pod: &'a Value, container: &str) -> &'a Value {
     let mut all = [
         "containerStatuses",
         "initContainerStatuses",

@@ -18,7 +18,7 @@ use super::object::{meta, set_meta};
 use super::read::{check_future, shown, too_old};
 use super::server::{Server, State};
 use super::store::{Change, of};
-use crate::api::Request;
+use crate::api::request::Request;
 
 /// How many events wait for a slow client.
 const WAITING: usize = 64;

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::istio::{MODE, is_annotated, is_pending};
-use super::node::Node;
 use super::{CNI, Shared};
 use crate::api::Client;
 use crate::apiserver::object::{list, meta, text};
@@ -74,6 +73,15 @@ pub(super) struct Wishes {
     pub(super) unfindable: BTreeSet<String>,
     /// How long one pod takes.
     pub(super) takes: Duration,
+}
+
+/// The node around the agent.
+pub(super) trait Host {
+    /// The pod that runs there for an API object, by its UID.
+    fn pod(&self, uid: &str) -> Option<Pod>;
+
+    /// Whether the agent's own pod is ready.
+    fn cni_ready(&self) -> bool;
 }
 
 /// The node agent of one node.
@@ -146,7 +154,7 @@ impl Cni {
     }
 
     /// The one worker, until the cluster ends.
-    pub(super) fn work(&self, shared: &Shared, node: &Node) {
+    pub(super) fn work(&self, shared: &Shared, node: &dyn Host) {
         let client = shared.client(CNI);
         while let Some(mut queued) = self.next(shared, node) {
             let done = match &queued.work {
@@ -167,7 +175,7 @@ impl Cni {
     }
 
     /// The next thing to do, once this agent may work.
-    fn next(&self, shared: &Shared, node: &Node) -> Option<Queued> {
+    fn next(&self, shared: &Shared, node: &dyn Host) -> Option<Queued> {
         loop {
             if shared.is_stopping() {
                 return None;
@@ -197,7 +205,7 @@ impl Cni {
     fn update(
         &self,
         shared: &Shared,
-        node: &Node,
+        node: &dyn Host,
         client: &Client,
         uid: &str,
         old: &Value,
@@ -230,7 +238,7 @@ impl Cni {
     fn added(
         &self,
         shared: &Shared,
-        node: &Node,
+        node: &dyn Host,
         client: &Client,
         uid: &str,
         netns: &File,
@@ -253,7 +261,7 @@ impl Cni {
     fn add(
         &self,
         shared: &Shared,
-        node: &Node,
+        node: &dyn Host,
         client: &Client,
         object: &Value,
         given: Option<File>,
@@ -294,7 +302,7 @@ impl Cni {
 
     /// The network namespace that is used for a pod: the one that was given, else the one in the cache, unseen, else
     /// what a scan finds.
-    fn netns(&self, node: &Node, object: &Value, pod: &Pod, given: Option<File>) -> Option<File> {
+    fn netns(&self, node: &dyn Host, object: &Value, pod: &Pod, given: Option<File>) -> Option<File> {
         let uid = meta(object, "uid");
         let mut state = lock(&self.state);
         let entry = state.cache.entry(uid.to_owned()).or_default();
@@ -318,7 +326,7 @@ impl Cni {
     }
 
     /// Looks for a pod among the processes. Its namespace must have one of the addresses that the API gives it.
-    fn scan(&self, node: &Node, object: &Value, pod: &Pod) -> Option<File> {
+    fn scan(&self, node: &dyn Host, object: &Value, pod: &Pod) -> Option<File> {
         let uid = meta(object, "uid");
         let hidden = lock(&self.wishes).unfindable.contains(uid) || pod.cgroup_uid() != uid;
         let addresses = list(object, "/status/podIPs")
@@ -334,7 +342,7 @@ impl Cni {
     }
 
     /// Lets a pod go. The one in a namespace that is gone keeps its rules.
-    fn remove(&self, node: &Node, client: &Client, object: &Value, deleted: bool) -> Result<(), Failure> {
+    fn remove(&self, node: &dyn Host, client: &Client, object: &Value, deleted: bool) -> Result<(), Failure> {
         let uid = meta(object, "uid");
         let entry = lock(&self.state).cache.remove(uid);
         let known = entry.flatten().and_then(|netns| netns.metadata().ok());
@@ -365,7 +373,7 @@ impl Cni {
 
     /// Starts anew: only what a scan finds of the pods that are said to be captured is known, and ztunnel gets a new
     /// snapshot.
-    pub(super) fn restart(&self, node: &Node, scans: bool) -> Result<()> {
+    pub(super) fn restart(&self, node: &dyn Host, scans: bool) -> Result<()> {
         let pods: Vec<Value> = lock(&self.state).pods.values().cloned().collect();
         let mut cache = BTreeMap::new();
         for object in pods.iter().filter(|pod| is_annotated(pod)) {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::SharedZtunnel;
-use super::cni::Cni;
+use super::cni::{Cni, Host};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::pod::Pod;
@@ -138,14 +138,6 @@ impl Node {
                 .any(|local| matches!(&local.what, What::Pod(pod) if pod.uid() == uid))
     }
 
-    /// Whether the node agent of istio-cni is ready.
-    pub(super) fn cni_ready(&self) -> bool {
-        let local = self.local();
-        local
-            .values()
-            .any(|local| matches!(local.what, What::Cni(_)) && local.ready)
-    }
-
     pub(super) fn object(&self) -> Value {
         json!({
             "apiVersion": "v1",
@@ -158,6 +150,23 @@ impl Node {
                 "nodeInfo": { "kernelVersion": "", "kubeletVersion": "v1.36.0-lab" },
             },
         })
+    }
+
+    /// Whether the node agent of istio-cni is ready.
+    pub(super) fn cni_ready(&self) -> bool {
+        self.local()
+            .values()
+            .any(|local| matches!(local.what, What::Cni(_)) && local.ready)
+    }
+}
+
+impl Host for Node {
+    fn pod(&self, uid: &str) -> Option<Pod> {
+        self.pod(uid)
+    }
+
+    fn cni_ready(&self) -> bool {
+        self.cni_ready()
     }
 }
 

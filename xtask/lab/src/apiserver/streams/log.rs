@@ -12,14 +12,15 @@ use serde_json::Value;
 use tokio::sync::mpsc::{self, Sender};
 
 use super::super::call::Call;
-use super::super::dispatch::Done;
+use super::super::done::Done;
 use super::super::failure::{Failure, Outcome};
 use super::super::object::{meta, text};
+use super::super::pods::{Book, Place, container, narrowest, state_of};
 use super::super::server::Server;
 use super::super::store::Key;
 use super::super::watch::Lines;
-use super::{Book, Place, PodRef, container, narrowest, state_of};
-use crate::api::{LogEnd, LogText};
+use crate::api::pods::PodRef;
+use crate::api::pods::{LogEnd, LogText};
 
 /// How many pieces wait for a slow client.
 const WAITING: usize = 16;

@@ -11,15 +11,16 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::super::call::Call;
-use super::super::dispatch::Done;
+use super::super::done::Done;
 use super::super::failure::{Failure, Outcome};
 use super::super::object::text;
+use super::super::pods::{container, state_of};
 use super::super::server::Server;
 use super::super::store::Key;
+use super::forward;
 use super::produce::{Ending, Job, Piece, WAITING, no_program};
 use super::upgrade::{self, Socket, Upgrade};
-use super::{container, forward, state_of};
-use crate::api::PodRef;
+use crate::api::pods::{Exec, PodRef};
 use crate::pod::hex;
 
 /// The channels, which are the first byte of a message.
@@ -94,7 +95,7 @@ pub(crate) fn connect(server: &Arc<Server>, call: &Call, upgrade: Option<Upgrade
         job = Job::new(
             &state.pods,
             &target,
-            Some(crate::api::Exec::status(missing(&chosen))),
+            Some(Exec::status(missing(&chosen))),
             Vec::new(),
         );
     }

@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::sync::mpsc::Sender;
 
-use super::{Place, PodRef, Pods, narrowest};
-use crate::api::{Exec, Output, Tables};
+use super::super::pods::{Place, Pods, narrowest};
+use crate::api::pods::PodRef;
+use crate::api::pods::{Exec, Output, Tables};
 use crate::process::netns_path;
 
 /// How much is put out at once.

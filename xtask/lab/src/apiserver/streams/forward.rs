@@ -17,8 +17,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::super::call::Query;
 use super::super::failure::{Failure, Outcome};
+use super::super::pods::{Place, Pods};
 use super::upgrade::Socket;
-use super::{Place, PodRef, Pods};
+use crate::api::pods::PodRef;
 use crate::process::netns_path;
 
 /// How many ports one request may name.

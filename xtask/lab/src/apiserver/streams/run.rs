@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::super::object::{is_deleted, list, map, meta, text};
+use super::super::pods::narrowest;
 use super::super::resources::known;
 use super::super::server::{Server, rfc3339};
 use super::super::store::Key;
 use super::produce::{Ending, Job, Piece, WAITING, no_program};
-use super::{PodRef, narrowest};
-use crate::api::{Ephemeral, Exec, Fortune, Log};
+use crate::api::pods::PodRef;
+use crate::api::pods::{Ephemeral, Exec, Fortune, Log};
 use crate::pod::hex;
 
 /// What a container that was not started ends with.
