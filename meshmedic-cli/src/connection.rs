@@ -90,6 +90,16 @@ impl ConnectionArgs {
         })
     }
 
+    /// The contexts that one may choose from; none where no kubeconfig can be read.
+    pub(crate) fn contexts(&self) -> Vec<String> {
+        let file = match &self.kubeconfig {
+            Some(path) => Kubeconfig::read_from(path),
+            None => Kubeconfig::read(),
+        };
+        let contexts = file.map(|file| file.contexts).unwrap_or_default();
+        contexts.into_iter().map(|named| named.name).collect()
+    }
+
     /// The given file; else as a pod does; else as kubectl does.
     async fn config(&self) -> anyhow::Result<Config> {
         if let Some(path) = &self.kubeconfig {

@@ -123,6 +123,12 @@ enum Command {
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    match completion::answer(command()) {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => {}
+        // A shell that asks shows no error while one types.
+        Err(_) => return ExitCode::FAILURE,
+    }
     let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     // An agent tells what happens; whoever asks a question wants the answer.
     let level = match cli.command {
@@ -149,7 +155,7 @@ pub fn main() -> ExitCode {
         Command::Pause(args) => control::pause(&args),
         Command::Resume(args) => control::resume(&args),
         Command::Gate(args) => gate::run(&args),
-        Command::Completion(args) => completion::run(&args, &command()),
+        Command::Completion(args) => completion::run(&args),
         Command::ManPages(args) => man_pages::run(&args, command()),
         Command::CliPage => cli_page::run(command()),
         Command::PrintSockets => print_sockets::run(),

@@ -4,6 +4,7 @@
 
 mod agents;
 mod behavioral;
+mod completion;
 mod connection;
 mod hostile;
 mod many;

@@ -4,7 +4,7 @@
 use meshmedic_lab::Exec;
 use serde_json::json;
 
-use crate::world::{World, assert_golden, assert_says, meshmedic};
+use crate::world::{World, assert_golden, assert_says};
 
 const TCP: &str =
     "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
@@ -201,19 +201,5 @@ fn a_plugin_of_kubectl_says_how_it_is_called() {
             .unwrap();
         let help = String::from_utf8(output.stdout).unwrap();
         assert_says(&help, &["Usage: kubectl meshmedic "]);
-    }
-}
-
-#[test]
-fn shells_get_their_completions() {
-    for (shell, word) in [
-        ("bash", "complete -F"),
-        ("zsh", "#compdef meshmedic"),
-        ("fish", "complete -c meshmedic"),
-    ] {
-        let output = meshmedic(["completion", shell]).output().unwrap();
-        let script = String::from_utf8(output.stdout).unwrap();
-        assert_says(&script, &[word, "scan"]);
-        assert!(!script.contains("print-sockets"), "{shell}");
     }
 }
