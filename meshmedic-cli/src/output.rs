@@ -2,12 +2,15 @@
 //! How this command writes for people and programs: results on stdout, errors on stderr. What a command shows
 //! stands beside it.
 
+mod markup;
+pub(crate) mod page;
 mod progress;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 
+pub(crate) use markup::Escaped;
 pub(crate) use progress::Progress;
 
 /// How a result is written.

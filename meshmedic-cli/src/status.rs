@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic status`: the fleet at a glance, by what its agents say. No pod is touched.
 
+pub(crate) mod changes;
+mod history;
+mod html;
 mod show;
+mod unwell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use meshmedic_common::identity::Component;
 use meshmedic_common::kube::control::Pause;
@@ -17,10 +22,13 @@ use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::{IstioArgs, difference};
+use crate::output;
 use crate::selection::claimants;
 use crate::ways::{AgentArgs, Fleet, fleet};
 
+pub(crate) use changes::{Change, changes_of};
 pub(crate) use show::by_severity;
+pub(crate) use unwell::Unwell;
 
 /// The kind of [`FleetStatus`].
 const KIND: &str = "FleetStatus";
@@ -37,7 +45,7 @@ const MAX_WORDS: usize = 300;
 pub(crate) struct Args {
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
-    output: show::StatusFormat,
+    output: StatusFormat,
     /// How long an agent may take to answer
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = crate::spans::interval)]
     timeout: Duration,
@@ -59,6 +67,20 @@ Exit codes, whatever the output format:
   2  wrong usage
   3  undetermined: an agent is missing or silent, or a pod stayed unverifiable";
 
+/// How the fleet is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatusFormat {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+    /// For programs and people
+    Yaml,
+    /// One file for a browser, a ticket or a printer
+    Html,
+}
+
 /// The fleet.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -75,9 +97,14 @@ pub(crate) struct FleetStatus {
     pub(crate) paused: Option<Pause>,
     /// How many pods are in each state.
     pub(crate) states: BTreeMap<State, usize>,
+    /// The pods that are out of the mesh or may be, the worst first.
+    pub(crate) unwell: Vec<Unwell>,
     pub(crate) nodes: Vec<NodeStatus>,
     /// The last repairs, newest first.
     pub(crate) repairs: Vec<NodeRepair>,
+    /// What the agents remember of their pods; `meshmedic watch --follow` writes it for programs.
+    #[serde(skip)]
+    pub(crate) changes: Vec<Change>,
     /// What could not be known, for people.
     pub(crate) notes: Vec<String>,
 }
@@ -135,7 +162,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             .settle(&mut connection, Some(&args.agents), args.timeout)
             .await;
         let status = ask(args, &connection).await?;
-        show::status(&status, args.output)?;
+        let now = connection.clock.now().unwrap_or_else(Timestamp::now);
+        output::write(&match args.output {
+            StatusFormat::Table => show::text(&status, now)?,
+            StatusFormat::Json => format!("{}\n", serde_json::to_string_pretty(&status)?),
+            StatusFormat::Yaml => serde_saphyr::to_string(&status)?,
+            StatusFormat::Html => html::page(&status, now)?,
+        })?;
         Ok(status.code())
     })
 }
@@ -229,10 +262,14 @@ impl FleetStatus {
             .map(|report| parts(&report.version))
             .max();
         let mut repairs = Vec::new();
+        let mut unwell = Vec::new();
+        let mut changes = Vec::new();
         let mut nodes: Vec<NodeStatus> = Vec::new();
         for (node, report) in fleet.reports {
             nodes.push(match report {
                 Ok(report) => {
+                    unwell.extend(report.pods.iter().filter_map(|pod| Unwell::of(&node, pod)));
+                    changes.extend(report.pods.iter().flat_map(|pod| changes_of(&node, pod)));
                     repairs.extend(report.repairs.iter().map(|repair| NodeRepair {
                         node: node.clone(),
                         repair: shown(repair),
@@ -254,6 +291,7 @@ impl FleetStatus {
             nodes.extend(missing.map(|node| NodeStatus::without(node, AgentHealth::Missing)));
         }
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        unwell.sort_by_cached_key(Unwell::rank);
         repairs.sort_by(|a, b| (b.repair.at, &b.repair.pod).cmp(&(a.repair.at, &a.repair.pod)));
         repairs.truncate(REPAIRS_SHOWN);
         let mut states = BTreeMap::new();
@@ -271,8 +309,10 @@ impl FleetStatus {
             absence: fleet.absence,
             paused,
             states,
+            unwell,
             nodes,
             repairs,
+            changes,
             notes,
         }
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic watch`: the fleet live, as a screen for people or a line a transition for pipes.
 
-mod changes;
 mod follow;
 mod keys;
 mod live;
 mod screen;
 mod terminal;
+mod told;
 mod view;
 
 use std::io::IsTerminal as _;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What doctor found.
 
-mod escape;
 mod html;
 mod junit;
 mod sarif;

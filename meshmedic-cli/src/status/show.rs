@@ -5,37 +5,19 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use clap::ValueEnum;
 use jiff::Timestamp;
-use meshmedic_common::report::TriggerMode;
+use meshmedic_common::report::{RepairReport, TriggerMode};
 use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
-use super::{AgentHealth, FleetStatus, NodeStatus, ago};
-use crate::output::{Colour, paint, state_colour, wrap, write};
+use super::{AgentHealth, FleetStatus, NodeRepair, NodeStatus, Unwell, ago};
+use crate::output::{Colour, paint, state_colour, wrap};
 
-/// How the fleet is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StatusFormat {
-    /// For people
-    #[default]
-    Table,
-    /// For programs
-    Json,
-    /// For programs and people
-    Yaml,
-}
+/// So many pods are named; `meshmedic scan` names all.
+const UNWELL_SHOWN: usize = 10;
 
-/// Writes the fleet.
-pub(crate) fn status(status: &FleetStatus, format: StatusFormat) -> anyhow::Result<()> {
-    write(&match format {
-        StatusFormat::Json => format!("{}\n", serde_json::to_string_pretty(status)?),
-        StatusFormat::Yaml => serde_saphyr::to_string(status)?,
-        StatusFormat::Table => text(status, Timestamp::now())?,
-    })
-}
-
-fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
+/// For people at a terminal.
+pub(super) fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
     let mut out = String::new();
     if let Some(pause) = &status.paused {
         out += &wrap(&format!("Repairs are {}.", pause.sentence()), 0);
@@ -48,11 +30,53 @@ fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
         return Ok(out);
     }
     out += &table(&status.nodes)?;
-    let mut trouble = String::new();
+    if !status.unwell.is_empty() {
+        writeln!(out, "\n{}", paint("Out of the mesh, or not known:", Colour::Red))?;
+        for pod in status.unwell.iter().take(UNWELL_SHOWN) {
+            out += &wrap(&line(pod, now), 2);
+        }
+        let more = status.unwell.len().saturating_sub(UNWELL_SHOWN);
+        if more > 0 {
+            writeln!(out, "  and {more} more: `meshmedic scan` names all")?;
+        }
+    }
+    let trouble = trouble(status);
+    if !trouble.is_empty() {
+        writeln!(out, "\n{}", paint("Trouble:", Colour::Red))?;
+        for sentence in trouble {
+            out += &wrap(&sentence, 2);
+        }
+    }
+    if !status.repairs.is_empty() {
+        writeln!(out, "\nLast repairs:")?;
+        for NodeRepair { repair, .. } in &status.repairs {
+            let age = ago(repair.at, now);
+            out += &wrap(&format!("{age}  {} {}", repair.pod, repair_sentence(repair)), 2);
+        }
+    }
+    notes(&mut out, status);
+    writeln!(out, "\n{}", summary(status))?;
+    Ok(out)
+}
+
+/// `shop/cart-0 on node-a: orphan, 5m ago: healing in place`.
+fn line(pod: &Unwell, now: Timestamp) -> String {
+    let since = pod.since.map(|since| format!(", {}", ago(since, now)));
+    format!(
+        "{} on {}: {}{}: {}",
+        pod.pod,
+        pod.node,
+        paint(pod.state.as_str(), state_colour(pod.state)),
+        since.unwrap_or_default(),
+        pod.doing
+    )
+}
+
+/// What is wrong with nodes and their agents, a sentence each.
+pub(super) fn trouble(status: &FleetStatus) -> Vec<String> {
+    let mut trouble = Vec::new();
     for node in &status.nodes {
-        let mut say = |what: &str, why: &str| {
-            trouble += &wrap(&format!("{}: {what}: {why}.", node.node), 2);
-        };
+        let mut say = |what: &str, why: &str| trouble.push(format!("{}: {what}: {why}.", node.node));
         match (&node.agent, &node.detail) {
             (AgentHealth::Missing, _) => say("no agent", "ztunnel runs there and no agent does"),
             (AgentHealth::Silent, detail) => {
@@ -73,30 +97,17 @@ fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
             say("breaker open", &format!("{why}{}", until.unwrap_or_default()));
         }
     }
-    if !trouble.is_empty() {
-        write!(out, "\n{}\n{trouble}", paint("Trouble:", Colour::Red))?;
-    }
-    if !status.repairs.is_empty() {
-        writeln!(out, "\nLast repairs:")?;
-        for done in &status.repairs {
-            let repair = &done.repair;
-            let action = repair.action.map_or("repaired", |action| action.sentence());
-            let result = repair
-                .result
-                .map_or("with an unknown result", |result| result.sentence());
-            let detail = repair.detail.as_ref().map(|detail| format!(" ({detail})"));
-            let age = ago(repair.at, now);
-            let text = format!(
-                "{age}  {} {action}: {result}{}",
-                repair.pod,
-                detail.unwrap_or_default()
-            );
-            out += &wrap(&text, 2);
-        }
-    }
-    notes(&mut out, status);
-    writeln!(out, "\n{}", summary(status))?;
-    Ok(out)
+    trouble
+}
+
+/// What was done to a pod, and what came of it.
+pub(super) fn repair_sentence(repair: &RepairReport) -> String {
+    let action = repair.action.map_or("repaired", |action| action.sentence());
+    let result = repair
+        .result
+        .map_or("with an unknown result", |result| result.sentence());
+    let detail = repair.detail.as_ref().map(|detail| format!(" ({detail})"));
+    format!("{action}: {result}{}", detail.unwrap_or_default())
 }
 
 fn notes(out: &mut String, status: &FleetStatus) {
@@ -110,21 +121,29 @@ fn table(nodes: &[NodeStatus]) -> anyhow::Result<String> {
     let mut table = TabWriter::new(Vec::new()).padding(2).ansi(true);
     writeln!(table, "NODE\tAGENT\tTRIGGER\tREPAIRS\tPODS")?;
     for node in nodes {
+        let (words, _) = agent(node);
         let agent = match node.agent {
-            AgentHealth::Ok => node.version.clone().unwrap_or_default(),
-            AgentHealth::Old => paint(
-                &format!("{} (old)", node.version.as_deref().unwrap_or_default()),
-                Colour::Yellow,
-            ),
-            AgentHealth::Silent => paint("silent", Colour::Red),
-            AgentHealth::Missing => paint("missing", Colour::Red),
+            AgentHealth::Ok => words,
+            AgentHealth::Old => paint(&words, Colour::Yellow),
+            AgentHealth::Silent | AgentHealth::Missing => paint(&words, Colour::Red),
         };
         let trigger = node.trigger.map_or("-", TriggerMode::as_str);
         let repairs = node.repairs.unwrap_or("-");
-        let pods = states(&node.states);
+        let pods = states_in_words(&node.states, |text, state| paint(text, state_colour(state)));
         writeln!(table, "{}\t{agent}\t{trigger}\t{repairs}\t{pods}", node.node)?;
     }
     Ok(String::from_utf8(table.into_inner()?)?)
+}
+
+/// A node's agent in a word or two, and whether it is as it should be.
+pub(super) fn agent(node: &NodeStatus) -> (String, bool) {
+    let version = node.version.as_deref().unwrap_or_default();
+    match node.agent {
+        AgentHealth::Ok => (version.to_owned(), true),
+        AgentHealth::Old => (format!("{version} (old)"), false),
+        AgentHealth::Silent => ("silent".to_owned(), false),
+        AgentHealth::Missing => ("missing".to_owned(), false),
+    }
 }
 
 /// What sorts the worst state first.
@@ -132,13 +151,16 @@ pub(crate) fn by_severity(state: State) -> impl Ord {
     (!state.is_finding(), state != State::Unverifiable, state)
 }
 
-/// The worst first.
-fn states(states: &BTreeMap<State, usize>) -> String {
+/// How many pods are in which state, the worst first.
+pub(super) fn states_in_words(
+    states: &BTreeMap<State, usize>,
+    paint: impl Fn(&str, State) -> String,
+) -> String {
     let mut known: Vec<_> = states.iter().collect();
     known.sort_by_key(|(state, _)| by_severity(**state));
     let words: Vec<String> = known
         .iter()
-        .map(|(state, count)| paint(&format!("{count} {state}"), state_colour(**state)))
+        .map(|(state, count)| paint(&format!("{count} {state}"), **state))
         .collect();
     if words.is_empty() {
         "-".to_owned()
@@ -147,14 +169,17 @@ fn states(states: &BTreeMap<State, usize>) -> String {
     }
 }
 
+/// How many agents answer, and what they say.
 fn summary(status: &FleetStatus) -> String {
+    let states = states_in_words(&status.states, |text, state| paint(text, state_colour(state)));
+    format!("{}: {states}.", answers(status))
+}
+
+/// How many agents answer.
+pub(super) fn answers(status: &FleetStatus) -> String {
     let count = |health| status.nodes.iter().filter(|node| node.agent == health).count();
     let heard = count(AgentHealth::Ok) + count(AgentHealth::Old);
-    format!(
-        "{heard} of {} agents answer: {}.",
-        status.nodes.len(),
-        states(&status.states)
-    )
+    format!("{heard} of {} agents answer", status.nodes.len())
 }
 
 #[cfg(test)]
@@ -189,7 +214,14 @@ mod tests {
                 {"namespace": "shop", "name": "a", "uid": "0a1b2c3d-1111-2222-3333-444455556666", "state": "captured",
                  "ports": [15001, 15006, 15008], "redirection": "routed", "flaps": 0},
                 {"namespace": "shop", "name": "b", "uid": "0a1b2c3d-1111-2222-3333-444455556667", "state": "orphan",
-                 "ports": [], "redirection": "routed", "flaps": 0},
+                 "ports": [], "redirection": "routed", "flaps": 0, "since": "2026-01-01T00:50:00Z",
+                 "heal": {"state": "asked"}, "transitions": [
+                    {"at": "2026-01-01T00:20:00Z", "to": "orphan"},
+                    {"at": "2026-01-01T00:20:09Z", "from": "orphan", "to": "captured"},
+                    {"at": "2026-01-01T00:49:50Z", "from": "captured", "to": "suspect"},
+                    {"at": "2026-01-01T00:50:00Z", "from": "suspect", "to": "orphan"}]},
+                {"namespace": "shop", "name": "<script>alert(1)</script>", "state": "unverifiable",
+                 "uid": "0a1b2c3d-1111-2222-3333-444455556668", "ports": [], "redirection": "unknown", "flaps": 0},
             ],
         });
         let fleet = example(
@@ -200,5 +232,8 @@ mod tests {
         );
         let now = "2026-01-01T01:00:00Z".parse().unwrap();
         crate::output::assert_golden("status.txt", &text(&fleet, now).unwrap());
+        let page = crate::status::html::page(&fleet, now).unwrap();
+        assert!(!page.contains("<script"), "a name is no markup");
+        crate::output::assert_recorded("status.html", &page);
     }
 }

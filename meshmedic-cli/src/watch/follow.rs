@@ -8,11 +8,11 @@ use clap::ValueEnum;
 use meshmedic_common::duration;
 
 use super::Args;
-use super::changes::{Change, Told};
+use super::told::Told;
 use crate::connection::Connection;
 use crate::output::{line, paint, say, state_colour};
 use crate::signals::Terminate;
-use crate::status::Answers;
+use crate::status::{Answers, Change};
 
 /// How a transition is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use meshmedic_common::duration;
 use meshmedic_common::verdict::State;
 
-use super::changes::Change;
-use super::view::{Unwell, View};
+use super::view::View;
 use crate::output::{Colour, paint, state_colour};
-use crate::status::{AgentHealth, NodeStatus, ago, by_severity};
+use crate::status::{AgentHealth, Change, NodeStatus, Unwell, ago, by_severity};
 
 /// Below this nothing useful fits.
 const NARROWEST: usize = 40;
@@ -114,7 +113,8 @@ impl Ui {
     }
 
     fn shown<'v>(&self, view: &'v View) -> impl Iterator<Item = &'v Unwell> {
-        view.unwell.iter().filter(|unwell| unwell.matches(&self.filter))
+        let all = view.status.unwell.iter();
+        all.filter(|unwell| unwell.matches(&self.filter))
     }
 }
 
@@ -131,6 +131,7 @@ pub(super) fn draw(view: &View, ui: &mut Ui, now: Timestamp, columns: usize, lin
     let unwell: Vec<&Unwell> = ui.shown(view).collect();
     ui.chosen = ui.chosen.min(unwell.len().saturating_sub(1));
     let changes: Vec<&Change> = view
+        .status
         .changes
         .iter()
         .filter(|change| change.name().contains(&ui.filter) || change.node.contains(&ui.filter))

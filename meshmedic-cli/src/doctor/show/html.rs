@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The report as one page, which needs nothing from elsewhere. Every word from the cluster is escaped.
+//! The report as one page. Every word from the cluster is escaped.
 
 use std::fmt::{self, Write as _};
 
-use super::escape::Escaped;
 use crate::doctor::{
     CheckReport, Comparison, DoctorReport, Ending, Group, Remedy, Severity, fold, sentences,
 };
-
-const STYLE: &str = include_str!("report.css");
+use crate::output::Escaped;
+use crate::output::page::{self, Total, plural};
 
 /// The whole page.
 pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
     let mut out = String::new();
     let of = &report.summary;
-    begin(&mut out, report, "Mesh report", "")?;
-    totals(
+    begin(
         &mut out,
+        report,
+        "Mesh report",
+        "",
         &[
             ("error", of.errors, plural(of.errors, "error", "errors")),
             ("warning", of.warnings, plural(of.warnings, "warning", "warnings")),
@@ -55,18 +56,20 @@ pub(super) fn page(report: &DoctorReport) -> Result<String, fmt::Error> {
         writeln!(out, "</dl>\n</section>")?;
     }
     passed(&mut out, report)?;
-    end(&mut out)?;
+    page::end(&mut out)?;
     Ok(out)
 }
 
 /// What is new and what is gone, as a page.
 pub(super) fn comparison(compared: &Comparison) -> Result<String, fmt::Error> {
     let mut out = String::new();
-    let since = format!(", against {}", compared.against.strftime("%Y-%m-%d %H:%M UTC"));
+    let since = format!(", against {}", page::minute(compared.against));
     let new = compared.new.summary;
-    begin(&mut out, &compared.new, "Mesh report: what changed", &since)?;
-    totals(
+    begin(
         &mut out,
+        &compared.new,
+        "Mesh report: what changed",
+        &since,
         &[
             ("error", new.errors, plural(new.errors, "new error", "new errors")),
             (
@@ -97,25 +100,18 @@ pub(super) fn comparison(compared: &Comparison) -> Result<String, fmt::Error> {
             Escaped(compared.not_looked_for.join(", "))
         )?;
     }
-    end(&mut out)?;
+    page::end(&mut out)?;
     Ok(out)
 }
 
-const fn plural(count: usize, one: &'static str, several: &'static str) -> &'static str {
-    if count == 1 { one } else { several }
-}
-
-/// All before the findings: of what and when the page is.
-fn begin(out: &mut String, report: &DoctorReport, title: &str, against: &str) -> fmt::Result {
-    let when = report.taken.strftime("%Y-%m-%d %H:%M UTC");
-    write!(
-        out,
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <title>{title}, {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n",
-        Escaped(&when)
-    )?;
+/// All before the findings.
+fn begin(
+    out: &mut String,
+    report: &DoctorReport,
+    title: &str,
+    against: &str,
+    totals: &[Total<'_>],
+) -> fmt::Result {
     let server = report
         .server_version
         .as_ref()
@@ -126,31 +122,8 @@ fn begin(out: &mut String, report: &DoctorReport, title: &str, against: &str) ->
         (Some(namespace), _) => format!("The mesh, and namespace {namespace}"),
         (None, _) => "The whole cluster".to_owned(),
     };
-    writeln!(
-        out,
-        "<p>{}</p>",
-        Escaped(format!("{place}, as of {when}{against}{server}"))
-    )
-}
-
-/// How many there are of what, each with its colour. Of what matters most it is said that there is none.
-fn totals(out: &mut String, counts: &[(&str, usize, &str)]) -> fmt::Result {
-    writeln!(out, "<ul class=\"totals\">")?;
-    for &(class, count, word) in counts {
-        if count > 0 || matches!(class, "error" | "warning" | "passed") {
-            writeln!(out, "<li class=\"{class}\"><b>{count}</b> {word}</li>")?;
-        }
-    }
-    writeln!(out, "</ul>\n</header>\n<main>")
-}
-
-fn end(out: &mut String) -> fmt::Result {
-    write!(
-        out,
-        "</main>\n<footer>\n<p>Written by meshmedic {}. It holds names of the cluster, and no secrets.</p>\n\
-         </footer>\n</body>\n</html>\n",
-        env!("CARGO_PKG_VERSION")
-    )
+    let of = format!("{place}, as of {}{against}{server}", page::minute(report.taken));
+    page::begin(out, title, report.taken, &of, totals)
 }
 
 /// The findings of one severity, those together that break the same thing.

@@ -3,8 +3,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::escape::Escaped;
 use crate::doctor::{CheckReport, DoctorReport, Ending, Severity};
+use crate::output::Escaped;
 
 /// The whole document. A test fails where the command would end with 1.
 pub(super) fn document(report: &DoctorReport, fail_on: Severity) -> Result<String, fmt::Error> {

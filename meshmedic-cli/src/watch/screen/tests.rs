@@ -195,7 +195,7 @@ fn only_the_wanted_namespaces_are_shown() {
     let text = text(&drawn(&elsewhere, &mut Ui::default(), 80, 24));
     assert!(!text.contains("shop/"), "{text}");
     let here = view(&["-n", "till", "-n", "shop"], busy(), None);
-    assert_eq!(here.unwell.len(), 3);
+    assert_eq!(here.status.unwell.len(), 3);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fmt::{self, Display, Write as _};
 
 /// Text in which nothing is markup, of HTML or of XML.
-pub(super) struct Escaped<T>(pub(super) T);
+pub(crate) struct Escaped<T>(pub(crate) T);
 
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

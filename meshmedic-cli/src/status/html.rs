@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The fleet as one page: what is wrong first, what happened, then every node. Every word from the cluster is escaped.
+
+use std::fmt::{self, Write as _};
+
+use jiff::Timestamp;
+use meshmedic_common::verdict::State;
+
+use super::history::{History, Slot};
+use super::show::{agent, answers, repair_sentence, states_in_words, trouble};
+use super::{FleetStatus, ago};
+use crate::output::Escaped;
+use crate::output::page::{self, plural};
+
+/// The chart's measures, in its own units.
+const WIDTH: usize = 960;
+const HEIGHT: usize = 120;
+/// Room for the words under it.
+const LEGEND: usize = 22;
+
+/// The whole page.
+pub(super) fn page(status: &FleetStatus, now: Timestamp) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    let of = match &status.absence {
+        Some(why) => format!("No agents, as of {}: {why}", page::minute(now)),
+        None => format!(
+            "The whole fleet, as of {}: {}",
+            page::minute(now),
+            answers(status)
+        ),
+    };
+    let count = |wanted: fn(State) -> bool| {
+        let states = status.states.iter().filter(|(state, _)| wanted(**state));
+        states.map(|(_, count)| count).sum::<usize>()
+    };
+    let lost = count(State::is_finding);
+    let captured = count(|state| state == State::Captured);
+    let exempt = count(|state| state == State::Exempt);
+    let open = count(|state| matches!(state, State::Suspect | State::Unverifiable | State::Pending));
+    page::begin(
+        &mut out,
+        "Mesh capture",
+        now,
+        &of,
+        &[
+            (
+                "error",
+                lost,
+                plural(lost, "pod out of the mesh", "pods out of the mesh"),
+            ),
+            ("warning", open, "not known yet"),
+            ("passed", captured, "captured"),
+            ("skipped", exempt, "exempt"),
+        ],
+    )?;
+    if let Some(pause) = &status.paused {
+        let sentence = pause.sentence();
+        writeln!(
+            out,
+            "<p class=\"warning mark\">Repairs are {}.</p>",
+            Escaped(sentence)
+        )?;
+    }
+    unwell(&mut out, status, now)?;
+    troubles(&mut out, status)?;
+    history(&mut out, status, now)?;
+    repairs(&mut out, status, now)?;
+    nodes(&mut out, status)?;
+    if !status.notes.is_empty() {
+        writeln!(out, "<section>\n<h2>Notes</h2>\n<ul>")?;
+        for note in &status.notes {
+            writeln!(out, "<li>{}</li>", Escaped(note))?;
+        }
+        writeln!(out, "</ul>\n</section>")?;
+    }
+    page::end(&mut out)?;
+    Ok(out)
+}
+
+/// The colour of a state.
+const fn class(state: State) -> &'static str {
+    match state {
+        State::Captured => "passed",
+        State::Suspect | State::Unverifiable => "warning",
+        State::Pending | State::Exempt => "skipped",
+        State::Orphan | State::Partial | State::Imposter | State::Bypassing | State::Stalled => "error",
+    }
+}
+
+fn unwell(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Result {
+    let Some(first) = status.unwell.first() else {
+        return Ok(());
+    };
+    writeln!(out, "<section>\n<h2>Out of the mesh, or not known</h2>")?;
+    table_begin(out, &["Pod", "Node", "State", "When", "What happens to it"])?;
+    for pod in &status.unwell {
+        let since = pod.since.map_or_else(|| "-".to_owned(), |since| ago(since, now));
+        writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td class=\"mark {}\">{}</td><td>{since}</td><td>{}</td></tr>",
+            Escaped(&pod.pod),
+            Escaped(&pod.node),
+            class(pod.state),
+            pod.state,
+            Escaped(&pod.doing)
+        )?;
+    }
+    table_end(out)?;
+    writeln!(
+        out,
+        "<p class=\"gap\">Why one of them is so: <code>meshmedic explain {}</code></p>\n</section>",
+        Escaped(&first.pod)
+    )
+}
+
+fn troubles(out: &mut String, status: &FleetStatus) -> fmt::Result {
+    let trouble = trouble(status);
+    if trouble.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "<section>\n<h2>Trouble</h2>\n<ul>")?;
+    for sentence in trouble {
+        writeln!(out, "<li>{}</li>", Escaped(sentence))?;
+    }
+    writeln!(out, "</ul>\n</section>")
+}
+
+/// Losses above the line, returns below it.
+fn history(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Result {
+    let Some(history) = History::of(&status.changes, now) else {
+        return Ok(());
+    };
+    let Slot { lost, back } = history.totals();
+    let sum = format!(
+        "{lost} {} and {back} {} since {}",
+        plural(lost, "loss", "losses"),
+        plural(back, "return", "returns"),
+        page::minute(history.from)
+    );
+    writeln!(
+        out,
+        "<section>\n<h2>Losses and returns</h2>\n<p>{sum}.</p>\n\
+         <svg class=\"chart\" viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{sum}\">",
+        HEIGHT + LEGEND
+    )?;
+    let most = |of: fn(&Slot) -> usize| history.slots.iter().map(of).max().unwrap_or_default();
+    let (above, below) = (most(|slot| slot.lost), most(|slot| slot.back));
+    // One scale for both, so that equal bars are equal counts.
+    let tall = |count: usize| count * HEIGHT / (above + below).max(1);
+    let line = tall(above);
+    // A few slots are not drawn as wide blocks.
+    let wide = WIDTH / history.slots.len().max(16);
+    let begin = WIDTH - wide * history.slots.len();
+    for (at, slot) in (0_i32..).zip(&history.slots) {
+        let x = begin + wide * usize::try_from(at).unwrap_or_default();
+        let since = history.from + history.slot * at;
+        let until = since + history.slot;
+        let span = format!("{} to {}", since.strftime("%H:%M"), until.strftime("%H:%M UTC"));
+        let bars = [
+            ("error", slot.lost, line - tall(slot.lost), "lost"),
+            ("passed", slot.back, line, "back"),
+        ];
+        for (class, count, y, word) in bars.into_iter().filter(|(_, count, ..)| *count > 0) {
+            writeln!(
+                out,
+                "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\"><title>{count} {word}, \
+                 {span}</title></rect>",
+                wide - 1,
+                tall(count)
+            )?;
+        }
+    }
+    writeln!(
+        out,
+        "<line x1=\"{begin}\" x2=\"{WIDTH}\" y1=\"{line}\" y2=\"{line}\"/>\n\
+         <text x=\"{begin}\" y=\"{y}\">{}</text>\n<text x=\"{WIDTH}\" y=\"{y}\" class=\"end\">now</text>\n</svg>",
+        history.from.strftime("%H:%M UTC"),
+        y = HEIGHT + LEGEND - 6
+    )?;
+    writeln!(
+        out,
+        "<p class=\"gap\">Losses stand above the line, returns below it. Agents remember the last changes of the pods \
+         that still run, so a pod that was restarted took its loss with it.</p>\n</section>"
+    )
+}
+
+fn repairs(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Result {
+    if status.repairs.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "<section>\n<h2>Last repairs</h2>")?;
+    table_begin(out, &["When", "Pod", "Node", "What was done"])?;
+    for done in &status.repairs {
+        writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            ago(done.repair.at, now),
+            Escaped(&done.repair.pod),
+            Escaped(&done.node),
+            Escaped(repair_sentence(&done.repair))
+        )?;
+    }
+    table_end(out)?;
+    writeln!(out, "</section>")
+}
+
+fn nodes(out: &mut String, status: &FleetStatus) -> fmt::Result {
+    if status.nodes.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "<section>\n<h2>Nodes</h2>")?;
+    table_begin(out, &["Node", "Agent", "Trigger", "Repairs", "Pods"])?;
+    for node in &status.nodes {
+        let (words, well) = agent(node);
+        let mark = if well { "" } else { " class=\"mark error\"" };
+        writeln!(
+            out,
+            "<tr><td>{}</td><td{mark}>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            Escaped(&node.node),
+            Escaped(words),
+            node.trigger.map_or("-", |trigger| trigger.as_str()),
+            node.repairs.unwrap_or("-"),
+            states_in_words(&node.states, |text, state| format!(
+                "<span class=\"mark {}\">{text}</span>",
+                class(state)
+            )),
+        )?;
+    }
+    table_end(out)?;
+    writeln!(out, "</section>")
+}
+
+fn table_begin(out: &mut String, columns: &[&str]) -> fmt::Result {
+    writeln!(out, "<div class=\"wide\"><table>\n<thead><tr>")?;
+    for column in columns {
+        write!(out, "<th scope=\"col\">{column}</th>")?;
+    }
+    writeln!(out, "</tr></thead>\n<tbody>")
+}
+
+fn table_end(out: &mut String) -> fmt::Result {
+    writeln!(out, "</tbody>\n</table></div>")
+}
