@@ -146,12 +146,21 @@ impl Repairs<'_> {
             endings.extend(ended);
         }
         let (mut items, mut left) = (Vec::new(), Vec::new());
+        let mut took = BTreeSet::new();
         for (place, mut plan) in plans {
             let uid = plan.facts.as_ref().and_then(|facts| facts.cgroup_uid());
             let ending = uid.and_then(|uid| endings.remove(&uid));
+            if matches!(ending, Some(Ending::Healed(_))) {
+                took.extend(plan.facts.as_ref().and_then(|facts| facts.node.clone()));
+            }
             match ending.and_then(|ending| plan.after_heal(ending)) {
                 Some(item) => items.push((place, item)),
                 None => left.push((place, plan)),
+            }
+        }
+        for node in took {
+            if let Some(said) = self.records.heal_took(&node).await {
+                show::repair_step(&format!("node {node}"), &said, format);
             }
         }
         (items, left)

@@ -10,13 +10,15 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::kube::acts::{Acts, Known};
-use meshmedic_common::kube::leases::holder;
+use meshmedic_common::kube::leases::{HEALS_LEASE, holder, record_of};
 use meshmedic_common::policy::{Mandate, Means, Withheld};
+use meshmedic_common::repair::heal::News;
 use meshmedic_common::repair::ledger::Record;
 use meshmedic_common::repair::{
     Answer, ByHand, Claims, LeaseKey, Limits, Moment, PodRef, Refusal, Repairer, Request, update,
@@ -137,13 +139,38 @@ impl Records {
             let record = own.entry(lease.clone()).or_default();
             return Answer::Updated(update(record, change, allowance, self.moment().server).1);
         }
+        let acts = self.acts(pod.node.as_deref().unwrap_or_default());
+        acts.perform(request, pod.ready, known).await
+    }
+
+    /// Lets the agents heal again where they hold back because heals elsewhere did not take, now that one took on this
+    /// node. Gives what came of it; nothing where they hold nothing back.
+    pub(super) async fn heal_took(&self, node: &str) -> Option<String> {
+        if self.absence.is_some() {
+            return None;
+        }
+        let leases: Api<Lease> = Api::namespaced(self.connection.client.clone(), &self.namespace);
+        let lease = leases.get_opt(HEALS_LEASE).await.ok()??;
+        let record = record_of(&LeaseKey::Heals, &lease).ok()?;
+        let allowance = self.limits.allowance(&LeaseKey::Heals);
+        let held = record.holds_open(&allowance, self.moment().server)?;
+        let step = News::Took.step(node);
+        let written = self.acts(node).note(&LeaseKey::Heals, step, &allowance).await;
+        Some(match written {
+            Ok(()) => format!("a heal took here, so the agents heal again; they held back {held}"),
+            Err(why) => format!(
+                "the agents still hold back their heals, {held}: that one took here could not be written into the Lease \
+                 {HEALS_LEASE} ({why})"
+            ),
+        })
+    }
+
+    fn acts(&self, node: &str) -> Acts {
         let Connection {
             client, clock, istio, ..
         } = &self.connection;
         let (client, clock, identity) = (client.clone(), clock.clone(), istio.identity.clone());
-        let node = pod.node.as_deref().unwrap_or_default();
-        let acts = Acts::new(client, clock, identity, node, &self.namespace);
-        acts.perform(request, pod.ready, known).await
+        Acts::new(client, clock, identity, node, &self.namespace)
     }
 }
 

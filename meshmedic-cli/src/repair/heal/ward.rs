@@ -323,7 +323,7 @@ impl Ward {
             support: Support::of(version.as_deref()),
             containers: (id(Component::Cni), id(Component::Ztunnel)),
             mass_loss: told.is_some_and(|words| words.mass_loss),
-            // It holds agents back; whoever names a pod has seen what they say.
+            // It holds agents back. A heal by hand is what shows whether heals take again, and then ends it.
             breaker: None,
             watches_only: false,
         };

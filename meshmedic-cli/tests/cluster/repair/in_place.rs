@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use meshmedic_lab::api::Fault;
 use meshmedic_lab::{Pod, need, wait};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ADMIN, command, evictions, interrupt, item, object, read, repair};
 use crate::fleet::install;
@@ -235,6 +235,41 @@ fn an_interrupted_heal_is_gone_on_with() {
 }
 
 /// The agent of the node only looks; its word is the evidence and the proof.
+/// Three nodes failed; nothing else is under way that could show that heals take again.
+#[test]
+fn a_heal_by_hand_that_takes_lets_the_agents_heal_again() {
+    if !need::root("a_heal_by_hand_that_takes_lets_the_agents_heal_again") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let now = jiff::Timestamp::now();
+    let places: Vec<Value> = [("till", "node-x"), ("shop", "node-y"), ("pay", "node-z")]
+        .iter()
+        .map(|(namespace, node)| json!({ "namespace": namespace, "node": node, "at": now }))
+        .collect();
+    let record = json!({ "places": places, "failures": 3, "lastFailure": now }).to_string();
+    let patch = json!({ "metadata": { "annotations": { "meshmedic.io/record": record } } });
+    let api = world.cluster.api();
+    api.patch("leases", "meshmedic", "meshmedic-heals", &patch)
+        .unwrap();
+    let mut agent = world.ready_agent(&["--auto-repair", "--strategy", "heal"]);
+    install(&world, &agent);
+    let open = "meshmedic_condition{condition=\"heal-breaker\"}";
+    agent.until("the breaker to be seen", |agent| agent.metric(open) == 1.0);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("it to be held back", |agent| {
+        let audit = agent.audit(pods[0].name());
+        audit.contains(&("withheld".into(), "heal-breaker".into()))
+    });
+    let name = format!("shop/{}", pods[0].name());
+    let (code, items) = repair(&world, &[&name, "--strategy", "heal", "--yes"]);
+    assert_eq!(code, Some(0), "{items:#}");
+    agent.until("the breaker to close", |agent| agent.metric(open) == 0.0);
+    world.cluster.orphan(&pods[1]).unwrap();
+    agent.until("the agent's own heal", |_| world.cluster.is_captured(&pods[1]));
+}
+
 #[test]
 fn a_node_is_healed_by_hand_after_a_reboot() {
     if !need::root("a_node_is_healed_by_hand_after_a_reboot") {
