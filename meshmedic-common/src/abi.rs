@@ -79,6 +79,10 @@ pub const FOUND_MANGLE_OUTPUT: u8 = 8;
 pub const FOUND_IN_NFT: u8 = 16;
 /// Istio's chains stand in a legacy table of iptables.
 pub const FOUND_IN_LEGACY: u8 = 32;
+/// All of this was read by an earlier census, and since then neither the hooks changed nor nf_tables' generation.
+pub const FOUND_BEFORE: u8 = 64;
+/// Through so many censuses at most what was read of a namespace counts while nothing shows a change.
+pub const CENSUSES_KEPT: u32 = 7;
 /// The layout of nf_tables is not known.
 pub const DOUBT_NFT: u8 = 1;
 /// The layout of the legacy tables is not known.
