@@ -11,7 +11,7 @@ use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
-use super::{AgentHealth, FleetStatus, NodeStatus, ago};
+use super::{AgentHealth, FleetProof, FleetStatus, NodeStatus, ago};
 use crate::output::{Colour, paint, state_colour, wrap, write};
 
 /// How the fleet is written.
@@ -96,7 +96,28 @@ fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<String> {
     }
     notes(&mut out, status);
     writeln!(out, "\n{}", summary(status))?;
+    out += &proof(&status.proof);
     Ok(out)
+}
+
+/// What is known of the captured pods beside their listeners; nothing where there are none.
+fn proof(proof: &FleetProof) -> String {
+    let FleetProof {
+        captured,
+        names,
+        fingerprint,
+        traffic,
+        listeners_only,
+    } = *proof;
+    if captured == 0 {
+        return String::new();
+    }
+    let text = format!(
+        "Of {captured} captured: rules proved in {} ({names} by names, {fingerprint} by fingerprint), traffic through \
+         ztunnel in {traffic}, listeners alone known of {listeners_only}.",
+        names + fingerprint
+    );
+    wrap(&text, 0)
 }
 
 fn notes(out: &mut String, status: &FleetStatus) {
@@ -187,7 +208,9 @@ mod tests {
             }],
             "pods": [
                 {"namespace": "shop", "name": "a", "uid": "0a1b2c3d-1111-2222-3333-444455556666", "state": "captured",
-                 "ports": [15001, 15006, 15008], "redirection": "routed", "flaps": 0},
+                 "ports": [15001, 15006, 15008], "redirection": "routed", "flaps": 0,
+                 "rules": {"verdict": "present", "ipv4": {"verdict": "present", "backend": "nft", "proof": "fingerprint"},
+                           "ipv6": {"verdict": "absent"}}},
                 {"namespace": "shop", "name": "b", "uid": "0a1b2c3d-1111-2222-3333-444455556667", "state": "orphan",
                  "ports": [], "redirection": "routed", "flaps": 0},
             ],
