@@ -69,7 +69,13 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
     let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
     let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
     let slots = take_map(&mut ebpf, TRAFFIC_SLOTS)?;
-    let traffic = Traffic::new(slots, take_map(&mut ebpf, TRAFFIC)?, options.traffic_namespaces)?;
+    let marks = take_map(&mut ebpf, "TRAFFIC_MARKS")?;
+    let traffic = Traffic::new(
+        slots,
+        marks,
+        take_map(&mut ebpf, TRAFFIC)?,
+        options.traffic_namespaces,
+    )?;
     let logs = match options.log {
         Some(_) => Some(Logs::new(&mut ebpf)?),
         None => None,
