@@ -201,7 +201,13 @@ fn the_chart_refuses_what_nothing_narrows_and_what_is_not_served() {
     let (made, text, why) = template(
         &[
             &gate[..],
-            &["1.36.0", "--set", "gatePolicy.timeout=9m", "--set", "image.tag=7"],
+            &[
+                "1.36.0",
+                "--set",
+                "gatePolicy.timeout=9m",
+                "--set",
+                "image.tag=v7",
+            ],
         ]
         .concat(),
     );
@@ -209,7 +215,7 @@ fn the_chart_refuses_what_nothing_narrows_and_what_is_not_served() {
     for part in [
         "kind: MutatingAdmissionPolicy",
         "timeout: 9m",
-        "meshmedic:7",
+        "meshmedic:v7",
         "namespace: elsewhere",
     ] {
         assert!(text.contains(part), "{part}: {text}");
