@@ -8,6 +8,7 @@ mod cni_settings;
 mod connection;
 mod healing;
 mod istiod;
+mod node_condition;
 mod owners;
 mod report;
 mod start;
@@ -41,6 +42,7 @@ use istiod::Tracing;
 use meshmedic_common::kube::acts::{Acts, Followed, Known};
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
+use node_condition::NodeCondition;
 use owners::Owners;
 pub use start::{Ready, load_kernel, prepare};
 use teller::Teller;
@@ -123,6 +125,7 @@ struct Agent {
     cni: CniSettings,
     tracing: Tracing,
     toggles: Toggles,
+    condition: NodeCondition,
     tidy: Tidy,
     teller: Teller,
     status: Status,
@@ -219,6 +222,7 @@ impl Agent {
             cni: CniSettings::new(client.clone()),
             tracing: Tracing::new(client.clone(), identity),
             tidy: Tidy::new(client.clone(), &options.namespace, &options.node),
+            condition: NodeCondition::new(options.node_condition.then(|| client.clone()), &options.node),
             toggles: Toggles::new(client),
             gates: Gates::default(),
             declared: false,
@@ -367,6 +371,9 @@ impl Agent {
             self.watch.health(now, health);
         }
         self.gates = self.gates_now();
+        let read = self.declared && self.watch.decided();
+        let (fault, mass_loss) = (self.gates.node_fault.as_deref(), self.watch.engine().mass_loss());
+        self.condition.keep(now, at.server, read, fault, mass_loss);
         let looks = self
             .heal
             .judge(at, &self.gates, &mut self.watch, &self.mirror, &self.planner);

@@ -39,6 +39,8 @@ pub struct Options {
     pub unfiltered_census: bool,
     /// Whether the census reads the redirection rules, too, where the kernel lets it.
     pub census_rules: bool,
+    /// Whether the trigger counts connections on the way; to leave it out shows what it costs.
+    pub count_connections: bool,
     /// A census that finds more listeners than this fails.
     pub census_rows: usize,
     /// In so many network namespaces at most connections are counted.
@@ -53,6 +55,7 @@ impl Default for Options {
             object: None,
             unfiltered_census: false,
             census_rules: true,
+            count_connections: true,
             census_rows: census::ROWS_MAX,
             traffic_namespaces: traffic::NAMESPACES,
         }

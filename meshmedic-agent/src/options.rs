@@ -43,6 +43,8 @@ pub struct AgentOptions {
     pub settle: Duration,
     /// For how long istio-cni may go on trying to enrol a pod before that is a finding.
     pub pending_deadline: Duration,
+    /// Whether the node's condition is kept.
+    pub node_condition: bool,
     /// Where metrics and health are served; `None` for nowhere.
     pub metrics_addr: Option<ListenAddr>,
     /// Where the report is served, on loopback; `None` for nowhere.

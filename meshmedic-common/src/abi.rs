@@ -79,6 +79,10 @@ pub const FOUND_MANGLE_OUTPUT: u8 = 8;
 pub const FOUND_IN_NFT: u8 = 16;
 /// Istio's chains stand in a legacy table of iptables.
 pub const FOUND_IN_LEGACY: u8 = 32;
+/// All of this was read by an earlier census, and since then neither the hooks changed nor nf_tables' generation.
+pub const FOUND_BEFORE: u8 = 64;
+/// Through so many censuses at most what was read of a namespace counts while nothing shows a change.
+pub const CENSUSES_KEPT: u32 = 15;
 /// The layout of nf_tables is not known.
 pub const DOUBT_NFT: u8 = 1;
 /// The layout of the legacy tables is not known.
@@ -185,6 +189,17 @@ pub const PROBE_IPV4: [u8; 4] = [169, 254, 7, 127];
 pub const PROBE_IPV6: [u16; 8] = [0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff];
 /// Names are asked for here; ztunnel answers them elsewhere, or not at all.
 pub const PORT_NAMES: u16 = 53;
+
+/// So many words of bits say which namespaces may be watched.
+pub const MARK_WORDS: u32 = 256;
+
+/// The word and the bit of a namespace, by its inode. A few share one: a bit that is not set proves that none of them is
+/// watched, and costs less to find out than to look for each.
+#[must_use]
+#[inline(always)]
+pub const fn mark_of(netns: u32) -> (u32, u64) {
+    (netns / 64 % MARK_WORDS, 1 << (netns % 64))
+}
 
 /// How many connections were established in a network namespace: one value of the map `TRAFFIC`. Those within the
 /// namespace, of the kubelet's probes and for names are left out.

@@ -28,6 +28,9 @@ pub const STRATEGY: &str = "meshmedic.io/strategy";
 /// The annotation in which an ask is written down, see [`crate::repair::heal::Ask`].
 pub const HEAL: &str = "meshmedic.io/heal";
 
+/// The init container that lets a pod's containers start once ztunnel listens beside them.
+pub const GATE: &str = "meshmedic-gate";
+
 /// By which charts say what version they installed.
 const VERSION_LABEL: &str = "app.kubernetes.io/version";
 
@@ -114,6 +117,30 @@ pub struct PodFacts {
     pub sandbox_since: Option<Timestamp>,
     /// Its first container's ID and image, of Istio's own pods alone.
     pub container: Option<Container>,
+    /// Its gate, where it has one and the whole pod was asked for.
+    pub gate: Option<Gate>,
+}
+
+/// The gate of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Whether it is the first of the init containers: what comes before it starts outside the mesh.
+    pub first: bool,
+    /// How far it is.
+    pub state: GateState,
+}
+
+/// How far a gate is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GateState {
+    /// Its turn has not come.
+    Ahead,
+    /// It waits for ztunnel, since this time.
+    Waiting(Option<Timestamp>),
+    /// It waited in vain, and left this message. The kubelet starts it again, unless the pod is never restarted.
+    Failed(Option<String>),
+    /// It has let the pod's containers start.
+    Open,
 }
 
 /// A container of a pod.

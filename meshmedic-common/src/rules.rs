@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{
-    DOUBT_LEGACY, DOUBT_NFT, DOUBT_UNFOLLOWED, FOUND_IN_LEGACY, FOUND_IN_NFT, FOUND_MANGLE_OUTPUT,
-    FOUND_MANGLE_PREROUTING, FOUND_NAT_OUTPUT, FOUND_NAT_PREROUTING, FamilyHooks, HOOKS_NOT_READ,
+    DOUBT_LEGACY, DOUBT_NFT, DOUBT_UNFOLLOWED, FOUND_BEFORE, FOUND_IN_LEGACY, FOUND_IN_NFT,
+    FOUND_MANGLE_OUTPUT, FOUND_MANGLE_PREROUTING, FOUND_NAT_OUTPUT, FOUND_NAT_PREROUTING, FamilyHooks,
+    HOOKS_NOT_READ,
 };
 use crate::verdict::named;
 
@@ -61,6 +62,16 @@ named! {
     }
 }
 
+named! {
+    /// What proves that Istio's rules are there.
+    pub enum RulesProof {
+        /// The names of Istio's chains, read by this census.
+        Names = "names", "Istio's chains were read by name";
+        /// The same, read by one of the last censuses: neither the hooks changed since nor nf_tables' generation.
+        Fingerprint = "fingerprint", "Istio's chains were read by name, and nothing has changed since";
+    }
+}
+
 /// The rules of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -73,6 +84,9 @@ pub struct FamilyRules {
     /// What holds them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
+    /// What proves that they are there, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<RulesProof>,
     /// How many hooks there are at PREROUTING and OUTPUT, where that was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<[u8; 2]>,
@@ -86,6 +100,7 @@ impl FamilyRules {
             verdict: Rules::Unknown,
             reason: Some(reason),
             backend: None,
+            proof: None,
             hooks: None,
         }
     }
@@ -116,10 +131,16 @@ impl FamilyRules {
             (false, true) => Some(Backend::Legacy),
             (false, false) => None,
         };
+        let proof = if has(FOUND_BEFORE) {
+            RulesProof::Fingerprint
+        } else {
+            RulesProof::Names
+        };
         Self {
             verdict,
             reason,
             backend,
+            proof: (verdict == Rules::Present).then_some(proof),
             hooks: Some([hooks.prerouting, hooks.output]),
         }
     }
@@ -193,6 +214,25 @@ impl PodRules {
             self.verdict == Rules::Unknown && [ipv4, ipv6].iter().any(|rules| rules.verdict == Rules::Fell);
         let verdict = if fell { Rules::Fell } else { self.verdict };
         Self { verdict, ipv4, ipv6 }
+    }
+
+    /// What proves that they are there, where they are.
+    #[must_use]
+    pub fn proof(&self) -> Option<RulesProof> {
+        let present = self.verdict == Rules::Present;
+        self.ipv4.proof.or(self.ipv6.proof).filter(|_| present)
+    }
+
+    /// Whether they are the same rules, whatever proves them.
+    #[must_use]
+    pub fn are_as(&self, before: &Self) -> bool {
+        let plain = |family: FamilyRules| FamilyRules {
+            proof: None,
+            ..family
+        };
+        self.verdict == before.verdict
+            && plain(self.ipv4) == plain(before.ipv4)
+            && plain(self.ipv6) == plain(before.ipv6)
     }
 
     /// What is to be said of them, for people, family by family.
@@ -285,6 +325,21 @@ mod tests {
         assert_eq!(verdict(5, 0, DOUBT_UNFOLLOWED), (Rules::Unknown, foreign));
         let unread = FamilyRules::of(FamilyHooks::NOT_READ, Unfollowed::NoLayout);
         assert_eq!(unread, FamilyRules::unknown(Unfollowed::NoLayout));
+    }
+
+    #[test]
+    fn rules_that_are_there_say_what_proves_it() {
+        let of = |found| PodRules::of(family(5, found, 0), family(0, 0, 0), &[V4]);
+        let (read, kept) = (of(NAT | FOUND_IN_NFT), of(NAT | FOUND_IN_NFT | FOUND_BEFORE));
+        assert_eq!(read.proof(), Some(RulesProof::Names));
+        assert_eq!(kept.proof(), Some(RulesProof::Fingerprint));
+        // Another proof of the same is no change; the rules of the other filter are one.
+        assert_ne!(kept, read);
+        assert!(kept.are_as(&read));
+        assert!(!of(NAT | FOUND_IN_LEGACY).are_as(&read));
+        for found in [0, FOUND_BEFORE, FOUND_NAT_OUTPUT | FOUND_BEFORE] {
+            assert_eq!(of(found).proof(), None);
+        }
     }
 
     #[test]

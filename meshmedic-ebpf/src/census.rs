@@ -18,9 +18,8 @@ use meshmedic_common::abi::{
 
 use crate::{
     offsets::{
-        FILE_INODE, INODE_INO, IPPROTO_TCP, META_SEQ, NET_HOOKS_IPV4, NET_HOOKS_IPV6, NET_INUM, RULES_READ,
-        SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_V6_RCV_SADDR,
-        SOCKET_SK, TASK_TGID, field,
+        FILE_INODE, INODE_INO, IPPROTO_TCP, META_SEQ, NET_INUM, RULES_READ, SOCK_FAMILY, SOCK_NET, SOCK_NUM,
+        SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_V6_RCV_SADDR, SOCKET_SK, TASK_TGID, field,
     },
     rules,
     trigger::TCP_LISTEN,
@@ -104,16 +103,18 @@ unsafe fn visit(ctx: *mut c_void) {
         )
     };
     // Once for a namespace. Where the helper that reads them is forbidden, no trace of it may be left in the program.
+    // SAFETY: see above.
+    let netns: u32 = unsafe { field(net, &NET_INUM) };
     let [ipv4, ipv6] = if port == PORT_OUTBOUND && RULES_READ.load() == 1 {
-        rules::hooks(net, NET_HOOKS_IPV4.load(), NET_HOOKS_IPV6.load())
+        // SAFETY: see above.
+        unsafe { rules::hooks(net, netns) }
     } else {
         [FamilyHooks::NOT_READ; 2]
     };
     let row = CensusRow {
         // SAFETY: see above.
         inode: unsafe { field(inode, &INODE_INO) },
-        // SAFETY: see above.
-        netns: unsafe { field(net, &NET_INUM) },
+        netns,
         tgid,
         port,
         family,

@@ -6,10 +6,12 @@
 #![feature(asm_experimental_arch)]
 
 mod census;
+mod known;
 mod offsets;
 mod rules;
 mod traffic;
 mod trigger;
+mod walk;
 
 /// The kernel lends `bpf_seq_write` and `bpf_sock_from_file` to GPL-compatible programs only.
 #[unsafe(no_mangle)]

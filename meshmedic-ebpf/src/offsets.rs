@@ -51,6 +51,12 @@ offsets! {
     NET_HOOKS_IPV4;
     /// `net.nf.hooks_ipv6`; 0 in a kernel that has no IPv6.
     NET_HOOKS_IPV6;
+    /// `net.net_cookie`: a number that no other namespace ever gets; 0 where it is not known.
+    NET_COOKIE;
+    /// `net.nft.base_seq`: the generation of nf_tables' rules; 0 before 6.17, where a module keeps it.
+    NET_NFT_GENERATION;
+    /// No offset: 1 if connections are counted.
+    CONNECTIONS_COUNTED;
     /// No offset: 1 if the census is to read the packet filter's hooks, too.
     RULES_READ;
     /// `task_struct.tgid`.

@@ -8,19 +8,19 @@
 //! address. The hooks themselves are under RCU, as this program is; a chain or a table that is taken away meanwhile
 //! gives one wrong answer at most, and no verdict hangs on one.
 
-use core::{ffi::c_void, mem::MaybeUninit};
-
-use aya_ebpf::{
-    helpers::{
-        bpf_probe_read_kernel,
-        generated::{bpf_loop, bpf_probe_read_kernel_str},
-    },
-    macros::map,
-    maps::{Array, PerCpuArray},
-};
+use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::map, maps::Array};
 use meshmedic_common::abi::{
-    DOUBT_LEGACY, DOUBT_LONG, DOUBT_NFT, DOUBT_UNFOLLOWED, FOUND_IN_LEGACY, FOUND_IN_NFT,
-    FOUND_MANGLE_PREROUTING, FOUND_NAT_OUTPUT, FOUND_NAT_PREROUTING, FamilyHooks, RulesLayout,
+    DOUBT_LEGACY, DOUBT_LONG, DOUBT_NFT, DOUBT_UNFOLLOWED, FOUND_IN_LEGACY, FOUND_IN_NFT, FOUND_NAT_OUTPUT,
+    FOUND_NAT_PREROUTING, FamilyHooks, RulesLayout,
+};
+
+use crate::{
+    known::{self, Namespace, Places},
+    offsets::{NET_COOKIE, NET_HOOKS_IPV4, NET_HOOKS_IPV6, NET_NFT_GENERATION, field},
+    walk::{
+        Answer, Context, END, HOOK, IPV6, MANGLE, Name, ON, OUTPUT, PREROUTING, WALK, doubt, each, found,
+        in_nat, name, read, string,
+    },
 };
 
 /// Filled by the loader, and again when a module came later.
@@ -36,10 +36,6 @@ const CHAINS_MOST: u32 = 64;
 /// More entries than this in one legacy table are not gone through.
 const ENTRIES_MOST: u32 = 128;
 
-/// `NF_INET_PRE_ROUTING`.
-const PREROUTING: u32 = 0;
-/// `NF_INET_LOCAL_OUT`.
-const OUTPUT: u32 = 3;
 /// `NF_INET_POST_ROUTING`, whose chain is the last that a legacy table always has.
 const POSTROUTING: u32 = 4;
 /// `NF_IP_PRI_MANGLE`.
@@ -48,12 +44,6 @@ const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_NAT: i32 = -100;
 /// `NF_HOOK_OP_UNDEFINED`: a legacy table among them.
 const KIND_UNDEFINED: u32 = 0;
-/// In a place: the bits of the hook.
-const HOOK: u32 = 7;
-/// In a place: the table that is looked for is mangle, not nat.
-const MANGLE: u32 = 1 << 8;
-/// In a place: the hooks are those of IPv6.
-const IPV6: u32 = 1 << 9;
 /// `NF_HOOK_OP_NF_TABLES`.
 const KIND_NFT: u32 = 1;
 
@@ -63,19 +53,6 @@ const TARGET_OFFSET: [u64; 2] = [88, 140];
 const ERROR_TARGET_BYTES: u64 = 64;
 /// `xt_error_target.errorname`: the chain's name.
 const ERROR_NAME: u64 = 32;
-
-/// A name, padded with zeroes.
-type Name = [u64; 3];
-
-const fn name(text: &[u8]) -> Name {
-    let mut words = [0; 3];
-    let mut at = 0;
-    while at < text.len() {
-        words[at / 8] |= (text[at] as u64) << (at % 8 * 8);
-        at += 1;
-    }
-    words
-}
 
 /// Istio's chains for PREROUTING and OUTPUT, as iptables has them and as nft does.
 const CHAINS: [[Name; 2]; 2] = [
@@ -89,101 +66,88 @@ const TABLE_TAIL_MASK: u64 = 0x0000_ffff_ffff_ffff;
 const LEGACY_NAT: Name = name(b"nat");
 const LEGACY_MANGLE: Name = name(b"mangle");
 
-/// What was found: `FOUND_…` in the low byte, `DOUBT_…` in the next.
-type Answer = u32;
-
-const fn doubt(bits: u8) -> Answer {
-    (bits as u32) << 8
-}
-
-/// Where a walk stands. It lies in a map: to the verifier it is then a value like any other, and it need not follow
-/// what comes after for each way in which it may have come about.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Walk {
-    /// The hooks that are gone through.
-    entries: u64,
-    /// Behind which the chains of nat stand, if it was met.
-    nat: u64,
-    /// The list of a table's chains: its head, and the one to come.
-    head: u64,
-    node: u64,
-    /// The table they are of, or the entries of a legacy table.
-    table: u64,
-    /// How many hooks there are.
-    count: u32,
-    /// [`PREROUTING`] or [`OUTPUT`], with [`MANGLE`] and [`IPV6`].
-    place: u32,
-    /// In the entries of a legacy table: the one to come, and their end.
-    offset: u32,
-    size: u32,
-    /// How many entries of Istio's chain came, its beginning among them.
-    within: u32,
-    /// What is Istio's in the table of nft that was gone through last, for both places. One table stands behind
-    /// several hooks, and is gone through once.
-    chains: Answer,
-    chains_of: u64,
-    answer: Answer,
-}
-
-#[map]
-static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
-
-/// What each step of a walk gets.
-#[repr(C)]
-struct Context {
-    walk: *mut Walk,
-    layout: *const RulesLayout,
-}
-
-/// Goes on, in a step.
-const ON: i64 = 0;
-/// Ends the walk.
-const END: i64 = 1;
-
-type Step = unsafe extern "C" fn(u64, *mut Context) -> i64;
-
-/// Takes a step so many times at most.
+/// The hooks of both families of a namespace, whose `struct net` stands at `net`: as they were read before, if nothing
+/// shows a change since.
+///
+/// # Safety
+/// `net` must be a `struct net` that the verifier knows.
 #[inline(always)]
-fn walk(most: u32, step: Step, context: &mut Context) {
-    // SAFETY: the helper calls `step` with this context, which outlives the call.
-    unsafe { bpf_loop(most, step as *mut c_void, (&raw mut *context).cast(), 0) };
-}
-
-/// The hooks of both families of a namespace, by the address of its `struct net` and where in it they stand.
-#[inline(always)]
-pub fn hooks(net: *const u8, ipv4: u32, ipv6: u32) -> [FamilyHooks; 2] {
+pub unsafe fn hooks(net: *const u8, inode: u32) -> [FamilyHooks; 2] {
     let (Some(layout), Some(walk)) = (RULES_LAYOUT.get_ptr(0), WALK.get_ptr_mut(0)) else {
         return [FamilyHooks::NOT_READ; 2];
     };
     let mut context = Context { walk, layout };
-    // SAFETY: both are values of maps.
-    if unsafe { (*layout).hooks } == 0 {
+    // SAFETY: values of maps; the walk is this processor's own, and the program is not preempted by itself.
+    let (walk, layout) = unsafe { (&mut *walk, &*layout) };
+    let (at_ipv4, at_ipv6) = (NET_HOOKS_IPV4.load(), NET_HOOKS_IPV6.load());
+    if layout.hooks == 0 || at_ipv4 == 0 {
         return [FamilyHooks::NOT_READ; 2];
     }
-    // SAFETY: this processor's own value, and the program is not preempted by itself.
-    unsafe { (*walk).chains_of = 0 };
-    [
-        of_family(net, ipv4, 0, &mut context),
-        of_family(net, ipv6, IPV6, &mut context),
-    ]
+    let (Some(ipv4), Some(ipv6)) = (places(net, at_ipv4), places(net, at_ipv6)) else {
+        return [FamilyHooks::NOT_READ; 2];
+    };
+    let mut namespace = Namespace {
+        inode,
+        cookie: 0,
+        generation: 0,
+        places: [ipv4[0], ipv4[1], ipv6[0], ipv6[1]],
+    };
+    if NET_COOKIE.load() != 0 && NET_NFT_GENERATION.load() != 0 {
+        // SAFETY: as the caller promises; the offsets are the kernel's own.
+        (namespace.cookie, namespace.generation) =
+            unsafe { (field(net, &NET_COOKIE), field(net, &NET_NFT_GENERATION)) };
+    }
+    let behind = |nat: u64| read::<u64>(nat + u64::from(layout.nat_entries));
+    if let Some(found) = known::recall(&namespace, behind) {
+        return found;
+    }
+    (walk.chains_of, walk.met_legacy) = (0, 0);
+    let mut nat = [0; 4];
+    let ipv4 = of_family(ipv4, 0, &mut nat, 0, &mut context);
+    let ipv6 = if at_ipv6 == 0 {
+        FamilyHooks::NOT_READ
+    } else {
+        of_family(ipv6, IPV6, &mut nat, 2, &mut context)
+    };
+    let found = [ipv4, ipv6];
+    // SAFETY: see above; nothing else holds it by now.
+    let met_legacy = unsafe { (*context.walk).met_legacy } != 0;
+    known::keep(&namespace, nat, found, met_legacy, behind);
+    found
 }
 
-/// At `offset` of a namespace are the pointers to a family's hooks, one for each place where a packet passes.
+/// The hooks of PREROUTING and OUTPUT, by the pointers at `offset` of a namespace, one for each place where a packet
+/// passes. None of a family that the kernel does not have.
 #[inline(always)]
-fn of_family(net: *const u8, offset: u32, family: u32, context: &mut Context) -> FamilyHooks {
+fn places(net: *const u8, offset: u32) -> Option<[u64; 2]> {
     if offset == 0 {
-        return FamilyHooks::NOT_READ;
+        return Some([0; 2]);
     }
     // SAFETY: an address that is wrong gives an error.
-    let Ok(places) = (unsafe { bpf_probe_read_kernel(net.wrapping_add(offset as usize).cast::<[u64; 4]>()) })
-    else {
-        return FamilyHooks::NOT_READ;
-    };
+    let places =
+        unsafe { bpf_probe_read_kernel(net.wrapping_add(offset as usize).cast::<[u64; 4]>()) }.ok()?;
+    Some([places[PREROUTING as usize], places[OUTPUT as usize]])
+}
+
+/// What stands at a family's hooks; what nat has there goes into `nat`.
+#[inline(always)]
+fn of_family(
+    [prerouting, output]: [u64; 2],
+    family: u32,
+    nat: &mut Places,
+    first: usize,
+    context: &mut Context,
+) -> FamilyHooks {
     // SAFETY: this processor's own value of a map, and the program is not preempted by itself.
-    unsafe { (*context.walk).answer = 0 };
-    let prerouting = at_hook(places[PREROUTING as usize], PREROUTING | family, context);
-    let output = at_hook(places[OUTPUT as usize], OUTPUT | family, context);
+    let nat_now = |context: &Context| unsafe { (*context.walk).nat };
+    // SAFETY: see above.
+    unsafe { ((*context.walk).answer, (*context.walk).nat) = (0, 0) };
+    let prerouting = at_hook(prerouting, PREROUTING | family, context);
+    nat[first] = nat_now(context);
+    // SAFETY: see above.
+    unsafe { (*context.walk).nat = 0 };
+    let output = at_hook(output, OUTPUT | family, context);
+    nat[first + 1] = nat_now(context);
     // SAFETY: see above.
     let answer = unsafe { (*context.walk).answer };
     FamilyHooks {
@@ -210,7 +174,7 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
     if walk.count > HOOKS_MOST {
         walk.answer |= doubt(DOUBT_LONG);
     }
-    self::walk(HOOKS_MOST, nat, context);
+    each(HOOKS_MOST, nat, context);
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
     if walk.nat != 0 {
@@ -223,7 +187,7 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
         if walk.count > NAT_HOOKS_MOST {
             walk.answer |= doubt(DOUBT_LONG);
         }
-        self::walk(NAT_HOOKS_MOST, nat_hook, context);
+        each(NAT_HOOKS_MOST, nat_hook, context);
     }
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
@@ -232,7 +196,7 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
         walk.place |= MANGLE;
         walk.entries = entries;
         walk.count = count(entries, layout);
-        self::walk(HOOKS_MOST, mangle, context);
+        each(HOOKS_MOST, mangle, context);
     }
     shown
 }
@@ -328,7 +292,7 @@ fn nft(base: u64, context: &mut Context) {
         walk.chains = 0;
         walk.head = walk.table + u64::from(layout.table_chains);
         walk.node = read(walk.head);
-        self::walk(CHAINS_MOST, chain, context);
+        each(CHAINS_MOST, chain, context);
     }
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
@@ -397,6 +361,7 @@ fn is_empty(chain: u64, layout: &RulesLayout) -> bool {
 fn legacy(table: u64, context: &mut Context) {
     // SAFETY: values of maps; the walk is this processor's own.
     let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    walk.met_legacy = 1;
     if layout.legacy == 0 {
         walk.answer |= doubt(DOUBT_LEGACY);
         return;
@@ -425,7 +390,7 @@ fn legacy(table: u64, context: &mut Context) {
     walk.offset = read(info + u64::from(layout.info_underflow) + u64::from(POSTROUTING) * 4);
     walk.table = info + u64::from(layout.info_entries);
     walk.within = 0;
-    self::walk(ENTRIES_MOST, entry, context);
+    each(ENTRIES_MOST, entry, context);
     // SAFETY: see above.
     let walk = unsafe { &mut *context.walk };
     if walk.offset < walk.size {
@@ -498,26 +463,6 @@ fn is_wanted(name: &Name, place: u32, way: usize) -> bool {
 }
 
 #[inline(always)]
-const fn in_nat(place: u32) -> u8 {
-    if place & HOOK == PREROUTING {
-        FOUND_NAT_PREROUTING
-    } else {
-        FOUND_NAT_OUTPUT
-    }
-}
-
-#[inline(always)]
-fn found(place: u32, how: u8) -> Answer {
-    // The bits of mangle stand above those of nat.
-    let bits = if place & MANGLE == 0 {
-        in_nat(place)
-    } else {
-        in_nat(place) * FOUND_MANGLE_PREROUTING
-    };
-    u32::from(bits | how)
-}
-
-#[inline(always)]
 fn count(entries: u64, layout: &RulesLayout) -> u32 {
     if entries == 0 {
         return 0;
@@ -544,29 +489,4 @@ fn kind(ops: u64, layout: &RulesLayout) -> u32 {
 #[inline(always)]
 fn priority(ops: u64, layout: &RulesLayout) -> i32 {
     read(ops + u64::from(layout.ops_priority))
-}
-
-/// What stands at a kernel address; zero where nothing can be read.
-#[inline(always)]
-fn read<T: Copy + Default>(address: u64) -> T {
-    // SAFETY: the helper survives any address.
-    unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
-}
-
-/// The beginning of a string at a kernel address.
-#[inline(always)]
-fn string(address: u64) -> Name {
-    let mut name = MaybeUninit::<Name>::uninit();
-    let words = name.as_mut_ptr().cast::<u64>();
-    // One word at a time: what the compiler would do instead is a loop over bytes.
-    // SAFETY: within `name`.
-    unsafe {
-        words.write_volatile(0);
-        words.add(1).write_volatile(0);
-        words.add(2).write_volatile(0);
-    }
-    // SAFETY: the helper writes into `name` only, and survives any address.
-    unsafe { bpf_probe_read_kernel_str(words.cast(), size_of::<Name>() as u32, address as *const _) };
-    // SAFETY: all of it was written.
-    unsafe { name.assume_init() }
 }

@@ -13,8 +13,8 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use meshmedic_common::abi::{
-    FAMILY_INET6, PORT_INBOUND_HBONE, PORT_INBOUND_PLAINTEXT, PORT_NAMES, PORT_OUTBOUND, PROBE_IPV4,
-    PROBE_IPV6, TrafficCounts, ZTUNNEL_MARK, ZTUNNEL_MARK_MASK, is_capture_port,
+    FAMILY_INET6, MARK_WORDS, PORT_INBOUND_HBONE, PORT_INBOUND_PLAINTEXT, PORT_NAMES, PORT_OUTBOUND,
+    PROBE_IPV4, PROBE_IPV6, TrafficCounts, ZTUNNEL_MARK, ZTUNNEL_MARK_MASK, is_capture_port, mark_of,
 };
 
 use crate::offsets::{
@@ -28,6 +28,10 @@ const NAMESPACES: u32 = 2048;
 /// Where in `TRAFFIC` a namespace that is watched is counted, by its inode. User space alone adds and removes.
 #[map]
 static TRAFFIC_SLOTS: HashMap<u32, u32> = HashMap::with_max_entries(NAMESPACES, BPF_F_NO_PREALLOC);
+
+/// One bit for each namespace that may be watched, see [`mark_of`].
+#[map]
+static TRAFFIC_MARKS: Array<u64> = Array::with_max_entries(MARK_WORDS, 0);
 
 /// The counts. User space reads them without asking the kernel.
 #[map]
@@ -66,14 +70,18 @@ pub unsafe fn count(sk: *const u8, before: i32) {
     }
     let opened = before == TCP_SYN_SENT;
     // SAFETY: as the caller promises; the offsets are the kernel's own.
-    let (protocol, netns) = unsafe {
-        let net: *const u8 = field(sk, &SOCK_NET);
-        (
-            field::<u16, _>(sk, &SOCK_PROTOCOL),
-            field::<u32, _>(net, &NET_INUM),
-        )
+    let netns: u32 = unsafe { field(field::<*const u8, _>(sk, &SOCK_NET), &NET_INUM) };
+    // Most connections of a node are not in pods, and this is all that they pay.
+    let (word, bit) = mark_of(netns);
+    let Some(marks) = TRAFFIC_MARKS.get_ptr(word) else {
+        return;
     };
-    if protocol != IPPROTO_TCP {
+    // SAFETY: the value of a map lives as long as the map.
+    if unsafe { *marks } & bit == 0 {
+        return;
+    }
+    // SAFETY: as the caller promises.
+    if unsafe { field::<u16, _>(sk, &SOCK_PROTOCOL) } != IPPROTO_TCP {
         return;
     }
     let Some(slot) = TRAFFIC_SLOTS.get_ptr(netns) else {

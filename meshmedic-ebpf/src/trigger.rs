@@ -12,7 +12,9 @@ use aya_log_ebpf::debug;
 use meshmedic_common::abi::{CHANGE_CLOSED, CHANGE_OPENED, ListenChange, is_capture_port};
 
 use crate::{
-    offsets::{IPPROTO_TCP, NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field},
+    offsets::{
+        CONNECTIONS_COUNTED, IPPROTO_TCP, NET_INUM, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, field,
+    },
     traffic,
 };
 
@@ -43,7 +45,7 @@ fn trigger(ctx: BtfTracePointContext) -> i32 {
         CHANGE_OPENED
     } else if newstate == TCP_CLOSE && ctx.arg::<i32>(1) == TCP_LISTEN {
         CHANGE_CLOSED
-    } else if newstate == TCP_ESTABLISHED {
+    } else if newstate == TCP_ESTABLISHED && CONNECTIONS_COUNTED.load() == 1 {
         // SAFETY: the tracepoint's first argument is a `struct sock`.
         unsafe { traffic::count(ctx.arg(0), ctx.arg(1)) };
         return 0;

@@ -20,6 +20,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../meshmedic-ebpf/obje
 
 /// Global of ours: whether the census reads the packet filter's hooks.
 const RULES_READ: &str = "RULES_READ";
+/// Global of ours: whether the trigger counts connections.
+const CONNECTIONS_COUNTED: &str = "CONNECTIONS_COUNTED";
 /// Global of `aya-log-ebpf` that holds the level; 0 is off.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 /// Its ring buffer.
@@ -67,7 +69,13 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
     let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
     let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
     let slots = take_map(&mut ebpf, TRAFFIC_SLOTS)?;
-    let traffic = Traffic::new(slots, take_map(&mut ebpf, TRAFFIC)?, options.traffic_namespaces)?;
+    let marks = take_map(&mut ebpf, "TRAFFIC_MARKS")?;
+    let traffic = Traffic::new(
+        slots,
+        marks,
+        take_map(&mut ebpf, TRAFFIC)?,
+        options.traffic_namespaces,
+    )?;
     let logs = match options.log {
         Some(_) => Some(Logs::new(&mut ebpf)?),
         None => None,
@@ -151,8 +159,9 @@ fn make_maps(options: &Options, resolved: &offsets::Offsets, rules: bool) -> Res
     for map in [TRAFFIC_SLOTS, TRAFFIC] {
         loader.map_max_entries(map, options.traffic_namespaces);
     }
-    let rules = u32::from(rules);
+    let (rules, counted) = (u32::from(rules), u32::from(options.count_connections));
     loader.override_global(RULES_READ, &rules, true);
+    loader.override_global(CONNECTIONS_COUNTED, &counted, true);
     for (global, offset) in &resolved.globals {
         loader.override_global(global, offset, true);
     }

@@ -54,7 +54,7 @@ const fn optional(
     }
 }
 
-const FIELDS: [Field; 19] = [
+const FIELDS: [Field; 21] = [
     field("SOCK_NUM", "sock", &["__sk_common", "skc_num"], 2),
     field("SOCK_FAMILY", "sock", &["__sk_common", "skc_family"], 2),
     field("SOCK_STATE", "sock", &["__sk_common", "skc_state"], 1),
@@ -76,6 +76,8 @@ const FIELDS: [Field; 19] = [
     field("NET_INUM", "net", &["ns", "inum"], 4),
     optional("NET_HOOKS_IPV4", "net", &["nf", "hooks_ipv4"], HOOKS),
     optional("NET_HOOKS_IPV6", "net", &["nf", "hooks_ipv6"], HOOKS),
+    optional("NET_COOKIE", "net", &["net_cookie"], 8),
+    optional("NET_NFT_GENERATION", "net", &["nft", "base_seq"], 4),
     field("TASK_TGID", "task_struct", &["tgid"], 4),
     field("FILE_INODE", "file", &["f_inode"], POINTER),
     field("INODE_INO", "inode", &["i_ino"], 8),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::AsFd as _;
 
-use aya::maps::{HashMap, Map, MapData};
-use meshmedic_common::abi::TrafficCounts;
+use aya::maps::{Array, HashMap, Map, MapData};
+use meshmedic_common::abi::{TrafficCounts, mark_of};
 
 use super::KernelError;
 use super::bpf::SharedCounts;
@@ -18,6 +18,9 @@ pub(super) const NAMESPACES: u32 = 2048;
 pub struct Traffic {
     slots: HashMap<MapData, u32, u32>,
     counts: SharedCounts,
+    /// Which namespaces may be watched, for the program to find out quickly, and what stands there.
+    marks: Array<MapData, u64>,
+    marked: BTreeMap<u32, u64>,
     /// The program that counts is loaded after this, and finds its map by this descriptor.
     _array: MapData,
     /// The namespaces that are watched, by inode.
@@ -45,7 +48,7 @@ impl fmt::Debug for Traffic {
 }
 
 impl Traffic {
-    pub(super) fn new(slots: Map, counts: Map, namespaces: u32) -> Result<Self, KernelError> {
+    pub(super) fn new(slots: Map, marks: Map, counts: Map, namespaces: u32) -> Result<Self, KernelError> {
         let act = "use the counts of connections";
         let Map::Array(counts) = counts else {
             return Err(KernelError::Object {
@@ -59,6 +62,8 @@ impl Traffic {
         };
         Ok(Self {
             slots: HashMap::try_from(slots).map_err(|error| KernelError::from_load(act, &error))?,
+            marks: Array::try_from(marks).map_err(|error| KernelError::from_load(act, &error))?,
+            marked: BTreeMap::new(),
             counts: SharedCounts::new(counts.fd().as_fd(), namespaces).map_err(failed)?,
             _array: counts,
             watched: BTreeMap::new(),
@@ -97,6 +102,28 @@ impl Traffic {
                 continue;
             }
             self.watched.insert(netns, Slot { at, before });
+        }
+        self.mark();
+    }
+
+    /// Marks what is watched, and nothing else.
+    fn mark(&mut self) {
+        let mut wanted: BTreeMap<u32, u64> = self.marked.keys().map(|word| (*word, 0)).collect();
+        for &netns in self.watched.keys() {
+            let (word, bit) = mark_of(netns);
+            *wanted.entry(word).or_default() |= bit;
+        }
+        for (word, bits) in wanted {
+            if self.marked.get(&word) == Some(&bits) {
+                continue;
+            }
+            match self.marks.set(word, bits, 0) {
+                Ok(()) => drop(self.marked.insert(word, bits)),
+                // It is tried again with the next change.
+                Err(error) => {
+                    tracing::debug!(%error, word, "connections of some network namespaces are not counted")
+                }
+            }
         }
     }
 

@@ -58,14 +58,14 @@ impl Watch {
         }
     }
 
-    /// What is said of the rules of a captured pod that no census met.
+    /// What is said of the rules of a pod that no census met: one without ztunnel's listeners never is.
     fn unread_rules(&self, state: State) -> Option<PodRules> {
         let reason = if self.sources.has_census() {
             Unfollowed::NotMet
         } else {
             Unfollowed::NoCensus
         };
-        (state == State::Captured).then(|| PodRules::unknown(reason))
+        (state == State::Captured || state.is_finding()).then(|| PodRules::unknown(reason))
     }
 
     fn pod_report(&self, uid: &PodUid) -> PodReport {

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use meshmedic_agent::kernel::{self, Census, Options};
-use meshmedic_common::rules::{Backend, FamilyRules, PodRules, Rules, Unfollowed};
+use meshmedic_common::abi::CENSUSES_KEPT;
+use meshmedic_common::rules::{Backend, FamilyRules, PodRules, Rules, RulesProof, Unfollowed};
 use meshmedic_lab::rules::{Filter, IstioRules, run};
 
 use crate::netns::{listen, within};
@@ -15,8 +16,19 @@ const BOTH: [IpAddr; 2] = [
     IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
 ];
 
-/// What one census says of a namespace in which this process listens.
+/// What the next census says of a namespace in which this process listens, and those after it as well: enough of them
+/// that what they found is kept.
 fn read(census: &mut Census, netns: u32) -> PodRules {
+    let first = once(census, netns);
+    for _ in 0..3 {
+        let next = once(census, netns);
+        assert!(next.are_as(&first), "{first:?}, and then {next:?}");
+    }
+    first
+}
+
+/// What one census says of it.
+fn once(census: &mut Census, netns: u32) -> PodRules {
     let mut rows = Vec::new();
     census.of(&[std::process::id()], &mut rows).expect("the census");
     let row = rows
@@ -129,6 +141,72 @@ fn both_filters_at_once_are_told_apart() {
     });
 }
 
+/// Whether a namespace carries the generation of nf_tables' rules here: from 6.17 on.
+fn has_generation() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(17))
+}
+
+#[test]
+fn unchanged_rules_are_followed_anew_every_few_censuses() {
+    if !meshmedic_lab::need::packet_filters("kernel: unchanged rules") {
+        return;
+    }
+    let mut census = load().census;
+    for filter in Filter::ALL {
+        within(|netns| {
+            let _listener = listen("0.0.0.0:15001");
+            let istio = IstioRules {
+                filter,
+                dns: true,
+                ipv6: true,
+            };
+            istio.write(None).expect("Istio's rules");
+            // The first two follow the names, and must agree.
+            let mut next = || once(&mut census, netns).proof();
+            assert_eq!([next(), next()], [Some(RulesProof::Names); 2], "{filter:?}");
+            for round in 0..3 {
+                let kept: Vec<_> = (0..CENSUSES_KEPT).map(|_| next()).collect();
+                let proof = if filter != Filter::Legacy && has_generation() {
+                    RulesProof::Fingerprint
+                } else {
+                    RulesProof::Names
+                };
+                assert!(
+                    kept.iter().all(|found| *found == Some(proof)),
+                    "{filter:?}, round {round}: {kept:?}"
+                );
+                assert_eq!(next(), Some(RulesProof::Names), "{filter:?}, round {round}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_legacy_table_that_joins_the_chains_of_nft_is_seen_at_once() {
+    if !meshmedic_lab::need::packet_filters("kernel: a legacy table beside nft's chains") {
+        return;
+    }
+    // No rule of either needs more hooks than nat's own, which is there already when the other comes.
+    let nft = "add table ip other\nadd chain ip other output { type nat hook output priority -100 ; }\n\
+               add chain ip other prerouting { type nat hook prerouting priority -100 ; }\n\
+               add rule ip other output tcp dport 80 accept\nadd rule ip other prerouting tcp dport 80 accept\n";
+    let legacy = "*nat\n:ISTIO_OUTPUT - [0:0]\n:ISTIO_PRERT - [0:0]\n-A OUTPUT -j ISTIO_OUTPUT\n-A PREROUTING -j ISTIO_PRERT\n\
+                  -A ISTIO_OUTPUT -p tcp -m tcp --dport 81 -j ACCEPT\n-A ISTIO_PRERT -p tcp -m tcp --dport 81 -j ACCEPT\nCOMMIT\n";
+    let mut census = load().census;
+    within(|netns| {
+        let _listener = listen("0.0.0.0:15001");
+        run(None, &["nft", "-f", "-"], nft).expect("foreign rules");
+        let before = read(&mut census, netns);
+        assert_eq!(before.verdict, Rules::Absent, "{before:?}");
+        run(None, &["iptables-legacy-restore"], legacy).expect("the legacy table");
+        let after = read(&mut census, netns);
+        assert_eq!(after.ipv4.hooks, before.ipv4.hooks, "{after:?}");
+        assert_eq!(after.verdict, Rules::Present, "{after:?}");
+    });
+}
+
 #[test]
 fn what_leads_nowhere_does_not_pass_for_rules() {
     if !meshmedic_lab::need::packet_filters("kernel: rules that lead nowhere") {
@@ -166,6 +244,8 @@ fn what_leads_nowhere_does_not_pass_for_rules() {
             within(|netns| {
                 let _listener = listen("0.0.0.0:15001");
                 istio.write(None).expect("Istio's rules");
+                let there = read(&mut census, netns);
+                assert_eq!(there.verdict, Rules::Present, "{filter:?}, {what}: {there:?}");
                 run(None, &restore(filter), change).expect("the change");
                 let found = read(&mut census, netns);
                 assert_eq!(found.verdict, verdict, "{filter:?}, {what}: {found:?}");

@@ -96,6 +96,11 @@ pub(super) struct Detection {
     /// For how long istio-cni may go on trying to enrol a pod; one without listeners is stalled then
     #[arg(long, value_name = "DURATION", default_value = show(PENDING_DEADLINE), value_parser = pending_deadline, env = "MESHMEDIC_PENDING_DEADLINE")]
     pub(super) pending_deadline: Duration,
+    /// Keep the condition MeshCaptureReady of this node; needs the right of deploy/kustomize/node-condition
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", action = ArgAction::Set, value_parser = crate::go_bool,
+          env = "MESHMEDIC_NODE_CONDITION")]
+    pub(super) node_condition: bool,
 }
 
 /// What may be done about it.

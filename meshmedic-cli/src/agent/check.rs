@@ -40,6 +40,7 @@ impl Args {
             confirm: detection.confirm,
             settle: detection.settle,
             pending_deadline: detection.pending_deadline,
+            node_condition: detection.node_condition,
             metrics_addr: endpoints.metrics_addr.0,
             status_addr: endpoints.status_addr.0,
             kubeconfig: connection

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
-use meshmedic_common::facts::PodFacts;
+use meshmedic_common::facts::{Gate, GateState, PodFacts};
 use meshmedic_common::identity::NodeFault;
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::{HealStanding, NodeReport, PodReport, RepairStanding};
@@ -142,6 +142,7 @@ impl Known {
         for leg in [self.listeners(), self.rules(), self.traffic()] {
             lines.extend(leg.evidence);
         }
+        lines.extend(self.facts.gate.as_ref().map(gate));
         lines
     }
 
@@ -341,6 +342,31 @@ impl Known {
                 "Run agents, or let a probe read it: meshmedic explain {name} --via probe (which stays in its spec)."
             ),
         }
+    }
+}
+
+/// What a pod's gate means for it.
+fn gate(gate: &Gate) -> String {
+    let state = match &gate.state {
+        GateState::Ahead => "Its gate has not started yet.".to_owned(),
+        GateState::Waiting(_) => {
+            "It waits in its gate until ztunnel listens: no container after the gate has started.".to_owned()
+        }
+        GateState::Failed(why) => {
+            let why = why.as_deref().map(|why| format!(": {}", clean(why, MAX_WORDS)));
+            format!(
+                "Its gate waited in vain, and no container after it has started{}.",
+                why.unwrap_or_default()
+            )
+        }
+        GateState::Open => "Its gate let its containers start once ztunnel listened.".to_owned(),
+    };
+    if gate.first {
+        state
+    } else {
+        format!(
+            "{state} The gate is not the first init container: what comes before it starts outside the mesh."
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use meshmedic_common::verdict::State;
 
 use super::history::{History, Slot};
-use super::show::{agent, answers, repair_sentence, states_in_words, trouble};
+use super::show::{agent, answers, proof, repair_sentence, states_in_words, trouble};
 use super::{FleetStatus, ago};
 use crate::output::Escaped;
 use crate::output::page::{self, plural};
@@ -60,6 +60,9 @@ pub(super) fn page(status: &FleetStatus, now: Timestamp) -> Result<String, fmt::
             "<p class=\"warning mark\">Repairs are {}.</p>",
             Escaped(sentence)
         )?;
+    }
+    if let Some(proof) = proof(&status.proof) {
+        writeln!(out, "<p>{proof}</p>")?;
     }
     unwell(&mut out, status, now)?;
     troubles(&mut out, status)?;

@@ -10,7 +10,7 @@ use meshmedic_common::report::{RepairReport, TriggerMode};
 use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
-use super::{AgentHealth, FleetStatus, NodeRepair, NodeStatus, Unwell, ago};
+use super::{AgentHealth, FleetProof, FleetStatus, NodeRepair, NodeStatus, Unwell, ago};
 use crate::output::{Colour, paint, state_colour, wrap};
 
 /// So many pods are named; `meshmedic scan` names all.
@@ -56,6 +56,7 @@ pub(super) fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<Strin
     }
     notes(&mut out, status);
     writeln!(out, "\n{}", summary(status))?;
+    out.extend(proof(&status.proof).map(|sentence| wrap(&sentence, 0)));
     Ok(out)
 }
 
@@ -108,6 +109,23 @@ pub(super) fn repair_sentence(repair: &RepairReport) -> String {
         .map_or("with an unknown result", |result| result.sentence());
     let detail = repair.detail.as_ref().map(|detail| format!(" ({detail})"));
     format!("{action}: {result}{}", detail.unwrap_or_default())
+}
+
+/// What is known of the captured pods beside their listeners; nothing where there are none.
+pub(super) fn proof(proof: &FleetProof) -> Option<String> {
+    let FleetProof {
+        captured,
+        names,
+        fingerprint,
+        traffic,
+        listeners_only,
+    } = *proof;
+    let text = format!(
+        "Of {captured} captured: rules proved in {} ({names} by names, {fingerprint} by fingerprint), traffic through \
+         ztunnel in {traffic}, listeners alone known of {listeners_only}.",
+        names + fingerprint
+    );
+    (captured > 0).then_some(text)
 }
 
 fn notes(out: &mut String, status: &FleetStatus) {
@@ -212,7 +230,9 @@ mod tests {
             }],
             "pods": [
                 {"namespace": "shop", "name": "a", "uid": "0a1b2c3d-1111-2222-3333-444455556666", "state": "captured",
-                 "ports": [15001, 15006, 15008], "redirection": "routed", "flaps": 0},
+                 "ports": [15001, 15006, 15008], "redirection": "routed", "flaps": 0,
+                 "rules": {"verdict": "present", "ipv4": {"verdict": "present", "backend": "nft", "proof": "fingerprint"},
+                           "ipv6": {"verdict": "absent"}}},
                 {"namespace": "shop", "name": "b", "uid": "0a1b2c3d-1111-2222-3333-444455556667", "state": "orphan",
                  "ports": [], "redirection": "routed", "flaps": 0, "since": "2026-01-01T00:50:00Z",
                  "heal": {"state": "asked"}, "transitions": [

@@ -153,3 +153,76 @@ fn the_chart_grants_no_unrestricted_right_to_heal_unasked() {
         assert!(!restarts.contains("pods/status"));
     }
 }
+
+#[test]
+fn the_chart_refuses_what_nothing_narrows_and_what_is_not_served() {
+    if !need::helm("the_chart_refuses_what_nothing_narrows_and_what_is_not_served") {
+        return;
+    }
+    let template = |arguments: &[&str]| {
+        let output = Command::new("helm")
+            .current_dir(root())
+            .args([
+                "template",
+                RELEASE,
+                "deploy/helm/meshmedic",
+                "--namespace",
+                "elsewhere",
+            ])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let condition = ["--set", "agent.nodeCondition=true", "--kube-version"];
+    for more in [
+        &["1.29.0"][..],
+        &["1.36.0", "--set", "admissionPolicies.enabled=false"],
+    ] {
+        let (made, _, why) = template(&[&condition[..], more].concat());
+        assert!(!made && why.contains("status of nodes"), "{more:?}: {why}");
+    }
+    let (made, text, why) = template(&[&condition[..], &["1.30.0"]].concat());
+    assert!(made && text.contains("nodes/status"), "{why}");
+    // The policy is about the release's own account.
+    assert!(
+        text.contains("system:serviceaccount:elsewhere:meshmedic"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("system:serviceaccount:meshmedic:meshmedic"),
+        "{text}"
+    );
+
+    let gate = ["--set", "gatePolicy.enabled=true", "--kube-version"];
+    let (made, _, why) = template(&[&gate[..], &["1.35.0"]].concat());
+    assert!(!made && why.contains("from 1.36 on"), "{why}");
+    let (made, text, why) = template(
+        &[
+            &gate[..],
+            &[
+                "1.36.0",
+                "--set",
+                "gatePolicy.timeout=9m",
+                "--set",
+                "image.tag=v7",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(made, "{why}");
+    for part in [
+        "kind: MutatingAdmissionPolicy",
+        "timeout: 9m",
+        "meshmedic:v7",
+        "namespace: elsewhere",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let (_, text, _) = template(&[]);
+    assert!(
+        !text.contains("MutatingAdmissionPolicy") && !text.contains("nodes/status"),
+        "{text}"
+    );
+}

@@ -6,9 +6,11 @@
 mod examples;
 mod files;
 mod flags;
+mod gate_policy;
 mod helm;
 mod manifest;
 mod monitoring;
+mod node_condition;
 mod objects;
 mod policies;
 mod rendered;

@@ -81,6 +81,13 @@ fn plain(objects: &[Value]) -> BTreeMap<String, Value> {
                 labels.remove(label);
             }
         }
+        // The order of variables, of which none refers to another, tells only who added them.
+        let containers = object.pointer_mut("/spec/template/spec/containers");
+        for container in containers.and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(variables) = container["env"].as_array_mut() {
+                variables.sort_by_key(|variable| variable["name"].to_string());
+            }
+        }
         let name = format!("{}/{}", object["kind"], object["metadata"]["name"]);
         assert!(
             plain.insert(name.clone(), object).is_none(),
@@ -131,6 +138,8 @@ fn the_chart_carries_the_same_files_as_the_kustomization() {
         ("cli-roles.yaml", "cli/roles.yaml"),
         ("dashboard.json", "monitoring/dashboard.json"),
         ("flow.yaml", "flow/flow.yaml"),
+        ("gate-policy.yaml", "gate-policy/policy.yaml"),
+        ("node-condition.yaml", "node-condition/policy.yaml"),
         ("policies.yaml", "repair/policies.yaml"),
         ("prometheus-rule.yaml", "monitoring/prometheus-rule.yaml"),
     ] {

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerStatus, Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus,
+    ContainerState, ContainerStatus, Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::eligibility::Enablement;
 use crate::facts::{
-    CONFIG_HASH, Container, Controller, Enrolment, HEAL, Labels, MIRROR, PodFacts, REDIRECTION, REPAIR,
-    SIDECAR, STRATEGY, TOGGLE_RESTORE,
+    CONFIG_HASH, Container, Controller, Enrolment, GATE, Gate, GateState, HEAL, Labels, MIRROR, PodFacts,
+    REDIRECTION, REPAIR, SIDECAR, STRATEGY, TOGGLE_RESTORE,
 };
 use crate::policy::Standing;
 
@@ -113,7 +113,37 @@ pub fn pod_facts(pod: &Pod) -> PodFacts {
         sandbox_ready: sandbox.map(|condition| condition.status == "True"),
         sandbox_since: sandbox.and_then(|condition| Some(condition.last_transition_time.as_ref()?.0)),
         container: is_part(pod).then(|| container(status)).flatten(),
+        gate: spec.and_then(|spec| gate(spec, status)),
     }
+}
+
+fn gate(spec: &PodSpec, status: Option<&PodStatus>) -> Option<Gate> {
+    let containers = spec.init_containers.as_deref().unwrap_or_default();
+    let at = containers.iter().position(|container| container.name == GATE)?;
+    let statuses = status.and_then(|status| status.init_container_statuses.as_deref());
+    let its = statuses
+        .unwrap_or_default()
+        .iter()
+        .find(|status| status.name == GATE);
+    let ended = |status: &ContainerStatus| {
+        let ended = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
+        ended(&status.state).or_else(|| ended(&status.last_state))
+    };
+    let state = match its {
+        Some(status) if status.state.as_ref().is_some_and(|state| state.running.is_some()) => {
+            GateState::Waiting(running_since(status))
+        }
+        Some(status) => match ended(status) {
+            Some(ended) if ended.exit_code == 0 => GateState::Open,
+            Some(ended) => GateState::Failed(ended.message),
+            None => GateState::Ahead,
+        },
+        None => GateState::Ahead,
+    };
+    Some(Gate {
+        first: at == 0,
+        state,
+    })
 }
 
 /// Whether it may be one of Istio's own, by its labels.

@@ -109,7 +109,12 @@ impl ApiServer {
 
     /// Starts the real one, from the folder that `KUBEBUILDER_ASSETS` names.
     pub fn real() -> Result<Self> {
-        let real = Real::start()?;
+        Self::real_with(&[])
+    }
+
+    /// The same with more flags, for what an older one serves only if it is told to.
+    pub fn real_with(flags: &[&str]) -> Result<Self> {
+        let real = Real::start(flags)?;
         let client = Client::new(real.proxy(), kubeconfig::ADMIN);
         let url = real.url().to_owned();
         Self::with(client, url, folder()?, Process::Real(real))

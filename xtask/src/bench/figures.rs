@@ -130,6 +130,13 @@ impl Row {
         self
     }
 
+    /// At most so many times the baseline's.
+    pub(crate) fn within_times(mut self, most: f64) -> Self {
+        self.target = Some(format!("{most} times at most"));
+        self.met = self.ratio.map(|ratio| ratio <= most);
+        self
+    }
+
     /// The median is at most this.
     pub(crate) fn within(mut self, most: f64) -> Self {
         self.target = Some(format!("{most} {} at most", self.unit));

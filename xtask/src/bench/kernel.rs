@@ -10,6 +10,7 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 use meshmedic_agent::kernel::{self, Census, Kernel, Options};
 use meshmedic_common::abi::{ListenChange, PORT_INBOUND_HBONE};
+use meshmedic_lab::rules::{Filter, IstioRules};
 use meshmedic_lab::{Churn, Pod, PodSpec, cpu_time};
 
 use super::figures::{Column, Part, Row, ms};
@@ -23,6 +24,12 @@ const OTHER_PORT: u16 = 20_001;
 const RATE: u32 = 10_000;
 /// Listeners whose records, two each, fit into the ring unread.
 const UNREAD: u32 = 3_000;
+/// The pods whose rules a census reads.
+const PODS: usize = 250;
+/// A census that reads rules may cost so many times what one costs that does not.
+const RULES_MOST: f64 = 1.3;
+/// A transition that is not ours may cost so many times what it costs a program that counts no connections.
+const COUNTING_MOST: f64 = 1.2;
 /// Unrelated listens a second.
 const STORM: u32 = 10_000;
 
@@ -50,7 +57,8 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
     let scene = Scene::new(20, 0)?;
     let outside = scene.lab.pod(PodSpec::new("bench", "outside"))?;
     part.rows.extend(programs(&outside, rounds, times)?);
-    part.rows.extend(censuses(&scene, rounds, times)?);
+    part.rows.extend(counting(&outside, rounds, times)?);
+    part.rows.extend(censuses(rounds, if quick { 20 } else { PODS })?);
     let seconds = if quick { 2 } else { 20 };
     part.rows.extend(losses(&outside, seconds)?);
     part.rows
@@ -61,7 +69,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
 /// Nanoseconds a run of the trigger.
 fn programs(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>> {
     let _counting = enable_stats(Stats::RunTime).context("the kernel does not count")?;
-    let (kernel, program) = load_and_find()?;
+    let (kernel, program) = load_and_find(&Options::default())?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let reader = std::thread::spawn(move || read_until(kernel, stopped));
     let mut rows = Vec::new();
@@ -90,7 +98,7 @@ fn programs(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>
         .join()
         .map_err(|_| anyhow::anyhow!("the reader broke off"))??;
     // Whoever has not read the last record is not woken for the next.
-    let (mut kernel, program) = load_and_find()?;
+    let (mut kernel, program) = load_and_find(&Options::default())?;
     let mut batch = Vec::new();
     let unread = times.min(UNREAD);
     let mut nanoseconds = Vec::new();
@@ -112,8 +120,34 @@ fn programs(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>
     Ok(rows)
 }
 
-/// What a census costs with the redirection rules, and without.
-fn censuses(scene: &Scene, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>> {
+/// What it costs the connections of everybody else that those of pods are counted: beside the same program without.
+fn counting(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>> {
+    let _counting = enable_stats(Stats::RunTime).context("the kernel does not count")?;
+    let (with, counts) = load_and_find(&Options::default())?;
+    let (without, counts_not) = load_and_find(&Options {
+        count_connections: false,
+        ..Options::default()
+    })?;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        // Both see each transition.
+        let before = (runs(counts)?, runs(counts_not)?);
+        outside.churn(churn(None, times, None))?;
+        ours.push(mean(before.0, runs(counts)?, times)?);
+        bare.push(mean(before.1, runs(counts_not)?, times)?);
+    }
+    drop((with, without));
+    let row = Row::new(
+        "kernel side: a transition that is none of LISTEN, beside a program that counts no connections",
+        Column::Ebpf,
+        "ns",
+        &ours,
+    );
+    Ok(vec![row.beside(&ours, &bare).within_times(COUNTING_MOST)])
+}
+
+/// What a census costs with the redirection rules of captured pods, and without, by packet filter.
+fn censuses(rounds: usize, pods: usize) -> anyhow::Result<Vec<Row>> {
     let census = |census_rules: bool| {
         let options = Options {
             census_rules,
@@ -121,31 +155,58 @@ fn censuses(scene: &Scene, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>
         };
         anyhow::Ok(kernel::load(&options)?.census)
     };
-    let (mut with, mut without) = (census(true)?, census(false)?);
-    let ztunnel = [scene.ztunnel.pid()];
-    let of_one = |census: &mut Census| {
-        let mut rows = Vec::new();
-        let before = cpu();
-        for _ in 0..times / 10 {
-            rows.clear();
-            census.of(&ztunnel, &mut rows)?;
+    let mut rows = Vec::new();
+    for (filter, what) in [
+        (Filter::IptablesNft, "nf_tables by iptables"),
+        (Filter::Nft, "nf_tables by nft"),
+        (Filter::Legacy, "legacy tables"),
+    ] {
+        let what = format!("census of one pod's listeners and rules, {what}");
+        let scene = Scene::new(pods, 0)?;
+        let istio = IstioRules {
+            filter,
+            dns: true,
+            ipv6: true,
+        };
+        let [first, others @ ..] = scene.pods.as_slice() else {
+            continue;
+        };
+        if let Err(why) = istio.write(Some(first.pid())) {
+            rows.push(Row::absent(what, Column::Ebpf, &why.to_string()));
+            continue;
         }
-        let spent = cpu().saturating_sub(before);
-        anyhow::Ok(spent.as_secs_f64() * 1e6 / f64::from(times / 10) / scene.pods.len() as f64)
-    };
-    let (mut bare, mut full, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        let (without, with) = (of_one(&mut without)?, of_one(&mut with)?);
-        ratio.push(with / without);
-        bare.push(without);
-        full.push(with);
+        for pod in others {
+            istio.write(Some(pod.pid()))?;
+        }
+        let (mut with, mut without) = (census(true)?, census(false)?);
+        let ztunnel = [scene.ztunnel.pid()];
+        let times = (20_000 / scene.pods.len()) as u32;
+        let of_one = |census: &mut Census| {
+            let mut rows = Vec::new();
+            let before = cpu();
+            for _ in 0..times {
+                rows.clear();
+                census.of(&ztunnel, &mut rows)?;
+            }
+            let spent = cpu().saturating_sub(before);
+            anyhow::Ok(spent.as_secs_f64() * 1e6 / f64::from(times) / scene.pods.len() as f64)
+        };
+        let (mut bare, mut full) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            bare.push(of_one(&mut without)?);
+            full.push(of_one(&mut with)?);
+        }
+        let row = Row::new(what, Column::Ebpf, "µs", &full)
+            .beside(&full, &bare)
+            .within_times(RULES_MOST);
+        rows.push(match filter {
+            Filter::Legacy => {
+                row.because("a legacy table changes without a trace, so every census follows it")
+            }
+            Filter::IptablesNft | Filter::Nft => row,
+        });
     }
-    let row = |what: &str, unit, values: &[f64]| Row::new(what.to_owned(), Column::Ebpf, unit, values);
-    Ok(vec![
-        row("census of one pod's listeners", "µs", &bare),
-        row("census of one pod's listeners and redirection rules", "µs", &full),
-        row("the same, beside the one without rules", "times", &ratio),
-    ])
+    Ok(rows)
 }
 
 /// What one run of the program took on average, in nanoseconds.
@@ -153,9 +214,13 @@ fn of_one_run(program: u32, outside: &Pod, churn: Churn) -> anyhow::Result<f64> 
     let before = runs(program)?;
     let times = churn.times;
     outside.churn(churn)?;
-    let after = runs(program)?;
+    mean(before, runs(program)?, times)
+}
+
+/// Nanoseconds a run, of at least so many.
+fn mean(before: (Duration, u64), after: (Duration, u64), least: u32) -> anyhow::Result<f64> {
     let count = after.1 - before.1;
-    ensure!(count >= u64::from(times), "the program ran {count} times only");
+    ensure!(count >= u64::from(least), "the program ran {count} times only");
     Ok((after.0 - before.0).as_nanos() as f64 / count as f64)
 }
 
@@ -174,7 +239,7 @@ fn read_until(mut kernel: Kernel, mut stopped: tokio::sync::oneshot::Receiver<()
 }
 
 /// The programs, and the number of the one on the tracepoint.
-fn load_and_find() -> anyhow::Result<(Kernel, u32)> {
+fn load_and_find(options: &Options) -> anyhow::Result<(Kernel, u32)> {
     let triggers = || -> anyhow::Result<HashSet<u32>> {
         let programs = loaded_programs().collect::<Result<Vec<ProgramInfo>, _>>();
         let programs = programs.context("the kernel lists no programs")?;
@@ -184,7 +249,7 @@ fn load_and_find() -> anyhow::Result<(Kernel, u32)> {
         Ok(own.map(ProgramInfo::id).collect())
     };
     let before = triggers()?;
-    let kernel = load()?;
+    let kernel = kernel::load(options)?;
     let after = triggers()?;
     let program = after.difference(&before).max().copied();
     Ok((

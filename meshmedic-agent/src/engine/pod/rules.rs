@@ -61,7 +61,7 @@ impl Track {
             Some(before) => read.rules.after(&before),
             None => read.rules,
         };
-        if self.rules.is_some_and(|before| before != rules)
+        if self.rules.is_some_and(|before| !rules.are_as(&before))
             && let Some(tally) = &mut self.tally
         {
             // What went past other rules says nothing of these.

@@ -6,6 +6,7 @@
 //! configuration, which nobody reads by the API without the right to run anything in every pod: it is not asked.
 
 mod backends;
+mod gates;
 mod settings;
 mod started;
 
@@ -61,6 +62,14 @@ pub(crate) const CHECKS: &[Check] = &[
         severity: Severity::Warning,
         needs: &[Need::Ambient, Need::Scan],
         run: backends::run,
+    },
+    Check {
+        code: "MM1607",
+        category: Category::Reboots,
+        title: "gates come first, and let their pods start",
+        severity: Severity::Warning,
+        needs: &[Need::Pods, Need::Ambient],
+        run: gates::run,
     },
 ];
 

@@ -338,3 +338,52 @@ fn a_node_whose_pods_are_about_to_leave() {
         assert_eq!(is_cordoned(&node), cordoned, "{node:?}");
     }
 }
+
+#[test]
+fn a_gate_is_known_by_its_name_its_place_and_its_state() {
+    let of = |containers: &[&str], status: Value| {
+        let containers: Vec<_> = containers
+            .iter()
+            .map(|name| json!({ "name": name, "image": "any" }))
+            .collect();
+        let pod = json!({
+            "metadata": { "name": "cart", "namespace": "shop" },
+            "spec": { "containers": [{ "name": "app", "image": "app" }], "initContainers": containers },
+            "status": { "initContainerStatuses": [status] },
+        });
+        pod_facts(&serde_json::from_value(pod).unwrap()).gate
+    };
+    let status = |state: Value, last: Value| {
+        json!({
+            "name": GATE, "image": "any", "imageID": "", "ready": false, "restartCount": 0, "state": state, "lastState": last,
+        })
+    };
+    let none = json!({});
+    let ended = |code: i32| json!({ "terminated": { "exitCode": code, "message": "in vain" } });
+    let since = "2026-01-01T12:00:00Z";
+    let running = json!({ "running": { "startedAt": since } });
+    let waiting = json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+    let gate = |first, state| Some(Gate { first, state });
+    let failed = || GateState::Failed(Some("in vain".to_owned()));
+    assert_eq!(of(&["migrate"], status(running.clone(), none.clone())), None);
+    let since = GateState::Waiting(Some(since.parse().unwrap()));
+    assert_eq!(
+        of(&[GATE], status(running.clone(), none.clone())),
+        gate(true, since.clone())
+    );
+    assert_eq!(
+        of(&["migrate", GATE], status(running, ended(1))),
+        gate(false, since)
+    );
+    assert_eq!(
+        of(&[GATE], status(ended(0), none.clone())),
+        gate(true, GateState::Open)
+    );
+    assert_eq!(of(&[GATE], status(ended(1), none.clone())), gate(true, failed()));
+    // The kubelet waits before it starts it again.
+    assert_eq!(
+        of(&[GATE], status(waiting.clone(), ended(1))),
+        gate(true, failed())
+    );
+    assert_eq!(of(&[GATE], status(waiting, none)), gate(true, GateState::Ahead));
+}

@@ -42,7 +42,7 @@ impl Drop for Real {
 
 impl Real {
     /// Starts etcd, the server, and `kubectl proxy` for clients without TLS such as the lab's.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(flags: &[&str]) -> Result<Self> {
         let assets = env::var_os(ASSETS)
             .map(PathBuf::from)
             .ok_or_else(|| Error::NotRunning {
@@ -80,25 +80,23 @@ impl Real {
         fs::write(&tokens, TOKENS).context(|| format!("writing {}", tokens.display()))?;
         make_key(&key)?;
         let key = key.display();
-        real.run(
-            &assets.join("kube-apiserver"),
-            &[
-                format!("--etcd-servers={etcd}"),
-                format!("--cert-dir={}", path.join("certificates").display()),
-                "--bind-address=127.0.0.1".to_owned(),
-                "--advertise-address=127.0.0.1".to_owned(),
-                format!("--secure-port={port}"),
-                "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-                "--authorization-mode=RBAC".to_owned(),
-                "--disable-admission-plugins=ServiceAccount".to_owned(),
-                format!("--token-auth-file={}", tokens.display()),
-                format!("--service-account-issuer={url}"),
-                format!("--service-account-signing-key-file={key}"),
-                format!("--service-account-key-file={key}"),
-                "--allow-privileged=true".to_owned(),
-            ],
-            port,
-        )?;
+        let mut arguments = vec![
+            format!("--etcd-servers={etcd}"),
+            format!("--cert-dir={}", path.join("certificates").display()),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--advertise-address=127.0.0.1".to_owned(),
+            format!("--secure-port={port}"),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--authorization-mode=RBAC".to_owned(),
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            format!("--token-auth-file={}", tokens.display()),
+            format!("--service-account-issuer={url}"),
+            format!("--service-account-signing-key-file={key}"),
+            format!("--service-account-key-file={key}"),
+            "--allow-privileged=true".to_owned(),
+        ];
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        real.run(&assets.join("kube-apiserver"), &arguments, port)?;
         let config = path.join("admin.kubeconfig");
         kubeconfig::write(&config, &url, kubeconfig::ADMIN)?;
         real.run(

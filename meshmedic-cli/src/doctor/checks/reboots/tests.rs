@@ -227,3 +227,41 @@ fn a_pod_with_the_rules_of_both_packet_filters_is_named() {
     }
     assert_passes("MM1606", &of("nft", "nft"));
 }
+
+#[test]
+fn a_gate_that_stays_shut_or_comes_late_is_named() {
+    let of = |containers: &[&str], state: serde_json::Value| {
+        let mut snapshot = healthy();
+        snapshot.with_pod("shop", "cart-7d4b-a", |pod| {
+            let all = containers
+                .iter()
+                .map(|name| object(json!({ "name": name, "image": "any" })));
+            pod.spec.as_mut().unwrap().init_containers = Some(all.collect());
+            let status = json!({
+                "name": "meshmedic-gate", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+            });
+            pod.status.as_mut().unwrap().init_container_statuses = Some(vec![object(status)]);
+        });
+        snapshot
+    };
+    let ended = |code: i32| json!({ "terminated": { "exitCode": code } });
+    let gate = "meshmedic-gate";
+    let on = "Pod shop/cart-7d4b-a";
+    assert_passes("MM1607", &of(&[gate, "migrate"], ended(0)));
+    assert_passes("MM1607", &of(&["migrate"], ended(1)));
+    let found = assert_finds("MM1607", &of(&[gate], ended(1)), on);
+    assert!(found.problem.contains("waits in its gate"), "{found:#?}");
+    let found = assert_finds("MM1607", &of(&["migrate", gate], ended(0)), on);
+    assert!(found.problem.contains("not the first"), "{found:#?}");
+    // For a while it may wait.
+    let taken = healthy().taken;
+    for (seconds, waits) in [(30, false), (90, true)] {
+        let since = taken - jiff::SignedDuration::from_secs(seconds);
+        let snapshot = of(&[gate], json!({ "running": { "startedAt": since.to_string() } }));
+        if waits {
+            assert_finds("MM1607", &snapshot, on);
+        } else {
+            assert_passes("MM1607", &snapshot);
+        }
+    }
+}

@@ -11,6 +11,17 @@ use crate::doctor::snapshot::{Part, Snapshot};
 
 const FELIX: &str = "felixconfigurations.crd.projectcalico.org";
 
+fn gated(snapshot: &mut Snapshot, state: &serde_json::Value) {
+    snapshot.with_pod("till", "pay-7d4b-a", |pod| {
+        let gate = json!({ "name": "meshmedic-gate", "image": "ghcr.io/meshmedic/meshmedic:0.1.0" });
+        pod.spec.as_mut().unwrap().init_containers = Some(vec![object(gate)]);
+        let status = json!({
+            "name": "meshmedic-gate", "image": "", "imageID": "", "ready": false, "restartCount": 1, "state": state,
+        });
+        pod.status.as_mut().unwrap().init_container_statuses = Some(vec![object(status)]);
+    });
+}
+
 fn root_ends(snapshot: &mut Snapshot, at: &str) {
     let at: jiff::Timestamp = at.parse().unwrap();
     for istiod in had(&mut snapshot.istiods) {
@@ -285,6 +296,13 @@ pub(super) const CASES: &[Case] = &[
             let mut states = had(&mut snapshot.scan).iter_mut();
             states.find(|one| one.name == "pay-7d4b-a").unwrap().rules = None;
         },
+    ),
+    case(
+        // After a reboot istio-cni has forgotten it, and no agent heals here.
+        "MM1607",
+        "Pod till/pay-7d4b-a",
+        |snapshot| gated(snapshot, &json!({ "terminated": { "exitCode": 1 } })),
+        |snapshot| gated(snapshot, &json!({ "terminated": { "exitCode": 0 } })),
     ),
     Case {
         // A second proxy is not among what a sidecar needs.
