@@ -39,7 +39,7 @@ use crate::watch::{Event, Options, PodSource, Watch, WatchError};
 use cni_settings::CniSettings;
 use healing::{Done, Heal};
 use istiod::Tracing;
-use meshmedic_common::kube::acts::{Acts, Followed, Known};
+use meshmedic_common::kube::acts::{Acts, Known, Named};
 use meshmedic_common::repair::{Answer, Moment, Patient, Planner, Request, RequestId};
 use meshmedic_common::time::Time;
 use node_condition::NodeCondition;
@@ -428,7 +428,7 @@ impl Agent {
         let acts = Arc::clone(&self.acts);
         let known = Known {
             enablement: self.mirror.enablement().clone(),
-            followed: Some(Followed {
+            named: Some(Named {
                 parts: self.mirror.parts(),
                 slices: self.mirror.slice_names(),
             }),

@@ -28,7 +28,7 @@ use crate::connection::{self, Connection, ConnectionArgs};
 use crate::exit::Usage;
 use crate::istio::IstioArgs;
 use crate::scan::{self, ScannedPod, sweep};
-use crate::selection::{Scope, Selection, SelectionArgs};
+use crate::selection::{Mesh, Scope, Selection, SelectionArgs};
 use crate::ways::{Age, WayArgs};
 
 use asks::Asks;
@@ -226,6 +226,8 @@ struct Repairs<'a> {
 /// Tells how pods are, by the ways that a scan has.
 struct Verifier<'a> {
     connection: &'a Connection,
+    /// As it was when the repair was planned.
+    mesh: &'a Mesh,
     ways: &'a WayArgs,
     confirm: Duration,
     settle: Duration,
@@ -260,7 +262,7 @@ impl Verifier<'_> {
             ready_only: false,
             age,
         };
-        let report = sweep(self.connection, &selection, ways, options).await?;
+        let report = scan::sweep_again(self.connection, &selection, self.mesh, ways, options).await?;
         let pod = report.pods.into_iter().next();
         Ok(pod.unwrap_or_else(|| ScannedPod::missing(namespace, name)))
     }
@@ -357,6 +359,7 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
         records,
         verifier: Verifier {
             connection,
+            mesh: &world.mesh,
             ways: &args.ways,
             confirm: args.confirm,
             settle: args.settle,

@@ -19,7 +19,7 @@ use crate::ways::{Age, WayArgs};
 
 pub(crate) use accused::sweep as sweep_accused;
 pub(crate) use report::{Grounds, ScanReport, ScannedPod};
-pub(crate) use sweep::{seen, sweep};
+pub(crate) use sweep::{seen, sweep, sweep_again};
 
 /// Arguments of `meshmedic scan`.
 #[derive(clap::Args)]

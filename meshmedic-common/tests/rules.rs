@@ -74,6 +74,29 @@ fn sources() -> String {
     sources
 }
 
+/// Whether a test has this name: by itself, of a runtime, of a property, or one that needs no harness.
+fn is_a_test(sources: &str, name: &str) -> bool {
+    let heads = ["#[test]\n", "#[test]\n    ", "]\nasync ", "const NAME: &str = \""];
+    let [plain, inner, asynchronous, bare] = heads;
+    [
+        format!("{plain}fn {name}("),
+        format!("{inner}fn {name}("),
+        format!("{asynchronous}fn {name}("),
+        format!("{bare}{name}\";"),
+    ]
+    .iter()
+    .any(|test| sources.contains(test))
+}
+
+/// What is named between backticks after "Tested by".
+fn named_tests(section: &str) -> Vec<&str> {
+    let after = section.split("Tested by").skip(1);
+    let lists = after.map(|rest| rest.split('.').next().unwrap_or(rest));
+    lists
+        .flat_map(|list| list.split('`').skip(1).step_by(2))
+        .collect()
+}
+
 #[test]
 fn every_rule_names_tests_that_there_are() {
     let (page, sources) = (page(), sources());
@@ -82,20 +105,31 @@ fn every_rule_names_tests_that_there_are() {
         rules += 1;
         let number = section.split(':').next().unwrap_or_default();
         let section = section.split("\n## ").next().unwrap_or_default();
-        let (_, named) = section
-            .split_once("\nTested by ")
-            .unwrap_or_else(|| panic!("rule {number} names no test"));
-        for name in named.split('`').skip(1).step_by(2) {
-            let written = [
-                format!("#[test]\nfn {name}() {{"),
-                format!("#[test]\n    fn {name}() {{"),
-                format!("]\nasync fn {name}() {{"),
-            ];
-            assert!(
-                written.iter().any(|test| sources.contains(test)),
-                "rule {number}: there is no test {name}"
-            );
-        }
+        assert!(!named_tests(section).is_empty(), "rule {number} names no test");
     }
     assert_eq!(rules, 11);
+    for name in named_tests(&page) {
+        assert!(is_a_test(&sources, name), "there is no test {name}");
+    }
+}
+
+/// Each threat of which `SECURITY.md` promises something names the tests that hold it, but those that promise nothing.
+#[test]
+fn every_threat_names_tests_that_there_are() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../SECURITY.md");
+    let page = std::fs::read_to_string(path).expect("the page is there");
+    let sources = sources();
+    let (_, model) = page
+        .split_once("\n## The threat model")
+        .expect("there is a threat model");
+    let model = model.split("\n## ").next().unwrap_or_default();
+    for section in model.split("\n### ").skip(1) {
+        let title = section.lines().next().unwrap_or_default();
+        let named = named_tests(section);
+        let promises_nothing = ["Root on the node", "Where to look"].contains(&title);
+        assert!(promises_nothing || !named.is_empty(), "{title}: no test is named");
+        for name in named {
+            assert!(is_a_test(&sources, name), "{title}: there is no test {name}");
+        }
+    }
 }

@@ -50,21 +50,16 @@ pub fn load(options: &Options) -> Result<Kernel, KernelError> {
 }
 
 fn load_by(options: &Options) -> Result<Kernel, KernelError> {
-    let unreadable = |reason: String| KernelError::UnreadableBtf {
-        path: options.btf.clone(),
-        reason,
-    };
-    let bytes = read_btf(&options.btf)?;
     let resolved = {
         // Mapped, only what is looked for is made into types. Kernels before 6.16 do not let it be mapped.
-        let btf = btf_rs::Btf::from_file_with_backend(&options.btf, Backend::Mmap)
-            .or_else(|_| btf_rs::Btf::from_bytes(&bytes))
-            .map_err(|error| unreadable(error.to_string()))?;
+        let btf = match btf_rs::Btf::from_file_with_backend(&options.btf, Backend::Mmap) {
+            Ok(btf) => btf,
+            Err(_) => btf_rs::Btf::from_bytes(&read_btf(&options.btf)?)
+                .map_err(|error| unreadable(&options.btf, &error))?,
+        };
         offsets::resolve(&btf)?
     };
-    let btf = Btf::parse(&bytes, Endianness::default()).map_err(|error| unreadable(error.to_string()))?;
-    drop(bytes);
-    let (mut ebpf, rules) = load_census(options, &resolved, &btf)?;
+    let (mut ebpf, btf, rules) = load_census(options, &resolved)?;
     let lost = take_map(&mut ebpf, "LOST")?;
     let changes = take_map(&mut ebpf, "LISTEN_CHANGES")?;
     let tgids = take_map(&mut ebpf, "CENSUS_TGIDS")?;
@@ -111,28 +106,35 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
 }
 
 /// Makes the maps and loads the census; where the kernel refuses what reads the rules, without that. True if with it.
-fn load_census(
-    options: &Options,
-    resolved: &offsets::Offsets,
-    btf: &Btf,
-) -> Result<(Ebpf, bool), KernelError> {
+fn load_census(options: &Options, resolved: &offsets::Offsets) -> Result<(Ebpf, Btf, bool), KernelError> {
     let load = |rules: bool| {
         let mut ebpf = make_maps(options, resolved, rules)?;
+        // Not before: the loader makes all of the kernel's types for itself, unasked, and lets them go. Twice of that was
+        // the most memory that an agent ever took.
+        let btf = Btf::parse(&read_btf(&options.btf)?, Endianness::default())
+            .map_err(|error| unreadable(&options.btf, &error))?;
         let iterator: &mut Iter = program(&mut ebpf, "census")?;
         iterator
-            .load("task_file", btf)
+            .load("task_file", &btf)
             .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
-        Ok::<_, KernelError>(ebpf)
+        Ok::<_, KernelError>((ebpf, btf, rules))
     };
     if options.census_rules {
         match load(true) {
-            Ok(ebpf) => return Ok((ebpf, true)),
+            Ok(loaded) => return Ok(loaded),
             Err(error) => {
                 tracing::debug!(%error, "the census is loaded without what reads redirection rules");
             }
         }
     }
-    Ok((load(false)?, false))
+    load(false)
+}
+
+fn unreadable(path: &Path, error: &impl ToString) -> KernelError {
+    KernelError::UnreadableBtf {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 fn read_btf(path: &Path) -> Result<Vec<u8>, KernelError> {
@@ -140,10 +142,7 @@ fn read_btf(path: &Path) -> Result<Vec<u8>, KernelError> {
         io::ErrorKind::NotFound => KernelError::NoBtf {
             path: path.to_owned(),
         },
-        _ => KernelError::UnreadableBtf {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        },
+        _ => unreadable(path, &error),
     })
 }
 

@@ -91,6 +91,28 @@ struct Drive<'a> {
 }
 
 impl Repairs<'_> {
+    /// Carries out a request. What an act depends on is fetched by the names that the plan knows. Where one of these is
+    /// missing or at fault it is listed as well: it may have got another name since.
+    async fn perform(&self, facts: &PodFacts, request: Request) -> Answer {
+        let known = self.world.known(facts);
+        let check = matches!(request, Request::Check(_)).then(|| request.clone());
+        let answer = self.records.perform(facts, request, &known).await;
+        let doubtful = match &answer {
+            Answer::Checked(Ok(Some(check))) => {
+                check.gates.node_fault.is_some() || check.gates.mesh_fault.is_some()
+            }
+            Answer::Checked(Err(_)) => true,
+            _ => false,
+        };
+        match check.filter(|_| doubtful) {
+            Some(check) => {
+                let listed = Known::listed(known.enablement);
+                self.records.perform(facts, check, &listed).await
+            }
+            None => answer,
+        }
+    }
+
     /// Repairs one pod by these means.
     pub(super) async fn drive(&self, plan: &Planned, means: Means) -> Item {
         let item = plan.item();
@@ -186,10 +208,7 @@ impl Drive<'_> {
                 let answer = match (&request, means) {
                     (Request::Act { .. }, Means::Toggle) => Answer::Acted(shop.take_out(facts).await),
                     (Request::Act { .. }, Means::Restore) => Answer::Acted(shop.put_back(facts).await),
-                    _ => {
-                        let known = Known::listed(shop.world.enablement(facts));
-                        shop.records.perform(facts, request, &known).await
-                    }
+                    _ => shop.perform(facts, request).await,
                 };
                 Done::Answer(id, answer)
             };

@@ -12,6 +12,7 @@ use kube::core::{Selector, SelectorExt as _};
 use meshmedic_common::eligibility::Enablement;
 use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::{Controller, PodFacts};
+use meshmedic_common::kube::acts::{Known, Named};
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, standing};
 use meshmedic_common::kube::identity;
@@ -36,6 +37,8 @@ pub(crate) struct World {
     pub(crate) paused: Option<Pause>,
     /// Why a successor would get no identity.
     pub(super) mesh_fault: Option<String>,
+    /// istiod's slices, by namespace and name.
+    slices: Vec<(String, String)>,
     budgets: BTreeMap<String, Result<Vec<Budget>, String>>,
     /// What the scan proved orphans, by UID.
     pub(super) orphans: BTreeSet<String>,
@@ -138,8 +141,8 @@ impl World {
         let mesh = Mesh::read(connection, selection).await?;
         let paused = crate::control::read(connection, agents).await?;
         let what = "reading istiod's endpoints and the pods behind them";
-        let read = || identity::istiod(&connection.client, &connection.istio.identity);
-        let istiod = connection.ask(what, read).await?;
+        let read = || identity::istiod_and_slices(&connection.client, &connection.istio.identity);
+        let (istiod, slices) = connection.ask(what, read).await?;
         let mut namespaces = BTreeMap::new();
         let mut budgets = BTreeMap::new();
         for name in lost.iter().map(|pod| &pod.namespace).collect::<BTreeSet<_>>() {
@@ -170,6 +173,7 @@ impl World {
             cordoned,
             paused,
             mesh_fault: istiod.fault(),
+            slices,
             budgets,
             orphans: lost
                 .iter()
@@ -182,6 +186,18 @@ impl World {
     /// Whom the istio-cni of a pod's node enrols.
     pub(super) fn enablement(&self, pod: &PodFacts) -> Enablement {
         self.mesh.enablement(pod)
+    }
+
+    /// What an act on a pod depends on, by the names that are known.
+    pub(super) fn known(&self, pod: &PodFacts) -> Known {
+        let parts = self.mesh.names(pod.node.as_deref().unwrap_or_default());
+        Known {
+            enablement: self.enablement(pod),
+            named: parts.map(|parts| Named {
+                parts,
+                slices: self.slices.clone(),
+            }),
+        }
     }
 
     /// The labels of a namespace.

@@ -15,7 +15,7 @@ use meshmedic_common::verdict::{Owner, Reason, State, Traffic};
 use super::{Grounds, Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
-use crate::selection::{Mesh, Selection, Target, again, select};
+use crate::selection::{Mesh, Selected, Selection, Target, again, select};
 use crate::ways::{Instead, Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
@@ -43,6 +43,32 @@ pub(crate) async fn sweep(
 ) -> anyhow::Result<ScanReport> {
     let selected = select(connection, selection).await?;
     let mesh = Mesh::read(connection, selection).await?;
+    examine_selected(connection, selection, mesh, selected, ways, options).await
+}
+
+/// Scans a few pods again, in a mesh whose parts are known by name.
+pub(crate) async fn sweep_again(
+    connection: &Connection,
+    selection: &Selection,
+    mesh: &Mesh,
+    ways: &WayArgs,
+    options: Options,
+) -> anyhow::Result<ScanReport> {
+    let selected = select(connection, selection).await?;
+    let nodes = selected.pods.values();
+    let nodes = nodes.filter_map(|target| target.facts.node.as_deref()).collect();
+    let mesh = mesh.anew(connection, selection, &nodes).await?;
+    examine_selected(connection, selection, mesh, selected, ways, options).await
+}
+
+async fn examine_selected(
+    connection: &Connection,
+    selection: &Selection,
+    mesh: Mesh,
+    selected: Selected,
+    ways: &WayArgs,
+    options: Options,
+) -> anyhow::Result<ScanReport> {
     let missing = selected
         .missing
         .iter()
@@ -179,9 +205,9 @@ impl Scan<'_> {
 
     /// Looks once more at whatever is to be reported as bad: the pod may be gone, or its node's ztunnel.
     async fn revise(&self, mesh: &mut Mesh, pods: &mut [ScannedPod]) -> anyhow::Result<()> {
-        if pods.iter().any(|pod| pod.state.is_finding()) {
-            mesh.refresh(self.connection).await?;
-        }
+        let findings = pods.iter().filter(|pod| pod.state.is_finding());
+        let nodes = findings.filter_map(|pod| pod.node.as_deref()).collect();
+        mesh.refresh(self.connection, &nodes).await?;
         let mesh = &*mesh;
         let doubtful = |pod: &&mut ScannedPod| {
             let failed = matches!(

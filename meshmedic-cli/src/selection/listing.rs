@@ -110,6 +110,11 @@ where
     }
 }
 
+/// Selects the pods of a node.
+pub(crate) fn of_node(node: &str) -> String {
+    format!("spec.nodeName={node}")
+}
+
 /// Fetches the pods that were asked for.
 pub(crate) async fn select(connection: &Connection, selection: &Selection) -> anyhow::Result<Selected> {
     if let Scope::Pods(names) = &selection.scope {
@@ -117,10 +122,7 @@ pub(crate) async fn select(connection: &Connection, selection: &Selection) -> an
     }
     let mut parameters = ListParams::default();
     parameters.label_selector.clone_from(&selection.labels);
-    parameters.field_selector = selection
-        .node
-        .as_ref()
-        .map(|node| format!("spec.nodeName={node}"));
+    parameters.field_selector = selection.node.as_deref().map(of_node);
     let client = connection.client.clone();
     let (api, what) = match &selection.scope {
         Scope::Namespace(namespace) => (

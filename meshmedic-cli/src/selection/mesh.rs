@@ -11,15 +11,17 @@ use kube::api::ListParams;
 use meshmedic_common::eligibility::{Enablement, Expectation, MODE_LABEL};
 use meshmedic_common::facts::Labels;
 use meshmedic_common::facts::PodFacts;
-use meshmedic_common::identity::{Claimant, Component, DataPlane, FLAG, Identity, NodeFault};
+use meshmedic_common::identity::{Claimant, Component, DataPlane, FLAG, Identity, NodeFault, PodKey};
 use meshmedic_common::kube::facts::CNI_CONFIG;
 use meshmedic_common::kube::facts::{namespace_facts, pod_facts};
 
-use super::{Scope, Selection, list};
+use super::{Scope, Selection, again, list, of_node};
 use crate::connection::{Connection, Failure};
 
 /// How many strangers are named.
 const STRANGERS_NAMED: usize = 5;
+/// Of more nodes than these, Istio's pods are listed and not looked at one by one.
+const NODES_NAMED: usize = 8;
 
 /// What is known of the mesh, and what is not.
 #[derive(Clone, Debug)]
@@ -42,9 +44,36 @@ type Nodes = BTreeMap<String, Vec<PodFacts>>;
 impl Mesh {
     /// Reads it. What is forbidden is noted and done without.
     pub(crate) async fn read(connection: &Connection, selection: &Selection) -> anyhow::Result<Self> {
+        let parts = parts(connection, None).await;
+        Self::with(connection, selection, parts).await
+    }
+
+    /// Reads it anew for pods of these nodes, whose ztunnels and istio-cnis it knows by name.
+    pub(crate) async fn anew(
+        &self,
+        connection: &Connection,
+        selection: &Selection,
+        nodes: &BTreeSet<&str>,
+    ) -> anyhow::Result<Self> {
+        let mut known = self.clone();
+        let parts = match known.refresh(connection, nodes).await {
+            Ok(()) => match known.nodes {
+                Some(nodes) => Ok(nodes.into_values().flatten().collect()),
+                None => parts(connection, None).await,
+            },
+            Err(failure) => Err(failure),
+        };
+        Self::with(connection, selection, parts).await
+    }
+
+    async fn with(
+        connection: &Connection,
+        selection: &Selection,
+        parts: Result<Vec<PodFacts>, Failure>,
+    ) -> anyhow::Result<Self> {
         let identity = connection.istio.identity.clone();
         let mut notes = connection.istio.notes.clone();
-        let (namespaces, parts) = (namespaces(connection, selection).await, parts(connection).await);
+        let namespaces = namespaces(connection, selection).await;
         let namespaces = forbidden_is_none(namespaces, &mut notes, |why| {
             format!(
                 "namespaces cannot be read, so a pod counts as expected if istio-cni's annotation says so ({why})"
@@ -73,12 +102,36 @@ impl Mesh {
         })
     }
 
-    /// Looks at ztunnel's and istio-cni's pods anew: one may have died since.
-    pub(crate) async fn refresh(&mut self, connection: &Connection) -> Result<(), Failure> {
-        if self.nodes.is_some() {
-            self.nodes = Some(by_node(parts(connection).await?));
+    /// Looks at ztunnel's and istio-cni's pods of these nodes anew: one may have died since.
+    pub(crate) async fn refresh(
+        &mut self,
+        connection: &Connection,
+        nodes: &BTreeSet<&str>,
+    ) -> Result<(), Failure> {
+        let Some(known) = &mut self.nodes else {
+            return Ok(());
+        };
+        if nodes.len() > NODES_NAMED {
+            *known = by_node(parts(connection, None).await?);
+            return Ok(());
+        }
+        for node in nodes {
+            let before = known.get(*node).map(Vec::as_slice).unwrap_or_default();
+            let now = here(connection, node, before).await?;
+            known.insert((*node).to_owned(), now);
         }
         Ok(())
+    }
+
+    /// The names of a node's ztunnel and istio-cni; `None` where nobody may know.
+    pub(crate) fn names(&self, node: &str) -> Option<Vec<PodKey>> {
+        let pods = self.nodes.as_ref()?.get(node);
+        let key = |facts: &PodFacts| PodKey {
+            namespace: facts.namespace.clone(),
+            name: facts.name.clone(),
+            uid: facts.uid.clone(),
+        };
+        Some(pods.into_iter().flatten().map(key).collect())
     }
 
     /// Whether a pod should be captured.
@@ -215,13 +268,27 @@ async fn namespaces(
     Ok(found)
 }
 
-/// The pods that claim to be ztunnel or istio-cni.
-async fn parts(connection: &Connection) -> Result<Vec<PodFacts>, Failure> {
+/// The pods that claim to be ztunnel or istio-cni; of one node, where that is given.
+async fn parts(connection: &Connection, node: Option<&str>) -> Result<Vec<PodFacts>, Failure> {
     let (ztunnels, cnis) = (
-        claimants(connection, Component::Ztunnel, pod_facts).await?,
-        claimants(connection, Component::Cni, pod_facts).await?,
+        claimants_on(connection, Component::Ztunnel, node, pod_facts).await?,
+        claimants_on(connection, Component::Cni, node, pod_facts).await?,
     );
     Ok(ztunnels.into_iter().chain(cnis).collect())
+}
+
+/// The same by the names that are known; where one of these is gone, or none was there, whatever is there by now.
+async fn here(connection: &Connection, node: &str, known: &[PodFacts]) -> Result<Vec<PodFacts>, Failure> {
+    let mut found = Vec::new();
+    for pod in known {
+        let now = again(connection, &pod.namespace, &pod.name).await;
+        let same = |facts: &PodFacts| facts.uid == pod.uid && !facts.deleting;
+        found.extend(now.ok().flatten().map(|now| now.facts).filter(same));
+    }
+    if found.is_empty() || found.len() < known.len() {
+        return parts(connection, Some(node)).await;
+    }
+    Ok(found)
 }
 
 /// The pods that claim to be a component's, in whichever namespace; where that may not be asked, in Istio's own.
@@ -230,7 +297,17 @@ pub(crate) async fn claimants<T>(
     component: Component,
     reduce: impl Fn(&Pod) -> T + Copy,
 ) -> Result<Vec<T>, Failure> {
-    let parameters = ListParams::default().labels(&component.selector());
+    claimants_on(connection, component, None, reduce).await
+}
+
+async fn claimants_on<T>(
+    connection: &Connection,
+    component: Component,
+    node: Option<&str>,
+    reduce: impl Fn(&Pod) -> T + Copy,
+) -> Result<Vec<T>, Failure> {
+    let mut parameters = ListParams::default().labels(&component.selector());
+    parameters.field_selector = node.map(of_node);
     let client = || connection.client.clone();
     let what = format!("listing pods with the label {}", component.selector());
     let failure = match list(connection, &what, &Api::all(client()), &parameters, reduce).await {

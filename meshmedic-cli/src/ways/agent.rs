@@ -24,7 +24,7 @@ use meshmedic_common::verdict::Condition;
 use super::{AgentArgs, WayArgs};
 use crate::connection::{Connection, Failure, Heard};
 use crate::forward::{self, PodPort};
-use crate::selection::list;
+use crate::selection::{list, of_node};
 
 /// The label of MeshMedic's DaemonSet and of its pods.
 const LABEL: &str = "app.kubernetes.io/name=meshmedic";
@@ -177,7 +177,10 @@ pub(crate) async fn fleet(
         }
     };
     fleet.image = set.image;
-    let mut by_node = match pods_of(connection, &args.agent_namespace, &set.uid).await {
+    // A fleet's agents are many: of one node's alone the others are not listed.
+    let only = nodes.filter(|nodes| nodes.len() == 1);
+    let only = only.and_then(|nodes| nodes.first().copied());
+    let mut by_node = match pods_of(connection, &args.agent_namespace, &set.uid, only).await {
         Ok(pods) => pods,
         Err(why) => {
             fleet.absence = Some(why);
@@ -225,7 +228,9 @@ pub(crate) async fn first_report(
     timeout: Duration,
 ) -> Option<Heard> {
     let set = daemon_set(connection, &args.agent_namespace).await.ok()?;
-    let by_node = pods_of(connection, &args.agent_namespace, &set.uid).await.ok()?;
+    let by_node = pods_of(connection, &args.agent_namespace, &set.uid, None)
+        .await
+        .ok()?;
     let mut pods: Vec<_> = by_node
         .iter()
         .flat_map(|(node, pods)| pods.iter().map(move |pod| (node, pod)))
@@ -276,22 +281,18 @@ async fn daemon_set(connection: &Connection, namespace: &str) -> Result<Set, Str
     }
 }
 
-/// The DaemonSet's own pods by node, those first that are Ready.
+/// The DaemonSet's own pods by node, those first that are Ready; of one node, where that is given.
 async fn pods_of(
     connection: &Connection,
     namespace: &str,
     uid: &str,
+    node: Option<&str>,
 ) -> Result<BTreeMap<String, Vec<PodFacts>>, String> {
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), namespace);
     let what = format!("listing pods in namespace {namespace}");
-    let found = list(
-        connection,
-        &what,
-        &api,
-        &ListParams::default().labels(LABEL),
-        pod_facts,
-    )
-    .await;
+    let mut parameters = ListParams::default().labels(LABEL);
+    parameters.field_selector = node.map(of_node);
+    let found = list(connection, &what, &api, &parameters, pod_facts).await;
     let pods = found.map_err(|failure| format!("no agent can be found ({})", failure.short()))?;
     let mut by_node: BTreeMap<String, Vec<PodFacts>> = BTreeMap::new();
     for pod in pods {

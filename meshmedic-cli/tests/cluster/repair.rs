@@ -6,8 +6,9 @@ mod toggle;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use meshmedic_lab::{Log, Pod, PodRef, need, wait};
+use meshmedic_lab::{Fault, Log, Pod, PodRef, need, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -129,6 +130,92 @@ fn a_pod_is_evicted_only_when_told_and_its_successor_followed() {
     );
     assert_eq!(evictions(&world), 1);
     assert!(world.leases_are_free());
+}
+
+/// The plan lists; from the first step towards an act on, what the plan found is looked at by its name.
+#[test]
+fn the_commands_checks_before_an_act_list_nothing_of_the_cluster() {
+    if !need::root("the_commands_checks_before_an_act_list_nothing_of_the_cluster") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    for (way, first) in [("heal", "pods/status"), ("restart", "pods/eviction")] {
+        world.cluster.orphan(&pods[0]).unwrap();
+        world.cluster.api().forget_requests().unwrap();
+        let (code, items) = repair(&world, &["-n", "shop", "--yes", "--strategy", way]);
+        assert_eq!(code, Some(0), "{items:#}");
+        let requests = world.cluster.api().requests().unwrap();
+        let ours = requests
+            .iter()
+            .filter(|request| request.user_agent.starts_with(ADMIN));
+        // The first to do with an act is a restart's rehearsal, or the ask.
+        let acting: Vec<_> = ours
+            .skip_while(|request| request.full_resource() != first)
+            .collect();
+        let gets = |resource: &str| {
+            let of_istio = |request: &&&meshmedic_lab::api::Request| {
+                request.verb == "get" && request.resource == resource && request.namespace == "istio-system"
+            };
+            acting.iter().filter(of_istio).count()
+        };
+        assert!(
+            gets("pods") >= 2,
+            "{way}: ztunnel and istio-cni are looked at by name"
+        );
+        assert!(
+            way == "heal" || gets("endpointslices") >= 1,
+            "so are istiod's slices"
+        );
+        for list in acting.iter().filter(|request| request.verb == "list") {
+            assert!(
+                !list.namespace.is_empty() && list.namespace != "istio-system",
+                "{way}: a check listed {}?{}",
+                list.path,
+                list.query
+            );
+        }
+    }
+}
+
+/// What the plan knows by its name may have another one by the time of the act.
+#[test]
+fn what_got_another_name_after_the_plan_is_looked_for() {
+    if !need::root("what_got_another_name_after_the_plan_is_looked_for") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let api = world.cluster.api();
+    let slices = api.list_where("endpointslices", "istio-system", "").unwrap();
+    let mut slice = slices.into_iter().next().unwrap();
+    world.cluster.orphan(&pods[0]).unwrap();
+    // The records are what it asks for once it knows the names.
+    let late = Fault::latency(Duration::from_secs(3))
+        .resource("leases")
+        .user_agent(ADMIN);
+    let late = api.fault(late.times(1)).unwrap();
+    let mut command = command(&world, &["-n", "shop", "--yes"]);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait::until("its plan", PATIENCE, || late.hits().unwrap() > 0).unwrap();
+    let before = slice["metadata"]["name"].as_str().unwrap().to_owned();
+    let labels = slice["metadata"]["labels"].take();
+    slice["metadata"] = json!({ "name": "istiod-another", "namespace": "istio-system", "labels": labels });
+    // A list leaves these out.
+    (slice["apiVersion"], slice["kind"]) = (json!("discovery.k8s.io/v1"), json!("EndpointSlice"));
+    api.create(&slice).unwrap();
+    api.delete("endpointslices", "istio-system", &before).unwrap();
+    let (code, items) = read(&child.wait_with_output().unwrap());
+    let found = item(&items, &pods[0]);
+    assert_eq!(
+        (code, found["action"].as_str()),
+        (Some(0), Some("restarted")),
+        "{items:#}"
+    );
 }
 
 #[test]

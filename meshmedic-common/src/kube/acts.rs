@@ -46,13 +46,13 @@ type Workload = (Option<i32>, Result<Selector, ParseExpressionError>);
 pub struct Known {
     /// Whom istio-cni enrols.
     pub enablement: Enablement,
-    /// What a watch follows; `None` for whoever follows none, and lists instead.
-    pub followed: Option<Followed>,
+    /// What is known by its name; `None` where nothing is, and all is listed instead.
+    pub named: Option<Named>,
 }
 
-/// What a watch follows of Istio. What it has not told yet counts as missing.
+/// What is known of Istio by its names, from a watch or an earlier look. What is gone counts as missing.
 #[derive(Clone, Debug, Default)]
-pub struct Followed {
+pub struct Named {
     /// The node's ztunnel and istio-cni.
     pub parts: Vec<PodKey>,
     /// istiod's slices, by namespace and name.
@@ -60,12 +60,12 @@ pub struct Followed {
 }
 
 impl Known {
-    /// By nobody who follows anything.
+    /// Where no names are known.
     #[must_use]
     pub const fn listed(enablement: Enablement) -> Self {
         Self {
             enablement,
-            followed: None,
+            named: None,
         }
     }
 }
@@ -208,9 +208,9 @@ impl Acts {
         let namespaces: Api<Namespace> = Api::all(client());
         let nodes: Api<Node> = Api::all(client());
         let controls: Api<ConfigMap> = Api::namespaced(client(), &self.namespace);
-        let followed = known.followed.as_ref();
+        let named = known.named.as_ref();
         let istiod = async {
-            match followed {
+            match named {
                 Some(known) => identity::istiod_behind(&self.client, &self.identity, &known.slices).await,
                 None => identity::istiod(&self.client, &self.identity).await,
             }
@@ -221,7 +221,7 @@ impl Acts {
             nodes.get(&self.node),
             controls.get_opt(CONTROL),
             istiod,
-            self.parts(followed),
+            self.parts(named),
         );
         let (found, namespace, node, control, istiod, parts) = fetched.map_err(|error| describe(&error))?;
         let Some(found) = found else { return Ok(None) };
@@ -253,8 +253,8 @@ impl Acts {
     }
 
     /// The node's parts of Istio, those of them that are still there.
-    async fn parts(&self, followed: Option<&Followed>) -> Result<Vec<PodFacts>, kube::Error> {
-        let Some(Followed { parts: names, .. }) = followed else {
+    async fn parts(&self, named: Option<&Named>) -> Result<Vec<PodFacts>, kube::Error> {
+        let Some(Named { parts: names, .. }) = named else {
             return self.listed_parts().await;
         };
         let mut parts = Vec::new();

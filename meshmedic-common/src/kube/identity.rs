@@ -54,13 +54,24 @@ pub async fn trace(client: &Client, identity: &Identity, key: &PodKey) -> Result
 
 /// Reads istiod's endpoints where it may be, and traces them until one is proved to be its own.
 pub async fn istiod(client: &Client, identity: &Identity) -> Result<Istiod, Error> {
+    Ok(istiod_and_slices(client, identity).await?.0)
+}
+
+/// The same, and the namespaces and names of the slices, by which [`istiod_behind`] finds them again.
+pub async fn istiod_and_slices(
+    client: &Client,
+    identity: &Identity,
+) -> Result<(Istiod, Vec<(String, String)>), Error> {
     let parameters = ListParams::default().labels(&identity.slice_selector());
-    let mut slices = Vec::new();
+    let (mut slices, mut names) = (Vec::new(), Vec::new());
     for namespace in &identity.namespaces {
         let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
-        slices.extend(api.list(&parameters).await?.items.iter().map(slice));
+        for found in api.list(&parameters).await?.items {
+            slices.push(slice(&found));
+            names.extend(found.metadata.namespace.zip(found.metadata.name));
+        }
     }
-    judge(client, identity, &slices).await
+    Ok((judge(client, identity, &slices).await?, names))
 }
 
 /// The same of slices that are known by namespace and name; what is gone has no endpoints.

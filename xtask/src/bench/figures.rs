@@ -132,8 +132,11 @@ impl Row {
 
     /// At most so many times the baseline's.
     pub(crate) fn within_times(mut self, most: f64) -> Self {
-        self.target = Some(format!("{most} times at most"));
+        self.target = Some(format!("{most} times the baseline at most"));
         self.met = self.ratio.map(|ratio| ratio <= most);
+        if let (Some(false), Some(ratio)) = (self.met, self.ratio) {
+            self.remark = Some(format!("missed by a factor of {:.2}", ratio / most));
+        }
         self
     }
 
@@ -271,5 +274,12 @@ mod tests {
             Some("missed by a factor of 2.00; walks")
         );
         assert_eq!(Row::absent("", Column::Ebpf, "no BTF").verdict(), "not measured");
+        let times = |ours: f64| {
+            Row::new("", Column::Ebpf, "ms", &[ours])
+                .beside(&[ours], &[0.5])
+                .within_times(5.0)
+        };
+        assert_eq!((times(2.5).verdict(), times(3.0).verdict()), ("met", "missed"));
+        assert_eq!(times(3.0).remark.as_deref(), Some("missed by a factor of 1.20"));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use aya::programs::{ProgramInfo, loaded_programs};
@@ -12,6 +12,7 @@ use meshmedic_agent::kernel::{self, Census, Kernel, Options};
 use meshmedic_common::abi::{ListenChange, PORT_INBOUND_HBONE};
 use meshmedic_lab::rules::{Filter, IstioRules};
 use meshmedic_lab::{Churn, Pod, PodSpec, cpu_time};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::figures::{Column, Part, Row, ms};
 use super::scene::{NEVER, Scene, cpu, load, no_ebpf, runtime};
@@ -87,11 +88,15 @@ fn programs(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>
         let nanoseconds = (0..rounds)
             .map(|_| of_one_run(program, outside, churn(port, times, per_second)))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        rows.push(
-            Row::new(format!("kernel side: {what}"), Column::Ebpf, "ns", &nanoseconds)
-                .within(target)
-                .because("all but what the next row shows is the interrupt that wakes the reader"),
-        );
+        let row = Row::new(format!("kernel side: {what}"), Column::Ebpf, "ns", &nanoseconds)
+            .within(target)
+            .because("all but what the next row shows is the interrupt that wakes the reader");
+        rows.push(match port {
+            Some(PORT_INBOUND_HBONE) => row
+                .beside(&nanoseconds, &bare_wakes(rounds, times)?)
+                .remark("the baseline is a write to an eventfd on which a thread sleeps"),
+            _ => row,
+        });
     }
     drop(stop);
     reader
@@ -144,6 +149,37 @@ fn counting(outside: &Pod, rounds: usize, times: u32) -> anyhow::Result<Vec<Row>
         &ours,
     );
     Ok(vec![row.beside(&ours, &bare).within_times(COUNTING_MOST)])
+}
+
+/// Nanoseconds that a write takes which wakes a sleeping thread, in each round.
+fn bare_wakes(rounds: usize, times: u32) -> anyhow::Result<Vec<f64>> {
+    let bell = eventfd(0, EventfdFlags::empty())?;
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| -> anyhow::Result<()> {
+            let (mut seen, mut count) = (0, [0; 8]);
+            while seen < rounds as u64 * u64::from(times) {
+                rustix::io::read(&bell, &mut count)?;
+                seen += u64::from_ne_bytes(count);
+            }
+            Ok(())
+        });
+        let mut nanoseconds = Vec::new();
+        for _ in 0..rounds {
+            let mut spent = Duration::ZERO;
+            for _ in 0..times {
+                // Until it sleeps again.
+                std::thread::sleep(Duration::from_micros(500));
+                let before = Instant::now();
+                rustix::io::write(&bell, &1_u64.to_ne_bytes())?;
+                spent += before.elapsed();
+            }
+            nanoseconds.push(spent.as_nanos() as f64 / f64::from(times));
+        }
+        sleeper
+            .join()
+            .map_err(|_| anyhow::anyhow!("the sleeper broke off"))??;
+        Ok(nanoseconds)
+    })
 }
 
 /// What a census costs with the redirection rules of captured pods, and without, by packet filter.

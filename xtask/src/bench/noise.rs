@@ -33,6 +33,8 @@ const MOST: f64 = 20.0;
 /// How much later than `--confirm` an orphan may be proved.
 const LATER: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
+/// The agent's default.
+const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The noise, and a pod in it that is lost for good.
 struct Crowd {
@@ -88,8 +90,13 @@ fn rows(column: Column, quick: bool) -> anyhow::Result<Vec<Row>> {
         imposter,
     };
     let (most, proved) = endure(&crowd, &agent, all - 1)?;
+    // Without kernel events a loss shows at the next look.
+    let seen = match column {
+        Column::Polling => INTERVAL,
+        Column::Ebpf | Column::Both => Duration::ZERO,
+    };
     let noise = format!("{pods} suspects, an imposter that toggles {TOGGLED}, {descriptors} descriptors");
-    let limit = (confirm + LATER).as_secs_f64();
+    let limit = (seen + confirm + LATER).as_secs_f64();
     Ok(vec![
         Row::new(
             format!("most of one core in a second: {noise}"),
@@ -97,7 +104,8 @@ fn rows(column: Column, quick: bool) -> anyhow::Result<Vec<Row>> {
             "%",
             &[most],
         )
-        .within(MOST),
+        .within(MOST)
+        .because("looking is held to an eighth and a short burst; the rest are the report and what is told of so many pods"),
         Row::new(
             format!("from a loss in this noise to its proof, --confirm {confirm_flag}"),
             column,

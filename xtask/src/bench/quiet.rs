@@ -145,7 +145,7 @@ fn hours(
         );
         Row::new(what, *column, "ms", &spent)
             .beside(&spent, &baselines)
-            .within_share(if *column == Column::Polling { 4.0 } else { 200.0 })
+            .within_share(if *column == Column::Polling { 8.0 } else { 1_000.0 })
             .because(match column {
                 Column::Polling => "all processes are listed and every pod is read each time",
                 _ => {

@@ -197,6 +197,12 @@ impl Agent {
         self.memory_mib("VmHWM:")
     }
 
+    /// Lets the kernel measure the most anew, from here on.
+    pub(super) fn forget_peak(&self) -> anyhow::Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.child.id());
+        fs::write(&path, "5").with_context(|| format!("cannot write {path}: did the agent end?"))
+    }
+
     fn memory_mib(&self, field: &str) -> anyhow::Result<f64> {
         let path = format!("/proc/{}/status", self.child.id());
         let status =

@@ -13,6 +13,7 @@ use meshmedic_common::time::Time;
 use meshmedic_common::verdict::State;
 use serde_json::Value;
 
+use super::baseline;
 use super::figures::{Column, Part, Row, ms};
 use super::rest::program;
 use super::scene::{Scene, no_ebpf, runtime, until};
@@ -26,7 +27,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
     let (pods, rounds) = if quick { (50, 2) } else { (PODS, 5) };
     let mut part = Part::default();
     let reason = no_ebpf();
-    for (column, restart, start) in [(Column::Polling, 2_000.0, 2_000.0), (Column::Ebpf, 100.0, 500.0)] {
+    for (column, restart, start) in [(Column::Polling, 2_000.0, 2_000.0), (Column::Ebpf, 50.0, 500.0)] {
         let back = format!("ztunnel restart: the last of {pods} pods verified after its listeners' return");
         let begun = format!("start: from exec until every pod of {pods} is judged");
         if let (Column::Ebpf, Some(why)) = (column, &reason) {
@@ -41,11 +42,16 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
                 .within(restart)
                 .because("what else ran on the processors is in it"),
         );
-        let starts = (0..rounds)
-            .map(|_| start_of(&scene, column))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let (mut starts, mut sweeps) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            starts.push(start_of(&scene, column)?);
+            let begun = Instant::now();
+            baseline::sweep(scene.root(), &scene.names())?;
+            sweeps.push(ms(begun.elapsed()));
+        }
         part.rows.push(
             Row::new(begun, column, "ms", &starts)
+                .beside(&starts, &sweeps)
                 .within(start)
                 .because("what else ran on the processors is in it")
                 .remark("the whole command, each pod read from /proc once, until its last line"),

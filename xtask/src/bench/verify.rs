@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What it costs to verify that every pod is captured, and how that grows.
 
+use std::fs::File;
+use std::io::Read as _;
+
 use anyhow::ensure;
 use meshmedic_agent::watch::Watch;
 use meshmedic_common::time::Time;
@@ -32,6 +35,8 @@ const BIG: Size = size(250, 500, 0);
 const PODS: [Size; 3] = [size(20, 500, 0), size(100, 500, 0), BIG];
 const PROCESSES: [Size; 2] = [size(100, 500, 0), size(100, 5_000, 0)];
 const SOCKETS: [Size; 3] = [size(4, 100, 0), size(4, 100, 100), size(4, 100, 16_000)];
+/// As much as the agent asks for at once.
+const BUFFER: usize = 4096;
 /// Growth counts as linear, or as none, up to this factor: what is measured is shared with others.
 const SLACK: f64 = 1.5;
 
@@ -41,6 +46,8 @@ struct Costs {
     baseline: Vec<f64>,
     polling: Vec<f64>,
     ebpf: Vec<f64>,
+    /// Of the kernel alone: one look into the table of each pod, as far as it fills the first buffer.
+    walk: Vec<f64>,
 }
 
 impl Costs {
@@ -116,6 +123,23 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
         false,
         |size| size.sockets,
     );
+    if let (Some(size), Some(costs)) = (sockets.last(), by_sockets.last()) {
+        part.rows.push(
+            Row::new(
+                format!(
+                    "one verification of {} pods with {} sockets each, beside the kernel's own walk",
+                    size.pods, size.sockets
+                ),
+                Column::Polling,
+                "ms of CPU",
+                &costs.polling,
+            )
+            .beside(&costs.polling, &costs.walk)
+            .within_times(1.3)
+            .because("the rest proves before and after each reading whose process it is")
+            .remark("the baseline is one read of each pod's table, which any answer costs"),
+        );
+    }
     Ok(part)
 }
 
@@ -233,6 +257,7 @@ fn measure_one(size: Size, rounds: usize, with_ebpf: bool) -> anyhow::Result<Cos
                 captured == names.len(),
                 "the baseline found {captured} pods captured"
             );
+            costs.walk.push(walk(&scene)?);
             costs.polling.push(verify(&mut polling, size.pods).await?);
             if let Some(ebpf) = &mut ebpf {
                 costs.ebpf.push(verify(ebpf, 0).await?);
@@ -242,6 +267,18 @@ fn measure_one(size: Size, rounds: usize, with_ebpf: bool) -> anyhow::Result<Cos
         ensure!(scene.all_captured(&polling), "a reading lost a pod");
         Ok(costs)
     })
+}
+
+/// What the kernel alone needs to fill one buffer from the table of each pod.
+fn walk(scene: &Scene) -> anyhow::Result<f64> {
+    let mut buffer = vec![0; BUFFER];
+    let before = cpu();
+    for pod in &scene.pods {
+        let path = scene.root().join(format!("{}/net/tcp6", pod.pid()));
+        let read = File::open(path)?.read(&mut buffer)?;
+        ensure!(read > 0, "a pod's table is empty");
+    }
+    Ok(ms(cpu().saturating_sub(before)))
 }
 
 /// Verifies until no process is read any more: those that were made for the scene are young at first, and are read

@@ -37,7 +37,7 @@ impl Round {
     /// Looks at these pods of a node.
     pub(super) async fn of(shop: &Repairs<'_>, node: &str, mut mesh: Mesh, targets: Vec<Target>) -> Self {
         let connection = shop.connection;
-        if let Err(failure) = mesh.refresh(connection).await {
+        if let Err(failure) = mesh.refresh(connection, &BTreeSet::from([node])).await {
             tracing::warn!(
                 "ztunnel and istio-cni are taken for what they were: {}",
                 failure.short()
