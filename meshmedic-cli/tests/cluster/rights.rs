@@ -2,6 +2,7 @@
 //! What the roles grant, against what is asked for: nobody is refused anything, and nobody has what is not used.
 
 mod people;
+mod real;
 
 use std::collections::BTreeSet;
 

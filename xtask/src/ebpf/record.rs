@@ -59,6 +59,25 @@ impl Record {
         Ok(())
     }
 
+    /// Says in what another toolchain is not the one of the committed object; nothing where it is the same.
+    pub(super) fn differs_in(&self, toolchain: &str) -> Option<String> {
+        let (ours, theirs): (Vec<&str>, Vec<&str>) =
+            (self.toolchain.lines().collect(), toolchain.lines().collect());
+        let mut lines: Vec<String> = Vec::new();
+        for at in 0..ours.len().max(theirs.len()) {
+            let line = |lines: &[&str]| {
+                lines
+                    .get(at)
+                    .map_or_else(|| "nothing".to_owned(), |line| (*line).to_owned())
+            };
+            let (was, is) = (line(&ours), line(&theirs));
+            if was != is {
+                lines.push(format!("{is} here, {was} there"));
+            }
+        }
+        (!lines.is_empty()).then(|| lines.join("; "))
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "# Written by `cargo xtask ebpf`.\nsources = \"{}\"\nobject = \"{}\"\ntoolchain = [\n",
@@ -120,7 +139,7 @@ fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -136,6 +155,33 @@ mod tests {
         let root = super::super::root().unwrap();
         let object = fs::read(root.join(OBJECT)).unwrap();
         Record::read(&root).unwrap().agrees(&root, &object).unwrap();
+    }
+
+    #[test]
+    fn another_toolchain_is_noticed_by_one_digest() {
+        let root = super::super::root().unwrap();
+        let record = Record::new(&root, b"object", "rustc 1\nLLVM sha256:aa\ncore sha256:bb").unwrap();
+        assert_eq!(record.differs_in(&record.toolchain), None);
+        let other = record.differs_in("rustc 1\nLLVM sha256:ab\ncore sha256:bb");
+        assert_eq!(
+            other.as_deref(),
+            Some("LLVM sha256:ab here, LLVM sha256:aa there")
+        );
+        let shorter = record.differs_in("rustc 1\nLLVM sha256:aa").unwrap();
+        assert!(shorter.contains("nothing here"), "{shorter}");
+    }
+
+    #[test]
+    fn the_committed_object_names_its_builder_by_digests() {
+        let root = super::super::root().unwrap();
+        let toolchain = Record::read(&root).unwrap().toolchain;
+        for tool in ["compiler", "LLVM", "core", "objcopy"] {
+            let named = |line: &str| {
+                let digest = line.strip_prefix(&format!("{tool} sha256:"));
+                digest.is_some_and(|digest| digest.len() == 64)
+            };
+            assert!(toolchain.lines().any(named), "no digest of {tool}: {toolchain}");
+        }
     }
 
     #[test]

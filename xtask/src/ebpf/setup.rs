@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Installs what the build of the kernel programs misses, and nothing else.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     succeed,
-    toolchain::{self, LINKER_VERSION, NIGHTLY, Toolchain, Way},
+    toolchain::{self, LINKER_SOURCES, LINKER_VERSION, NIGHTLY, Toolchain, Way},
 };
 
 pub(super) fn install_missing(root: &Path) -> Result<()> {
@@ -65,6 +65,7 @@ fn debian(root: &Path) -> Result<()> {
                 )
                 .env("RUSTFLAGS", format!("-L native=/usr/lib/llvm-{llvm}/lib")),
         )?;
+        check_linker()?;
     }
     Ok(())
 }
@@ -94,7 +95,31 @@ fn nightly(root: &Path) -> Result<()> {
                 .env_remove("RUSTC")
                 .env_remove("CARGO"),
         )?;
+        check_linker()?;
     }
+    Ok(())
+}
+
+/// Holds the linker's sources against the digest that is written down: a version can be published anew elsewhere.
+fn check_linker() -> Result<()> {
+    let caches = toolchain::home("CARGO_HOME", ".cargo").join("registry/cache");
+    let name = format!("bpf-linker-{LINKER_VERSION}.crate");
+    let registries = fs::read_dir(&caches).with_context(|| format!("cannot list {}", caches.display()))?;
+    let mut found = registries.flatten().map(|registry| registry.path().join(&name));
+    let sources = found.find(|path| path.is_file()).with_context(|| {
+        format!(
+            "cargo has installed bpf-linker and keeps no {name} in {}",
+            caches.display()
+        )
+    })?;
+    let digest = toolchain::digest(std::slice::from_ref(&sources))
+        .with_context(|| format!("cannot read {}", sources.display()))?;
+    ensure!(
+        digest == LINKER_SOURCES,
+        "{} has the digest {digest} and should have {LINKER_SOURCES}: it is not the linker that the kernel programs are \
+         built with",
+        sources.display()
+    );
     Ok(())
 }
 

@@ -2,12 +2,13 @@
 //! The two ways to compile for the kernel, and which of them is there.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::Result;
+use sha2::{Digest as _, Sha256};
 
 use super::{TARGET, output, target_dir};
 
@@ -18,8 +19,9 @@ const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 pub(super) const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 /// The toolchain that may use `-Z build-std`.
 pub(super) const NIGHTLY: &str = "nightly";
-/// The linker that both ways use.
+/// The linker that both ways use, and the digest of its sources as crates.io has them.
 pub(super) const LINKER_VERSION: &str = "0.13.0";
+pub(super) const LINKER_SOURCES: &str = "998bea250d009a4719ed16ab6d772d519b77b031a0261e69223a35013972594b";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -34,7 +36,8 @@ pub(super) struct Toolchain {
     sysroot: PathBuf,
     linker: PathBuf,
     pub(super) objcopy: PathBuf,
-    /// What decides the bytes: compiler, its LLVM and the linker, one line each.
+    /// What decides the bytes: compiler, its LLVM, the target's `core` and the linker, one line each, with the digests
+    /// of their files.
     pub(super) identity: String,
 }
 
@@ -57,11 +60,13 @@ impl Toolchain {
                 .find_map(|line| line.strip_prefix(key))
                 .unwrap_or("unknown")
         };
+        let files = digests(way, &sysroot, &objcopy)?;
         let identity = format!(
-            "{}\ncommit {}\nLLVM {}\n{linker_version}",
+            "{}\ncommit {}\nLLVM {}\n{linker_version}\n{}",
             version.lines().next()?,
             line("commit-hash: "),
-            line("LLVM version: ")
+            line("LLVM version: "),
+            files.join("\n")
         );
         Some(Self {
             way,
@@ -139,6 +144,52 @@ impl Toolchain {
         }
         Ok(command)
     }
+}
+
+/// The digests of the files that turn sources into bytes: two packages may tell the same version.
+fn digests(way: Way, sysroot: &Path, objcopy: &Path) -> Option<Vec<String>> {
+    let compiler = match way {
+        Way::Debian => PathBuf::from(DEBIAN_RUSTC),
+        Way::Nightly => sysroot.join("bin/rustc"),
+    };
+    let libraries = output(Command::new("ldd").arg(&compiler))?;
+    // librustc_driver-….so => /lib/…/librustc_driver-….so (0x…)
+    let library = |start: &str| {
+        let mut lines = libraries.lines().map(str::trim);
+        let line = lines.find(|line| line.starts_with(start))?;
+        let path = line.split_whitespace().nth(2)?;
+        digest(&[PathBuf::from(path)])
+    };
+    let core = match way {
+        Way::Debian => files(&sysroot.join("lib/rustlib").join(TARGET).join("lib")),
+        // The version that rustup has of its source goes with the compiler's.
+        Way::Nightly => files(&sysroot.join("lib/rustlib/src/rust/library/core/src")),
+    };
+    Some(vec![
+        format!("compiler sha256:{}", library("librustc_driver")?),
+        format!("LLVM sha256:{}", library("libLLVM")?),
+        format!("core sha256:{}", digest(&core)?),
+        format!("objcopy sha256:{}", digest(&[objcopy.to_owned()])?),
+    ])
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+/// One digest of all of them, in this order.
+pub(super) fn digest(files: &[PathBuf]) -> Option<String> {
+    let mut sum = Sha256::new();
+    for file in files {
+        sum.update(fs::read(file).ok()?);
+    }
+    Some(super::record::hex(&sum.finalize()))
 }
 
 pub(super) fn rustc(way: Way) -> Command {
