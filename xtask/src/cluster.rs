@@ -137,11 +137,21 @@ pub(crate) enum Built {
     Lacking(String),
 }
 
-/// Looks for what the tests of the real thing need.
+/// Looks for what the tests of the real thing need, but for a whole node.
 pub(crate) fn built_for_tests() -> Result<Built> {
     let parts = Parts::read()?;
-    let store = Store::open(&parts)?;
-    let missing = store.missing(&parts.of(Use::Tests));
+    built(&parts, &parts.of(Use::Tests))
+}
+
+/// Looks for what a whole node needs.
+pub(crate) fn built_for_node() -> Result<Built> {
+    let parts = Parts::read()?;
+    built(&parts, &parts)
+}
+
+fn built(all: &Parts, needed: &Parts) -> Result<Built> {
+    let store = Store::open(all)?;
+    let missing = store.missing(needed);
     Ok(match missing.is_empty() {
         true => Built::Whole(store),
         false => Built::Lacking(missing.join(", ")),

@@ -4,7 +4,6 @@
 
 mod agent;
 mod api;
-mod interrupt;
 mod scenery;
 mod screen;
 mod stage;
@@ -20,8 +19,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use meshmedic_lab::userns;
 
+use crate::interrupt::{INTERRUPTED, Interrupt, Interrupted};
 use crate::workspace::{cargo, workspace_root};
-use interrupt::{INTERRUPTED, Interrupt, Interrupted};
 use screen::Screen;
 
 /// Set for the copy of this program that runs in a user namespace, so that it enters no second one.

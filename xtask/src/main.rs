@@ -6,11 +6,13 @@ mod cluster;
 mod crates;
 mod demo;
 mod docs;
+mod e2e;
 mod ebpf;
 mod fuzz;
 #[cfg(test)]
 mod house;
 mod image;
+mod interrupt;
 mod kind;
 mod licences;
 mod lines;
@@ -46,6 +48,8 @@ enum Task {
     Kind(kind::KindArgs),
     /// A real Kubernetes and a real Istio, built from pinned sources: a node of them on this machine
     Cluster(cluster::ClusterArgs),
+    /// Show on a cluster of your own that pods are found and brought back, in a namespace that is made for it
+    E2e(e2e::E2eArgs),
     /// Put everything of a release into one folder, with what proves each file
     Release(release::ReleaseArgs),
     /// Write the pages of commands and metrics, and the manual pages
@@ -69,6 +73,7 @@ fn main() -> anyhow::Result<()> {
         Task::Image(args) => image::run(&args),
         Task::Kind(args) => kind::run(&args),
         Task::Cluster(args) => cluster::run(&args),
+        Task::E2e(args) => e2e::run(&args),
         Task::Release(args) => release::run(&args),
         Task::Docs(args) => docs::run(&args),
         Task::Lines => lines::run(),

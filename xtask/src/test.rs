@@ -24,10 +24,14 @@ const SKIPPED_VARIABLE: &str = "MESHMEDIC_SKIPPED";
 /// How a user without root runs the tests that need it.
 const AS_ROOT: &str = "sudo -E env \"PATH=$PATH\" cargo xtask test";
 
+/// How the names of the tests on a whole node begin. They are slow, and there is one node: they run by themselves.
+const ON_A_NODE: &str = "a_node_";
+
 /// What `cargo xtask test` takes.
 #[derive(Args)]
 pub(crate) struct TestArgs {
-    /// Fail if the tests of the real thing cannot run for want of what `cargo xtask cluster build` builds
+    /// Fail if the tests of the real thing, also those on a whole node, cannot run for want of root or of what
+    /// `cargo xtask cluster build` builds
     #[arg(long)]
     real: bool,
     /// For the test programs: a name to filter by, or options such as --nocapture
@@ -48,6 +52,14 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<bool> {
         ))?;
     }
     let real = find_real(args.real || ci)?;
+    let node = if is_root {
+        cluster::built_for_node()?
+    } else {
+        Built::Lacking("root".to_owned())
+    };
+    if let (Built::Lacking(names), true) = (&node, args.real) {
+        bail!("without {names} no node can be had: `cargo xtask cluster build`, and then as root");
+    }
     // Tests of other crates start the lab's binary, which cargo would build only for the lab's own.
     let built = cargo(root)
         .args(["build", "--locked", "--package", "meshmedic-lab"])
@@ -69,7 +81,15 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<bool> {
     if let Some(store) = &real {
         show_real(&mut command, store)?;
     }
-    let status = run_tests(command, &mut tally)?;
+    let mut status = run_tests(command, &mut tally)?;
+    let scenes = scenes(&args.passed_on);
+    if let (Built::Whole(store), false) = (&node, scenes.is_empty()) {
+        tally.ignored.retain(|(name, _)| !is_on_a_node(name));
+        let on_a_node = run_tests(on_a_node(root, &scenes, store)?, &mut tally)?;
+        if status.success() {
+            status = on_a_node;
+        }
+    }
     let noted = fs::read_to_string(skipped.path())
         .with_context(|| format!("cannot read what was skipped from {}", skipped.path().display()))?;
     let mut skips = Skips::from_notes(&noted);
@@ -114,6 +134,34 @@ fn find_real(must: bool) -> anyhow::Result<Option<Store>> {
         ),
         Built::Lacking(_) => Ok(None),
     }
+}
+
+/// Which tests on a node were asked for: all of them unless tests were chosen by other names.
+fn scenes(passed_on: &[OsString]) -> Vec<OsString> {
+    let word = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
+    if passed_on.iter().any(|passed| word(&passed)) {
+        let chosen = |word: &&OsString| word.as_encoded_bytes().starts_with(ON_A_NODE.as_bytes());
+        return passed_on.iter().filter(chosen).cloned().collect();
+    }
+    vec![ON_A_NODE.into()]
+}
+
+fn is_on_a_node(test: &str) -> bool {
+    test.rsplit("::")
+        .next()
+        .is_some_and(|name| name.starts_with(ON_A_NODE))
+}
+
+/// Runs the tests on a node, one after the other; what they say is their report.
+fn on_a_node(root: &std::path::Path, scenes: &[OsString], store: &Store) -> anyhow::Result<Command> {
+    say("\nOn a real node, one after the other:")?;
+    let mut command = cargo(root);
+    command
+        .args(["test", "--locked", "--workspace", "--bin", "xtask", "--"])
+        .args(["--ignored", "--test-threads", "1", "--nocapture"])
+        .args(scenes);
+    show_real(&mut command, store)?;
+    Ok(command)
 }
 
 /// Lets the tests find these programs, before any of the machine's own: with others, other things are tested.
@@ -176,7 +224,21 @@ pub(crate) fn say(text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::effective_uid;
+    use std::ffi::OsString;
+
+    use super::{effective_uid, is_on_a_node, scenes};
+
+    #[test]
+    fn tests_on_a_node_run_unless_others_were_chosen() {
+        let words = |words: &[&str]| -> Vec<OsString> { words.iter().map(OsString::from).collect() };
+        assert_eq!(scenes(&[]), words(&["a_node_"]));
+        assert_eq!(scenes(&words(&["--nocapture"])), words(&["a_node_"]));
+        assert!(scenes(&words(&["sockets"])).is_empty());
+        let chosen = ["a_node_runs", "sockets"];
+        assert_eq!(scenes(&words(&chosen)), words(&["a_node_runs"]));
+        assert!(is_on_a_node("cluster::node::tests::a_node_runs_pods"));
+        assert!(!is_on_a_node("cluster::a_node_::tests::other"));
+    }
 
     #[test]
     fn the_effective_user_is_the_second_number() {

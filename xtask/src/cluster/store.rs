@@ -51,6 +51,11 @@ impl Store {
         self.folder.join("charts")
     }
 
+    /// Where images are kept that are the same for every node.
+    pub(super) fn images(&self) -> PathBuf {
+        self.folder.join("images")
+    }
+
     /// Makes the folder and keeps others from building in it, until the file that is returned is closed.
     pub(super) fn lock(&self) -> Result<File> {
         for folder in [self.bin(), self.debian()] {

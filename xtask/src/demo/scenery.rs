@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use meshmedic_lab::{Cluster, ClusterSpec, Pod};
 
-use super::interrupt::Interrupt;
+use crate::interrupt::Interrupt;
 use crate::manifests::apply_without_agents;
 
 /// The node that the agent watches.

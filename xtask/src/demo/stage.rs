@@ -12,9 +12,9 @@ use meshmedic_lab::{Cluster, Pod};
 
 use super::agent::{Agent, Line};
 use super::api::{self, Arrivals};
-use super::interrupt::Interrupt;
 use super::scenery::Who;
 use super::screen::{Screen, Tone, shown};
+use crate::interrupt::Interrupt;
 
 /// How long something may take on a busy machine: twice as long as the longest that the agent itself waits.
 const PATIENCE: Duration = Duration::from_secs(30);

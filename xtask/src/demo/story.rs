@@ -19,10 +19,10 @@ use meshmedic_common::report::TriggerMode;
 use meshmedic_lab::{Mode, userns};
 
 use super::agent::Agent;
-use super::interrupt::{Interrupt, Interrupted};
 use super::scenery::{NODE, Scenery};
 use super::screen::{Screen, shown};
 use super::stage::Stage;
+use crate::interrupt::{Interrupt, Interrupted};
 
 /// Where the picture of the story begins, and where it ends.
 pub(super) const PICTURE: [&str; 2] = [in_place::HEADING, healed::HEADING];

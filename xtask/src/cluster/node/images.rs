@@ -18,6 +18,8 @@ use crate::workspace::{strip, workspace_root};
 pub(super) const NAME: &str = "meshmedic.local";
 pub(super) const TAG: &str = "node";
 const BUSYBOX: &str = "/bin/busybox";
+const PILOT: &str = "/usr/local/bin/pilot-discovery";
+const INSTALL: &str = "/usr/local/bin/install-cni";
 const PATH: &str = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/cni/bin";
 
 /// What istio-cni calls, by the program that each is a name of.
@@ -56,18 +58,25 @@ const RULES: [(&str, &[&str]); 4] = [
 
 /// Writes what every node has into a folder, and returns the files.
 pub(super) fn of_kubernetes(store: &Store, folder: &Path) -> Result<Vec<String>> {
-    let busybox = read(&store.debian().join("bin/busybox"))?;
-    let mut pause = Root::default();
-    pause.program(BUSYBOX, busybox.clone());
+    let source = store.debian().join("bin/busybox");
+    let busybox = read(&source)?;
     // A sandbox has nothing to do but to be there.
     let forever = [BUSYBOX, "sleep", "2147483647"];
-    let mut shell = Root::default();
-    for name in [BUSYBOX, "/bin/sh", "/bin/sleep"] {
-        shell.program(name, busybox.clone());
-    }
+    let pause = || {
+        let mut pause = Root::default();
+        pause.program(BUSYBOX, busybox.clone());
+        Ok(pause)
+    };
+    let shell = || {
+        let mut shell = Root::default();
+        for name in [BUSYBOX, "/bin/cat", "/bin/sh", "/bin/sleep"] {
+            shell.program(name, busybox.clone());
+        }
+        Ok(shell)
+    };
     Ok(vec![
-        write(folder, "pause", &pause, &forever, "")?,
-        write(folder, "busybox", &shell, &[BUSYBOX], "")?,
+        once(store, folder, "pause", &[&source], (&forever, ""), pause)?,
+        once(store, folder, "busybox", &[&source], (&[BUSYBOX], ""), shell)?,
     ])
 }
 
@@ -76,22 +85,60 @@ pub(super) fn of_istio(store: &Store, folder: &Path, ztunnel: Option<&Path>) -> 
     let debian = store.debian();
     let systems = [debian.as_path(), Path::new("/")];
 
-    let mut pilot = Root::default();
-    let discovery = "/usr/local/bin/pilot-discovery";
-    pilot.program(discovery, read(&store.bin().join("pilot-discovery"))?);
+    let programs = ["pilot-discovery", "install-cni", "istio-cni"].map(|name| store.bin().join(name));
+    let [discovery, install, plugin] = programs.each_ref().map(PathBuf::as_path);
+    let pilot = || {
+        let mut pilot = Root::default();
+        pilot.program(PILOT, read(discovery)?);
+        Ok(pilot)
+    };
+    let cni = || {
+        let mut cni = Root::default();
+        cni.program(INSTALL, read(install)?);
+        cni.program("/opt/cni/bin/istio-cni", read(plugin)?);
+        add_rules(&mut cni, &systems)?;
+        Ok(cni)
+    };
+    let mut proxy = Root::default();
+    let program = "/usr/local/bin/ztunnel";
+    let stripped = folder.join("ztunnel");
+    match ztunnel {
+        Some(real) => strip(real, &stripped)?,
+        None => strip(&own("meshmedic-lab")?, &stripped)?,
+    }
+    image::add_with_libraries(&mut proxy, program, &stripped, &systems)?;
+    Ok(vec![
+        // Its Deployment wants somebody who is not root, and does not say whom.
+        once(
+            store,
+            folder,
+            "pilot",
+            &[discovery],
+            (&[PILOT], "1337:1337"),
+            pilot,
+        )?,
+        once(
+            store,
+            folder,
+            "install-cni",
+            &[install, plugin],
+            (&[INSTALL], ""),
+            cni,
+        )?,
+        write(folder, "ztunnel", &proxy, &[program], "")?,
+    ])
+}
 
-    let mut cni = Root::default();
-    let install = "/usr/local/bin/install-cni";
-    cni.program(install, read(&store.bin().join("install-cni"))?);
-    cni.program("/opt/cni/bin/istio-cni", read(&store.bin().join("istio-cni"))?);
+/// What istio-cni calls to write rules, with its plugins.
+fn add_rules(cni: &mut Root, systems: &[&Path]) -> Result<()> {
     for (program, names) in RULES {
-        let file = find(&systems, &format!("usr/sbin/{program}"))?;
+        let file = find(systems, &format!("usr/sbin/{program}"))?;
         for name in names {
-            image::add_with_libraries(&mut cni, &format!("/usr/sbin/{name}"), &file, &systems)?;
+            image::add_with_libraries(cni, &format!("/usr/sbin/{name}"), &file, systems)?;
         }
     }
     let plugins = find(
-        &systems,
+        systems,
         &format!("usr/lib/{}-linux-gnu/xtables", env::consts::ARCH),
     )?;
     let entries = fs::read_dir(&plugins).with_context(|| format!("cannot list {}", plugins.display()))?;
@@ -106,24 +153,53 @@ pub(super) fn of_istio(store: &Store, folder: &Path, ztunnel: Option<&Path>) -> 
             .into_owned();
         if name.ends_with(".so") {
             let inside = format!("/usr/lib/{}-linux-gnu/xtables/{name}", env::consts::ARCH);
-            image::add_with_libraries(&mut cni, &inside, &file, &systems)?;
+            image::add_with_libraries(cni, &inside, &file, systems)?;
         }
     }
+    Ok(())
+}
 
-    let mut proxy = Root::default();
-    let program = "/usr/local/bin/ztunnel";
-    let stripped = folder.join("ztunnel");
-    match ztunnel {
-        Some(real) => strip(real, &stripped)?,
-        None => strip(&own("meshmedic-lab")?, &stripped)?,
+/// What decides how an image is packed, in the workspace.
+const PACKERS: [&str; 6] = [
+    "xtask/src/cluster/node/images.rs",
+    "xtask/src/image.rs",
+    "xtask/src/image/archive.rs",
+    "xtask/src/image/elf.rs",
+    "xtask/src/pack.rs",
+    "xtask/src/pack/oci.rs",
+];
+
+/// Packs an image that is the same for every node, unless it was packed since its sources and what packs it changed.
+fn once(
+    store: &Store,
+    folder: &Path,
+    name: &str,
+    sources: &[&Path],
+    (entrypoint, user): (&[&str], &str),
+    root: impl FnOnce() -> Result<Root>,
+) -> Result<String> {
+    let kept = store.images();
+    fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+    let file = format!("{name}.tar");
+    let workspace = workspace_root()?;
+    let packers = PACKERS.map(|packer| workspace.join(packer));
+    let made = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let packed = made(&kept.join(&file));
+    let all = sources
+        .iter()
+        .copied()
+        .chain(packers.iter().map(PathBuf::as_path));
+    if packed.is_none() || all.map(made).any(|source| source >= packed) {
+        // Under another name until it is whole: it may be interrupted.
+        let partial = kept.join("partial");
+        fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+        write(&partial, name, &root()?, entrypoint, user)?;
+        fs::rename(partial.join(&file), kept.join(&file))
+            .with_context(|| format!("cannot make {file} in {}", kept.display()))?;
     }
-    image::add_with_libraries(&mut proxy, program, &stripped, &systems)?;
-    Ok(vec![
-        // Its Deployment wants somebody who is not root, and does not say whom.
-        write(folder, "pilot", &pilot, &[discovery], "1337:1337")?,
-        write(folder, "install-cni", &cni, &[install], "")?,
-        write(folder, "ztunnel", &proxy, &[program], "")?,
-    ])
+    fs::copy(kept.join(&file), folder.join(&file))
+        .with_context(|| format!("cannot copy {file} into {}", folder.display()))?;
+    Ok(file)
 }
 
 /// Writes MeshMedic's own, as it is shipped but for the profile in which the program was built.

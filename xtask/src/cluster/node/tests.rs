@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole node. It takes programs that a change's own tests do not wait for, so it runs by itself.
 
+mod faults;
+mod heal;
+mod mesh;
+mod reboot;
+
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use super::{CGROUP, Node, Wanted, hierarchies, own};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{CGROUP, KUBECONFIG, Node, Wanted, hierarchies, own};
 use crate::cluster::parts::Parts;
 use crate::cluster::store::Store;
+
+/// Istio's charts are released with a version, and in its source all of them say 1.0.0.
+const ISTIO_VERSION: &str = "MESHMEDIC_ISTIO_VERSION=1.32.0";
 
 /// What of this machine a node might change, as it is now.
 fn machine() -> BTreeMap<String, String> {
@@ -83,7 +94,7 @@ fn up(mesh: bool) -> (Up, Wanted, Store) {
 }
 
 #[test]
-#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo test --workspace --bin xtask -- --ignored a_node --test-threads 1`"]
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo xtask test --real`"]
 fn a_node_runs_pods_and_leaves_the_machine_as_it_was() {
     let before = machine();
     let (node, wanted, store) = up(false);
@@ -126,7 +137,7 @@ fn a_node_runs_pods_and_leaves_the_machine_as_it_was() {
 }
 
 #[test]
-#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo test --workspace --bin xtask -- --ignored a_node --test-threads 1`"]
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo xtask test --real`"]
 fn a_node_has_a_mesh_in_which_nobody_is_lost() {
     let (node, ..) = up(true);
     let pods = node
@@ -146,4 +157,96 @@ fn a_node_has_a_mesh_in_which_nobody_is_lost() {
     let command = own("meshmedic").unwrap();
     let command = command.to_str().unwrap();
     node.0.run(&[command, "scan", "--namespace", "shop"]).unwrap();
+}
+
+#[test]
+#[ignore = "not seen to pass yet: a whole node, by hand"]
+fn others_clusters_are_shown_the_same() {
+    let (node, ..) = up(true);
+    let command = own("meshmedic").unwrap();
+    e2e(&node.0, command.to_str().unwrap());
+}
+
+/// What is shown on clusters of others, on this one; also on the node, once the application is gone from it.
+fn e2e(node: &Node, command: &str) {
+    let task = own("xtask").unwrap();
+    let kubeconfig = ["--kubeconfig", KUBECONFIG, "--program", command];
+    let image = ["--image", "meshmedic.local/busybox:node"];
+    let task_name = task.to_str().unwrap();
+    let words = [&["env", ISTIO_VERSION, task_name, "e2e"][..], &kubeconfig, &image].concat();
+    node.run(&words).unwrap();
+    assert!(nothing_is_left(node));
+
+    let words = [&words[..], &["--disruptive", "--node", "node-a"]].concat();
+    let refused = node.run(&words).unwrap_err();
+    assert!(refused.to_string().contains("shop/cart-"), "{refused:#}");
+    assert!(nothing_is_left(node));
+    let shop = ["kubectl", "--namespace", "shop"];
+    node.run(&[&shop[..], &["delete", "deployment", "cart", "--wait"]].concat())
+        .unwrap();
+    node.run(&[&shop[..], &["delete", "pods", "--all", "--wait"]].concat())
+        .unwrap();
+
+    let (code, said) = typed(node, &words, "node-b", || ());
+    assert!(code == Some(1) && nothing_is_left(node), "{said}");
+    let (code, said) = typed(node, &words, "node-a", || {
+        node.until("ztunnel to be kept away", || is_kept_away(node))
+            .unwrap();
+        let pressed = Path::new("/proc").read_dir().unwrap().flatten().find(|process| {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+            first == task.as_os_str().as_encoded_bytes()
+                && line.windows(12).any(|word| word == b"--disruptive")
+        });
+        let process = pressed.unwrap().file_name();
+        let process = process.to_str().unwrap().parse().unwrap();
+        kill_process(Pid::from_raw(process).unwrap(), Signal::INT).unwrap();
+    });
+    assert!(code == Some(130), "{code:?} {said}");
+    assert!(nothing_is_left(node) && !is_kept_away(node), "{said}");
+    let (code, said) = typed(node, &words, "node-a", || ());
+    assert!(code == Some(0) && nothing_is_left(node), "{said}");
+}
+
+/// Runs a command that asks for a word, and gives how it ended and what it said.
+fn typed(node: &Node, words: &[&str], word: &str, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
+    let mut child = node
+        .command(words)
+        .unwrap()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{word}").unwrap();
+    drop(input);
+    meanwhile();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+fn is_kept_away(node: &Node) -> bool {
+    let get = [
+        "kubectl",
+        "--namespace",
+        "istio-system",
+        "get",
+        "daemonset",
+        "ztunnel",
+    ];
+    let said = node.output(&[&get[..], &["--output", "json"]].concat());
+    said.unwrap().contains("meshmedic.io/e2e-affinity-before")
+}
+
+fn nothing_is_left(node: &Node) -> bool {
+    let namespace = [
+        "kubectl",
+        "get",
+        "namespace",
+        "meshmedic-e2e",
+        "--ignore-not-found",
+    ];
+    node.output(&namespace).is_some_and(|said| said.trim().is_empty())
 }
