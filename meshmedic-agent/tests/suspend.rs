@@ -4,7 +4,11 @@
 //! A sleep is a leap of `CLOCK_BOOTTIME` alone, and so is a move into a time namespace in which only that clock is ahead.
 //! The kernel lets only a process of one thread move, so this test has no harness, which would start another.
 
-#![expect(clippy::print_stdout, reason = "it says itself what a harness would say")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "it is a test, and says itself what a harness would say"
+)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd as _;
