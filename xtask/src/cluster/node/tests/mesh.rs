@@ -121,7 +121,6 @@ impl Drop for Stopped {
 
 impl Drop for Mesh {
     /// Says what the parts said, where a scene failed: the node and its logs go.
-    #[expect(clippy::print_stdout, reason = "a test's output is its report")]
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
@@ -165,7 +164,6 @@ impl Mesh {
     }
 
     /// Says what came about, and how long after the last.
-    #[expect(clippy::print_stdout, reason = "a test's output is its report")]
     pub(super) fn say(&self, what: &str) {
         let before = self.clock.replace(Instant::now());
         println!("{:>7.1} s  {what}", before.elapsed().as_secs_f32());
