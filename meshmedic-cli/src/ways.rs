@@ -110,16 +110,10 @@ pub(crate) struct Look {
     /// The container that answered, where one did.
     pub(crate) container: Option<String>,
     pub(crate) seen: Seen,
-    /// What stands behind another way, where the agent's word was not enough.
-    pub(crate) instead: Option<Instead>,
-}
-
-/// An agent's word that was not enough.
-#[derive(Clone, Debug)]
-pub(crate) struct Instead {
-    /// Why.
-    pub(crate) why: String,
-    /// Where the pod lives, as its agent knows it: an ask that names another place would be none to the agent.
+    /// Why the agent's word was not enough, where it has one.
+    pub(crate) instead: Option<String>,
+    /// Where the pod lives, as its agent knows it, whichever way this came: an ask that names another place would be
+    /// none to the agent, and a proof from elsewhere none to who asked.
     pub(crate) sandbox: Option<String>,
 }
 
@@ -166,6 +160,7 @@ impl Look {
             container: None,
             seen: Seen::Unread(unread.reason, unread.detail),
             instead: None,
+            sandbox: None,
         }
     }
 }
@@ -310,7 +305,7 @@ impl Reader {
     /// Looks at a pod by the first way that answers.
     pub(crate) async fn look(&self, target: &Target) -> Look {
         let mut last = Unread::new(Reason::ReadFailed, "nothing could read it");
-        let (mut instead, mut waits) = (None, false);
+        let (mut instead, mut sandbox, mut waits) = (None, None, false);
         if matches!(self.args.via, Via::Auto | Via::Agent) {
             match self.agents.of(&target.facts) {
                 Ok(report) if self.args.via == Via::Agent || is_settled(report) => {
@@ -322,12 +317,13 @@ impl Reader {
                         Some(why) => {
                             last = Unread::new(Reason::NotRead, why.clone());
                             waits = report.seen_at().is_some();
-                            let sandbox = report.sandbox.clone();
-                            instead = Some(Instead { why, sandbox });
+                            sandbox = report.sandbox.clone();
+                            instead = Some(why);
                         }
                     }
                 }
                 Ok(report) => {
+                    sandbox = report.sandbox.clone();
                     let reason = report.reason.unwrap_or(Reason::ReadFailed);
                     last = Unread::new(reason, report.detail.clone().unwrap_or_default());
                 }
@@ -342,6 +338,7 @@ impl Reader {
                         container: Some(container),
                         seen: Seen::Read(reading),
                         instead,
+                        sandbox,
                     };
                 }
                 Err(unread) if instead.is_none() => last = unread,
@@ -365,6 +362,7 @@ impl Reader {
                         container: Some(container),
                         seen: Seen::Read(reading),
                         instead,
+                        sandbox,
                     };
                 }
                 Err(unread) => last = unread,
@@ -387,7 +385,7 @@ impl Reader {
             };
             if self.age.refuses(report).is_none() {
                 let why = format!("{why}; so its agent's next reading was waited for");
-                return Some(judged(report, Some(Instead { why, sandbox: None })));
+                return Some(judged(report, Some(why)));
             }
         }
         None
@@ -439,12 +437,13 @@ impl Reader {
     }
 }
 
-fn judged(report: &PodReport, instead: Option<Instead>) -> Look {
+fn judged(report: &PodReport, instead: Option<String>) -> Look {
     Look {
         way: Some(Way::Agent),
         container: None,
         seen: Seen::Judged(Box::new(report.clone())),
         instead,
+        sandbox: report.sandbox.clone(),
     }
 }
 

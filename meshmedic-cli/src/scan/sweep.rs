@@ -16,7 +16,7 @@ use super::{Grounds, Options, ScanReport, ScannedPod};
 use crate::connection::Connection;
 use crate::output::Progress;
 use crate::selection::{Mesh, Selected, Selection, Target, again, select};
-use crate::ways::{Instead, Look, Reader, Readout, Seen, Way, WayArgs};
+use crate::ways::{Look, Reader, Readout, Seen, Way, WayArgs};
 
 /// How often a loss is read again: with the first, three readings must agree.
 const MORE_READINGS: u32 = 2;
@@ -304,19 +304,14 @@ pub(crate) fn seen(target: &Target, look: Look) -> ScannedPod {
 }
 
 fn verdict(target: &Target, look: Look) -> Verdict {
+    let known = look.sandbox.as_ref().and_then(|sandbox| sandbox.parse().ok());
     let instead = look.instead.clone();
     let seen_by = |pod: ScannedPod| ScannedPod {
         via: look.way,
-        grounds: match &instead {
-            Some(Instead { why, sandbox }) => Grounds {
-                instead: Some(why.clone()),
-                place: pod.grounds.place.map(|place| {
-                    let known = sandbox.as_ref().and_then(|sandbox| sandbox.parse().ok());
-                    known.unwrap_or(place)
-                }),
-                ..pod.grounds
-            },
-            None => pod.grounds,
+        grounds: Grounds {
+            instead,
+            place: pod.grounds.place.map(|place| known.unwrap_or(place)),
+            ..pod.grounds
         },
         container: look.container.clone(),
         own_word: look.way == Some(Way::Exec),

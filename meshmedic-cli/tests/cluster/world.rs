@@ -115,7 +115,9 @@ impl World {
 
     /// Starts the agent of a node in a pod.
     pub(crate) fn agent_in(&self, pod_uid: &str, node: &str, flags: &[&str]) -> Agent {
-        let flags: Vec<&str> = QUICK.iter().chain(flags).copied().collect();
+        // What a test says itself counts.
+        let quick = QUICK.chunks(2).filter(|pair| !flags.contains(&pair[0])).flatten();
+        let flags: Vec<&str> = quick.chain(flags).copied().collect();
         let proc_root = self.cluster.node(node).unwrap().lab().proc_root();
         Agent::start(&self.kubeconfig(node), node, proc_root, &flags, pod_uid)
     }

@@ -301,6 +301,39 @@ impl Cluster {
         Ok(text)
     }
 
+    /// The same for programs, whatever it ends with.
+    pub(super) fn ask(&self, words: &[&str]) -> Result<Value> {
+        self.interrupt.check()?;
+        let mut command = Command::new(&self.program);
+        command.args(words).args(["--output", "json"]).args(&self.which);
+        let output = command.stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("cannot run {}", self.program.display()))?;
+        self.interrupt.check()?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!(
+                "meshmedic {} wrote no JSON, and this besides: {}",
+                words.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            )
+        })
+    }
+
+    /// Waits until a scan says this of every one of these pods. Agents that started just now, and a ztunnel that did,
+    /// let nothing be proved yet: then a pod is neither well nor lost.
+    pub(super) fn proved(&self, pods: &[Pod], state: &str) -> Result<()> {
+        let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
+        self.until(&format!("a scan to say {state} of {}", names.join(", ")), || {
+            let found = self.ask(&["scan", "--namespace", &self.namespace])?;
+            let found = found["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_so = |pod: &Pod| {
+                found
+                    .iter()
+                    .any(|one| one["uid"] == *pod.uid && one["state"] == state)
+            };
+            Ok(pods.iter().all(is_so).then_some(()))
+        })
+    }
+
     pub(super) fn apply(&self, object: &Value) -> Result<()> {
         let mut child = self
             .command(&["apply", "--filename", "-"])

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Pod, WAY_BACK};
-use super::scenes::{repair, scan};
+use super::scenes::{repair, repaired};
 
 const APP: &str = "shelf";
 const PODS: usize = 3;
@@ -82,7 +82,7 @@ impl Node {
     pub(super) fn show(&self, cluster: &Cluster) -> Result<()> {
         cluster.deploy(APP, PODS, Some(&self.hostname))?;
         let pods = cluster.enrolled(APP, PODS)?;
-        scan(cluster, 0)?;
+        cluster.proved(&pods, "captured")?;
         cluster.say(&format!("{PODS} pods are enrolled on {}", self.name));
         self.many(cluster, &pods)?;
         self.deleted(cluster, &pods, "istio-cni-node")?;
@@ -95,8 +95,8 @@ impl Node {
         for pod in pods {
             cluster.orphan(APP, pod)?;
         }
-        scan(cluster, 1)?;
-        repair(cluster, "heal", 0)?;
+        cluster.proved(pods, "orphan")?;
+        repaired(&repair(cluster, "heal")?, pods, "heal")?;
         self.all_well(cluster, pods)?;
         cluster.say("all of them were outside the mesh, and were healed in place");
         Ok(())
@@ -138,7 +138,7 @@ impl Node {
         cluster.say("ztunnel is kept from the node");
         let pods_now = cluster.pods(APP)?;
         // Nothing is proved while ztunnel is away.
-        repair(cluster, "heal", 3)?;
+        repaired(&repair(cluster, "heal")?, &[], "heal")?;
         cluster.unasked(APP, &pods_now)?;
         cluster.say("a repair asks for no pod meanwhile");
         cluster.give_back_ztunnel()?;
@@ -186,9 +186,7 @@ impl Node {
 
     /// Every pod is in the mesh and was never started anew.
     fn all_well(&self, cluster: &Cluster, pods: &[Pod]) -> Result<()> {
-        cluster.until("every pod to be in the mesh", || {
-            Ok(scan(cluster, 0).is_ok().then_some(()))
-        })?;
+        cluster.proved(pods, "captured")?;
         pods.iter().try_for_each(|pod| cluster.untouched(APP, pod))
     }
 }

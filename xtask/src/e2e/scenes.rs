@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is shown on any cluster: enrolment, a scan, an ask, and an eviction under a disruption budget.
 
+use std::slice;
+
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Pod};
 
@@ -12,37 +14,42 @@ pub(super) fn show(cluster: &Cluster) -> Result<()> {
     cluster.make_namespace()?;
     cluster.deploy(APP, 2, None)?;
     let pods = cluster.enrolled(APP, 2)?;
-    scan(cluster, 0)?;
-    cluster.say("two pods are enrolled, and a scan finds nothing");
+    cluster.proved(&pods, "captured")?;
+    cluster.say("two pods are enrolled, and a scan says captured of both");
     in_place(cluster, &pods[0])?;
     restart(cluster, &pods[1])
 }
 
-pub(super) fn scan(cluster: &Cluster, code: i32) -> Result<String> {
-    cluster.meshmedic(&["scan", "--namespace", &cluster.namespace], code)
+/// Repairs pods of the namespace by one way, and gives what became of each. It is opted out of the agents' repairs, not
+/// of a person's.
+pub(super) fn repair(cluster: &Cluster, way: &str) -> Result<Vec<Value>> {
+    let chosen = ["--yes", "--despite-opt-out", "--strategy", way];
+    let words = [&["repair", "--namespace", &cluster.namespace][..], &chosen].concat();
+    let items = cluster.ask(&words)?;
+    Ok(items.as_array().cloned().unwrap_or_default())
 }
 
-/// Repairs pods of the namespace by one way. It is opted out of the agents' repairs, not of a person's.
-pub(super) fn repair(cluster: &Cluster, way: &str, code: i32) -> Result<String> {
-    let chosen = ["--yes", "--despite-opt-out", "--strategy", way];
-    cluster.meshmedic(
-        &[&["repair", "--namespace", &cluster.namespace][..], &chosen].concat(),
-        code,
-    )
+/// Fails unless exactly these pods were repaired, by this way.
+pub(super) fn repaired(items: &[Value], pods: &[Pod], way: &str) -> Result<()> {
+    let done = |item: &&Value| item["action"] == "repaired" && item["means"] == way;
+    let of = |pod: &Pod| items.iter().filter(done).any(|item| item["uid"] == *pod.uid);
+    ensure!(
+        pods.iter().all(of) && items.iter().filter(done).count() == pods.len(),
+        "not repaired by {way}, or others were:\n{:#}",
+        Value::from(items.to_vec())
+    );
+    Ok(())
 }
 
 fn in_place(cluster: &Cluster, pod: &Pod) -> Result<()> {
     cluster.orphan(APP, pod)?;
-    let found = scan(cluster, 1)?;
-    ensure!(
-        found.contains(&pod.name),
-        "the scan does not name {}:\n{found}",
-        pod.name
-    );
+    let one = slice::from_ref(pod);
+    cluster.proved(one, "orphan")?;
+    cluster.meshmedic(&["scan", "--namespace", &cluster.namespace], 1)?;
     cluster.say("a pod is outside the mesh, and the scan names it");
-    repair(cluster, "heal", 0)?;
+    repaired(&repair(cluster, "heal")?, one, "heal")?;
+    cluster.proved(one, "captured")?;
     cluster.untouched(APP, pod)?;
-    scan(cluster, 0)?;
     cluster.say("it was healed in place: the same pod, not started anew");
     Ok(())
 }
@@ -50,19 +57,20 @@ fn in_place(cluster: &Cluster, pod: &Pod) -> Result<()> {
 fn restart(cluster: &Cluster, pod: &Pod) -> Result<()> {
     budget(cluster, 2)?;
     cluster.orphan(APP, pod)?;
-    scan(cluster, 1)?;
-    repair(cluster, "restart", 1)?;
+    let one = slice::from_ref(pod);
+    cluster.proved(one, "orphan")?;
+    repaired(&repair(cluster, "restart")?, &[], "restart")?;
     cluster.untouched(APP, pod)?;
     cluster.say("another is outside, and its disruption budget forbids a restart: it stays");
     budget(cluster, 1)?;
-    repair(cluster, "restart", 0)?;
+    repaired(&repair(cluster, "restart")?, one, "restart")?;
     let pods = cluster.enrolled(APP, 2)?;
     ensure!(
         pods.iter().all(|now| now.uid != pod.uid),
         "{} was not restarted",
         pod.name
     );
-    scan(cluster, 0)?;
+    cluster.proved(&pods, "captured")?;
     cluster.say("the budget allows one: it was evicted, and its successor is in the mesh");
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::process::Stdio;
 
+use meshmedic_common::verdict::Reason;
 use meshmedic_lab::api::Fault;
 use meshmedic_lab::{Pod, need, wait};
 use serde_json::{Value, json};
@@ -235,6 +236,31 @@ fn an_interrupted_heal_is_gone_on_with() {
 }
 
 /// The agent of the node only looks; its word is the evidence and the proof.
+/// While the agent still confirms the loss the pod is read by exec; once it is captured the agent's word
+/// counts again. Both must mean the same sandbox.
+#[test]
+fn a_heal_is_proved_whichever_way_the_pod_is_read() {
+    if !need::root("a_heal_is_proved_whichever_way_the_pod_is_read") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 2);
+    let mut agent = world.ready_agent(&["--confirm", "10m"]);
+    install(&world, &agent);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("the suspicion", |agent| {
+        let mut all = agent.report().pods.into_iter();
+        all.any(|pod| pod.uid.as_str() == pods[0].uid() && pod.reason == Some(Reason::Confirming))
+    });
+    let name = format!("shop/{}", pods[0].name());
+    let (code, items) = repair(&world, &[&name, "--via", "auto", "--strategy", "heal", "--yes"]);
+    assert_eq!(
+        (code, item(&items, &pods[0])["action"].as_str()),
+        (Some(0), Some("repaired")),
+        "{items:#}"
+    );
+}
+
 /// Three nodes failed; nothing else is under way that could show that heals take again.
 #[test]
 fn a_heal_by_hand_that_takes_lets_the_agents_heal_again() {
