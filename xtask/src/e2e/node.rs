@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Pod, WAY_BACK};
-use super::scenes::{repair, repaired};
+use super::scenes::{done_to, repair};
 
 const APP: &str = "shelf";
 const PODS: usize = 3;
@@ -96,7 +96,7 @@ impl Node {
             cluster.orphan(APP, pod)?;
         }
         cluster.proved(pods, "orphan")?;
-        repaired(&repair(cluster, "heal")?, pods, "heal")?;
+        done_to(&repair(cluster, "heal")?, pods, "repaired")?;
         self.all_well(cluster, pods)?;
         cluster.say("all of them were outside the mesh, and were healed in place");
         Ok(())
@@ -138,7 +138,7 @@ impl Node {
         cluster.say("ztunnel is kept from the node");
         let pods_now = cluster.pods(APP)?;
         // Nothing is proved while ztunnel is away.
-        repaired(&repair(cluster, "heal")?, &[], "heal")?;
+        done_to(&repair(cluster, "heal")?, &[], "repaired")?;
         cluster.unasked(APP, &pods_now)?;
         cluster.say("a repair asks for no pod meanwhile");
         cluster.give_back_ztunnel()?;

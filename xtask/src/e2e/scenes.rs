@@ -29,13 +29,13 @@ pub(super) fn repair(cluster: &Cluster, way: &str) -> Result<Vec<Value>> {
     Ok(items.as_array().cloned().unwrap_or_default())
 }
 
-/// Fails unless exactly these pods were repaired, by this way.
-pub(super) fn repaired(items: &[Value], pods: &[Pod], way: &str) -> Result<()> {
-    let done = |item: &&Value| item["action"] == "repaired" && item["means"] == way;
+/// Fails unless this was done to these pods, and to no other.
+pub(super) fn done_to(items: &[Value], pods: &[Pod], action: &str) -> Result<()> {
+    let done = |item: &&Value| item["action"] == action;
     let of = |pod: &Pod| items.iter().filter(done).any(|item| item["uid"] == *pod.uid);
     ensure!(
         pods.iter().all(of) && items.iter().filter(done).count() == pods.len(),
-        "not repaired by {way}, or others were:\n{:#}",
+        "not {action}, or others were:\n{:#}",
         Value::from(items.to_vec())
     );
     Ok(())
@@ -47,7 +47,7 @@ fn in_place(cluster: &Cluster, pod: &Pod) -> Result<()> {
     cluster.proved(one, "orphan")?;
     cluster.meshmedic(&["scan", "--namespace", &cluster.namespace], 1)?;
     cluster.say("a pod is outside the mesh, and the scan names it");
-    repaired(&repair(cluster, "heal")?, one, "heal")?;
+    done_to(&repair(cluster, "heal")?, one, "repaired")?;
     cluster.proved(one, "captured")?;
     cluster.untouched(APP, pod)?;
     cluster.say("it was healed in place: the same pod, not started anew");
@@ -59,11 +59,11 @@ fn restart(cluster: &Cluster, pod: &Pod) -> Result<()> {
     cluster.orphan(APP, pod)?;
     let one = slice::from_ref(pod);
     cluster.proved(one, "orphan")?;
-    repaired(&repair(cluster, "restart")?, &[], "restart")?;
+    done_to(&repair(cluster, "restart")?, &[], "restarted")?;
     cluster.untouched(APP, pod)?;
     cluster.say("another is outside, and its disruption budget forbids a restart: it stays");
     budget(cluster, 1)?;
-    repaired(&repair(cluster, "restart")?, one, "restart")?;
+    done_to(&repair(cluster, "restart")?, one, "restarted")?;
     let pods = cluster.enrolled(APP, 2)?;
     ensure!(
         pods.iter().all(|now| now.uid != pod.uid),
