@@ -133,11 +133,12 @@ impl Node {
         ];
         cluster.kubectl(&[&["--namespace", &cluster.istio][..], &patch].concat())?;
         cluster.until("ztunnel to leave the node", || {
-            Ok(self.component(cluster, "ztunnel")?.is_none().then_some(()))
+            Ok(self.all_of(cluster, "ztunnel")?.is_empty().then_some(()))
         })?;
         cluster.say("ztunnel is kept from the node");
         let pods_now = cluster.pods(APP)?;
-        // Nothing is proved while ztunnel is away.
+        // Their listeners went with ztunnel, and nothing of that is theirs to mend.
+        cluster.proved(&pods_now, "suspect")?;
         done_to(&repair(cluster, "heal")?, &[], "repaired")?;
         cluster.unasked(APP, &pods_now)?;
         cluster.say("a repair asks for no pod meanwhile");
@@ -153,17 +154,12 @@ impl Node {
         Ok(self.find(cluster, name)?.map(|(name, _)| name))
     }
 
-    /// Its name, and whether it is Ready.
+    /// Its name, and whether it is Ready; none while it is leaving.
     fn find(&self, cluster: &Cluster, name: &str) -> Result<Option<(String, bool)>> {
-        let field = format!("spec.nodeName={}", self.name);
-        let get = ["get", "pods", "--field-selector", &field, "--output", "json"];
-        let list = cluster.kubectl(&[&["--namespace", &cluster.istio][..], &get].concat())?;
-        let list: Value = serde_json::from_str(&list).context("kubectl does not print JSON")?;
-        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let found = items.iter().find(|pod| {
-            pod["metadata"]["ownerReferences"][0]["name"] == name
-                && pod["metadata"]["deletionTimestamp"].is_null()
-        });
+        let all = self.all_of(cluster, name)?;
+        let found = all
+            .iter()
+            .find(|pod| pod["metadata"]["deletionTimestamp"].is_null());
         Ok(found.and_then(|pod| {
             let conditions = pod["status"]["conditions"]
                 .as_array()
@@ -173,6 +169,17 @@ impl Node {
             let name = pod["metadata"]["name"].as_str()?;
             Some((name.to_owned(), conditions.iter().any(ready)))
         }))
+    }
+
+    /// The pods of one of Istio's DaemonSets on this node, also those that are leaving.
+    fn all_of(&self, cluster: &Cluster, name: &str) -> Result<Vec<Value>> {
+        let field = format!("spec.nodeName={}", self.name);
+        let get = ["get", "pods", "--field-selector", &field, "--output", "json"];
+        let list = cluster.kubectl(&[&["--namespace", &cluster.istio][..], &get].concat())?;
+        let list: Value = serde_json::from_str(&list).context("kubectl does not print JSON")?;
+        let mut items = list["items"].as_array().cloned().unwrap_or_default();
+        items.retain(|pod| pod["metadata"]["ownerReferences"][0]["name"] == name);
+        Ok(items)
     }
 
     fn returned(&self, cluster: &Cluster, component: &str, before: &str) -> Result<()> {
