@@ -416,7 +416,7 @@ impl Mesh {
     /// Runs a program of the node's in a pod's network namespace, and gives what it says.
     fn in_pod(&self, pod: &Pod, words: &[&str]) -> String {
         let init = self.node.0.init().unwrap().as_raw_nonzero();
-        let process = processes()[&pod.uid][0].as_raw_nonzero();
+        let process = self.process_of(pod);
         let output = Command::new("nsenter")
             .arg(format!("--mount=/proc/{init}/ns/mnt"))
             .arg(format!("--net=/proc/{process}/ns/net"))
@@ -428,9 +428,16 @@ impl Mesh {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// A process of a pod. Just after its sandbox was replaced there may be none yet.
+    fn process_of(&self, pod: &Pod) -> std::num::NonZeroI32 {
+        let first = || Some(processes().get(&pod.uid)?.first()?.as_raw_nonzero());
+        self.until("a process of the pod", || first().is_some());
+        first().unwrap()
+    }
+
     /// The inode of a pod's network namespace.
     pub(super) fn netns(&self, pod: &Pod) -> u64 {
-        let process = processes()[&pod.uid][0].as_raw_nonzero();
+        let process = self.process_of(pod);
         fs::metadata(format!("/proc/{process}/ns/net")).unwrap().ino()
     }
 
