@@ -371,7 +371,7 @@ impl Agent {
             self.watch.health(now, health);
         }
         self.gates = self.gates_now();
-        let read = self.declared && self.watch.decided();
+        let read = || self.declared && self.watch.decided();
         let (fault, mass_loss) = (self.gates.node_fault.as_deref(), self.watch.engine().mass_loss());
         self.condition.keep(now, at.server, read, fault, mass_loss);
         let looks = self

@@ -65,16 +65,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 /// Answers a shell or kubectl that asks what may come next; false where none of them asks.
-pub(crate) fn answer(command: clap::Command) -> anyhow::Result<bool> {
+pub(crate) fn answer(command: impl Fn() -> clap::Command) -> anyhow::Result<bool> {
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_default();
     let typed: Vec<OsString> = words.collect();
     if Path::new(&called).file_stem().is_some_and(|name| name == KUBECTL) {
-        for_kubectl(offering(command, &typed), typed)?;
+        for_kubectl(offering(&command(), &typed), typed)?;
         return Ok(true);
     }
-    let command = || offering(command.clone(), &typed);
-    let asked = iter::once(called.clone()).chain(typed.iter().cloned());
+    let command = || offering(&command(), &typed);
+    let asked = iter::once(called).chain(typed.iter().cloned());
     let here = std::env::current_dir().ok();
     Ok(CompleteEnv::with_factory(command)
         .var(VARIABLE)
@@ -109,7 +109,7 @@ fn for_kubectl(mut command: clap::Command, typed: Vec<OsString>) -> anyhow::Resu
 }
 
 /// The command without what is hidden, its names completed from the cluster.
-fn offering(command: clap::Command, typed: &[OsString]) -> clap::Command {
+fn offering(command: &clap::Command, typed: &[OsString]) -> clap::Command {
     let line = Arc::new(Line::of(typed));
     let shown = |command: &&clap::Command| !command.is_hide_set();
     let commands = command.get_subcommands().filter(shown).cloned();

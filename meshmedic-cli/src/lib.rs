@@ -123,7 +123,7 @@ enum Command {
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
-    match completion::answer(command()) {
+    match completion::answer(command) {
         Ok(true) => return ExitCode::SUCCESS,
         Ok(false) => {}
         // A shell that asks shows no error while one types.

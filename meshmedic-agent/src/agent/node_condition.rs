@@ -94,17 +94,20 @@ impl NodeCondition {
         &mut self,
         now: Time,
         server: Timestamp,
-        decided: bool,
+        decided: impl FnOnce() -> bool,
         fault: Option<&str>,
         mass_loss: bool,
     ) {
+        let Some(client) = self.client.clone() else {
+            return;
+        };
         while let Some(Ok((capture, result))) = self.running.try_join_next() {
             self.take(now, capture, result);
         }
-        self.decided |= decided;
-        let Some(client) = self.client.clone().filter(|_| self.running.is_empty()) else {
+        self.decided = self.decided || decided();
+        if !self.running.is_empty() {
             return;
-        };
+        }
         let capture = Capture::of(self.decided, fault, mass_loss);
         let waits = self.not_before.is_some_and(|at| now < at);
         let stands = self

@@ -243,12 +243,7 @@ impl Mirror {
                 .iter()
                 .any(|component| self.identity.proves(facts, *component))
         };
-        let key = |facts: &PodFacts| PodKey {
-            namespace: facts.namespace.clone(),
-            name: facts.name.clone(),
-            uid: facts.uid.clone(),
-        };
-        self.pods.values().filter(proved).map(key).collect()
+        self.pods.values().filter(proved).map(PodKey::from).collect()
     }
 
     /// istiod's slices, by namespace and name.

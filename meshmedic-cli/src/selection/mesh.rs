@@ -126,12 +126,7 @@ impl Mesh {
     /// The names of a node's ztunnel and istio-cni; `None` where nobody may know.
     pub(crate) fn names(&self, node: &str) -> Option<Vec<PodKey>> {
         let pods = self.nodes.as_ref()?.get(node);
-        let key = |facts: &PodFacts| PodKey {
-            namespace: facts.namespace.clone(),
-            name: facts.name.clone(),
-            uid: facts.uid.clone(),
-        };
-        Some(pods.into_iter().flatten().map(key).collect())
+        Some(pods.into_iter().flatten().map(PodKey::from).collect())
     }
 
     /// Whether a pod should be captured.

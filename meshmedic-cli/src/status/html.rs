@@ -9,8 +9,8 @@ use meshmedic_common::verdict::State;
 use super::history::{History, Slot};
 use super::show::{agent, answers, proof, repair_sentence, states_in_words, trouble};
 use super::{FleetStatus, ago};
-use crate::output::Escaped;
 use crate::output::page::{self, plural};
+use crate::output::{Colour, Escaped, state_colour};
 
 /// The chart's measures, in its own units.
 const WIDTH: usize = 960;
@@ -80,13 +80,13 @@ pub(super) fn page(status: &FleetStatus, now: Timestamp) -> Result<String, fmt::
     Ok(out)
 }
 
-/// The colour of a state.
+/// The class of a state, by its colour in a terminal.
 const fn class(state: State) -> &'static str {
-    match state {
-        State::Captured => "passed",
-        State::Suspect | State::Unverifiable => "warning",
-        State::Pending | State::Exempt => "skipped",
-        State::Orphan | State::Partial | State::Imposter | State::Bypassing | State::Stalled => "error",
+    match state_colour(state) {
+        Colour::Red => "error",
+        Colour::Yellow => "warning",
+        Colour::Green => "passed",
+        Colour::Dim => "skipped",
     }
 }
 

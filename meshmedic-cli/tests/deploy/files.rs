@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use meshmedic_lab::ApiServer;
 use meshmedic_lab::api::documents;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+
+/// Longer than it takes a real API server to see a policy.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -23,6 +28,28 @@ pub(crate) fn read(file: &str) -> String {
 #[track_caller]
 pub(crate) fn objects(file: &str) -> Vec<Value> {
     documents(&read(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Gives the agents of a real API server their account, and what these files of `deploy/` say.
+pub(crate) fn install(api: &ApiServer, files: &[&str]) {
+    let manifest = objects("meshmedic-daemonset.yaml");
+    let account = manifest
+        .iter()
+        .filter(|object| object["kind"] == "ServiceAccount");
+    let more: Vec<Value> = files.iter().flat_map(|file| objects(file)).collect();
+    for object in account.chain(&more) {
+        api.apply(object).unwrap();
+    }
+}
+
+/// Grants the agents every right that there is, so that policies alone hold them.
+pub(crate) fn grant_all(api: &ApiServer) {
+    api.apply_yaml(
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: more}, \
+         roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}, \
+         subjects: [{kind: ServiceAccount, name: meshmedic, namespace: meshmedic}]}",
+    )
+    .unwrap();
 }
 
 #[track_caller]

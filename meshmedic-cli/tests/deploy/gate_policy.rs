@@ -4,7 +4,7 @@
 use meshmedic_lab::{ApiServer, need, wait};
 use serde_json::{Value, json};
 
-use crate::files::objects;
+use crate::files::{SOON, objects};
 
 /// From 1.36 on it is served as it stands in `deploy`; before that an API server has to be told.
 const FLAGS: [&str; 2] = [
@@ -13,8 +13,6 @@ const FLAGS: [&str; 2] = [
 ];
 const GROUP: &str = "admissionregistration.k8s.io";
 const JSON: &str = "application/json";
-/// Longer than it takes a server to see a policy.
-const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A real API server with the policy, in the version that it serves.
 fn served() -> ApiServer {

@@ -5,11 +5,9 @@ use meshmedic_lab::api::Client;
 use meshmedic_lab::{ApiServer, Error, need, wait};
 use serde_json::{Value, json};
 
-use crate::files::objects;
+use crate::files::{SOON, grant_all, install};
 
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
-/// Longer than it takes a server to see a policy.
-const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A real API server with two nodes, and an agent on the first.
 struct Guarded {
@@ -23,22 +21,10 @@ impl Guarded {
         let api = ApiServer::real().unwrap();
         api.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "meshmedic" } }))
             .unwrap();
-        let manifest = objects("meshmedic-daemonset.yaml");
-        let account = manifest
-            .iter()
-            .filter(|object| object["kind"] == "ServiceAccount");
-        let files = ["rights", "policy"];
-        let rights = files.map(|file| objects(&format!("kustomize/node-condition/{file}.yaml")));
-        for object in account.chain(rights.iter().flatten()) {
-            api.apply(object).unwrap();
-        }
+        let files = ["rights", "policy"].map(|file| format!("kustomize/node-condition/{file}.yaml"));
+        install(&api, &files.each_ref().map(String::as_str));
         if more {
-            api.apply_yaml(
-                "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: more}, \
-                 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}, \
-                 subjects: [{kind: ServiceAccount, name: meshmedic, namespace: meshmedic}]}",
-            )
-            .unwrap();
+            grant_all(&api);
         }
         for name in ["node-a", "node-b"] {
             let mut node = api

@@ -5,14 +5,12 @@ use meshmedic_lab::api::Client;
 use meshmedic_lab::{ApiServer, Error, need, wait};
 use serde_json::{Value, json};
 
-use crate::files::objects;
+use crate::files::{SOON, grant_all, install};
 
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 const HEAL: &str = "meshmedic.io/heal";
 const KEPT: &str = "meshmedic.io/toggle-restore";
 const MODE: &str = "istio.io/dataplane-mode";
-/// Longer than it takes a server to see a policy.
-const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A real API server with the policies, and an agent on `node-a`.
 struct Guarded {
@@ -35,22 +33,11 @@ impl Guarded {
             }))
             .unwrap();
         }
-        let manifest = objects("meshmedic-daemonset.yaml");
-        let account = manifest
-            .iter()
-            .filter(|object| object["kind"] == "ServiceAccount");
-        let files = ["rights-heal", "rights-restart", "policies"];
-        let rights = files.map(|file| objects(&format!("kustomize/repair/{file}.yaml")));
-        for object in account.chain(rights.iter().flatten()) {
-            api.apply(object).unwrap();
-        }
+        let files =
+            ["rights-heal", "rights-restart", "policies"].map(|file| format!("kustomize/repair/{file}.yaml"));
+        install(&api, &files.each_ref().map(String::as_str));
         // What no role of ours grants: the policies hold even where somebody grants more.
-        api.apply_yaml(
-            "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: more}, \
-             roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin}, \
-             subjects: [{kind: ServiceAccount, name: meshmedic, namespace: meshmedic}]}",
-        )
-        .unwrap();
+        grant_all(&api);
         let agent = pod("meshmedic", "agent", "node-a");
         let agent = api.create(&agent).unwrap();
         let agent = api.client_of_pod(&agent).unwrap();

@@ -43,6 +43,16 @@ pub struct PodKey {
     pub uid: String,
 }
 
+impl From<&PodFacts> for PodKey {
+    fn from(pod: &PodFacts) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+        }
+    }
+}
+
 /// What stands behind an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traced {
