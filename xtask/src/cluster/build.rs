@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::debian;
-use super::parts::{self, Charts, Parts, Program};
+use super::parts::{self, Parts, Program, VERSION};
 use super::store::{Store, clear};
 
 /// Where Kubernetes' programs keep the version that they tell.
@@ -53,13 +53,13 @@ pub(super) fn run(parts: &Parts, store: &Store) -> Result<()> {
     }
     if !store.has_charts() {
         let begun = Instant::now();
-        copy_charts(&parts.charts, &store.charts())?;
+        copy_charts(parts, &store.charts())?;
         took("Istio's charts", begun)?;
     }
     for program in missing {
         let begun = Instant::now();
         println!("building {}", program.name);
-        go_build(program, &store.bin())?;
+        go_build(program, &parts.place(program)?, &store.bin())?;
         took(&program.name, begun)?;
     }
     println!(
@@ -90,24 +90,24 @@ fn check_go() -> Result<()> {
 }
 
 /// Go in one of the modules, untouched by what the user has set for work of their own.
-fn go(module: &str) -> Result<Command> {
+fn go(module: &Path) -> Command {
     let mut command = Command::new("go");
     command
-        .current_dir(parts::folder()?.join(module))
+        .current_dir(module)
         .env("GOFLAGS", "-mod=readonly")
         .env("GOWORK", "off")
         .env("CGO_ENABLED", "0");
-    Ok(command)
+    command
 }
 
-fn go_build(program: &Program, bin: &Path) -> Result<()> {
+fn go_build(program: &Program, place: &Path, bin: &Path) -> Result<()> {
     // Under another name until it is whole: a build may be interrupted.
     let partial = bin.join(format!(".{}", program.name));
     let mut flags = "-s -w".to_owned();
     if let Some(module) = &program.stamp {
-        flags.push_str(&stamps(&version(&program.module, module)?)?);
+        flags.push_str(&stamps(&version(place, module)?)?);
     }
-    let status = go(&program.module)?
+    let status = go(place)
         .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags, "-o"])
         .arg(&partial)
         .arg(&program.package)
@@ -134,12 +134,12 @@ fn stamps(version: &str) -> Result<String> {
 }
 
 /// What go.mod says of a module.
-fn version(module: &str, of: &str) -> Result<String> {
+fn version(module: &Path, of: &str) -> Result<String> {
     ask(module, "{{.Version}}", of)
 }
 
-fn ask(module: &str, format: &str, of: &str) -> Result<String> {
-    let output = go(module)?
+fn ask(module: &Path, format: &str, of: &str) -> Result<String> {
+    let output = go(module)
         .args(["list", "-m", "-f", format, of])
         .output()
         .context("cannot run go")?;
@@ -151,17 +151,62 @@ fn ask(module: &str, format: &str, of: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn copy_charts(charts: &Charts, target: &Path) -> Result<()> {
-    let status = go(&charts.module)?
-        .args(["mod", "download", &charts.of])
-        .status()
-        .context("cannot run go")?;
-    ensure!(status.success(), "{} cannot be downloaded", charts.of);
-    let source = PathBuf::from(ask(&charts.module, "{{.Dir}}", &charts.of)?).join(&charts.folder);
+/// Copies Istio's charts, and gives them its version as a release of Istio does.
+fn copy_charts(parts: &Parts, target: &Path) -> Result<()> {
+    let charts = &parts.charts;
+    let source = match &parts.istio {
+        Some(source) => source.clone(),
+        None => {
+            let module = parts::folder()?.join(&charts.module);
+            let status = go(&module)
+                .args(["mod", "download", &charts.of])
+                .status()
+                .context("cannot run go")?;
+            ensure!(status.success(), "{} cannot be downloaded", charts.of);
+            PathBuf::from(ask(&module, "{{.Dir}}", &charts.of)?)
+        }
+    };
+    let file = source.join(VERSION);
+    let version = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let partial = target.with_extension("partial");
     clear(&partial)?;
-    copy(&source, &partial)?;
+    copy(&source.join(&charts.folder), &partial)?;
+    release(&partial, &semantic(version.trim()))?;
     fs::rename(&partial, target).with_context(|| format!("cannot make {}", target.display()))
+}
+
+/// A version with all its numbers: between releases Istio's file has two of them.
+fn semantic(version: &str) -> String {
+    if version.split('.').count() < 3 {
+        format!("{version}.0")
+    } else {
+        version.to_owned()
+    }
+}
+
+/// In Istio's source every chart is of a version that is never shipped.
+const UNRELEASED: &str = "1.0.0";
+
+fn release(folder: &Path, version: &str) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", folder.display()))?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            release(&path, version)?;
+        } else if entry.file_name() == "Chart.yaml" {
+            let chart =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let released = ["version", "appVersion"].iter().fold(chart, |chart, key| {
+                chart.replace(
+                    &format!("\n{key}: {UNRELEASED}\n"),
+                    &format!("\n{key}: {version}\n"),
+                )
+            });
+            fs::write(&path, released).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a folder; what is in Go's cache is read-only, and the copy is not.
@@ -185,6 +230,20 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn charts_are_of_the_version_of_their_istio() {
+        let charts = tempfile::tempdir().unwrap();
+        let chart = charts.path().join("ztunnel/Chart.yaml");
+        fs::create_dir(chart.parent().unwrap()).unwrap();
+        fs::write(&chart, "name: ztunnel\nversion: 1.0.0\nappVersion: 1.0.0\n").unwrap();
+        release(charts.path(), &semantic("1.30")).unwrap();
+        assert_eq!(
+            fs::read_to_string(&chart).unwrap(),
+            "name: ztunnel\nversion: 1.30.0\nappVersion: 1.30.0\n"
+        );
+        assert_eq!(semantic("1.30.3"), "1.30.3");
+    }
 
     #[test]
     fn a_program_tells_the_version_of_its_module() {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a real cluster is made of, as `xtask/cluster` has it.
+//! What a real cluster is made of, as `xtask/cluster` has it, and on request with another Istio.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -14,6 +15,11 @@ use crate::workspace::workspace_root;
 /// The list of parts, and what decides about their versions.
 const LIST: &str = "programs.yaml";
 const VERSIONS: [&str; 2] = ["go.mod", "go.sum"];
+/// Names a checkout of another Istio, whose programs and charts take the place of the pinned ones.
+pub(super) const ISTIO_SOURCE: &str = "MESHMEDIC_ISTIO_SOURCE";
+/// Istio's module, and the file in it that says its version.
+pub(super) const ISTIO: &str = "istio.io/istio";
+pub(super) const VERSION: &str = "VERSION";
 /// How much of the digest names a folder.
 const DIGEST_BYTES: usize = 8;
 
@@ -24,6 +30,9 @@ pub(super) struct Parts {
     pub(super) programs: Vec<Program>,
     pub(super) charts: Charts,
     pub(super) debian: Vec<Debian>,
+    /// Another Istio than the pinned one.
+    #[serde(skip)]
+    pub(super) istio: Option<PathBuf>,
 }
 
 /// What a part is needed for.
@@ -83,7 +92,25 @@ impl Parts {
     pub(super) fn read() -> Result<Self> {
         let path = folder()?.join(LIST);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_saphyr::from_str(&text).with_context(|| format!("{} is not a list of parts", path.display()))
+        let mut parts: Self = serde_saphyr::from_str(&text)
+            .with_context(|| format!("{} is not a list of parts", path.display()))?;
+        parts.istio = env::var_os(ISTIO_SOURCE)
+            .filter(|source| !source.is_empty())
+            .map(|source| istio(Path::new(&source)))
+            .transpose()?;
+        Ok(parts)
+    }
+
+    /// Where a program is built: its package is one of the module there.
+    pub(super) fn place(&self, program: &Program) -> Result<PathBuf> {
+        let of_istio = program
+            .package
+            .strip_prefix(ISTIO)
+            .is_some_and(|rest| rest.starts_with('/'));
+        match &self.istio {
+            Some(source) if of_istio => Ok(source.clone()),
+            _ => Ok(folder()?.join(&program.module)),
+        }
     }
 
     /// What is needed for one use.
@@ -138,10 +165,16 @@ impl Parts {
         modules.dedup();
         let versions = modules
             .iter()
-            .flat_map(|module| VERSIONS.map(|file| Path::new(module).join(file)));
+            .flat_map(|module| VERSIONS.map(|file| folder.join(module).join(file)));
+        let other = self.istio.iter().flat_map(|source| {
+            let files = VERSIONS.iter().chain([&VERSION]);
+            files.map(|file| source.join(file))
+        });
         let mut digest = Sha256::new();
-        for file in std::iter::once(PathBuf::from(LIST)).chain(versions) {
-            let path = folder.join(file);
+        if let Some(source) = &self.istio {
+            digest.update(source.as_os_str().as_encoded_bytes());
+        }
+        for path in std::iter::once(folder.join(LIST)).chain(versions).chain(other) {
             let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             digest.update(bytes.len().to_le_bytes());
             digest.update(bytes);
@@ -153,6 +186,22 @@ impl Parts {
             .map(|byte| format!("{byte:02x}"))
             .collect())
     }
+}
+
+/// Looks whether a folder is a checkout of Istio.
+fn istio(source: &Path) -> Result<PathBuf> {
+    let source = source
+        .canonicalize()
+        .with_context(|| format!("{ISTIO_SOURCE} names {}, which cannot be read", source.display()))?;
+    let module = fs::read_to_string(source.join("go.mod")).unwrap_or_default();
+    ensure!(
+        module
+            .lines()
+            .any(|line| line.trim() == format!("module {ISTIO}")),
+        "{ISTIO_SOURCE} names {}, and that is no checkout of Istio: its go.mod does not say `module {ISTIO}`",
+        source.display()
+    );
+    Ok(source)
 }
 
 impl Use {
@@ -189,6 +238,43 @@ mod tests {
             assert!(is_tool, "{} is no tool of {}", program.package, program.module);
         }
         assert_eq!(parts.digest().unwrap().len(), 2 * DIGEST_BYTES);
+    }
+
+    #[test]
+    fn another_istio_is_built_where_it_is_and_helm_is_not() {
+        let source = tempfile::tempdir().unwrap();
+        let no = istio(source.path()).unwrap_err().to_string();
+        assert!(no.contains("no checkout of Istio"), "{no}");
+        fs::write(
+            source.path().join("go.mod"),
+            format!("module {ISTIO}\n\ngo 1.25\n"),
+        )
+        .unwrap();
+        let pinned = Parts {
+            istio: None,
+            ..Parts::read().unwrap()
+        };
+        let found = istio(source.path()).unwrap();
+        let other = Parts {
+            istio: Some(found.clone()),
+            ..pinned.clone()
+        };
+        for program in &pinned.programs {
+            let moved = program.package.starts_with("istio.io/istio/");
+            let expected = if moved {
+                found.clone()
+            } else {
+                folder().unwrap().join(&program.module)
+            };
+            assert_eq!(other.place(program).unwrap(), expected, "{}", program.name);
+            assert_ne!(pinned.place(program).unwrap(), found);
+        }
+        let incomplete = other.digest().unwrap_err().to_string();
+        assert!(incomplete.contains("go.sum"), "{incomplete}");
+        for file in ["go.sum", VERSION] {
+            fs::write(source.path().join(file), "1.30").unwrap();
+        }
+        assert_ne!(other.digest().unwrap(), pinned.digest().unwrap());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::own;
-use super::{ISTIO_VERSION, Up, up};
+use super::{Up, up};
 use crate::cluster::store::Store;
 
 pub(super) const REDIRECTION: &str = "ambient.istio.io/redirection";
@@ -158,7 +158,7 @@ impl Mesh {
         };
         mesh.say("the node is up");
         mesh.kubectl(&["apply", "--kustomize", "/cluster-deploy/kustomize/repair"]);
-        mesh.set_agents(ISTIO_VERSION);
+        mesh.agents_ready();
         mesh.say("agents may repair");
         mesh
     }
