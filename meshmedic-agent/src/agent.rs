@@ -468,6 +468,7 @@ impl Agent {
             }
         }
         self.teller.look_over(now, &self.watch, &self.mirror);
+        self.teller.tell_mass_loss(now, self.heal.event_after());
         self.status.publish(Arc::new(self.report(now)));
     }
 
@@ -493,6 +494,7 @@ impl Agent {
                 wake = self.wait() => self.take(wake),
             }
         }
+        self.teller.tell_mass_loss(Time::now(), Some(Duration::ZERO));
         self.teller.flush().await;
     }
 }

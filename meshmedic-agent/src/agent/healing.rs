@@ -10,7 +10,7 @@ use meshmedic_common::kube::heal::{Around, Heals};
 use meshmedic_common::kube::leases;
 use meshmedic_common::policy::{Gates, Rungs};
 use meshmedic_common::repair::heal::{
-    Answer, Below, Candidate, Healer, Healing, NodeView, Notice, Request, Serving, Support,
+    Answer, Below, Candidate, Healer, Healing, NodeView, Notice, Request, Sample, Serving, Support,
 };
 use meshmedic_common::repair::{LeaseKey, Moment, Planner, RequestId};
 use meshmedic_common::time::Time;
@@ -30,6 +30,8 @@ pub(super) enum Done {
     Right(String, Option<Result<(), String>>),
     /// Whether the other agents can hear of the heals here.
     Told(Result<(), String>),
+    /// How many nodes lost their pods at once, as far as a few ztunnels of the fleet show it.
+    Sampled(Option<Sample>),
 }
 
 /// The healer and what runs for it; without the rung `heal` neither.
@@ -100,6 +102,16 @@ impl Heal {
             }
             Done::Right(namespace, Some(permitted)) => self.healer.permit(&namespace, permitted),
             Done::Right(_, None) => {}
+            Done::Sampled(sample) => {
+                self.healer.sampled(sample);
+                let nodes = self.healer.width();
+                if nodes.is_some_and(|nodes| nodes > 1) {
+                    tracing::info!(
+                        nodes,
+                        "about so many nodes lost their pods at once; heals are spread over all of them"
+                    );
+                }
+            }
             Done::Told(written) => {
                 if let Err(error) = &written {
                     tracing::warn!(
@@ -143,6 +155,7 @@ impl Heal {
         let candidates = candidates(watch, mirror, planner);
         self.healer.judge(at, &view, &candidates);
         drop(candidates);
+        self.look_how_wide(at, mirror);
         for (id, request) in self.healer.requests(at) {
             self.start(id, request, mirror);
         }
@@ -208,6 +221,28 @@ impl Heal {
     /// What is said of the cluster's breaker, while it is open.
     pub(super) fn breaker(&self) -> Option<&str> {
         self.breaker.as_deref()
+    }
+
+    /// Looks at a few of the fleet's ztunnels, where that is due.
+    fn look_how_wide(&mut self, at: Moment, mirror: &Mirror) {
+        let Some(namespace) = mirror.ztunnel_namespace() else {
+            return;
+        };
+        if !self.healer.may_act() || !self.healer.wants_sample(at.now) {
+            return;
+        }
+        let (heals, namespace, identity) = (
+            self.heals.clone(),
+            namespace.to_owned(),
+            mirror.identity().clone(),
+        );
+        self.running
+            .spawn(async move { Done::Sampled(heals.sample(&namespace, &identity, at.server).await) });
+    }
+
+    /// How long an Event about a loss of most pods waits for those of other nodes; `None` while that is looked for.
+    pub(super) fn event_after(&self) -> Option<Duration> {
+        self.healer.event_after()
     }
 
     /// Writes down what agents of other nodes are to hear.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tells what happened: in the log, as Events, as metrics.
 
+mod conditions;
 mod heals;
 mod returns;
 mod strangers;
@@ -17,7 +18,7 @@ use meshmedic_common::kube::event::{Decision, EventReason, Reporter, Subject};
 use meshmedic_common::policy::{Means, Withheld};
 use meshmedic_common::report::{Recent, RepairReport, TransitionReport, TriggerMode};
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Condition, Redirection, State};
+use meshmedic_common::verdict::{Redirection, State};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -27,6 +28,7 @@ use crate::options::AgentOptions;
 use crate::status::Metrics;
 use crate::status::metrics::result_of;
 use crate::watch::{Event, Watch};
+use conditions::Fault;
 use meshmedic_common::repair::{Outcome, PodRef, RepairNotice};
 use meshmedic_common::time::Time;
 use returns::{Returns, told};
@@ -35,8 +37,6 @@ use returns::{Returns, told};
 const CONTROLLER: &str = "meshmedic.io/agent";
 /// Events wait here for the API; beyond it they are dropped and counted.
 const BACKLOG: usize = 128;
-/// A node's fault becomes an Event after this: longer than a ztunnel that restarts takes to settle.
-const FAULT_LASTS: Duration = Duration::from_secs(60);
 /// Events still waiting at the end get this long.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -54,6 +54,8 @@ pub(super) struct Teller {
     fault: Option<Fault>,
     /// Most pods of the node are lost: that is told once, of the node.
     mass_loss: bool,
+    /// A loss of most pods that no Event tells of yet: since when, and what it is to say.
+    untold: Option<(Time, String)>,
     /// Of how many pods Events tell.
     few: Few,
     /// The pods of whose loss an Event told, and of no recovery since.
@@ -61,13 +63,6 @@ pub(super) struct Teller {
     returns: Returns,
     /// Who claims to be a part of Istio, as far as it was told.
     strangers: BTreeSet<Claimant>,
-}
-
-/// What is wrong with the node.
-struct Fault {
-    since: Time,
-    note: String,
-    told: bool,
 }
 
 struct Message {
@@ -109,6 +104,7 @@ impl Teller {
             begun: HashMap::new(),
             fault: None,
             mass_loss: false,
+            untold: None,
             few: Few::default(),
             told_lost: BTreeSet::new(),
             returns: Returns::default(),
@@ -302,57 +298,6 @@ impl Teller {
             reason: transition.reason,
             outside_ms: outside.map(|outside| u64::try_from(outside.as_millis()).unwrap_or(u64::MAX)),
         });
-    }
-
-    fn condition(&mut self, now: Time, watch: &Watch, condition: Condition, detail: Option<&str>) {
-        match detail {
-            Some(detail) => tracing::warn!(
-                node = self.node,
-                condition = condition.as_str(),
-                detail,
-                "{}",
-                condition.sentence()
-            ),
-            None => tracing::info!(node = self.node, condition = condition.as_str(), "over"),
-        }
-        // A node without pods of the mesh has nothing to be at fault about.
-        let concerned = watch
-            .engine()
-            .views()
-            .any(|(_, view)| !matches!(view.state, State::Exempt | State::Pending));
-        let note = detail
-            .filter(|_| concerned)
-            .map(|detail| format!("{}: {detail}", condition.sentence()));
-        if condition == Condition::MassLoss {
-            self.mass_loss = detail.is_some();
-            if note.is_some() {
-                self.few.tell_of_node(now);
-            }
-        }
-        match (condition, note) {
-            (Condition::NodeFault, None) => self.fault = None,
-            (Condition::NodeFault, Some(note)) => {
-                let since = self.fault.as_ref().map_or(now, |fault| fault.since);
-                let told = self.fault.as_ref().is_some_and(|fault| fault.told);
-                self.fault = Some(Fault { since, note, told });
-            }
-            (_, Some(note)) => {
-                self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
-            }
-            (_, None) => {}
-        }
-    }
-
-    /// A fault that lasts becomes an Event. One that is over before is in the log and the metrics: an upgrade of
-    /// ztunnel makes one on every node.
-    fn tell_fault(&mut self, now: Time) {
-        let lasts = |fault: &&mut Fault| !fault.told && now.since(fault.since) >= FAULT_LASTS;
-        let Some(fault) = self.fault.as_mut().filter(lasts) else {
-            return;
-        };
-        fault.told = true;
-        let note = fault.note.clone();
-        self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
     }
 
     /// What became of repairs.

@@ -273,6 +273,12 @@ impl Mirror {
         self.part(Component::Cni)?.version()
     }
 
+    /// Where this node's ztunnel comes from.
+    #[must_use]
+    pub fn ztunnel_namespace(&self) -> Option<&str> {
+        Some(&self.part(Component::Ztunnel)?.namespace)
+    }
+
     fn part(&self, part: Component) -> Option<&PodFacts> {
         self.identity.part(self.pods.values(), part)
     }

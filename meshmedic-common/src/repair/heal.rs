@@ -20,6 +20,7 @@ mod proof;
 mod tests;
 mod toggle;
 mod turn;
+mod width;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub use alarm::News;
 pub use evidence::{Candidate, NoPlace, NodeView, Place, Serving, Streak, Support};
 pub use healer::Healer;
 pub use patch::patch;
+pub use width::{LATELY, SAMPLE, Sample};
 
 /// How careful heals are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,6 +43,8 @@ pub enum Defence {
     Outstanding,
     /// After an ask that did not take nothing more is asked until istio-cni shows that it works.
     Feedback,
+    /// All agents together stay below a ceiling.
+    Ceiling,
     /// Of one owner's pods only a share is asked for at once.
     OwnerShare,
     /// The same ask against the same is not repeated.

@@ -233,7 +233,11 @@ fn heal_rows(nodes: usize) -> Vec<Row> {
             "writes",
             well.agents as f64,
         )
-        .within(WRITES_A_SECOND),
+        .within(WRITES_A_SECOND)
+        .remark(&format!(
+            "{} times an agent looked at a few ztunnels of the fleet",
+            well.samples
+        )),
         row(
             "writes by every istio-cni in the busiest second",
             "writes",

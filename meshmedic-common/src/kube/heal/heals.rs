@@ -5,15 +5,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::eligibility::Enablement;
+use crate::identity::{Component, Identity};
 use crate::kube::acted::{Acted, Target};
 use crate::kube::acts::describe;
 use crate::kube::facts::{NamespaceFacts, pod_facts, resource_version, standing};
 use crate::kube::toggle::RestoreError;
 use crate::kube::{cni, rights, toggle};
 use crate::repair::PodRef;
-use crate::repair::heal::{Answer, Asked, Fetched, Request};
+use crate::repair::heal::{Answer, Asked, Fetched, LATELY, Request, SAMPLE, Sample};
+use jiff::Timestamp;
 use k8s_openapi::api::authorization::v1::ResourceAttributes;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
 use kube::{Api, Client};
 
 /// A request that takes longer than this failed, as far as we can tell.
@@ -108,6 +111,36 @@ impl Heals {
             Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// How many nodes there are, and how young a few of the ztunnels in this namespace are; `None` where the API does
+    /// not say. Two short lists: thousands of agents may look at the same time.
+    pub async fn sample(&self, namespace: &str, identity: &Identity, now: Timestamp) -> Option<Sample> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let ztunnels: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let (first, few) = (
+            ListParams::default().limit(1),
+            ListParams::default()
+                .labels(&Component::Ztunnel.selector())
+                .limit(SAMPLE),
+        );
+        let lists = async { tokio::try_join!(nodes.list_metadata(&first), ztunnels.list(&few)) };
+        let (nodes, pods) = within(lists).await.ok()?.ok()?;
+        let others = u32::try_from(nodes.metadata.remaining_item_count.unwrap_or(0)).ok()?;
+        let listed = u32::try_from(nodes.items.len()).ok()?;
+        let pods = pods.items.iter().map(pod_facts);
+        let ages = pods
+            .filter(|pod| identity.proves(pod, Component::Ztunnel))
+            .map(|pod| {
+                let since = pod.ready_since.filter(|_| pod.ready);
+                since.is_none_or(|since| now.duration_since(since).unsigned_abs() < LATELY)
+            });
+        let (seen, young) = ages.fold((0, 0), |(seen, young), is| (seen + 1, young + u32::from(is)));
+        (seen > 0).then_some(Sample {
+            nodes: listed.saturating_add(others),
+            seen,
+            young,
+        })
     }
 
     /// Whether the API lets us ask in a namespace; `None` where it does not say.

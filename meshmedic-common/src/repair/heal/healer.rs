@@ -8,7 +8,7 @@ use super::alarm::{Alarm, News};
 use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage, Step};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
-use super::{Below, Healing, Notice, Progress, Request};
+use super::{Below, Healing, Notice, Progress, Request, Sample};
 use crate::ask::{Against, Attempt};
 use crate::duration;
 use crate::policy::{Permissions, Withheld};
@@ -33,7 +33,6 @@ pub struct Healer {
     ztunnel_since: Option<Time>,
     /// Since when ztunnel is known to have a connection to istio-cni.
     connected_since: Option<Time>,
-    pub(super) mass_loss_since: Option<Time>,
     pub(super) stopping: bool,
     pub(super) alarm: Alarm,
     numbers: RequestId,
@@ -53,7 +52,6 @@ impl Healer {
             cni_since: None,
             ztunnel_since: None,
             connected_since: None,
-            mass_loss_since: None,
             stopping: false,
             alarm: Alarm::default(),
             numbers: 0,
@@ -119,7 +117,10 @@ impl Healer {
         self.cni_since = since(self.cni_since, view.cni_ready);
         self.ztunnel_since = view.ztunnel_since;
         self.connected_since = since(self.connected_since, view.serving != Serving::Unproven);
-        self.mass_loss_since = since(self.mass_loss_since, view.mass_loss);
+        let name = view.containers.1.as_deref().unwrap_or_default();
+        self.pace
+            .width
+            .observe(at.now, view.mass_loss, !self.cases.is_empty(), name);
         if self.containers.as_ref() != Some(&view.containers) {
             let known = self.containers.replace(view.containers.clone()).is_some();
             if known {
@@ -181,6 +182,30 @@ impl Healer {
     /// Whether it is written down.
     pub fn told(&mut self, now: Time, written: bool) {
         self.alarm.answer(now, written);
+    }
+
+    /// Whether it is to be looked for now how many nodes lost their pods at once. Handed out once;
+    /// [`Self::sampled`] takes the answer.
+    pub fn wants_sample(&mut self, now: Time) -> bool {
+        self.pace.width.wants_sample(now)
+    }
+
+    /// Takes what a few of the fleet's ztunnels show, if they could be looked at.
+    pub fn sampled(&mut self, sample: Option<Sample>) {
+        self.pace.width.sampled(sample);
+    }
+
+    /// How many nodes lost their pods at once, while this one's are not all back and where it is known.
+    #[must_use]
+    pub const fn width(&self) -> Option<u32> {
+        self.pace.width.nodes()
+    }
+
+    /// How long an Event about a loss of most pods waits, so that those of a whole fleet do not come at once; `None`
+    /// while that is being looked for.
+    #[must_use]
+    pub fn event_after(&self) -> Option<Duration> {
+        self.pace.width.event_after()
     }
 
     /// Whether ztunnel is proved to serve, by what shows it now and has shown it.
@@ -329,7 +354,7 @@ impl Healer {
             .into_iter()
             .flatten();
         let settled = settled.map(|since| since + care.settle);
-        let spread = self.mass_loss_since.into_iter();
+        let spread = self.pace.width.since().into_iter();
         let spread = spread.flat_map(|since| (1..=GAPS).map(move |gap| since + care.owner_gap * gap));
         let any = !self.cases.is_empty();
         let node = settled

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Care;
+use super::width::Width;
 use crate::policy::Withheld;
 use crate::repair::sabotage::{Defence, is_out};
 use crate::time::Time;
@@ -62,6 +63,8 @@ pub(super) struct Pace {
     misses: Vec<Miss>,
     stopped: Option<Time>,
     asks: VecDeque<Asked>,
+    /// How widely pods fell out at once.
+    pub(super) width: Width,
 }
 
 impl Pace {
@@ -99,7 +102,7 @@ impl Pace {
                 return Some(Withheld::HealUnanswered);
             }
         }
-        if self.asked_within(now, MINUTE).count() >= care.per_minute {
+        if self.asked_within(now, MINUTE).count() >= care.per_minute || self.width.forbids(now) {
             return Some(Withheld::HealPace);
         }
         let share = (whose.siblings / SHARE).max(1);
@@ -115,6 +118,9 @@ impl Pace {
 
     /// What else is to be said of a refusal: whoever waits behind heals that took waits for nothing that went wrong.
     pub(super) fn detail(&self, now: Time, care: &Care, why: Withheld, whose: &Whose) -> Option<String> {
+        if why == Withheld::HealPace {
+            return self.width.detail(now);
+        }
         let mut of_owner = self
             .asked_within(now, care.owner_gap)
             .filter(|ask| ask.owner == whose.owner)
@@ -152,6 +158,7 @@ impl Pace {
         {
             self.asks.pop_front();
         }
+        self.width.asked();
         self.asks.push_back(Asked {
             at: now,
             owner: owner.to_owned(),
@@ -219,7 +226,8 @@ impl Pace {
             .iter()
             .flat_map(|ask| [ask.at + care.owner_gap, ask.at + MINUTE]);
         let stopped = self.stopped.map(|since| since + STOPPED);
-        ends.chain(stopped).filter(|end| *end > now).min()
+        let all = ends.chain(stopped).chain(self.width.next_wake());
+        all.filter(|end| *end > now).min()
     }
 }
 

@@ -101,9 +101,13 @@ impl Healer {
                 continue;
             }
             let of_pod = case.forbids(&self.healing.in_shadow(shadow), at, candidate);
+            // Where no other node lost its pods there is nobody to keep apart from.
+            let others = self.pace.width.nodes() != Some(1);
             let spread = self
-                .mass_loss_since
-                .filter(|_| proved)
+                .pace
+                .width
+                .since()
+                .filter(|_| proved && others)
                 .is_some_and(|since| at.now.since(since) < self.healing.care.owner_gap * slot(uid));
             let reason = of_pod
                 .map(|why| (why, None))

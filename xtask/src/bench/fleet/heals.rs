@@ -4,27 +4,27 @@
 //! The healer of every node is the real one, and so are the record that the agents share and the rule that says of how many
 //! pods Events tell. Nobody fails but istio-cni, and that only where it is said.
 
+mod pod;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use meshmedic_agent::engine::is_mass_loss;
-use meshmedic_common::eligibility::Expectation;
-use meshmedic_common::facts::{Controller, Enrolment, PodFacts};
+use meshmedic_common::facts::Enrolment;
 use meshmedic_common::few::{About, Few};
-use meshmedic_common::policy::{GRACE_PERIOD, Permissions, Standing};
-use meshmedic_common::ports::PortSet;
+use meshmedic_common::policy::{GRACE_PERIOD, Permissions};
 use meshmedic_common::repair::heal::{
-    Answer, Asked, Below, Candidate, Care, Fetched, Healer, Healing, NodeView, Notice, Place, Request,
-    Serving, Streak, Support,
+    Answer, Asked, Below, Care, Fetched, Healer, Healing, NodeView, Notice, Request, SAMPLE, Sample, Serving,
+    Streak, Support,
 };
 use meshmedic_common::repair::ledger::{Change, Record};
 use meshmedic_common::repair::{LeaseKey, Limits, PodRef, RequestId, update};
-use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Redirection, State};
 
-use super::node::{moment, owner_uid, split_mix, uid};
+use super::node::{moment, split_mix, uid};
+use pod::{Pod, candidates, orphan, place};
 
 const SECOND: u64 = 1_000;
 /// Orphans of each node: all its pods.
@@ -64,21 +64,10 @@ pub(super) struct Outcome {
     /// Of the nodes whose istio-cni is broken: how many there are, and the most pods asked for on one.
     pub(super) broken: usize,
     pub(super) touched: usize,
+    /// How often an agent looked at ztunnels of the fleet: two short lists each time.
+    pub(super) samples: usize,
     /// How often the breaker was opened.
     pub(super) opened: usize,
-}
-
-struct Pod {
-    standing: Standing,
-    state: State,
-    streak: Option<Streak>,
-    proved_at: Option<Time>,
-    captured_at: Option<Time>,
-    redirection: Redirection,
-    version: u64,
-    asked: bool,
-    /// What istio-cni and the API say, which the agent has not heard yet.
-    enrolled: bool,
 }
 
 struct Node {
@@ -86,10 +75,14 @@ struct Node {
     few: Few,
     pods: BTreeMap<PodUid, Pod>,
     booted: u64,
+    /// Its ztunnel's container.
+    ztunnel: String,
     broken: bool,
     queue: VecDeque<PodUid>,
     enrolling: bool,
     mass_told: bool,
+    /// Since when an Event of the loss waits to be written.
+    untold: Option<u64>,
     /// When it wakes next.
     wake: Option<u64>,
     last_proof: u64,
@@ -105,6 +98,7 @@ enum Happening {
     Enrolled(usize),
     Record(usize),
     Noted(usize),
+    Sample(usize),
 }
 
 struct Fleet {
@@ -174,10 +168,12 @@ impl Fleet {
             few: Few::default(),
             pods: pods.collect(),
             booted,
+            ztunnel: format!("{:016x}", split_mix(&mut self.random)),
             broken,
             queue: VecDeque::new(),
             enrolling: false,
             mass_told: false,
+            untold: None,
             wake: None,
             last_proof: booted,
         }
@@ -213,6 +209,11 @@ impl Fleet {
                 }
                 Happening::Enrolled(node) => self.enrolled(node),
                 Happening::Record(node) => self.write_record(node),
+                Happening::Sample(node) => {
+                    let sample = self.sample();
+                    self.nodes[node].healer.sampled(Some(sample));
+                    self.step(node);
+                }
                 Happening::Noted(node) => {
                     let now = moment(at).now;
                     self.nodes[node].healer.told(now, true);
@@ -253,7 +254,7 @@ impl Fleet {
         let mass_loss = node.confirm(self.now);
         if mass_loss && !std::mem::replace(&mut node.mass_told, true) {
             node.few.tell_of_node(at.now);
-            write(&mut self.agents, self.now, 1);
+            node.untold = Some(self.now);
         }
         let view = node.view(mass_loss, self.breaker.clone());
         let Node { healer, pods, .. } = node;
@@ -263,6 +264,12 @@ impl Fleet {
         let notices = healer.drain();
         let news = healer.news(at.now);
         let next = healer.next_wake(at.now);
+        if healer.wants_sample(at.now) {
+            self.outcome.samples += 1;
+            let latency = self.latency() + self.latency();
+            self.after(latency, Happening::Sample(number));
+        }
+        self.tell_of_node(number);
         for uid in looks {
             self.after(READING, Happening::Read(number, uid));
         }
@@ -285,6 +292,35 @@ impl Fleet {
         if planned.is_none_or(|planned| wake < planned) {
             self.nodes[number].wake = Some(wake);
             self.after(wait, Happening::Wake(number));
+        }
+    }
+
+    /// The Event that says it of the whole node.
+    fn tell_of_node(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let (Some(since), Some(wait)) = (node.untold, node.healer.event_after()) else {
+            return;
+        };
+        let due = since + millis(wait);
+        if due <= self.now {
+            node.untold = None;
+            write(&mut self.agents, self.now, 1);
+        } else if node.wake.is_none_or(|wake| wake > due) {
+            node.wake = Some(due);
+            self.after(due - self.now, Happening::Wake(number));
+        }
+    }
+
+    /// What a few ztunnels of the fleet show now. Nobody noticed yet that the others are away.
+    fn sample(&self) -> Sample {
+        let seen = self.nodes.len().min(SAMPLE as usize).max(1);
+        let few = self.nodes.iter().step_by(self.nodes.len() / seen).take(seen);
+        let young = few.filter(|node| node.booted <= self.now).count();
+        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        Sample {
+            nodes: number(self.nodes.len()),
+            seen: number(seen),
+            young: number(young),
         }
     }
 
@@ -416,7 +452,7 @@ impl Node {
                 Serving::Connected
             },
             support: Support::Yes,
-            containers: (Some("c1".to_owned()), Some("z1".to_owned())),
+            containers: (Some("c1".to_owned()), Some(self.ztunnel.clone())),
             mass_loss,
             breaker,
             ..NodeView::default()
@@ -466,64 +502,6 @@ impl Node {
     }
 }
 
-/// Each pod of a node has a namespace of its own; which one makes no difference here.
-const fn place() -> Place {
-    Place { netns: 1, start: 1 }
-}
-
-fn orphan(number: usize, owner: usize) -> Pod {
-    let facts = PodFacts {
-        namespace: format!("team-{}", owner / OWNERS),
-        name: format!("app-{owner}-{number}"),
-        uid: uid(number).map(|uid| uid.to_string()).unwrap_or_default(),
-        addresses: vec![std::net::Ipv4Addr::new(10, 0, 0, 7).into()],
-        controller: Some(Controller {
-            kind: "ReplicaSet".to_owned(),
-            name: format!("app-{owner}"),
-            uid: owner_uid(owner),
-        }),
-        enrolment: Enrolment::Enabled,
-        ready: true,
-        sandbox_ready: Some(true),
-        ..PodFacts::default()
-    };
-    Pod {
-        standing: Standing {
-            facts,
-            expectation: Expectation::Expected,
-            certain: true,
-            namespace_repair: None,
-            namespace_strategy: None,
-        },
-        state: State::Suspect,
-        streak: None,
-        proved_at: None,
-        captured_at: None,
-        redirection: Redirection::Absent,
-        version: 1,
-        asked: false,
-        enrolled: false,
-    }
-}
-
-fn candidates(pods: &BTreeMap<PodUid, Pod>) -> BTreeMap<PodUid, Candidate<'_>> {
-    pods.iter().map(|(uid, pod)| (uid.clone(), of(pod))).collect()
-}
-
-fn of(pod: &Pod) -> Candidate<'_> {
-    Candidate {
-        standing: &pod.standing,
-        state: pod.state,
-        streak: pod.streak,
-        proved_at: pod.proved_at,
-        captured_at: pod.captured_at,
-        place: Some(place()),
-        redirection: pod.redirection,
-        ports: PortSet::EMPTY,
-        taken: false,
-    }
-}
-
 fn write(counts: &mut Vec<u64>, now: u64, writes: u64) {
     let second = usize::try_from(now / SECOND).unwrap_or_default();
     if counts.len() <= second {
@@ -540,6 +518,8 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use meshmedic_common::repair::sabotage::{Defence, OUT};
+
     use super::*;
 
     #[test]
@@ -549,6 +529,17 @@ mod tests {
         assert_eq!((outcome.restarts, outcome.opened), (0, 0), "{outcome:?}");
         // Each pod is asked for once, and few Events are written of a node.
         assert!((400..400 + 20 * 12).contains(&outcome.writes), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_fleet_of_any_size_asks_for_no_more_than_an_api_server_bears() {
+        let outcome = power_loss(200, None);
+        assert_eq!((outcome.orphans, outcome.healed), (4000, 4000), "{outcome:?}");
+        assert!(outcome.agents <= 400, "{outcome:?}");
+        OUT.set(Some(Defence::Ceiling));
+        let outcome = power_loss(200, None);
+        OUT.set(None);
+        assert!(outcome.agents > 400, "the ceiling is what holds it: {outcome:?}");
     }
 
     #[test]

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tells what holds for the whole node.
+
+use std::time::Duration;
+
+use meshmedic_common::kube::event::{EventReason, Subject};
+use meshmedic_common::time::Time;
+use meshmedic_common::verdict::{Condition, State};
+
+use super::Teller;
+use crate::watch::Watch;
+
+/// A node's fault becomes an Event after this: longer than a ztunnel that restarts takes to settle.
+const FAULT_LASTS: Duration = Duration::from_secs(60);
+
+/// What is wrong with the node.
+pub(super) struct Fault {
+    since: Time,
+    note: String,
+    told: bool,
+}
+
+impl Teller {
+    pub(super) fn condition(&mut self, now: Time, watch: &Watch, condition: Condition, detail: Option<&str>) {
+        match detail {
+            Some(detail) => tracing::warn!(
+                node = self.node,
+                condition = condition.as_str(),
+                detail,
+                "{}",
+                condition.sentence()
+            ),
+            None => tracing::info!(node = self.node, condition = condition.as_str(), "over"),
+        }
+        // A node without pods of the mesh has nothing to be at fault about.
+        let concerned = watch
+            .engine()
+            .views()
+            .any(|(_, view)| !matches!(view.state, State::Exempt | State::Pending));
+        let note = detail
+            .filter(|_| concerned)
+            .map(|detail| format!("{}: {detail}", condition.sentence()));
+        if condition == Condition::MassLoss {
+            self.mass_loss = detail.is_some();
+            if note.is_some() {
+                self.few.tell_of_node(now);
+            }
+        }
+        match (condition, note) {
+            (Condition::NodeFault, None) => self.fault = None,
+            (Condition::NodeFault, Some(note)) => {
+                let since = self.fault.as_ref().map_or(now, |fault| fault.since);
+                let told = self.fault.as_ref().is_some_and(|fault| fault.told);
+                self.fault = Some(Fault { since, note, told });
+            }
+            // Told once it is known how many other nodes have the same to say.
+            (Condition::MassLoss, Some(note)) => self.untold = Some((now, note)),
+            (_, Some(note)) => {
+                self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// A fault that lasts becomes an Event. One that is over before is in the log and the metrics: an upgrade of
+    /// ztunnel makes one on every node.
+    pub(super) fn tell_fault(&mut self, now: Time) {
+        let lasts = |fault: &&mut Fault| !fault.told && now.since(fault.since) >= FAULT_LASTS;
+        let Some(fault) = self.fault.as_mut().filter(lasts) else {
+            return;
+        };
+        fault.told = true;
+        let note = fault.note.clone();
+        self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+    }
+
+    /// A loss of most pods becomes an Event after this wait, if that is known by now.
+    pub(in crate::agent) fn tell_mass_loss(&mut self, now: Time, wait: Option<Duration>) {
+        let due = |(since, _): &mut (Time, String)| wait.is_some_and(|wait| now.since(*since) >= wait);
+        if let Some((_, note)) = self.untold.take_if(due) {
+            self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How widely pods fell out at once, and how the asks of a whole fleet stay below one ceiling.
+//!
+//! A node that reboots alone is healed as quickly as its istio-cni works. After a power cut thousands of agents ask one
+//! API server, and none knows of the others. So each looks at the same few ztunnels of the fleet: the share of them
+//! that became Ready lately, times the number of nodes, says how many nodes came back together. A node then asks once
+//! in the time that this many nodes share.
+
+use std::time::Duration;
+
+use crate::duration;
+use crate::repair::sabotage::{Defence, is_out};
+use crate::spread::share;
+use crate::time::Time;
+
+/// So many asks a second are left to all nodes together.
+const ASKS_A_SECOND: u32 = 337;
+/// And so many Events that say what befell a node.
+const EVENTS_A_SECOND: u32 = 20;
+/// So many ztunnels are looked at.
+pub const SAMPLE: u32 = 20;
+/// A ztunnel that became Ready within this time came back with the others.
+pub const LATELY: Duration = Duration::from_secs(10 * 60);
+/// More nodes may come back later: the sample is taken so often, and so far apart.
+const SAMPLES: u32 = 3;
+const APART: Duration = Duration::from_secs(30);
+/// Without an answer for so long, nothing is known of other nodes.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Which part of the time between two asks is a node's.
+const PARTS: u32 = 1000;
+
+/// What a few of the fleet's ztunnels show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// How many nodes there are.
+    pub nodes: u32,
+    /// How many ztunnels were looked at.
+    pub seen: u32,
+    /// How many of them are not Ready, or became so lately.
+    pub young: u32,
+}
+
+impl Sample {
+    /// How many nodes came back together, this one among them.
+    fn width(self) -> u32 {
+        let all = u64::from(self.nodes) * u64::from(self.young.min(self.seen));
+        let width = all.div_ceil(u64::from(self.seen.max(1)));
+        u32::try_from(width).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// What is known of a mass loss.
+#[derive(Debug, Default)]
+pub(super) struct Width {
+    /// Since when most pods of this node are lost.
+    since: Option<Time>,
+    /// How many nodes came back, by the widest sample.
+    nodes: Option<u32>,
+    samples: u32,
+    sampled: Option<Time>,
+    under_way: bool,
+    /// Asks of this node since then.
+    asks: u32,
+    /// Which part of the time between two asks is this node's.
+    part: u32,
+}
+
+impl Width {
+    /// Takes whether most pods are lost, and whether any still is. `name` is the node's own.
+    pub(super) fn observe(&mut self, now: Time, mass_loss: bool, any: bool, name: &str) {
+        match self.since {
+            None if mass_loss => {
+                let part = u32::try_from(share(name, PARTS.into())).unwrap_or(0);
+                *self = Self {
+                    since: Some(now),
+                    part,
+                    ..Self::default()
+                };
+            }
+            // It is over with the last pod, not when fewer than most are left.
+            Some(_) if !mass_loss && !any => *self = Self::default(),
+            _ => {}
+        }
+    }
+
+    /// Since when most pods were lost at once, until the last one is back.
+    pub(super) const fn since(&self) -> Option<Time> {
+        self.since
+    }
+
+    /// How many nodes came back, where that is known.
+    pub(super) const fn nodes(&self) -> Option<u32> {
+        self.nodes
+    }
+
+    /// Whether a sample is to be taken now. Handed out once.
+    pub(super) fn wants_sample(&mut self, now: Time) -> bool {
+        let wanted = self.due().is_some_and(|due| due <= now);
+        if wanted {
+            (self.under_way, self.sampled) = (true, Some(now));
+            self.samples += 1;
+        }
+        wanted
+    }
+
+    fn due(&self) -> Option<Time> {
+        let since = self.since?;
+        let due = self.sampled.map_or(since, |sampled| sampled + APART);
+        (!self.under_way && self.samples < SAMPLES).then_some(due)
+    }
+
+    /// Takes a sample, if there is one.
+    pub(super) fn sampled(&mut self, sample: Option<Sample>) {
+        self.under_way = false;
+        if self.since.is_some() {
+            self.nodes = self.nodes.max(sample.map(Sample::width));
+        }
+    }
+
+    /// A pod has its turn.
+    pub(super) const fn asked(&mut self) {
+        self.asks = self.asks.saturating_add(1);
+    }
+
+    /// When the next pod of this node may have its turn, if that hangs on others.
+    fn next_turn(&self) -> Option<Time> {
+        let since = self.since?;
+        let Some(nodes) = self.nodes else {
+            return self.under_way.then(|| since + PATIENCE);
+        };
+        let gap = Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND;
+        Some(since + gap.saturating_mul(self.asks) + gap.saturating_mul(self.part) / PARTS)
+    }
+
+    /// Whether this node has to leave the next ask to others.
+    pub(super) fn forbids(&self, now: Time) -> bool {
+        self.next_turn().is_some_and(|turn| now < turn) && !is_out(Defence::Ceiling)
+    }
+
+    /// What is to be said of a pod that waits for it.
+    pub(super) fn detail(&self, now: Time) -> Option<String> {
+        if !self.forbids(now) {
+            return None;
+        }
+        let Some(nodes) = self.nodes else {
+            return Some("looking how many other nodes lost their pods".to_owned());
+        };
+        let gap = Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND;
+        Some(format!(
+            "about {nodes} nodes lost their pods at once, and all agents together ask for {ASKS_A_SECOND} pods a second: \
+             this node asks for one in {}",
+            duration::show(Duration::from_millis(
+                u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)
+            ))
+        ))
+    }
+
+    /// How long an Event about this node waits, so that those of all nodes do not come at once; `None` while the number
+    /// of nodes is being looked for.
+    pub(super) fn event_after(&self) -> Option<Duration> {
+        match self.nodes {
+            None if self.under_way => None,
+            None => Some(Duration::ZERO),
+            Some(nodes) => {
+                let window = Duration::from_secs(1).saturating_mul(nodes - 1) / EVENTS_A_SECOND;
+                Some(window.saturating_mul(self.part) / PARTS)
+            }
+        }
+    }
+
+    /// When something here changes by time alone.
+    pub(super) fn next_wake(&self) -> impl Iterator<Item = Time> {
+        self.due().into_iter().chain(self.next_turn())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_nanos(1_000_000_000_000);
+
+    fn sample(nodes: u32, seen: u32, young: u32) -> Option<Sample> {
+        Some(Sample { nodes, seen, young })
+    }
+
+    /// A loss of which a sample told this.
+    fn lost(found: Option<Sample>) -> Width {
+        let mut width = Width::default();
+        width.observe(START, true, true, "z1");
+        assert!(width.wants_sample(START) && !width.wants_sample(START));
+        width.sampled(found);
+        width
+    }
+
+    #[test]
+    fn a_node_that_reboots_alone_waits_for_nobody() {
+        let mut width = lost(sample(5000, 20, 0));
+        assert_eq!(width.nodes(), Some(1));
+        assert_eq!(width.event_after(), Some(Duration::ZERO));
+        let mut now = START;
+        for _ in 0..60 {
+            now = now + Duration::from_millis(3);
+            assert!(!width.forbids(now));
+            width.asked();
+        }
+    }
+
+    #[test]
+    fn many_nodes_share_what_the_api_server_is_asked_for() {
+        let mut width = lost(sample(5000, 20, 20));
+        assert_eq!(width.nodes(), Some(5000));
+        let gap = Duration::from_secs(5000) / ASKS_A_SECOND;
+        let mut asked = Vec::new();
+        let mut now = START;
+        while asked.len() < 20 {
+            if !width.forbids(now) {
+                asked.push(now.since(START));
+                width.asked();
+            }
+            now = now + Duration::from_millis(100);
+        }
+        assert!(asked[0] <= gap, "{asked:?}");
+        assert!(
+            asked[19] >= gap * 19 && asked[19] < Duration::from_secs(300),
+            "{asked:?}"
+        );
+        let detail = width.detail(START).unwrap();
+        assert!(
+            detail.starts_with("about 5000 nodes") && detail.ends_with("one in 14.8s"),
+            "{detail}"
+        );
+    }
+
+    #[test]
+    fn the_widest_sample_counts_until_the_last_pod_is_back() {
+        let mut width = lost(sample(100, 20, 5));
+        assert_eq!(width.nodes(), Some(25));
+        assert!(!width.wants_sample(START + APART / 2));
+        assert!(width.wants_sample(START + APART));
+        width.sampled(sample(100, 20, 10));
+        assert!(width.wants_sample(START + APART * 2));
+        width.sampled(sample(100, 20, 1));
+        assert!(!width.wants_sample(START + APART * 20), "and no more");
+        width.observe(START, false, true, "z1");
+        assert_eq!(width.nodes(), Some(50));
+        width.observe(START, false, false, "z1");
+        assert_eq!((width.nodes(), width.since()), (None, None));
+    }
+
+    #[test]
+    fn an_api_that_says_nothing_stops_nobody_for_long() {
+        let mut width = Width::default();
+        width.observe(START, true, true, "z1");
+        assert!(width.wants_sample(START) && width.forbids(START));
+        assert_eq!(width.event_after(), None);
+        assert!(!width.forbids(START + PATIENCE));
+        width.sampled(None);
+        assert!(!width.forbids(START), "nothing is known");
+        assert_eq!(width.event_after(), Some(Duration::ZERO));
+    }
+}
