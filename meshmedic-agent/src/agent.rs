@@ -53,6 +53,8 @@ use toggles::Toggles;
 const BEAT: Duration = Duration::from_secs(30);
 /// The report is made anew at most this often: a storm of changes is shown as it ends.
 const PUBLISH: Duration = Duration::from_millis(200);
+/// Of so much time one part at most is spent on making it: a pod that changes without end shall not keep a node busy.
+const PUBLISH_SHARE: u32 = 50;
 /// And at least this often, since time alone changes some of it.
 const PUBLISH_AT_REST: Duration = Duration::from_secs(30);
 /// While a pod is lost: whoever is about to act waits for the next reading of it.
@@ -135,6 +137,8 @@ struct Agent {
     /// What the process kept for itself.
     confinement: Confinement,
     published: Option<Time>,
+    /// How long it took to make.
+    publishing: Duration,
     changed: bool,
     clock: Arc<ServerClock>,
     ages: Arc<WatchAges>,
@@ -200,6 +204,7 @@ impl Agent {
             grace_period: options.repairer.permissions().grace_period,
             confinement: ready.confinement,
             published: None,
+            publishing: Duration::ZERO,
             changed: true,
             acts: Arc::clone(&acts),
             watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
@@ -399,6 +404,7 @@ impl Agent {
         let notices = self.planner.drain();
         self.changed |= !notices.is_empty();
         self.teller.repairs(&notices, at.server);
+        self.teller.wide(now, self.heal.width());
         let notices = self.heal.drain();
         self.changed |= !notices.is_empty();
         self.teller.heals(&notices, at.server);
@@ -447,7 +453,7 @@ impl Agent {
     /// When the report is to be made anew; `None` for at once.
     fn publish_at(&self) -> Option<Time> {
         let patience = match self.changed {
-            true => PUBLISH,
+            true => (self.publishing * PUBLISH_SHARE).clamp(PUBLISH, PUBLISH_LOST),
             false if self.watch.engine().lost().next().is_some() => PUBLISH_LOST,
             false => PUBLISH_AT_REST,
         };
@@ -470,6 +476,7 @@ impl Agent {
         self.teller.look_over(now, &self.watch, &self.mirror);
         self.teller.tell_mass_loss(now, self.heal.event_after());
         self.status.publish(Arc::new(self.report(now)));
+        self.publishing = Time::now().since(now);
     }
 
     /// Begins nothing more, waits for what is at the API, frees what is held.

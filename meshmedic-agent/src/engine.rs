@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use meshmedic_common::traffic::Counted;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Condition, Owner, Reason, State};
+use meshmedic_common::verdict::{Condition, Owner, Reason, State, is_mass_loss};
 
 pub use assess::{Look, Seen, ZtunnelSockets, assess};
 pub use gate::{Health, NodeGate, Ztunnel};
@@ -70,17 +70,6 @@ pub enum Notice {
         /// When.
         at: Time,
     },
-}
-
-/// Fewer orphans than this are never a mass loss.
-const MASS_LOSS_LEAST: usize = 5;
-/// From this share of the expected pods on, in percent, a loss is a mass loss.
-const MASS_LOSS_PERCENT: usize = 80;
-
-/// Whether so many orphans, of so many pods that should be captured, are a mass loss.
-#[must_use]
-pub const fn is_mass_loss(orphans: usize, expected: usize) -> bool {
-    orphans >= MASS_LOSS_LEAST && orphans * 100 >= expected * MASS_LOSS_PERCENT
 }
 
 /// The state of a node and its pods.

@@ -91,6 +91,17 @@ impl State {
     }
 }
 
+/// Fewer orphans than this are never a mass loss.
+const MASS_LOSS_LEAST: usize = 5;
+/// From this share of the expected pods on, in percent, a loss is a mass loss.
+const MASS_LOSS_PERCENT: usize = 80;
+
+/// Whether so many orphans, of so many pods that should be captured, are a mass loss.
+#[must_use]
+pub const fn is_mass_loss(orphans: usize, expected: usize) -> bool {
+    orphans >= MASS_LOSS_LEAST && orphans * 100 >= expected * MASS_LOSS_PERCENT
+}
+
 impl State {
     /// The code under which `meshmedic doctor` and the guide to troubleshooting explain a finding.
     #[must_use]

@@ -104,13 +104,6 @@ impl Heal {
             Done::Right(_, None) => {}
             Done::Sampled(sample) => {
                 self.healer.sampled(sample);
-                let nodes = self.healer.width();
-                if nodes.is_some_and(|nodes| nodes > 1) {
-                    tracing::info!(
-                        nodes,
-                        "about so many nodes lost their pods at once; heals are spread over all of them"
-                    );
-                }
             }
             Done::Told(written) => {
                 if let Err(error) = &written {
@@ -186,7 +179,6 @@ impl Heal {
             serving,
             support: Support::of(told.as_deref()),
             containers: mirror.containers(),
-            mass_loss: watch.engine().mass_loss(),
             breaker: self.breaker.clone(),
             watches_only: self.own.as_deref().is_some_and(|own| {
                 let pods = mirror.standings().values().map(|standing| &standing.facts);
@@ -228,7 +220,7 @@ impl Heal {
         let Some(namespace) = mirror.ztunnel_namespace() else {
             return;
         };
-        if !self.healer.may_act() || !self.healer.wants_sample(at.now) {
+        if !self.healer.wants_sample(at.now) {
             return;
         }
         let (heals, namespace, identity) = (
@@ -238,6 +230,11 @@ impl Heal {
         );
         self.running
             .spawn(async move { Done::Sampled(heals.sample(&namespace, &identity, at.server).await) });
+    }
+
+    /// How many nodes lost their pods at once, where that is known.
+    pub(super) const fn width(&self) -> Option<u32> {
+        self.healer.width()
     }
 
     /// How long an Event about a loss of most pods waits for those of other nodes; `None` while that is looked for.

@@ -54,6 +54,8 @@ pub(super) struct Teller {
     fault: Option<Fault>,
     /// Most pods of the node are lost: that is told once, of the node.
     mass_loss: bool,
+    /// Whether other nodes lost their pods, too: then Events tell of nodes alone.
+    wide: bool,
     /// A loss of most pods that no Event tells of yet: since when, and what it is to say.
     untold: Option<(Time, String)>,
     /// Of how many pods Events tell.
@@ -104,6 +106,7 @@ impl Teller {
             begun: HashMap::new(),
             fault: None,
             mass_loss: false,
+            wide: false,
             untold: None,
             few: Few::default(),
             told_lost: BTreeSet::new(),

@@ -37,8 +37,8 @@ pub(super) enum Place {
 impl Place {
     pub(super) const fn urgency(self) -> Urgency {
         match self {
-            Self::Confirming(_) | Self::Undecided(_) => Urgency::Evidence,
-            Self::Known(_) => Urgency::Routine,
+            Self::Confirming(_) | Self::Undecided(_) | Self::Known(None) => Urgency::Evidence,
+            Self::Known(Some(_)) => Urgency::Routine,
         }
     }
 }
@@ -134,6 +134,16 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_that_was_never_read_waits_for_no_storm() {
+        assert_eq!(
+            Place::Known(None).urgency(),
+            Urgency::Evidence,
+            "a census alone knows it"
+        );
+        assert_eq!(Place::Known(Some(Time::default())).urgency(), Urgency::Routine);
+    }
 
     const START: Time = Time::from_nanos(1_000_000_000_000);
 

@@ -85,7 +85,7 @@ const fn healing(acts: bool, risks: Risks, care: Care) -> Healing {
 
 /// What the rulebook makes of a node's pods, by UID, without a word to anybody.
 pub(super) fn outlooks(ward: &Ward, risks: Risks, care: Care) -> BTreeMap<String, Outlook> {
-    let mut healer = Healer::new(healing(false, risks, care));
+    let mut healer = Healer::new(healing(false, risks, care)).alone();
     for (namespace, why) in &ward.not_permitted {
         healer.permit(namespace, Err(why.clone()));
     }
@@ -235,7 +235,7 @@ impl<'a> Course<'a> {
         progress: &'a Progress,
     ) -> Self {
         let now = Time::now();
-        let mut healer = Healer::new(healing(true, shop.risks, care(shop.verifier.confirm)));
+        let mut healer = Healer::new(healing(true, shop.risks, care(shop.verifier.confirm))).alone();
         for (namespace, why) in &ward.not_permitted {
             healer.permit(namespace, Err(why.clone()));
         }

@@ -19,7 +19,6 @@ use meshmedic_common::kube::facts::pod_facts;
 use meshmedic_common::report::{NodeReport, PodReport};
 use meshmedic_common::text::clean;
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::Condition;
 
 use super::{AgentArgs, WayArgs};
 use crate::connection::{Connection, Failure, Heard};
@@ -57,16 +56,12 @@ pub(super) struct Agents {
 pub(crate) struct Words {
     /// Whether ztunnel is proved to serve, where the agent looks for that.
     pub(crate) serves: Option<bool>,
-    /// Whether most pods of the node fell out at once.
-    pub(crate) mass_loss: bool,
 }
 
 impl Words {
     fn of(report: &NodeReport) -> Self {
-        let holds = |wanted| report.conditions.iter().any(|found| found.condition == wanted);
         Self {
             serves: report.serves,
-            mass_loss: holds(Condition::MassLoss),
         }
     }
 }

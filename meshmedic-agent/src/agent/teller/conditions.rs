@@ -53,8 +53,13 @@ impl Teller {
                 let told = self.fault.as_ref().is_some_and(|fault| fault.told);
                 self.fault = Some(Fault { since, note, told });
             }
+            // Told already, of a node among many.
+            (Condition::MassLoss, Some(_)) if self.wide && self.untold.is_none() => {}
             // Told once it is known how many other nodes have the same to say.
-            (Condition::MassLoss, Some(note)) => self.untold = Some((now, note)),
+            (Condition::MassLoss, Some(note)) => {
+                let since = self.untold.as_ref().map_or(now, |(since, _)| *since);
+                self.untold = Some((since, note));
+            }
             (_, Some(note)) => {
                 self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
             }
@@ -72,6 +77,26 @@ impl Teller {
         fault.told = true;
         let note = fault.note.clone();
         self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
+    }
+
+    /// Takes how many nodes lost their pods at once. Where there are others, no Event tells of a pod, and one of the
+    /// node.
+    pub(in crate::agent) fn wide(&mut self, now: Time, nodes: Option<u32>) {
+        let others = nodes.filter(|nodes| *nodes > 1);
+        let was = std::mem::replace(&mut self.wide, others.is_some());
+        if let Some(nodes) = others.filter(|_| !was) {
+            tracing::info!(
+                nodes,
+                "about so many nodes lost their pods at once: heals and Events of all of them are spread out"
+            );
+            self.few.tell_of_node(now);
+            let note = format!(
+                "most of its pods fell out of the mesh, as on about {nodes} nodes: `meshmedic status` counts them, and \
+                 `meshmedic scan --node {}` names them",
+                self.node
+            );
+            self.untold.get_or_insert((now, note));
+        }
     }
 
     /// A loss of most pods becomes an Event after this wait, if that is known by now.

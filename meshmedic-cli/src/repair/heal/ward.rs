@@ -322,7 +322,6 @@ impl Ward {
             serving,
             support: Support::of(version.as_deref()),
             containers: (id(Component::Cni), id(Component::Ztunnel)),
-            mass_loss: told.is_some_and(|words| words.mass_loss),
             // It holds agents back. A heal by hand is what shows whether heals take again, and then ends it.
             breaker: None,
             watches_only: false,

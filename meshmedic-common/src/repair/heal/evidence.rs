@@ -139,8 +139,6 @@ pub struct NodeView {
     pub support: Support,
     /// istio-cni's container and ztunnel's, as far as the API says.
     pub containers: (Option<String>, Option<String>),
-    /// Whether most pods of the node fell out at once.
-    pub mass_loss: bool,
     /// What is said of the cluster's heals, where so many did not take that none is begun.
     pub breaker: Option<String>,
     /// Whether another agent of this node is the one that acts.

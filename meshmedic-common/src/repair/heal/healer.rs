@@ -16,6 +16,7 @@ use crate::repair::sabotage::stands;
 use crate::repair::{Moment, PodRef, RequestId, gate_detail};
 use crate::time::Time;
 use crate::uid::PodUid;
+use crate::verdict::{State, is_mass_loss};
 
 /// Under mass loss the pods of a fleet are spread over so many gaps.
 pub(super) const GAPS: u32 = 3;
@@ -59,6 +60,13 @@ impl Healer {
         }
     }
 
+    /// A healer that leaves nothing to other nodes: a person heals one node after the other.
+    #[must_use]
+    pub const fn alone(mut self) -> Self {
+        self.pace.width.alone = true;
+        self
+    }
+
     /// Whether anything may ever be asked.
     #[must_use]
     pub const fn may_act(&self) -> bool {
@@ -95,7 +103,7 @@ impl Healer {
 
     /// Judges this node's pods, all of them, and goes on with what is under way.
     pub fn judge(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
-        self.observe(at, view);
+        self.observe(at, view, pods);
         self.alarm.observe(view);
         let kept = |uid: &PodUid, case: &Case| {
             let same = pods
@@ -112,15 +120,17 @@ impl Healer {
     }
 
     /// What the node is like, and since when.
-    fn observe(&mut self, at: Moment, view: &NodeView) {
+    fn observe(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
         let since = |before: Option<Time>, holds: bool| holds.then(|| before.unwrap_or(at.now));
         self.cni_since = since(self.cni_since, view.cni_ready);
         self.ztunnel_since = view.ztunnel_since;
         self.connected_since = since(self.connected_since, view.serving != Serving::Unproven);
         let name = view.containers.1.as_deref().unwrap_or_default();
-        self.pace
-            .width
-            .observe(at.now, view.mass_loss, !self.cases.is_empty(), name);
+        let expected = pods.values().filter(|pod| pod.state != State::Exempt);
+        let lost = pods.values().filter(|pod| pod.state.is_lost()).count();
+        // What is not confirmed yet counts: a heal may come before that.
+        let most = is_mass_loss(lost, expected.count());
+        self.pace.width.observe(at.now, most, lost > 0, name);
         if self.containers.as_ref() != Some(&view.containers) {
             let known = self.containers.replace(view.containers.clone()).is_some();
             if known {

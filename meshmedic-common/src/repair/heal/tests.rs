@@ -337,7 +337,8 @@ fn after_a_crash_it_goes_on_from_what_the_pod_says() {
         permissions: on(),
         care: Care::DEFAULT,
         toggle: false,
-    });
+    })
+    .alone();
     while bench.healer.progress(&uid(0)) != Some(Progress::Asked) {
         bench.turn();
     }

@@ -22,8 +22,8 @@ pub const SAMPLE: u32 = 20;
 /// A ztunnel that became Ready within this time came back with the others.
 pub const LATELY: Duration = Duration::from_secs(10 * 60);
 /// More nodes may come back later: the sample is taken so often, and so far apart.
-const SAMPLES: u32 = 3;
-const APART: Duration = Duration::from_secs(30);
+const SAMPLES: u32 = 4;
+const APART: Duration = Duration::from_secs(10);
 /// Without an answer for so long, nothing is known of other nodes.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Which part of the time between two asks is a node's.
@@ -52,6 +52,8 @@ impl Sample {
 /// What is known of a mass loss.
 #[derive(Debug, Default)]
 pub(super) struct Width {
+    /// Whether a person heals this node and no other.
+    pub(super) alone: bool,
     /// Since when most pods of this node are lost.
     since: Option<Time>,
     /// How many nodes came back, by the widest sample.
@@ -72,13 +74,19 @@ impl Width {
             None if mass_loss => {
                 let part = u32::try_from(share(name, PARTS.into())).unwrap_or(0);
                 *self = Self {
+                    alone: self.alone,
                     since: Some(now),
                     part,
                     ..Self::default()
                 };
             }
             // It is over with the last pod, not when fewer than most are left.
-            Some(_) if !mass_loss && !any => *self = Self::default(),
+            Some(_) if !mass_loss && !any => {
+                *self = Self {
+                    alone: self.alone,
+                    ..Self::default()
+                }
+            }
             _ => {}
         }
     }
@@ -90,7 +98,7 @@ impl Width {
 
     /// How many nodes came back, where that is known.
     pub(super) const fn nodes(&self) -> Option<u32> {
-        self.nodes
+        if self.alone { Some(1) } else { self.nodes }
     }
 
     /// Whether a sample is to be taken now. Handed out once.
@@ -126,7 +134,8 @@ impl Width {
     fn next_turn(&self) -> Option<Time> {
         let since = self.since?;
         let Some(nodes) = self.nodes else {
-            return self.under_way.then(|| since + PATIENCE);
+            let waits = !self.alone && (self.under_way || self.samples == 0);
+            return waits.then(|| since + PATIENCE);
         };
         let gap = Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND;
         Some(since + gap.saturating_mul(self.asks) + gap.saturating_mul(self.part) / PARTS)
@@ -160,6 +169,7 @@ impl Width {
     pub(super) fn event_after(&self) -> Option<Duration> {
         match self.nodes {
             None if self.under_way => None,
+            // Nothing is known, or all is over.
             None => Some(Duration::ZERO),
             Some(nodes) => {
                 let window = Duration::from_secs(1).saturating_mul(nodes - 1) / EVENTS_A_SECOND;
@@ -241,6 +251,8 @@ mod tests {
         width.sampled(sample(100, 20, 10));
         assert!(width.wants_sample(START + APART * 2));
         width.sampled(sample(100, 20, 1));
+        assert!(width.wants_sample(START + APART * 3));
+        width.sampled(None);
         assert!(!width.wants_sample(START + APART * 20), "and no more");
         width.observe(START, false, true, "z1");
         assert_eq!(width.nodes(), Some(50));

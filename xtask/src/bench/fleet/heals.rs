@@ -10,7 +10,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use meshmedic_agent::engine::is_mass_loss;
 use meshmedic_common::facts::Enrolment;
 use meshmedic_common::few::{About, Few};
 use meshmedic_common::policy::{GRACE_PERIOD, Permissions};
@@ -21,7 +20,7 @@ use meshmedic_common::repair::heal::{
 use meshmedic_common::repair::ledger::{Change, Record};
 use meshmedic_common::repair::{LeaseKey, Limits, PodRef, RequestId, update};
 use meshmedic_common::uid::PodUid;
-use meshmedic_common::verdict::{Redirection, State};
+use meshmedic_common::verdict::{Redirection, State, is_mass_loss};
 
 use super::node::{moment, split_mix, uid};
 use pod::{Pod, candidates, orphan, place};
@@ -252,11 +251,12 @@ impl Fleet {
         let at = moment(self.now);
         let node = &mut self.nodes[number];
         let mass_loss = node.confirm(self.now);
-        if mass_loss && !std::mem::replace(&mut node.mass_told, true) {
+        let wide = node.healer.width().is_some_and(|nodes| nodes > 1);
+        if (mass_loss || wide) && !std::mem::replace(&mut node.mass_told, true) {
             node.few.tell_of_node(at.now);
             node.untold = Some(self.now);
         }
-        let view = node.view(mass_loss, self.breaker.clone());
+        let view = node.view(self.breaker.clone());
         let Node { healer, pods, .. } = node;
         healer.judge(at, &view, &candidates(pods));
         let looks = healer.looks();
@@ -441,7 +441,7 @@ impl Fleet {
 }
 
 impl Node {
-    fn view(&self, mass_loss: bool, breaker: Option<String>) -> NodeView {
+    fn view(&self, breaker: Option<String>) -> NodeView {
         NodeView {
             ztunnel_since: Some(moment(self.booted).now),
             cni_ready: true,
@@ -453,7 +453,6 @@ impl Node {
             },
             support: Support::Yes,
             containers: (Some("c1".to_owned()), Some(self.ztunnel.clone())),
-            mass_loss,
             breaker,
             ..NodeView::default()
         }
@@ -533,11 +532,11 @@ mod tests {
 
     #[test]
     fn a_fleet_of_any_size_asks_for_no_more_than_an_api_server_bears() {
-        let outcome = power_loss(200, None);
-        assert_eq!((outcome.orphans, outcome.healed), (4000, 4000), "{outcome:?}");
+        let outcome = power_loss(600, None);
+        assert_eq!((outcome.orphans, outcome.healed), (12_000, 12_000), "{outcome:?}");
         assert!(outcome.agents <= 400, "{outcome:?}");
         OUT.set(Some(Defence::Ceiling));
-        let outcome = power_loss(200, None);
+        let outcome = power_loss(600, None);
         OUT.set(None);
         assert!(outcome.agents > 400, "the ceiling is what holds it: {outcome:?}");
     }

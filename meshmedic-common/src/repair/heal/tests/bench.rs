@@ -97,7 +97,8 @@ impl Bench {
                 permissions,
                 care,
                 toggle: false,
-            }),
+            })
+            .alone(),
             view,
             pods: BTreeMap::new(),
             now,

@@ -80,7 +80,8 @@ impl Sim {
             permissions: on(),
             care: care(),
             toggle: false,
-        });
+        })
+        .alone();
         for pod in bench.pods.values_mut() {
             (pod.state, pod.redirection) = (State::Captured, Redirection::Routed);
         }
@@ -146,7 +147,7 @@ impl Sim {
         self.restore();
         self.enrol();
         let at = self.bench.at();
-        let none = Healer::new(self.bench.healer.healing);
+        let none = Healer::new(self.bench.healer.healing).alone();
         let mut healer = std::mem::replace(&mut self.bench.healer, none);
         healer.judge(at, &self.bench.view, &told(&self.bench.pods));
         self.looks.extend(healer.looks());

@@ -12,7 +12,8 @@ fn believed(toggle: bool) -> Bench {
         permissions: on(),
         care: Care::DEFAULT,
         toggle,
-    });
+    })
+    .alone();
     // Its rules are left, so what an ask writes makes nothing worse.
     (bench.pod(0).believed, bench.pod(0).redirection) = (true, Redirection::Routed);
     bench

@@ -124,7 +124,7 @@ impl Sim {
 
     /// The agent ends, and another one begins that knows only what the pods say.
     fn crash(&mut self) {
-        self.bench.healer = Healer::new(self.bench.healer.healing);
+        self.bench.healer = Healer::new(self.bench.healer.healing).alone();
         // What is on its way arrives, and nobody hears the answer.
         for (_, flight) in std::mem::take(&mut self.flights) {
             if let Flight::There(_, request, against) = flight {
