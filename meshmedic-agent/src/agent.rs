@@ -501,7 +501,6 @@ impl Agent {
                 wake = self.wait() => self.take(wake),
             }
         }
-        self.teller.tell_mass_loss(Time::now(), Some(Duration::ZERO));
         self.teller.flush().await;
     }
 }

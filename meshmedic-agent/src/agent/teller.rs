@@ -28,7 +28,7 @@ use crate::options::AgentOptions;
 use crate::status::Metrics;
 use crate::status::metrics::result_of;
 use crate::watch::{Event, Watch};
-use conditions::Fault;
+use conditions::{Fault, Untold};
 use meshmedic_common::repair::{Outcome, PodRef, RepairNotice};
 use meshmedic_common::time::Time;
 use returns::{Returns, told};
@@ -56,8 +56,7 @@ pub(super) struct Teller {
     mass_loss: bool,
     /// Whether other nodes lost their pods, too: then Events tell of nodes alone.
     wide: bool,
-    /// A loss of most pods that no Event tells of yet: since when, and what it is to say.
-    untold: Option<(Time, String)>,
+    untold: Option<Untold>,
     /// Of how many pods Events tell.
     few: Few,
     /// The pods of whose loss an Event told, and of no recovery since.

@@ -15,6 +15,7 @@ use meshmedic_lab::wait;
 
 use super::figures::{Column, Line, Part, Plot, Row};
 use super::rest::{Agent, NODE, USER, cluster};
+use heals::Cut;
 use model::{Load, Outage};
 
 const SIZES: [usize; 5] = [100, 300, 1_000, 2_500, 5_000];
@@ -219,8 +220,9 @@ fn heal_rows(nodes: usize) -> Vec<Row> {
             &[number],
         )
     };
-    let well = heals::power_loss(nodes, None);
-    let ill = heals::power_loss(nodes, Some(BROKEN_IN));
+    let well = heals::power_loss(nodes, None, Cut::Noticed);
+    let blink = heals::power_loss(nodes, None, Cut::Blink);
+    let ill = heals::power_loss(nodes, Some(BROKEN_IN), Cut::Noticed);
     let wanted = ill.orphans - ill.orphans * ill.broken / nodes.max(1);
     vec![
         row("healed in place, after a node settled", "s", well.slowest)
@@ -238,6 +240,12 @@ fn heal_rows(nodes: usize) -> Vec<Row> {
             "{} times an agent looked at a few ztunnels of the fleet",
             well.samples
         )),
+        row(
+            "writes by all agents in the busiest second, where it was away for less than a node's Lease lasts",
+            "writes",
+            blink.agents as f64,
+        )
+        .remark("the first nodes back take themselves for the only ones"),
         row(
             "writes by every istio-cni in the busiest second",
             "writes",

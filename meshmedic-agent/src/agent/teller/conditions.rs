@@ -20,6 +20,14 @@ pub(super) struct Fault {
     told: bool,
 }
 
+/// A loss of most pods that no Event tells of yet.
+pub(super) struct Untold {
+    since: Time,
+    note: String,
+    /// How long it waits for those of other nodes, the longest that was known.
+    wait: Option<Duration>,
+}
+
 impl Teller {
     pub(super) fn condition(&mut self, now: Time, watch: &Watch, condition: Condition, detail: Option<&str>) {
         match detail {
@@ -57,8 +65,12 @@ impl Teller {
             (Condition::MassLoss, Some(_)) if self.wide && self.untold.is_none() => {}
             // Told once it is known how many other nodes have the same to say.
             (Condition::MassLoss, Some(note)) => {
-                let since = self.untold.as_ref().map_or(now, |(since, _)| *since);
-                self.untold = Some((since, note));
+                let known = self.untold.take();
+                self.untold = Some(Untold {
+                    since: known.as_ref().map_or(now, |untold| untold.since),
+                    note,
+                    wait: known.and_then(|untold| untold.wait),
+                });
             }
             (_, Some(note)) => {
                 self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
@@ -95,14 +107,21 @@ impl Teller {
                  `meshmedic scan --node {}` names them",
                 self.node
             );
-            self.untold.get_or_insert((now, note));
+            self.untold.get_or_insert(Untold {
+                since: now,
+                note,
+                wait: None,
+            });
         }
     }
 
-    /// A loss of most pods becomes an Event after this wait, if that is known by now.
+    /// A loss of most pods becomes an Event after this wait, if that is known by now: also where all is well again.
     pub(in crate::agent) fn tell_mass_loss(&mut self, now: Time, wait: Option<Duration>) {
-        let due = |(since, _): &mut (Time, String)| wait.is_some_and(|wait| now.since(*since) >= wait);
-        if let Some((_, note)) = self.untold.take_if(due) {
+        let due = |untold: &mut Untold| {
+            untold.wait = untold.wait.max(wait);
+            untold.wait.is_some_and(|wait| now.since(untold.since) >= wait)
+        };
+        if let Some(Untold { note, .. }) = self.untold.take_if(due) {
             self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
         }
     }

@@ -36,6 +36,9 @@ impl Healer {
             }
         }
         let forbidden = self.begin_forbids(at, view);
+        if forbidden.is_none() {
+            self.pace.width.is_free(at.now);
+        }
         let proved = self.pace.is_proved(at.now);
         let shadow = !self.may_act();
         let mut order: Vec<(&PodUid, &Candidate<'_>)> = pods

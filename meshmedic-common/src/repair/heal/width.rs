@@ -16,7 +16,7 @@ use crate::time::Time;
 /// So many asks a second are left to all nodes together.
 const ASKS_A_SECOND: u32 = 337;
 /// And so many Events that say what befell a node.
-const EVENTS_A_SECOND: u32 = 20;
+const EVENTS_A_SECOND: u32 = 10;
 /// So many ztunnels are looked at.
 pub const SAMPLE: u32 = 20;
 /// A ztunnel that became Ready within this time came back with the others.
@@ -56,6 +56,8 @@ pub(super) struct Width {
     pub(super) alone: bool,
     /// Since when most pods of this node are lost.
     since: Option<Time>,
+    /// Since when nothing but the pace keeps this node from asking: from then on its turns count.
+    free: Option<Time>,
     /// How many nodes came back, by the widest sample.
     nodes: Option<u32>,
     samples: u32,
@@ -88,6 +90,13 @@ impl Width {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Nothing but the pace forbids an ask.
+    pub(super) fn is_free(&mut self, now: Time) {
+        if self.since.is_some() {
+            self.free.get_or_insert(now);
         }
     }
 
@@ -132,13 +141,13 @@ impl Width {
 
     /// When the next pod of this node may have its turn, if that hangs on others.
     fn next_turn(&self) -> Option<Time> {
-        let since = self.since?;
+        let (since, free) = (self.since?, self.free?);
         let Some(nodes) = self.nodes else {
             let waits = !self.alone && (self.under_way || self.samples == 0);
             return waits.then(|| since + PATIENCE);
         };
         let gap = Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND;
-        Some(since + gap.saturating_mul(self.asks) + gap.saturating_mul(self.part) / PARTS)
+        Some(free + gap.saturating_mul(self.asks) + gap.saturating_mul(self.part) / PARTS)
     }
 
     /// Whether this node has to leave the next ask to others.
@@ -198,6 +207,7 @@ mod tests {
     fn lost(found: Option<Sample>) -> Width {
         let mut width = Width::default();
         width.observe(START, true, true, "z1");
+        width.is_free(START);
         assert!(width.wants_sample(START) && !width.wants_sample(START));
         width.sampled(found);
         width
@@ -264,6 +274,7 @@ mod tests {
     fn an_api_that_says_nothing_stops_nobody_for_long() {
         let mut width = Width::default();
         width.observe(START, true, true, "z1");
+        width.is_free(START);
         assert!(width.wants_sample(START) && width.forbids(START));
         assert_eq!(width.event_after(), None);
         assert!(!width.forbids(START + PATIENCE));

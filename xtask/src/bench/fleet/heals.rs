@@ -46,6 +46,15 @@ const BEAT: u64 = 30 * SECOND;
 /// Nobody waits longer.
 const PATIENCE: u64 = 20 * 60 * SECOND;
 
+/// How long the power was away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// For longer than a node's Lease lasts, 40 seconds: a boot alone takes most of that.
+    Noticed,
+    /// For so short a time that every ztunnel still counts as Ready until its node is back.
+    Blink,
+}
+
 /// How it went.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -80,8 +89,8 @@ struct Node {
     queue: VecDeque<PodUid>,
     enrolling: bool,
     mass_told: bool,
-    /// Since when an Event of the loss waits to be written.
-    untold: Option<u64>,
+    /// Since when an Event of the loss waits to be written, and for how long.
+    untold: Option<(u64, Duration)>,
     /// When it wakes next.
     wake: Option<u64>,
     last_proof: u64,
@@ -115,10 +124,12 @@ struct Fleet {
     agents: Vec<u64>,
     cnis: Vec<u64>,
     outcome: Outcome,
+    /// Whether the API has found out that nodes are away before the first one is back.
+    noticed: bool,
 }
 
 /// Lets the agents of so many nodes heal all their pods. On one node in `broken_in`, if any, istio-cni does nothing.
-pub(super) fn power_loss(nodes: usize, broken_in: Option<usize>) -> Outcome {
+pub(super) fn power_loss(nodes: usize, broken_in: Option<usize>, cut: Cut) -> Outcome {
     let mut fleet = Fleet {
         now: 0,
         numbers: 0,
@@ -133,6 +144,7 @@ pub(super) fn power_loss(nodes: usize, broken_in: Option<usize>) -> Outcome {
         agents: Vec::new(),
         cnis: Vec::new(),
         outcome: Outcome::default(),
+        noticed: cut == Cut::Noticed,
     };
     let owners = (nodes * ORPHANS / REPLICAS).max(1);
     for number in 0..nodes {
@@ -254,7 +266,7 @@ impl Fleet {
         let wide = node.healer.width().is_some_and(|nodes| nodes > 1);
         if (mass_loss || wide) && !std::mem::replace(&mut node.mass_told, true) {
             node.few.tell_of_node(at.now);
-            node.untold = Some(self.now);
+            node.untold = Some((self.now, Duration::ZERO));
         }
         let view = node.view(self.breaker.clone());
         let Node { healer, pods, .. } = node;
@@ -298,9 +310,11 @@ impl Fleet {
     /// The Event that says it of the whole node.
     fn tell_of_node(&mut self, number: usize) {
         let node = &mut self.nodes[number];
-        let (Some(since), Some(wait)) = (node.untold, node.healer.event_after()) else {
+        let (Some((since, longest)), Some(wait)) = (node.untold, node.healer.event_after()) else {
             return;
         };
+        let wait = longest.max(wait);
+        node.untold = Some((since, wait));
         let due = since + millis(wait);
         if due <= self.now {
             node.untold = None;
@@ -311,11 +325,11 @@ impl Fleet {
         }
     }
 
-    /// What a few ztunnels of the fleet show now. Nobody noticed yet that the others are away.
+    /// What a few ztunnels of the fleet show now.
     fn sample(&self) -> Sample {
         let seen = self.nodes.len().min(SAMPLE as usize).max(1);
         let few = self.nodes.iter().step_by(self.nodes.len() / seen).take(seen);
-        let young = few.filter(|node| node.booted <= self.now).count();
+        let young = few.filter(|node| self.noticed || node.booted <= self.now).count();
         let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
         Sample {
             nodes: number(self.nodes.len()),
@@ -523,7 +537,7 @@ mod tests {
 
     #[test]
     fn a_small_fleet_is_healed_in_place_and_nothing_is_left_to_a_restart() {
-        let outcome = power_loss(20, None);
+        let outcome = power_loss(20, None, Cut::Noticed);
         assert_eq!((outcome.orphans, outcome.healed), (400, 400), "{outcome:?}");
         assert_eq!((outcome.restarts, outcome.opened), (0, 0), "{outcome:?}");
         // Each pod is asked for once, and few Events are written of a node.
@@ -532,18 +546,18 @@ mod tests {
 
     #[test]
     fn a_fleet_of_any_size_asks_for_no_more_than_an_api_server_bears() {
-        let outcome = power_loss(600, None);
+        let outcome = power_loss(600, None, Cut::Noticed);
         assert_eq!((outcome.orphans, outcome.healed), (12_000, 12_000), "{outcome:?}");
         assert!(outcome.agents <= 400, "{outcome:?}");
         OUT.set(Some(Defence::Ceiling));
-        let outcome = power_loss(600, None);
+        let outcome = power_loss(600, None, Cut::Noticed);
         OUT.set(None);
         assert!(outcome.agents > 400, "the ceiling is what holds it: {outcome:?}");
     }
 
     #[test]
     fn where_istio_cni_is_broken_two_pods_are_touched_and_the_breaker_speaks() {
-        let outcome = power_loss(40, Some(4));
+        let outcome = power_loss(40, Some(4), Cut::Noticed);
         assert_eq!((outcome.broken, outcome.touched), (10, 2), "{outcome:?}");
         assert!(outcome.opened > 0, "{outcome:?}");
     }
