@@ -388,8 +388,9 @@ impl Mesh {
         });
         let now = self.again(pod);
         fs::write(&file, with_istio).unwrap();
+        let rules = self.rules(&now);
         kill_process(agent, Signal::CONT).unwrap();
-        assert_eq!(self.rules(&now), 0, "istio-cni was called for the sandbox");
+        assert_eq!(rules, 0, "istio-cni was called for the sandbox");
         now
     }
 
