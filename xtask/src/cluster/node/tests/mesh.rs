@@ -369,6 +369,17 @@ impl Mesh {
         self.kubectl(&[&namespace[..], &back].concat());
     }
 
+    /// Whether this istio-cni leaves a pod outside whose sandbox it was not called for, after a reboot among others. Up
+    /// to 1.30 it takes such a pod in as soon as it hears of its new address.
+    pub(super) fn forgets(&self) -> bool {
+        let label = "jsonpath={.metadata.labels.app\\.kubernetes\\.io/version}";
+        let get = ["get", "daemonset", "istio-cni-node", "--output", label];
+        let version = self.kubectl(&[&["--namespace", "istio-system"][..], &get].concat());
+        let mut numbers = version.trim().split('.').map(str::parse::<u32>);
+        let version = (numbers.next().unwrap().unwrap(), numbers.next().unwrap().unwrap());
+        version >= (1, 31)
+    }
+
     /// Replaces a pod's sandbox past istio-cni, which goes on to remember the one before.
     pub(super) fn replace_sandbox(&self, pod: &Pod) -> Pod {
         let file = self.node.0.folder.join(CONFLIST);
@@ -388,9 +399,10 @@ impl Mesh {
         });
         let now = self.again(pod);
         fs::write(&file, with_istio).unwrap();
-        let rules = self.rules(&now);
         kill_process(agent, Signal::CONT).unwrap();
-        assert_eq!(rules, 0, "istio-cni was called for the sandbox");
+        if self.forgets() {
+            assert_eq!(self.rules(&now), 0, "istio-cni was called for the sandbox");
+        }
         now
     }
 
