@@ -345,6 +345,8 @@ impl Mesh {
     #[track_caller]
     pub(super) fn assert_untouched(&self, pods: &[Pod]) {
         for pod in pods {
+            // While the kubelet asks the runtime anew it may say of a pod that is well that it has none.
+            self.until("the pod's address", || !self.again(pod).address.is_empty());
             let now = self.again(pod);
             assert_eq!(now.restarts, pod.restarts, "{} was started anew", pod.name);
             assert_eq!(now.address, pod.address, "{} has another sandbox", pod.name);
