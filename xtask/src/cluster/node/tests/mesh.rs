@@ -303,12 +303,14 @@ impl Mesh {
         Stopped(starter)
     }
 
-    /// Waits for pods that the kernel shows captured, and of which istio-cni says so.
+    /// Waits for pods that the kernel shows captured, and of which istio-cni says so. The kubelet may tell of their
+    /// addresses last.
     #[track_caller]
     pub(super) fn captured(&self, namespace: &str, count: usize) -> Vec<Pod> {
         self.until(&format!("{count} captured pods in {namespace:?}"), || {
             let pods = self.pods(namespace);
-            pods.len() == count && self.all_captured(&pods)
+            let addressed = pods.iter().all(|pod| !pod.address.is_empty());
+            pods.len() == count && addressed && self.all_captured(&pods)
         });
         self.pods(namespace)
     }
@@ -345,8 +347,6 @@ impl Mesh {
     #[track_caller]
     pub(super) fn assert_untouched(&self, pods: &[Pod]) {
         for pod in pods {
-            // While the kubelet asks the runtime anew it may say of a pod that is well that it has none.
-            self.until("the pod's address", || !self.again(pod).address.is_empty());
             let now = self.again(pod);
             assert_eq!(now.restarts, pod.restarts, "{} was started anew", pod.name);
             assert_eq!(now.address, pod.address, "{} has another sandbox", pod.name);
