@@ -175,7 +175,7 @@ impl Heal {
                 ..gates.clone()
             },
             ztunnel_since: gate.ztunnel_since(),
-            cni_ready: gate.cni_ready(),
+            cni_since: gate.cni_since(),
             serving,
             support: Support::of(told.as_deref()),
             containers: mirror.containers(),

@@ -294,7 +294,7 @@ impl Mirror {
     pub fn health(&self, now: Time, server: Timestamp) -> Option<Health> {
         self.pods.is_complete().then(|| {
             let plane = DataPlane::of(&self.identity, self.pods.values());
-            let ztunnel_ready = match plane.ztunnel {
+            let ready = |part: &OnNode| match part {
                 OnNode::Ready(since) => {
                     let ago = server.duration_since(since.unwrap_or(server));
                     Some(now - Duration::try_from(ago).unwrap_or_default())
@@ -302,7 +302,8 @@ impl Mirror {
                 OnNode::Missing | OnNode::Disputed(_) | OnNode::NotReady => None,
             };
             Health {
-                ztunnel_ready,
+                ztunnel_ready: ready(&plane.ztunnel),
+                cni_ready: ready(&plane.cni),
                 fault: plane.fault(None),
             }
         })

@@ -26,6 +26,8 @@ pub struct Ztunnel {
 pub struct Health {
     /// Since when a ztunnel is Ready, and every ztunnel is; `None` while that is not so.
     pub ztunnel_ready: Option<Time>,
+    /// Since when an istio-cni is Ready; `None` while none is.
+    pub cni_ready: Option<Time>,
     /// What is wrong with ztunnel or istio-cni.
     pub fault: Option<NodeFault>,
 }
@@ -37,6 +39,8 @@ pub struct NodeGate {
     seen: Option<Ztunnel>,
     /// Since when the processes are the ones they are.
     since: Time,
+    /// Since when nothing is wrong with istio-cni, nor with ztunnel.
+    cni_since: Option<Time>,
     health: Option<Health>,
     fault: Option<String>,
     judged: Time,
@@ -51,6 +55,7 @@ impl NodeGate {
             settle,
             seen: None,
             since: Time::default(),
+            cni_since: None,
             health: None,
             fault,
             judged: Time::default(),
@@ -65,6 +70,13 @@ impl NodeGate {
             let again = self.health.is_some() && before.is_none();
             self.since = self.since.max(if again { now } else { since });
         }
+        let well = health.cni_ready.filter(|_| health.fault.is_none());
+        self.cni_since = well.map(|since| match self.cni_since {
+            Some(known) => known.max(since),
+            // As of ztunnel: what the API says of the past counts at the start alone.
+            None if self.health.is_some() => now,
+            None => since,
+        });
         self.health = Some(health);
     }
 
@@ -117,10 +129,10 @@ impl NodeGate {
         (ready && runs).then_some(self.since)
     }
 
-    /// Whether ztunnel and istio-cni are Ready, as far as the API told.
+    /// Since when istio-cni is Ready and nothing is wrong with ztunnel, as far as the API told.
     #[must_use]
-    pub fn cni_ready(&self) -> bool {
-        self.health.as_ref().is_some_and(|health| health.fault.is_none())
+    pub const fn cni_since(&self) -> Option<Time> {
+        self.cni_since
     }
 
     /// What was wrong when last judged, if anything was.
@@ -136,5 +148,33 @@ impl NodeGate {
         // A fault that outlasts this ends by what is heard, not by time.
         let settles = (self.fault.is_some() && runs).then(|| self.since + self.settle);
         settles.filter(|settles| *settles > self.judged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time::from_nanos(1_000_000_000_000);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_istio_cni_that_was_there_before_the_agent_has_settled_before_it() {
+        let mut gate = NodeGate::new(SECOND * 5);
+        let health = |since: Option<Time>| Health {
+            ztunnel_ready: Some(START),
+            cni_ready: since,
+            fault: None,
+        };
+        gate.observe_health(START + SECOND * 60, health(Some(START)));
+        assert_eq!(gate.cni_since(), Some(START));
+        // A return that was missed shows by the time of its condition.
+        gate.observe_health(START + SECOND * 70, health(Some(START + SECOND * 65)));
+        assert_eq!(gate.cni_since(), Some(START + SECOND * 65));
+        gate.observe_health(START + SECOND * 80, health(None));
+        assert_eq!(gate.cni_since(), None);
+        // One that is seen to return begins when we hear of it, whatever its node's clock says.
+        gate.observe_health(START + SECOND * 90, health(Some(START)));
+        assert_eq!(gate.cni_since(), Some(START + SECOND * 90));
     }
 }

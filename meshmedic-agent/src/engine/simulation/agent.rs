@@ -228,6 +228,7 @@ impl Sim {
             now,
             Health {
                 ztunnel_ready: node.ztunnel.map(|_| node.ztunnel_since),
+                cni_ready: node.cni_ready.then_some(node.ztunnel_since),
                 fault: match (node.ztunnel, node.cni_ready) {
                     (None, _) => Some(NodeFault::NotReady(Component::Ztunnel)),
                     (Some(_), false) => Some(NodeFault::NotReady(Component::Cni)),

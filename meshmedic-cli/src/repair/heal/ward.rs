@@ -318,7 +318,7 @@ impl Ward {
         self.view = NodeView {
             gates,
             ztunnel_since: plane.as_ref().and_then(|plane| ready(&plane.ztunnel)),
-            cni_ready: plane.as_ref().is_some_and(|plane| ready(&plane.cni).is_some()),
+            cni_since: plane.as_ref().and_then(|plane| ready(&plane.cni)),
             serving,
             support: Support::of(version.as_deref()),
             containers: (id(Component::Cni), id(Component::Ztunnel)),

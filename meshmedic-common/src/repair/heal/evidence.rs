@@ -131,8 +131,8 @@ pub struct NodeView {
     pub gates: Gates,
     /// Since when ztunnel is Ready and its processes are the ones they are; `None` while it is not Ready.
     pub ztunnel_since: Option<Time>,
-    /// Whether istio-cni is Ready.
-    pub cni_ready: bool,
+    /// Since when istio-cni is Ready; `None` while it is not.
+    pub cni_since: Option<Time>,
     /// Whether ztunnel is proved to serve.
     pub serving: Serving,
     /// Whether istio-cni understands.

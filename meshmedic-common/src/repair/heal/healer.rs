@@ -122,7 +122,7 @@ impl Healer {
     /// What the node is like, and since when.
     fn observe(&mut self, at: Moment, view: &NodeView, pods: &BTreeMap<PodUid, Candidate<'_>>) {
         let since = |before: Option<Time>, holds: bool| holds.then(|| before.unwrap_or(at.now));
-        self.cni_since = since(self.cni_since, view.cni_ready);
+        self.cni_since = view.cni_since;
         self.ztunnel_since = view.ztunnel_since;
         self.connected_since = since(self.connected_since, view.serving != Serving::Unproven);
         let name = view.containers.1.as_deref().unwrap_or_default();

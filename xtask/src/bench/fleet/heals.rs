@@ -458,7 +458,7 @@ impl Node {
     fn view(&self, breaker: Option<String>) -> NodeView {
         NodeView {
             ztunnel_since: Some(moment(self.booted).now),
-            cni_ready: true,
+            cni_since: Some(moment(self.booted).now),
             // A pod that is captured proves more; after a power loss there is none.
             serving: if self.pods.values().any(|pod| pod.state == State::Captured) {
                 Serving::Captures

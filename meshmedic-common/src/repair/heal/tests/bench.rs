@@ -85,7 +85,7 @@ impl Bench {
         let now = Time::from_nanos(1_000_000_000_000);
         let view = NodeView {
             ztunnel_since: Some(now),
-            cni_ready: true,
+            cni_since: Some(now),
             serving: Serving::Captures,
             support: Support::Yes,
             containers: (Some("c1".to_owned()), Some("z1".to_owned())),

@@ -51,7 +51,6 @@ struct Sim {
     /// Whose rules an ask wrote where there were none.
     worse: BTreeSet<PodUid>,
     restore: Vec<(Time, PodUid)>,
-    cni_since: Time,
     number: u64,
     ends: Vec<(Time, Trouble)>,
     trace: Vec<(Time, What)>,
@@ -85,7 +84,6 @@ impl Sim {
         for pod in bench.pods.values_mut() {
             (pod.state, pod.redirection) = (State::Captured, Redirection::Routed);
         }
-        let cni_since = bench.now;
         let mut sim = Self {
             rng,
             bench,
@@ -95,7 +93,6 @@ impl Sim {
             fetched_out: BTreeSet::new(),
             worse: BTreeSet::new(),
             restore: Vec::new(),
-            cni_since,
             number: 0,
             ends: Vec::new(),
             trace: Vec::new(),
@@ -195,10 +192,7 @@ impl Sim {
             ("repairs are paused", view.gates.paused.is_some()),
             ("istiod has no endpoint", view.gates.mesh_fault.is_some()),
             ("ztunnel is not settled", view.ztunnel_since.is_none_or(young)),
-            (
-                "istio-cni is not settled",
-                !view.cni_ready || young(self.cni_since),
-            ),
+            ("istio-cni is not settled", view.cni_since.is_none_or(young)),
             ("ztunnel is not proved", view.serving == Serving::Unproven),
             (
                 "none is begun in the cluster",

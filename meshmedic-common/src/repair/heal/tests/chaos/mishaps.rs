@@ -83,7 +83,7 @@ impl Sim {
             }
             8 => self.ztunnel_falls(until),
             9 => {
-                self.bench.view.cni_ready = false;
+                self.bench.view.cni_since = None;
                 self.ends.push((until, Trouble::CniAway));
             }
             10 | 11 => {
@@ -168,8 +168,7 @@ impl Sim {
                 self.tell(What::Anew);
             }
             Trouble::CniAway => {
-                view.cni_ready = true;
-                self.cni_since = now;
+                view.cni_since = Some(now);
                 self.number += 1;
                 view.containers.0 = Some(format!("c{}", self.number));
                 self.tell(What::Anew);
