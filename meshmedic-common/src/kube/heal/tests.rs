@@ -6,9 +6,10 @@ use serde_json::json;
 use super::super::testing::{answer as http, serve, serve_by_path};
 use super::*;
 use crate::eligibility::{Enablement, Expectation};
+use crate::identity::Identity;
 use crate::kube::facts::NamespaceFacts;
 use crate::repair::PodRef;
-use crate::repair::heal::{Against, Answer, Attempt, Request};
+use crate::repair::heal::{Against, Answer, Attempt, Request, Sample};
 use crate::uid::PodUid;
 use crate::verdict::Reason;
 
@@ -214,4 +215,71 @@ async fn istio_cnis_settings_are_read_again_before_an_ask() {
         (Expectation::Expected, false),
         "what cannot be read is a guess, by which nothing is asked"
     );
+}
+
+/// A ztunnel as the API has it, Ready since then or not Ready.
+fn ztunnel(name: &str, owner: &str, ready: Option<&str>) -> serde_json::Value {
+    let status = if ready.is_some() { "True" } else { "False" };
+    json!({
+        "metadata": {
+            "namespace": "istio-system", "name": name, "uid": format!("uid-{name}"),
+            "labels": { "app": "ztunnel" },
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": owner, "name": "ztunnel", "uid": "1", "controller": true,
+            }],
+        },
+        "status": { "conditions": [{
+            "type": "Ready", "status": status, "lastTransitionTime": ready.unwrap_or("2026-11-29T08:00:00Z"),
+        }] },
+    })
+}
+
+#[tokio::test]
+async fn a_few_ztunnels_show_how_many_nodes_came_back() {
+    let now = "2026-11-29T10:00:00Z".parse().unwrap();
+    let identity = Identity::new(vec!["istio-system".to_owned()], false);
+    let config = serve_by_path(|path| {
+        let list = if path.starts_with("/api/v1/nodes?") {
+            assert!(path.contains("limit=1"), "{path}");
+            json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                "metadata": { "remainingItemCount": 4999, "continue": "more" },
+                "items": [{ "metadata": { "name": "node-a" } }],
+            })
+        } else {
+            assert!(
+                path.starts_with("/api/v1/namespaces/istio-system/pods?"),
+                "{path}"
+            );
+            assert!(path.contains("limit=20") && path.contains("ztunnel"), "{path}");
+            json!({
+                "kind": "PodList", "apiVersion": "v1", "metadata": {},
+                "items": [
+                    ztunnel("old", "DaemonSet", Some("2026-11-29T09:00:00Z")),
+                    ztunnel("new", "DaemonSet", Some("2026-11-29T09:59:00Z")),
+                    ztunnel("away", "DaemonSet", None),
+                    ztunnel("strange", "ReplicaSet", None),
+                ],
+            })
+        };
+        http("200 OK", "", &list.to_string())
+    });
+    let client = super::super::client::acting(config).unwrap().client;
+    let sample = Heals::new(client).sample("istio-system", &identity, now).await;
+    let expected = Sample {
+        nodes: 5000,
+        seen: 3,
+        young: 2,
+    };
+    assert_eq!(sample, Some(expected));
+}
+
+#[tokio::test]
+async fn an_api_that_lists_nothing_says_nothing_of_other_nodes() {
+    let identity = Identity::new(vec!["istio-system".to_owned()], false);
+    let config = serve_by_path(|_| refusal(403, "Forbidden", ""));
+    let client = super::super::client::acting(config).unwrap().client;
+    let now = "2026-11-29T10:00:00Z".parse().unwrap();
+    let sample = Heals::new(client).sample("istio-system", &identity, now).await;
+    assert_eq!(sample, None);
 }
