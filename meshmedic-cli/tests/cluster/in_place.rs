@@ -101,6 +101,42 @@ fn a_pod_that_bypasses_is_healed_in_place() {
     nothing_restarted(&world);
 }
 
+/// As after a power cut: both ztunnels became Ready lately.
+#[test]
+fn where_other_nodes_lost_their_pods_too_events_tell_of_nodes() {
+    if !need::root("where_other_nodes_lost_their_pods_too_events_tell_of_nodes") {
+        return;
+    }
+    let world = World::new(2);
+    let solo = |number: usize| {
+        let name = format!("solo-{number}");
+        world.cluster.bare_pod("shop", &name, "node-a").unwrap();
+        world.cluster.wait_captured("shop", &name, 1).unwrap().remove(0)
+    };
+    let pods: Vec<Pod> = (0..6).map(solo).collect();
+    let mut agent = world.ready_agent(&[&HEAL[..], &["--heal-owner-gap", "1s"]].concat());
+    for pod in &pods {
+        world.cluster.orphan(pod).unwrap();
+    }
+    agent.until("heals that took", |agent| agent.metric(HEALED) == 6.0);
+    agent.until("the Event of the node", |_| {
+        let events = world
+            .cluster
+            .api()
+            .list("events.events.k8s.io", "default")
+            .unwrap();
+        events.iter().any(|event| {
+            let note = event["note"].as_str().unwrap_or_default();
+            event["regarding"]["name"] == "node-a" && note.contains("as on about 2 nodes")
+        })
+    });
+    for pod in &pods {
+        assert_eq!(world.events_of(pod), [""; 0], "{}", pod.name());
+    }
+    nothing_restarted(&world);
+    assert!(agent.terminate().success());
+}
+
 /// There the admission policies hold, and the agent's token names its node.
 #[test]
 fn a_real_api_server_lets_an_orphan_be_healed_in_place() {

@@ -61,17 +61,10 @@ impl Teller {
                 let told = self.fault.as_ref().is_some_and(|fault| fault.told);
                 self.fault = Some(Fault { since, note, told });
             }
-            // Told already, of a node among many.
-            (Condition::MassLoss, Some(_)) if self.wide && self.untold.is_none() => {}
+            // Of a node among many it is told as such.
+            (Condition::MassLoss, Some(_)) if self.wide => {}
             // Told once it is known how many other nodes have the same to say.
-            (Condition::MassLoss, Some(note)) => {
-                let known = self.untold.take();
-                self.untold = Some(Untold {
-                    since: known.as_ref().map_or(now, |untold| untold.since),
-                    note,
-                    wait: known.and_then(|untold| untold.wait),
-                });
-            }
+            (Condition::MassLoss, Some(note)) => self.owe(now, note),
             (_, Some(note)) => {
                 self.publish(EventReason::NodeFault, Subject::Node(self.node.clone()), note);
             }
@@ -107,12 +100,20 @@ impl Teller {
                  `meshmedic scan --node {}` names them",
                 self.node
             );
-            self.untold.get_or_insert(Untold {
-                since: now,
-                note,
-                wait: None,
-            });
+            if self.untold.is_some() || !self.mass_loss {
+                self.owe(now, note);
+            }
         }
+    }
+
+    /// What an Event is to say of a loss of most pods, once.
+    fn owe(&mut self, now: Time, note: String) {
+        let known = self.untold.take();
+        self.untold = Some(Untold {
+            since: known.as_ref().map_or(now, |untold| untold.since),
+            note,
+            wait: known.and_then(|untold| untold.wait),
+        });
     }
 
     /// A loss of most pods becomes an Event after this wait, if that is known by now: also where all is well again.
