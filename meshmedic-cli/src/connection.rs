@@ -14,6 +14,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use meshmedic_common::duration;
 use meshmedic_common::kube::client::{self, ServerClock};
+use meshmedic_common::kube::kubeconfig::describe;
 
 pub(crate) use failure::{Failure, explain};
 pub(crate) use istio::{Heard, Istio};
@@ -151,7 +152,7 @@ impl ConnectionArgs {
             KubeconfigError::LoadClusterOfContext(name) => {
                 anyhow!("{place} has no cluster {name:?}, which its context asks for: choose one with --cluster")
             }
-            error => anyhow!("{place} cannot be used: {error}"),
+            error => anyhow!("{place} cannot be used: {}", describe(&error)),
         })
     }
 }
@@ -170,7 +171,7 @@ fn unreadable(error: &KubeconfigError, path: Option<&Path>) -> anyhow::Error {
         (KubeconfigError::ReadConfig(cause, _), Some(path)) => {
             anyhow!("--kubeconfig {}: {cause}", path.display())
         }
-        (error, Some(path)) => anyhow!("--kubeconfig {}: {error}", path.display()),
+        (error, Some(path)) => anyhow!("--kubeconfig {}: {}", path.display(), describe(error)),
         (KubeconfigError::ReadConfig(cause, path), None) => anyhow!(
             "no kubeconfig: {}: {cause}. Name one with --kubeconfig FILE, or in KUBECONFIG",
             path.display()
@@ -180,7 +181,7 @@ fn unreadable(error: &KubeconfigError, path: Option<&Path>) -> anyhow::Error {
                 "no kubeconfig: there is no home directory. Name one with --kubeconfig FILE, or in KUBECONFIG"
             )
         }
-        (error, None) => anyhow!("the kubeconfig cannot be read: {error}"),
+        (error, None) => anyhow!("the kubeconfig cannot be read: {}", describe(error)),
     }
 }
 

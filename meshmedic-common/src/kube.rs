@@ -11,6 +11,7 @@ pub mod evict;
 pub mod facts;
 pub mod heal;
 pub mod identity;
+pub mod kubeconfig;
 pub mod leases;
 pub mod rights;
 mod send;

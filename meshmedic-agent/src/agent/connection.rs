@@ -6,6 +6,7 @@ use std::path::Path;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use meshmedic_common::kube::client::{self, Acting};
+use meshmedic_common::kube::kubeconfig::describe;
 
 use super::AgentError;
 
@@ -22,7 +23,10 @@ pub(super) async fn connect(kubeconfig: Option<&Path>) -> Result<Acting, AgentEr
         None => match Config::incluster() {
             Ok(config) => config,
             Err(in_cluster) => Config::from_kubeconfig(&options).await.map_err(|elsewhere| {
-                AgentError::Connection(format!("{in_cluster}; and by kubeconfig: {elsewhere}"))
+                AgentError::Connection(format!(
+                    "{in_cluster}; and by kubeconfig: {}",
+                    describe(&elsewhere)
+                ))
             })?,
         },
     };
@@ -45,7 +49,7 @@ pub(super) fn runs_programs(kubeconfig: Option<&Path>) -> bool {
 }
 
 fn named(path: &Path, error: &kube::config::KubeconfigError) -> AgentError {
-    AgentError::Connection(format!("--kubeconfig {}: {error}", path.display()))
+    AgentError::Connection(format!("--kubeconfig {}: {}", path.display(), describe(error)))
 }
 
 #[cfg(test)]

@@ -61,7 +61,10 @@ fn a_kubeconfig_that_leads_nowhere_says_where_it_should() {
             &["--kubeconfig", "/nonexistent"],
             &["--kubeconfig /nonexistent: No such file"],
         ),
-        (&["--kubeconfig", broken], &["--kubeconfig", "parse"]),
+        (
+            &["--kubeconfig", broken],
+            &["--kubeconfig", "no YAML of a kubeconfig"],
+        ),
         (
             &["--kubeconfig", empty],
             &["names no current context", "it has none"],

@@ -26,7 +26,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 
 /// Where the picture of the story begins, and where it ends.
 pub(super) const PICTURE: [&str; 2] = [in_place::HEADING, healed::HEADING];
-/// Far shorter than on a real node, so that the story fits into less than a minute.
+/// Far shorter than on a real node, so that the story fits into about a minute.
 const CONFIRM: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Longer than the other, so that the loss is seen to be confirmed before anything is done.
@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(2_500);
 /// Tells it, and fails if anything came out otherwise.
 pub(super) fn tell(screen: &Screen, poll: bool, start: Instant, interrupt: &Interrupt) -> anyhow::Result<()> {
     screen.heading("MeshMedic demo: a node, eleven pods, a ztunnel, an API server, and the agent.")?;
-    screen.plain("It takes less than a minute.\n")?;
+    screen.plain("It takes about a minute.\n")?;
     screen.flush()?;
     let program = program()?;
     let scenery = Scenery::build(interrupt).context("the lab could not be set up")?;
