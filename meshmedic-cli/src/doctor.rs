@@ -129,7 +129,7 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
             .settle(&mut connection, Some(plan.ways.agents()), plan.ways.timeout())
             .await;
         tokio::select! {
-            snapshot = collect(&connection, &plan) => Ok(snapshot),
+            snapshot = collect(&connection, &plan) => snapshot,
             interrupt = tokio::signal::ctrl_c() => {
                 interrupt?;
                 Err(wait::Interrupted.into())

@@ -12,6 +12,7 @@ mod ztunnel;
 
 use std::time::Duration;
 
+use anyhow::bail;
 use jiff::Timestamp;
 use meshmedic_common::facts::PodFacts;
 
@@ -19,7 +20,7 @@ pub(crate) use budget::Budget;
 #[cfg(fuzzing)]
 pub(super) use ztunnel::read_dump;
 
-use super::snapshot::{Part, Scope, Snapshot, ZtunnelDump};
+use super::snapshot::{Part, Scope, Snapshot, Unknown, ZtunnelDump};
 use crate::connection::Connection;
 use crate::selection::{self, Selection};
 use crate::ways::WayArgs;
@@ -37,9 +38,12 @@ pub(crate) struct Plan {
     pub(crate) budget: Budget,
 }
 
-/// Takes it.
-pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> Snapshot {
+/// Takes it. An API server that answers nothing at all is an error: there is nothing to judge.
+pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> anyhow::Result<Snapshot> {
     let mut snapshot = api::read(connection).await;
+    if let Some(why) = silence(&snapshot) {
+        bail!("{why}");
+    }
     snapshot.scope = scope(&plan.selection);
     snapshot.istio = connection.istio.identity.clone();
     says::settings(connection, &mut snapshot).await;
@@ -49,7 +53,19 @@ pub(crate) async fn collect(connection: &Connection, plan: &Plan) -> Snapshot {
     recheck::drop_ended(connection, plan, &mut snapshot).await;
     says::istiods(connection, plan, &mut snapshot).await;
     snapshot.taken = connection.clock.now().unwrap_or_else(Timestamp::now);
-    snapshot
+    Ok(snapshot)
+}
+
+/// Why the first question failed, if all of these did. Everyone may ask for the version.
+fn silence(snapshot: &Snapshot) -> Option<&str> {
+    let failed = |unknown: Option<&Unknown>| matches!(unknown, Some(Unknown::Failed(_)));
+    let all = failed(snapshot.server_version.unknown())
+        && failed(snapshot.nodes.unknown())
+        && failed(snapshot.namespaces.unknown());
+    match snapshot.pods.unknown() {
+        Some(Unknown::Failed(why)) if all => Some(why),
+        _ => None,
+    }
 }
 
 /// Asks one ztunnel what it believes.

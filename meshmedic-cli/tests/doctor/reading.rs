@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is read of a cluster, and what is said where it cannot be.
 
+use std::net::TcpListener;
+
 use serde_json::json;
 
 use crate::world::{World, doctor_as, run};
@@ -24,6 +26,28 @@ fn a_healthy_mesh_is_clean_and_every_check_has_a_result() {
     assert!(table.stdout.contains("√ Control plane"), "{}", table.stdout);
     assert!(table.stdout.contains("Nothing found"), "{}", table.stdout);
     assert!(!table.stdout.contains('\u{1b}'), "no terminal, no colours");
+}
+
+#[test]
+fn an_api_server_that_answers_nothing_is_one_error() {
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let text = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "away",
+        "contexts": [{ "name": "away", "context": { "cluster": "away", "user": "me" } }],
+        "clusters": [{ "name": "away", "cluster": { "server": format!("http://127.0.0.1:{port}") } }],
+        "users": [{ "name": "me", "user": {} }],
+    });
+    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let ran = run(&["--kubeconfig", kubeconfig.to_str().unwrap()]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (3, ""), "{ran:?}");
+    assert!(ran.stderr.contains("cannot be reached"), "{ran:?}");
 }
 
 /// A Service, a Gateway and a route of which istiod has something to say.
