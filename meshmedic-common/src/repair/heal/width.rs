@@ -49,6 +49,11 @@ impl Sample {
     }
 }
 
+/// The time between two asks of a node, where so many share what is left to all.
+fn gap(nodes: u32) -> Duration {
+    Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND
+}
+
 /// What is known of a mass loss.
 #[derive(Debug, Default)]
 pub(super) struct Width {
@@ -72,24 +77,18 @@ pub(super) struct Width {
 impl Width {
     /// Takes whether most pods are lost, and whether any still is. `name` is the node's own.
     pub(super) fn observe(&mut self, now: Time, mass_loss: bool, any: bool, name: &str) {
-        match self.since {
-            None if mass_loss => {
-                let part = u32::try_from(share(name, PARTS.into())).unwrap_or(0);
-                *self = Self {
-                    alone: self.alone,
-                    since: Some(now),
-                    part,
-                    ..Self::default()
-                };
-            }
-            // It is over with the last pod, not when fewer than most are left.
-            Some(_) if !mass_loss && !any => {
-                *self = Self {
-                    alone: self.alone,
-                    ..Self::default()
-                }
-            }
-            _ => {}
+        let begins = self.since.is_none() && mass_loss;
+        // It is over with the last pod, not when fewer than most are left.
+        let ends = self.since.is_some() && !mass_loss && !any;
+        if begins || ends {
+            *self = Self {
+                alone: self.alone,
+                ..Self::default()
+            };
+        }
+        if begins {
+            self.since = Some(now);
+            self.part = u32::try_from(share(name, PARTS.into())).unwrap_or(0);
         }
     }
 
@@ -146,7 +145,7 @@ impl Width {
             let waits = !self.alone && (self.under_way || self.samples == 0);
             return waits.then(|| since + PATIENCE);
         };
-        let gap = Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND;
+        let gap = gap(nodes);
         Some(free + gap.saturating_mul(self.asks) + gap.saturating_mul(self.part) / PARTS)
     }
 
@@ -163,7 +162,7 @@ impl Width {
         let Some(nodes) = self.nodes else {
             return Some("looking how many other nodes lost their pods".to_owned());
         };
-        let gap = Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND;
+        let gap = gap(nodes);
         Some(format!(
             "about {nodes} nodes lost their pods at once, and all agents together ask for {ASKS_A_SECOND} pods a second: \
              this node asks for one in {}",
