@@ -30,6 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Leases, Mirror, Seen, Sights, TOO_OLD, WATCHED, Watches};
+use crate::cpu;
 use crate::engine::Engine;
 use crate::kernel;
 use crate::node::Underneath;
@@ -137,7 +138,7 @@ struct Agent {
     /// What the process kept for itself.
     confinement: Confinement,
     published: Option<Time>,
-    /// How long it took to make.
+    /// The processor time that making it took.
     publishing: Duration,
     changed: bool,
     clock: Arc<ServerClock>,
@@ -465,6 +466,7 @@ impl Agent {
         if self.publish_at().is_some_and(|at| now < at) {
             return;
         }
+        let before = cpu::time();
         (self.changed, self.published) = (false, Some(now));
         let metrics = self.status.metrics();
         metrics.repairs_in_flight(self.planner.under_way().count());
@@ -476,7 +478,7 @@ impl Agent {
         self.teller.look_over(now, &self.watch, &self.mirror);
         self.teller.tell_mass_loss(now, self.heal.event_after());
         self.status.publish(Arc::new(self.report(now)));
-        self.publishing = Time::now().since(now);
+        self.publishing = cpu::time().saturating_sub(before);
     }
 
     /// Begins nothing more, waits for what is at the API, frees what is held.

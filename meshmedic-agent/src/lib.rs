@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod cluster;
 pub mod confine;
+mod cpu;
 pub mod engine;
 pub mod kernel;
 pub mod node;

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 /// However many processors a node has, no more than this are kept busy by readings.
 const MOST: usize = 2;
 
+use crate::cpu;
 use crate::node::{Evidence, Mapping, ReadJob, Unreadable};
 use crate::time::Time;
 
@@ -57,14 +58,14 @@ impl Readers {
     pub(super) fn start(&mut self, uid: PodUid, job: ReadJob) {
         self.running.spawn_blocking(move || {
             let started = Time::now();
-            let before = cpu_time();
+            let before = cpu::time();
             let result = job.run();
             Finished {
                 uid,
                 mapping: job.mapping,
                 started,
                 ended: Time::now(),
-                cost: cpu_time().saturating_sub(before),
+                cost: cpu::time().saturating_sub(before),
                 result,
             }
         });
@@ -79,11 +80,4 @@ impl Readers {
             None => std::future::pending().await,
         }
     }
-}
-
-/// The processor time that this thread has used.
-pub(super) fn cpu_time() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let part = |value: i64| u64::try_from(value).unwrap_or_default();
-    Duration::from_secs(part(used.tv_sec)) + Duration::from_nanos(part(used.tv_nsec))
 }

@@ -7,9 +7,10 @@ use meshmedic_common::abi::{CHANGE_OPENED, ListenChange};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::uid::PodUid;
 
-use super::readers::{Finished, cpu_time};
+use super::readers::Finished;
 use super::schedule::Chore;
 use super::{Event, REFRESH_AFTER_END, Wake, Watch, place_of, sources, unreadable_look};
+use crate::cpu;
 use crate::engine::Look;
 use crate::node::{Mapping, Unreadable};
 use crate::time::Time;
@@ -25,7 +26,7 @@ impl Watch {
         }
         match wake {
             Wake::Kernel(Ok(())) => {
-                let before = cpu_time();
+                let before = cpu::time();
                 self.take_records(now);
                 self.charge(now, before);
             }
@@ -36,7 +37,7 @@ impl Watch {
             Wake::Read(finished) => {
                 self.counters.looking += finished.cost;
                 self.pace.read(now, finished.cost);
-                let before = cpu_time();
+                let before = cpu::time();
                 self.take_reading(now, finished);
                 self.charge(now, before);
             }
@@ -97,7 +98,7 @@ impl Watch {
 
     /// Charges what this thread spent since `before`.
     fn charge(&mut self, now: Time, before: Duration) {
-        let cost = cpu_time().saturating_sub(before);
+        let cost = cpu::time().saturating_sub(before);
         self.counters.looking += cost;
         self.pace.spent(now, cost);
     }

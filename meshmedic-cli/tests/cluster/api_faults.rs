@@ -6,8 +6,6 @@ use serde_json::json;
 
 use crate::world::{REPAIR, USER, World};
 
-const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
-
 #[test]
 fn a_refused_eviction_is_not_fired_again_after_the_pod_recovered() {
     if !need::root("a_refused_eviction_is_not_fired_again_after_the_pod_recovered") {
@@ -66,7 +64,7 @@ fn a_lost_answer_is_looked_into_and_not_asked_again() {
         .times(1);
     let fault = world.cluster.api().fault(fault).unwrap();
     world.cluster.orphan(&pods[0]).unwrap();
-    agent.until("the repair to succeed", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
     assert_eq!(fault.hits().unwrap(), 1);
     assert_eq!(world.evictions(), 1);
 }
@@ -116,7 +114,7 @@ fn an_outage_costs_nothing_but_time() {
     });
     assert_eq!(agent.health("/healthz").0, 200);
     world.cluster.api().recover().unwrap();
-    agent.until("the repair to succeed", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
     assert_eq!(world.evictions(), 1);
 }
 
@@ -141,7 +139,7 @@ fn watches_go_on_after_they_were_cut_off_and_their_history_was_forgotten() {
             .any(|pod| pod.uid.as_str() == late[0].uid())
     });
     world.cluster.orphan(&late[0]).unwrap();
-    agent.until("the repair to succeed", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
 }
 
 #[test]
@@ -159,7 +157,7 @@ fn a_conflict_over_a_lease_is_settled() {
         .times(2);
     let conflicts = world.cluster.api().fault(conflicts).unwrap();
     world.cluster.orphan(&pods[0]).unwrap();
-    agent.until("the repair to succeed", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
     assert_eq!(conflicts.hits().unwrap(), 2);
     agent.until("the Leases to be free", |_| world.leases_are_free());
 }

@@ -4,10 +4,9 @@
 use meshmedic_common::verdict::State;
 use meshmedic_lab::{Pod, need};
 
-use crate::process::Agent;
+use crate::process::{Agent, SUCCEEDED};
 use crate::world::{REPAIR, World};
 
-const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
 /// More than the tests need: budgets have tests of their own.
 const ENOUGH: [&str; 4] = [
     "--max-repairs-per-hour",

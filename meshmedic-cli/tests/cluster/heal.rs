@@ -4,10 +4,8 @@
 use meshmedic_common::verdict::State;
 use meshmedic_lab::{Pod, need};
 
-use crate::process::Agent;
+use crate::process::{Agent, SUCCEEDED};
 use crate::world::{REPAIR, USER, World};
-
-pub(crate) const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
 
 fn state(agent: &Agent, pod: &Pod) -> Option<State> {
     let report = agent.report();
@@ -41,7 +39,7 @@ pub(crate) fn heals(world: &World) -> Agent {
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&REPAIR);
     world.cluster.orphan(&pods[0]).unwrap();
-    agent.until("a repair that succeeded", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
 
     let after = world.cluster.wait_captured("shop", "cart", 2).unwrap();
     assert!(after.iter().all(|pod| pod.uid() != pods[0].uid()));
@@ -118,7 +116,7 @@ fn an_orphan_that_is_not_ready_is_repaired_after_its_grace_period() {
             .audit(pods[0].name())
             .contains(&("withheld".into(), "grace-period".into()))
     });
-    agent.until("its repair", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
     assert_eq!(
         agent.metric("meshmedic_orphans_repaired_total{class=\"stuck\"}"),
         1.0
@@ -140,7 +138,7 @@ fn the_agent_of_the_successors_node_proves_it() {
         agent.health("/readyz").0 == 200
     });
     world.cluster.orphan(&pods[0]).unwrap();
-    agent.until("a repair that succeeded", |agent| agent.metric(SUCCEEDED) == 1.0);
+    agent.until_repaired(1);
     agent.until("the report to name the successor's node", |agent| {
         let repairs = agent.report().repairs;
         let details = repairs.iter().filter_map(|repair| repair.detail.as_deref());
@@ -162,7 +160,7 @@ fn after_a_reboot_one_canary_goes_first_and_the_rest_follow() {
     let mut agent = world.ready_agent(&REPAIR);
     let ztunnel = world.cluster.node("node-a").unwrap().ztunnel().unwrap();
     ztunnel.unenrol_many(&pods).unwrap();
-    agent.until("all to be healed", |agent| agent.metric(SUCCEEDED) == 6.0);
+    agent.until_repaired(6);
     let lines = agent.log();
     let of = |act: &str| {
         lines

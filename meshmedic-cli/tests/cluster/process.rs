@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use meshmedic_common::report::NodeReport;
+use meshmedic_common::report::{NodeReport, PodReport};
+use meshmedic_common::verdict::State;
 use meshmedic_lab::wait;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -16,6 +17,9 @@ use serde_json::Value;
 /// Long enough for whatever a slow machine does, on top of the minute after which what a dead agent held is
 /// free. Nothing waits for it where all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Counts the evictions whose successor was proved captured.
+pub(crate) const SUCCEEDED: &str = "meshmedic_repairs_total{action=\"evict\",result=\"succeeded\"}";
 
 /// A running agent. It is killed when this is dropped.
 pub(crate) struct Agent {
@@ -113,6 +117,15 @@ impl Agent {
                 log.join("\n")
             );
         }
+    }
+
+    /// So many evictions have brought a captured successor, and the report shows no orphan any more: it is made
+    /// anew a moment after the metric.
+    pub(crate) fn until_repaired(&mut self, count: u32) {
+        self.until("the repairs to succeed and the report to show it", |agent| {
+            let healed = |pod: &PodReport| pod.state != State::Orphan;
+            agent.metric(SUCCEEDED) == f64::from(count) && agent.report().pods.iter().all(healed)
+        });
     }
 
     /// A metric's value, by its name with labels as it is exposed.

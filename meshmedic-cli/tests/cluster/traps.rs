@@ -11,7 +11,6 @@ use meshmedic_lab::{ClusterSpec, Pod, need};
 use serde_json::{Value, json};
 
 use crate::fleet::{install, run};
-use crate::heal::SUCCEEDED;
 use crate::process::Agent;
 use crate::repair::repair;
 use crate::world::{REPAIR, World};
@@ -73,10 +72,6 @@ fn conflict_events(world: &World) -> Vec<Value> {
     events
 }
 
-fn await_repair(agent: &mut Agent) {
-    agent.until("a repair that succeeded", |agent| agent.metric(SUCCEEDED) == 1.0);
-}
-
 /// How many istio-cnis the tenant makes: one of them has a UID before that of the real one, most likely.
 const FALSE_CNIS: usize = 6;
 
@@ -114,7 +109,7 @@ fn the_settings_of_a_false_istio_cni_take_nobody_out_of_the_mesh() {
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&REPAIR);
     cluster.orphan(&pods[0]).unwrap();
-    await_repair(&mut agent);
+    agent.until_repaired(1);
     await_conflict(&world, &mut agent, Component::Cni, FALSE_CNIS);
     let after = cluster.wait_captured("shop", "cart", 2).unwrap();
     assert!(after.iter().any(|pod| pod.uid() == pods[1].uid()));
@@ -170,7 +165,7 @@ fn the_endpoints_of_a_false_istiod_let_nothing_be_repaired() {
     // The pod of the tenant's Deployment claims it. His slice is seen by nobody but `meshmedic doctor`.
     await_conflict(&world, &mut agent, Component::Istiod, 1);
     cluster.set_istiod_ready(true).unwrap();
-    await_repair(&mut agent);
+    agent.until_repaired(1);
 }
 
 #[test]
@@ -246,7 +241,7 @@ fn works_in(namespace: &'static str, flags: &[&str]) {
     let mut agent = world.ready_agent(&[&REPAIR[..], flags].concat());
     install(&world, &agent);
     world.cluster.orphan(&pods[0]).unwrap();
-    await_repair(&mut agent);
+    agent.until_repaired(1);
     let report = agent.report();
     assert_eq!(report.conditions, [], "{report:#?}");
     assert!(report.strangers.is_empty(), "{report:#?}");
