@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 
-use node::{Node, Wanted};
+use node::{NAMES, Node, Nodes, Wanted};
 use parts::{Parts, Use};
 pub(crate) use store::Store;
 
@@ -30,26 +30,44 @@ pub(crate) struct ClusterArgs {
 enum ClusterTask {
     /// Build the programs into the user's cache; needs Go, and apt for what comes from Debian
     Build(BuildArgs),
-    /// Start a real node on this machine, in namespaces of its own, with Istio and MeshMedic; needs root
+    /// Start real nodes on this machine, in namespaces of its own, with Istio and MeshMedic; needs root
     Up(UpArgs),
     /// Let the node's power fail and come back, which leaves pods outside the mesh
-    Reboot,
-    /// End the node, and remove all that it had
+    Reboot(NodeArgs),
+    /// End the nodes, and remove all that they had
     Down,
     /// kubectl in the node
     Kubectl(CommandArgs),
-    /// A shell or a command in the node's namespaces
-    Enter(CommandArgs),
+    /// A shell or a command in a node's namespaces
+    Enter(EnterArgs),
 }
 
 #[derive(Args)]
 struct UpArgs {
+    /// How many: the first has the control plane
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=NAMES.len() as i64))]
+    nodes: u8,
     /// Kubernetes alone, without Istio and MeshMedic
     #[arg(long)]
     only_kubernetes: bool,
     /// A real ztunnel; else a stand-in opens its ports, which carries no traffic
     #[arg(long, value_name = "FILE", conflicts_with = "only_kubernetes")]
     ztunnel: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct NodeArgs {
+    /// Which one
+    #[arg(long, value_name = "NAME", default_value = NAMES[0], value_parser = NAMES)]
+    node: String,
+}
+
+#[derive(Args)]
+struct EnterArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    command: CommandArgs,
 }
 
 #[derive(Args)]
@@ -73,22 +91,21 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
     match &args.task {
         ClusterTask::Build(args) => build(args),
         ClusterTask::Up(args) => up(args),
-        ClusterTask::Reboot => node()?.reboot(&Store::open(&Parts::read()?)?),
+        ClusterTask::Reboot(args) => {
+            let store = Store::open(&Parts::read()?)?;
+            Node::named(&store, &args.node)?.reboot(&store)
+        }
         ClusterTask::Down => {
-            node()?.down()?;
+            Nodes::of_machine(&Store::open(&Parts::read()?)?)?.down()?;
             println!("there is no node any more");
             Ok(())
         }
-        ClusterTask::Kubectl(args) => become_in_node("kubectl", &args.words),
-        ClusterTask::Enter(args) => match args.words.split_first() {
-            Some((program, words)) => become_in_node(program, words),
-            None => become_in_node("bash", &[]),
+        ClusterTask::Kubectl(args) => become_in_node(NAMES[0], "kubectl", &args.words),
+        ClusterTask::Enter(args) => match args.command.words.split_first() {
+            Some((program, words)) => become_in_node(&args.node.node, program, words),
+            None => become_in_node(&args.node.node, "bash", &[]),
         },
     }
-}
-
-fn node() -> Result<Node> {
-    Node::of_machine(&Store::open(&Parts::read()?)?)
 }
 
 fn up(args: &UpArgs) -> Result<()> {
@@ -101,9 +118,10 @@ fn up(args: &UpArgs) -> Result<()> {
         missing.join(", ")
     );
     node::build_own()?;
-    node()?.up(
+    Nodes::of_machine(&store)?.up(
         &store,
         &Wanted {
+            nodes: args.nodes.into(),
             mesh: !args.only_kubernetes,
             ztunnel: args.ztunnel.clone(),
         },
@@ -111,12 +129,13 @@ fn up(args: &UpArgs) -> Result<()> {
 }
 
 /// Gives this process over to a program in the node.
-fn become_in_node(program: &str, words: &[String]) -> Result<()> {
+fn become_in_node(node: &str, program: &str, words: &[String]) -> Result<()> {
     let words: Vec<&str> = std::iter::once(program)
         .chain(words.iter().map(String::as_str))
         .collect();
-    let error = node()?.command(&words)?.exec();
-    Err(error).with_context(|| format!("cannot run {program} in the node"))
+    let store = Store::open(&Parts::read()?)?;
+    let error = Node::named(&store, node)?.command(&words)?.exec();
+    Err(error).with_context(|| format!("cannot run {program} on {node}"))
 }
 
 fn build(args: &BuildArgs) -> Result<()> {

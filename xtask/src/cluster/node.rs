@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One real node without Docker: the programs of Kubernetes and Debian in namespaces of their own.
+//! Real nodes without Docker: the programs of Kubernetes and Debian in namespaces of their own.
 
 #![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
 
@@ -33,8 +33,8 @@ const CHARTS: &str = "/cluster-charts";
 const DEPLOY: &str = "/cluster-deploy";
 /// The first process, as its command line names it.
 const INIT: &str = "/cluster/conf/init";
-/// The control group below which everything of the node is.
-const CGROUP: &str = "meshmedic-node";
+/// The nodes that there can be. The first has the control plane, and what the others read of it.
+pub(super) const NAMES: [&str; 2] = ["node-a", "node-b"];
 const KUBECONFIG: &str = "/cluster/pki/admin.kubeconfig";
 /// Folders of the node, and where it has them. What is written elsewhere vanishes with it.
 const FOLDERS: [(&str, &str); 7] = [
@@ -57,50 +57,138 @@ const STEP: Duration = Duration::from_millis(200);
 
 /// What is to run on it.
 pub(super) struct Wanted {
+    /// On so many nodes.
+    pub(super) nodes: usize,
     /// Istio, an application in its mesh, and MeshMedic.
     pub(super) mesh: bool,
     /// A real ztunnel for the lab's.
     pub(super) ztunnel: Option<PathBuf>,
 }
 
-/// The one node of this machine.
+/// A node of this machine.
 pub(super) struct Node {
+    name: &'static str,
     folder: PathBuf,
+    /// That of the first node.
+    first: PathBuf,
 }
 
 impl Node {
-    /// Whether it runs or not.
-    pub(super) fn of_machine(store: &Store) -> Result<Self> {
+    /// All that there can be, whether they run or not; the first one first.
+    pub(super) fn all(store: &Store) -> Result<[Self; 2]> {
         let versions = store.folder().parent().and_then(Path::parent);
         let cache = versions.context("the folder of the programs lies nowhere")?;
+        Ok(NAMES.map(|name| Self {
+            name,
+            folder: cache.join(name),
+            first: cache.join(NAMES[0]),
+        }))
+    }
+
+    /// The one of this name, whether it runs or not.
+    pub(super) fn named(store: &Store, name: &str) -> Result<Self> {
+        let mut all = Self::all(store)?.into_iter();
+        all.find(|node| node.name == name)
+            .with_context(|| format!("there is no node {name}, but {}", NAMES.join(" and ")))
+    }
+}
+
+/// The nodes of this machine, as one cluster.
+pub(super) struct Nodes {
+    all: [Node; 2],
+}
+
+impl Nodes {
+    /// Whether they run or not.
+    pub(super) fn of_machine(store: &Store) -> Result<Self> {
         Ok(Self {
-            folder: cache.join("node"),
+            all: Node::all(store)?,
         })
     }
 
-    /// Starts it and waits until it is Ready.
+    /// The one with the control plane.
+    pub(super) const fn first(&self) -> &Node {
+        let [first, _] = &self.all;
+        first
+    }
+
+    /// Starts them and waits until they are Ready.
     pub(super) fn up(&self, store: &Store, wanted: &Wanted) -> Result<()> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "a node needs root: `sudo -E env \"PATH=$PATH\" cargo xtask cluster up`"
         );
-        if let Some(init) = self.init() {
-            bail!("the node is up, as process {init}: `cargo xtask cluster down` ends it");
+        if let Some((node, init)) = self.all.iter().find_map(|node| Some((node, node.init()?))) {
+            let name = node.name;
+            bail!("{name} is up, as process {init}: `cargo xtask cluster down` ends it");
         }
         let begun = Instant::now();
         let say = |what: &str| println!("{:>5.1} s  {what}", begun.elapsed().as_secs_f32());
         // What a node that broke off has left.
         self.down()?;
-        self.prepare(store)?;
+        let nodes = || self.all.iter().take(wanted.nodes.max(1));
+        for node in nodes() {
+            node.prepare(store)?;
+        }
+        let first = self.first();
+        first.make_keys()?;
         say("keys and configuration");
-        let folder = self.folder.join("images");
+        let folder = first.folder.join("images");
         let mut images = images::of_kubernetes(store, &folder)?;
         if wanted.mesh {
             images.extend(images::of_istio(store, &folder, wanted.ztunnel.as_deref())?);
             images.extend(images::of_meshmedic(&folder)?);
         }
         say("images");
-        self.start(store)?;
+        first.lay_wires()?;
+        for node in nodes() {
+            node.start(store)?;
+        }
+        for node in nodes() {
+            node.take_images(&images)?;
+        }
+        say("containerd has the images");
+        first.until("the API server", || {
+            first.succeeds(&["kubectl", "get", "--raw", "/readyz"])
+        })?;
+        say("the API server is ready");
+        first.until("the namespaces that Kubernetes makes", || {
+            first.succeeds(&["kubectl", "get", "namespace", "kube-system"])
+                && first.succeeds(&["kubectl", "get", "serviceaccount", "default"])
+        })?;
+        first.run(&["kubectl", "apply", "--filename", "/cluster/conf/dns.yaml"])?;
+        for node in nodes() {
+            let name = node.name;
+            first.until("the node to be Ready", || {
+                first
+                    .output(&["kubectl", "get", "node", name, "--no-headers"])
+                    .is_some_and(|line| line.split_whitespace().nth(1) == Some("Ready"))
+            })?;
+            say(&format!("{name} is Ready"));
+        }
+        if wanted.mesh {
+            istio::install(first, wanted.ztunnel.is_some(), &say)?;
+        }
+        println!("\ncargo xtask cluster kubectl get pods --all-namespaces");
+        Ok(())
+    }
+
+    /// Ends them, and removes all that they had.
+    pub(super) fn down(&self) -> Result<()> {
+        // The first one last: it has what the others read.
+        for node in self.all.iter().rev() {
+            node.end()?;
+        }
+        self.first().take_wires_up()?;
+        for node in self.all.iter().rev() {
+            clear(&node.folder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn take_images(&self, images: &[String]) -> Result<()> {
         self.until("containerd", || {
             self.succeeds(&["ctr", "--namespace", "k8s.io", "version"])
         })?;
@@ -108,38 +196,18 @@ impl Node {
             let path = format!("{INSIDE}/images/{image}");
             self.run(&["ctr", "--namespace", "k8s.io", "images", "import", &path])?;
         }
-        say("containerd has the images");
-        self.until("the API server", || {
-            self.succeeds(&["kubectl", "get", "--raw", "/readyz"])
-        })?;
-        say("the API server is ready");
-        self.until("the namespaces that Kubernetes makes", || {
-            self.succeeds(&["kubectl", "get", "namespace", "kube-system"])
-                && self.succeeds(&["kubectl", "get", "serviceaccount", "default"])
-        })?;
-        self.run(&["kubectl", "apply", "--filename", "/cluster/conf/dns.yaml"])?;
-        self.until("the node to be Ready", || {
-            self.output(&["kubectl", "get", "node", "node-a", "--no-headers"])
-                .is_some_and(|line| line.split_whitespace().nth(1) == Some("Ready"))
-        })?;
-        say("the node is Ready");
-        if wanted.mesh {
-            istio::install(self, wanted.ztunnel.is_some(), &say)?;
-        }
-        println!("\ncargo xtask cluster kubectl get pods --all-namespaces");
         Ok(())
     }
 
-    /// Ends it, and removes all that it had.
-    pub(super) fn down(&self) -> Result<()> {
-        self.end()?;
-        clear(&self.folder)
+    /// The control group below which everything of it is.
+    fn cgroup(&self) -> String {
+        format!("meshmedic-{}", self.name)
     }
 
     /// As if its power had failed and come back: disks and etcd stay, each process and namespace is new.
     pub(super) fn reboot(&self, store: &Store) -> Result<()> {
         if self.init().is_none() {
-            bail!("there is no node to reboot: `cargo xtask cluster up`");
+            bail!("there is no {} to reboot: `cargo xtask cluster up`", self.name);
         }
         let begun = Instant::now();
         self.end()?;
@@ -154,12 +222,13 @@ impl Node {
         })?;
         // What the API says of node and pods is from before.
         self.until("the kubelet", || {
-            let health = "/api/v1/nodes/node-a/proxy/healthz";
-            self.succeeds(&["kubectl", "get", "--raw", health])
+            let health = format!("/api/v1/nodes/{}/proxy/healthz", self.name);
+            self.succeeds(&["kubectl", "get", "--raw", &health])
         })?;
         println!(
-            "{:>5.1} s  the node is back; its pods follow",
-            begun.elapsed().as_secs_f32()
+            "{:>5.1} s  {} is back; its pods follow",
+            begun.elapsed().as_secs_f32(),
+            self.name
         );
         Ok(())
     }
@@ -171,7 +240,7 @@ impl Node {
             self.until("the node to end", || self.init().is_none())?;
         }
         for hierarchy in hierarchies()? {
-            let group = hierarchy.join(CGROUP);
+            let group = hierarchy.join(self.cgroup());
             self.until("the control groups to be empty", || remove_groups(&group))?;
         }
         Ok(())
@@ -180,7 +249,7 @@ impl Node {
     /// A command in the node; nothing of it happens if the node is not up.
     pub(super) fn command(&self, words: &[&str]) -> Result<Command> {
         let Some(init) = self.init() else {
-            bail!("there is no node: `cargo xtask cluster up`");
+            bail!("there is no {}: `cargo xtask cluster up`", self.name);
         };
         let mut command = Command::new("nsenter");
         command
@@ -202,17 +271,12 @@ impl Node {
 
     /// The node's first process, if it lives.
     fn init(&self) -> Option<Pid> {
-        let starter = fs::read_to_string(self.folder.join("starter")).ok()?;
-        let starter: i32 = starter.trim().parse().ok()?;
+        let starter = number(&self.folder.join("starter"))?;
         let children = fs::read_to_string(format!("/proc/{starter}/task/{starter}/children")).ok()?;
         children
             .split_whitespace()
             .filter_map(|child| Pid::from_raw(child.parse().ok()?))
-            .find(|child| {
-                // Numbers are used again, by others.
-                let line = fs::read(format!("/proc/{}/cmdline", child.as_raw_nonzero()));
-                line.is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == INIT.as_bytes()))
-            })
+            .find(|child| words(*child).iter().any(|word| word == INIT.as_bytes()))
     }
 
     fn prepare(&self, store: &Store) -> Result<()> {
@@ -236,15 +300,6 @@ impl Node {
             let text = text.replace("\"/usr/sbin/runc\"", "\"/cluster/conf/runc\"");
             fs::write(&file, text).context("cannot write containerd.toml")?;
         }
-        let keys = Command::new(target.join("pki"))
-            .current_dir(self.folder.join("pki"))
-            .output()
-            .context("cannot run the script that makes keys")?;
-        ensure!(
-            keys.status.success(),
-            "openssl cannot make the keys of a cluster: {}",
-            String::from_utf8_lossy(&keys.stderr).trim()
-        );
         ensure!(
             store.bin().is_dir(),
             "there are no programs in {}",
@@ -253,9 +308,60 @@ impl Node {
         Ok(())
     }
 
+    /// Makes the keys of all nodes.
+    fn make_keys(&self) -> Result<()> {
+        let keys = Command::new(self.folder.join("conf/pki"))
+            .current_dir(self.folder.join("pki"))
+            .output()
+            .context("cannot run the script that makes keys")?;
+        ensure!(
+            keys.status.success(),
+            "openssl cannot make the keys of a cluster: {}",
+            String::from_utf8_lossy(&keys.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Makes the network namespace in which the wires of all nodes end. It outlives a node's power.
+    fn lay_wires(&self) -> Result<()> {
+        let wires = Command::new(self.folder.join("conf/wires"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("cannot start what holds the wires")?;
+        let file = self.folder.join("wires");
+        fs::write(&file, wires.id().to_string())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        self.until("what holds the wires", || self.wires().is_some())
+    }
+
+    fn take_wires_up(&self) -> Result<()> {
+        if let Some(wires) = self.wires() {
+            kill_process(wires, Signal::KILL).context("cannot end what holds the wires")?;
+            self.until("the wires to be gone", || self.wires().is_none())?;
+        }
+        Ok(())
+    }
+
+    /// The process that holds the wires, if it lives and has them.
+    fn wires(&self) -> Option<Pid> {
+        let wires = Pid::from_raw(number(&self.first.join("wires"))?)?;
+        // It takes this name when it has made its namespace.
+        let name = self
+            .first
+            .join("conf/wires")
+            .into_os_string()
+            .into_encoded_bytes();
+        (words(wires).first() == Some(&name)).then_some(wires)
+    }
+
     fn start(&self, store: &Store) -> Result<()> {
         let mut shared = vec![
             (self.folder.clone(), PathBuf::from(INSIDE)),
+            (self.first.join("pki"), Path::new(INSIDE).join("pki")),
+            (self.first.join("images"), Path::new(INSIDE).join("images")),
             (store.bin(), PathBuf::from(PROGRAMS)),
             (store.charts(), PathBuf::from(CHARTS)),
             (workspace_root()?.join("deploy"), PathBuf::from(DEPLOY)),
@@ -273,11 +379,14 @@ impl Node {
         let log = self.folder.join("logs/start.log");
         let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let errors = log.try_clone().context("cannot share a file")?;
+        let wires = self.wires().context("nothing holds the wires of the nodes")?;
         let starter = Command::new(self.folder.join("conf/start"))
-            .arg(CGROUP)
+            .arg(self.cgroup())
+            .arg(wires.as_raw_nonzero().to_string())
             .arg(room.get_program())
             .args(room.get_args())
             .arg(INIT)
+            .arg(self.name)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -357,6 +466,17 @@ fn own(name: &str) -> Result<PathBuf> {
     places
         .find(|path| path.is_file())
         .with_context(|| format!("there is no {name} beside {}", own.display()))
+}
+
+/// A process's number, as it was written into a file.
+fn number(file: &Path) -> Option<i32> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// A process's command line. Numbers are used again, by others.
+fn words(process: Pid) -> Vec<Vec<u8>> {
+    let line = fs::read(format!("/proc/{}/cmdline", process.as_raw_nonzero())).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
 }
 
 fn make(folder: &Path) -> Result<()> {

@@ -11,8 +11,8 @@ use super::mesh::Mesh;
 const OUTAGE: Duration = Duration::from_secs(120);
 
 #[test]
-#[ignore = "a whole node, by hand: all but its last scene was seen to pass"]
-fn pods_are_kept_while_others_fail() {
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo xtask test --real`"]
+fn a_node_keeps_its_pods_while_others_fail() {
     let mesh = Mesh::start();
     for name in ["till", "shelf", "stamp"] {
         mesh.application("mart", name, 3);

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::own;
+use super::super::{Node, own};
 use super::{Up, up};
 use crate::cluster::store::Store;
 use kernel::{all_processes, listens, processes};
@@ -47,6 +47,7 @@ pub(super) struct Pod {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
+    pub(super) node: String,
     pub(super) address: String,
     pub(super) restarts: u64,
     pub(super) redirection: String,
@@ -127,7 +128,7 @@ impl Drop for Mesh {
         }
         let of = |namespace: &str, what: &str| {
             let words = ["kubectl", "--namespace", namespace, "logs", what, "--tail", "60"];
-            self.node.0.output(&words).unwrap_or_default()
+            self.node.output(&words).unwrap_or_default()
         };
         println!("the agent says:\n{}", of(AGENTS, "daemonset/meshmedic"));
         println!("istio-cni says:\n{}", of(ISTIO, "daemonset/istio-cni-node"));
@@ -150,7 +151,12 @@ impl Drop for Mesh {
 impl Mesh {
     /// Starts the node, and lets the agents repair as the manifests have it.
     pub(super) fn start() -> Self {
-        let (node, _, store) = up(true);
+        Self::start_on(1)
+    }
+
+    /// The same on so many nodes.
+    pub(super) fn start_on(nodes: usize) -> Self {
+        let (node, _, store) = up(nodes, true);
         let mesh = Self {
             node,
             store,
@@ -171,7 +177,7 @@ impl Mesh {
 
     #[track_caller]
     pub(super) fn run(&self, words: &[&str]) -> String {
-        let output = self.node.0.command(words).unwrap().output().unwrap();
+        let output = self.node.command(words).unwrap().output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {error}", words.join(" "));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -185,7 +191,7 @@ impl Mesh {
     /// Gives kubectl a document.
     #[track_caller]
     pub(super) fn apply(&self, object: &Value) {
-        let file = self.node.0.folder.join("run/object.json");
+        let file = self.node.folder.join("run/object.json");
         fs::write(&file, object.to_string()).unwrap();
         self.kubectl(&["apply", "--filename", "/cluster/run/object.json"]);
     }
@@ -194,17 +200,23 @@ impl Mesh {
     pub(super) fn meshmedic(&self, words: &[&str]) -> Output {
         let program = own("meshmedic").unwrap();
         let words = [&[program.to_str().unwrap()], words].concat();
-        self.node.0.command(&words).unwrap().output().unwrap()
+        self.node.command(&words).unwrap().output().unwrap()
     }
 
     #[track_caller]
     pub(super) fn until(&self, what: &str, condition: impl Fn() -> bool) {
-        self.node.0.until(what, condition).unwrap();
+        self.node.until(what, condition).unwrap();
     }
 
     /// The power fails and comes back.
     pub(super) fn reboot(&self) {
-        self.node.0.reboot(&self.store).unwrap();
+        self.node.reboot(&self.store).unwrap();
+    }
+
+    /// The same of another node.
+    pub(super) fn reboot_other(&self, name: &str) {
+        let other = Node::named(&self.store, name).unwrap();
+        other.reboot(&self.store).unwrap();
     }
 
     pub(super) fn agents_ready(&self) {
@@ -277,7 +289,7 @@ impl Mesh {
         let answer = RefCell::new(None);
         // No answer is no sign that there are none.
         self.until("the pods from the API server", || {
-            *answer.borrow_mut() = self.node.0.output(&words);
+            *answer.borrow_mut() = self.node.output(&words);
             answer.borrow().is_some()
         });
         let list: Value = serde_json::from_str(&answer.into_inner().unwrap()).unwrap();
@@ -287,7 +299,7 @@ impl Mesh {
     }
 
     pub(super) fn succeeds(&self, words: &[&str]) -> bool {
-        self.node.0.succeeds(words)
+        self.node.succeeds(words)
     }
 
     /// Ends a service of the node's, and keeps it from being started again until what is returned is dropped.
@@ -384,12 +396,12 @@ impl Mesh {
 
     /// Replaces a pod's sandbox past istio-cni, which goes on to remember the one before.
     pub(super) fn replace_sandbox(&self, pod: &Pod) -> Pod {
-        let file = self.node.0.folder.join(CONFLIST);
+        let file = self.node.folder.join(CONFLIST);
         let with_istio = fs::read(&file).unwrap();
         assert!(String::from_utf8_lossy(&with_istio).contains("istio-cni"));
         let agent = self.process("install-cni");
         kill_process(agent, Signal::STOP).unwrap();
-        fs::copy(self.node.0.folder.join(WITHOUT_ISTIO), &file).unwrap();
+        fs::copy(self.node.folder.join(WITHOUT_ISTIO), &file).unwrap();
         // The container runtime reads the folder anew when it is told that it changed, and says nothing of it.
         std::thread::sleep(Duration::from_secs(2));
         for process in &processes()[&pod.uid] {
@@ -430,7 +442,7 @@ impl Mesh {
 
     /// Runs a program of the node's in a pod's network namespace, and gives what it says.
     fn in_pod(&self, pod: &Pod, words: &[&str]) -> String {
-        let init = self.node.0.init().unwrap().as_raw_nonzero();
+        let init = self.node.init().unwrap().as_raw_nonzero();
         let process = self.process_of(pod);
         let output = Command::new("nsenter")
             .arg(format!("--mount=/proc/{init}/ns/mnt"))
@@ -464,20 +476,21 @@ impl Mesh {
     }
 
     pub(super) fn find_process(&self, program: &str) -> Option<Pid> {
+        let own = format!("/{}/", self.node.cgroup());
         let mut found = all_processes().filter(|process| {
             let process = process.as_raw_nonzero();
             let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
             let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
             let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
             let first = String::from_utf8_lossy(first);
-            groups.contains(super::super::CGROUP) && first.rsplit('/').next() == Some(program)
+            groups.contains(&own) && first.rsplit('/').next() == Some(program)
         });
         found.next()
     }
 
     /// What the agents wrote since the cluster is there, in order.
     pub(super) fn writes(&self) -> Vec<Write> {
-        let log = self.node.0.folder.join("logs/audit.log");
+        let log = self.node.folder.join("logs/audit.log");
         let text = fs::read_to_string(log).unwrap_or_default();
         let lines = text
             .lines()
@@ -555,6 +568,7 @@ impl Pod {
             namespace: text(&metadata["namespace"]),
             name: text(&metadata["name"]),
             uid: text(&metadata["uid"]),
+            node: text(&object["spec"]["nodeName"]),
             address: text(&status["podIP"]),
             restarts: restarts
                 .iter()
