@@ -180,6 +180,7 @@ impl Heal {
             support: Support::of(told.as_deref()),
             containers: mirror.containers(),
             breaker: self.breaker.clone(),
+            address: mirror.address(),
             watches_only: self.own.as_deref().is_some_and(|own| {
                 let pods = mirror.standings().values().map(|standing| &standing.facts);
                 elder(pods, own).is_some()
@@ -202,7 +203,7 @@ impl Heal {
         match (&self.breaker, &open) {
             (None, Some(where_and_how_long)) => tracing::warn!(
                 detail = where_and_how_long,
-                "heals in place did not take on several nodes: no more start here, asks under way go on"
+                "heals in place failed on several nodes: no more start here, asks under way go on"
             ),
             (Some(_), None) => tracing::info!("heals in place may start again"),
             _ => {}

@@ -2,6 +2,7 @@
 //! What the API last said of this node and of the mesh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::{
     Claimant, Component, DataPlane, Identity, Istiod, OnNode, PodKey, Slice, Traced,
 };
-use meshmedic_common::kube::facts::{NamespaceFacts, standing};
+use meshmedic_common::kube::facts::{NamespaceFacts, NodeFacts, standing};
 use meshmedic_common::policy::Standing;
 use meshmedic_common::uid::PodUid;
 
@@ -42,7 +43,7 @@ pub struct Mirror {
     slices: Vec<Store<Slice>>,
     /// What stands behind istiod's endpoints, as far as it was found out.
     traced: BTreeMap<PodKey, Traced>,
-    node: Store<bool>,
+    node: Store<NodeFacts>,
     control: Store<Option<String>>,
     leases: Store<SeenLease>,
     with_leases: bool,
@@ -355,7 +356,13 @@ impl Mirror {
     /// Whether this node is cordoned. One that the API does not know is about to leave, too.
     #[must_use]
     pub fn is_cordoned(&self) -> bool {
-        self.node.values().next().copied().unwrap_or(true)
+        self.node.values().next().is_none_or(|node| node.cordoned)
+    }
+
+    /// This node's address inside the cluster, where the API says it.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.node.values().next()?.address
     }
 
     /// Why repairs are paused, if they are.

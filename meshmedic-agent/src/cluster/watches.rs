@@ -16,7 +16,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, Resource};
 use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::{Identity, Slice};
-use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, pod_facts};
+use meshmedic_common::kube::facts::{NamespaceFacts, NodeFacts, namespace_facts, node_facts, pod_facts};
 use meshmedic_common::kube::identity::slice;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -42,8 +42,8 @@ pub enum Seen {
     Namespace(Delta<NamespaceFacts>),
     /// Of slices among which istiod's are, by namespace and name; the number is that of the watch.
     Slice(usize, Delta<Slice>),
-    /// Of this node: whether it is cordoned.
-    Node(Delta<bool>),
+    /// Of this node.
+    Node(Delta<NodeFacts>),
     /// Of the switch: why repairs are paused, if they are.
     Control(Delta<Option<String>>),
     /// Of owners' Leases, by name.
@@ -139,7 +139,7 @@ impl Watches {
         tasks.spawn(follow(
             watch(Api::<Node>::all(client.clone()), named(node)),
             "nodes",
-            |node: Node| Some((key(&node)?, is_cordoned(&node))),
+            |node: Node| Some((key(&node)?, node_facts(&node))),
             Seen::Node,
             tell.clone(),
         ));

@@ -4,11 +4,12 @@
 //! Whoever may write a pod may write anything into it, so each field may be absent or nonsense: it then counts as
 //! not said.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStatus, Namespace, Node, NodeSpec, Pod, PodCondition, PodSpec, PodStatus,
+    ContainerState, ContainerStatus, Namespace, Node, Pod, PodCondition, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -22,17 +23,6 @@ use crate::policy::Standing;
 /// istio-cni's settings.
 pub const CNI_CONFIG: &str = "istio-cni-config";
 
-/// The annotations of a pod that [`pod_facts`] looks at.
-const POD_ANNOTATIONS: [&str; 8] = [
-    REDIRECTION,
-    SIDECAR,
-    REPAIR,
-    CONFIG_HASH,
-    MIRROR,
-    TOGGLE_RESTORE,
-    STRATEGY,
-    HEAL,
-];
 /// The taints by which autoscalers announce that they are about to remove a node. They drain it without cordoning.
 const LEAVING_TAINTS: [&str; 4] = [
     "node.kubernetes.io/unschedulable",
@@ -208,6 +198,29 @@ pub fn standing(pod: PodFacts, namespace: Option<&NamespaceFacts>, enablement: &
     }
 }
 
+/// A node, as a repair depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Whether its pods are about to leave.
+    pub cordoned: bool,
+    /// Its address inside the cluster.
+    pub address: Option<IpAddr>,
+}
+
+/// Reduces a node.
+#[must_use]
+pub fn node_facts(node: &Node) -> NodeFacts {
+    let addresses = node
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten());
+    let mut internal = addresses.filter(|address| address.type_ == "InternalIP");
+    NodeFacts {
+        cordoned: is_cordoned(node),
+        address: internal.find_map(|address| address.address.parse().ok()),
+    }
+}
+
 /// Whether a node's pods are about to leave: it is cordoned, being removed, or announced for removal.
 #[must_use]
 pub fn is_cordoned(node: &Node) -> bool {
@@ -218,67 +231,6 @@ pub fn is_cordoned(node: &Node) -> bool {
     node.metadata.deletion_timestamp.is_some()
         || spec.unschedulable == Some(true)
         || spec.taints.iter().flatten().any(|taint| leaving(&taint.key))
-}
-
-/// Drops from a pod what [`pod_facts`] does not look at, so that a cache of pods stays small.
-pub fn prune_pod(pod: &mut Pod) {
-    let part = is_part(pod);
-    prune_metadata(&mut pod.metadata, &POD_ANNOTATIONS);
-    pod.spec = pod.spec.take().map(|spec| PodSpec {
-        node_name: spec.node_name,
-        host_network: spec.host_network,
-        runtime_class_name: spec.runtime_class_name,
-        ..PodSpec::default()
-    });
-    pod.status = pod.status.take().map(|status| {
-        let conditions = [READY, SANDBOX_READY].into_iter().filter_map(|kind| {
-            let condition = condition(Some(&status), kind)?;
-            Some(PodCondition {
-                type_: kind.to_owned(),
-                status: condition.status.clone(),
-                last_transition_time: condition.last_transition_time.clone(),
-                ..PodCondition::default()
-            })
-        });
-        let conditions: Vec<_> = conditions.collect();
-        PodStatus {
-            phase: status.phase,
-            pod_ip: status.pod_ip,
-            pod_ips: status.pod_ips,
-            start_time: status.start_time,
-            conditions: (!conditions.is_empty()).then_some(conditions),
-            container_statuses: status.container_statuses.filter(|_| part),
-            ..PodStatus::default()
-        }
-    });
-}
-
-/// Drops from a namespace what [`namespace_facts`] does not look at.
-pub fn prune_namespace(namespace: &mut Namespace) {
-    prune_metadata(&mut namespace.metadata, &[REPAIR, STRATEGY]);
-    namespace.spec = None;
-    namespace.status = None;
-}
-
-/// Drops from a node what [`is_cordoned`] does not look at.
-pub fn prune_node(node: &mut Node) {
-    prune_metadata(&mut node.metadata, &[]);
-    node.spec = node.spec.take().map(|spec| NodeSpec {
-        unschedulable: spec.unschedulable,
-        taints: spec.taints,
-        ..NodeSpec::default()
-    });
-    node.status = None;
-}
-
-/// Keeps what identifies an object, its labels, its owners and these annotations.
-fn prune_metadata(metadata: &mut ObjectMeta, annotations: &[&str]) {
-    metadata.managed_fields = None;
-    metadata.finalizers = None;
-    if let Some(kept) = &mut metadata.annotations {
-        kept.retain(|key, _| annotations.contains(&key.as_str()));
-    }
-    metadata.annotations = metadata.annotations.take().filter(|kept| !kept.is_empty());
 }
 
 fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
@@ -319,7 +271,7 @@ fn kind(owner: &OwnerReference) -> String {
 }
 
 /// A pod's addresses in the order of the API, each once.
-fn addresses(status: Option<&PodStatus>) -> Vec<std::net::IpAddr> {
+fn addresses(status: Option<&PodStatus>) -> Vec<IpAddr> {
     let Some(status) = status else {
         return Vec::new();
     };

@@ -177,7 +177,11 @@ fn nothing_is_said_of_the_node_before_its_pods_were_told() {
 #[test]
 fn a_mesh_without_istiod_is_at_fault() {
     let mut mirror = told([], Labels::new());
-    for seen in [Delta::Begin, Delta::Is("node-a".to_owned(), false), Delta::End] {
+    let node = NodeFacts {
+        cordoned: false,
+        address: None,
+    };
+    for seen in [Delta::Begin, Delta::Is("node-a".to_owned(), node), Delta::End] {
         mirror.take(Seen::Node(seen));
     }
     mirror.take(Seen::Control(Delta::Begin));

@@ -324,6 +324,8 @@ impl Ward {
             containers: (id(Component::Cni), id(Component::Ztunnel)),
             // It holds agents back. A heal by hand is what shows whether heals take again, and then ends it.
             breaker: None,
+            // A person heals one node, whatever befell others.
+            address: None,
             watches_only: false,
         };
     }

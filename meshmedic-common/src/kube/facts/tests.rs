@@ -242,7 +242,7 @@ fn addresses_that_are_none_are_skipped() {
     let found = facts(json!({"status": status})).addresses;
     assert_eq!(
         found,
-        ["10.0.0.7", "10.0.0.8"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap())
+        ["10.0.0.7", "10.0.0.8"].map(|ip| ip.parse::<IpAddr>().unwrap())
     );
 }
 
@@ -254,37 +254,8 @@ fn what_was_toggled_and_what_was_forbidden_is_kept_word_for_word() {
 }
 
 #[test]
-fn pruning_changes_no_fact() {
-    let mirror = json!({"metadata": {"annotations": {MIRROR: "", CONFIG_HASH: "h", SIDECAR: "", TOGGLE_RESTORE: "{}"}}});
-    for value in [full(), mirror, json!({})] {
-        let mut pod = pod(value);
-        let before = (
-            pod_facts(&pod),
-            resource_version(&pod.metadata).to_owned(),
-            serde_json::to_vec(&pod).unwrap().len(),
-        );
-        prune_pod(&mut pod);
-        assert_eq!(pod_facts(&pod), before.0);
-        assert_eq!(resource_version(&pod.metadata), before.1);
-        assert!(serde_json::to_vec(&pod).unwrap().len() <= before.2 + 20);
-    }
-    let mut pod = pod(full());
-    prune_pod(&mut pod);
-    let text = serde_json::to_string(&pod).unwrap();
-    for dropped in [
-        "SECRET",
-        "managedFields",
-        "last-applied",
-        "Initialized",
-        "finalizers",
-    ] {
-        assert!(!text.contains(dropped), "{dropped}");
-    }
-}
-
-#[test]
-fn a_namespace_is_reduced_and_pruned() {
-    let mut namespace: Namespace = serde_json::from_value(json!({
+fn a_namespace_is_reduced() {
+    let namespace: Namespace = serde_json::from_value(json!({
         "metadata": {
             "name": "shop",
             "labels": {"istio.io/dataplane-mode": "ambient"},
@@ -297,9 +268,6 @@ fn a_namespace_is_reduced_and_pruned() {
     let facts = namespace_facts(&namespace);
     assert_eq!(facts.labels["istio.io/dataplane-mode"], "ambient");
     assert_eq!(facts.repair.as_deref(), Some("disabled"));
-    prune_namespace(&mut namespace);
-    assert_eq!(namespace_facts(&namespace), facts);
-    assert_eq!(namespace.metadata.annotations.unwrap().len(), 1);
     assert_eq!(namespace_facts(&Namespace::default()), NamespaceFacts::default());
 }
 
@@ -332,11 +300,34 @@ fn a_node_whose_pods_are_about_to_leave() {
             true,
         ),
     ] {
-        let mut node = node(value);
-        assert_eq!(is_cordoned(&node), cordoned, "{node:?}");
-        prune_node(&mut node);
+        let node = node(value);
         assert_eq!(is_cordoned(&node), cordoned, "{node:?}");
     }
+}
+
+#[test]
+fn a_nodes_address_is_the_one_inside_the_cluster() {
+    let node = |addresses: Value| -> Node {
+        serde_json::from_value(json!({"status": {"addresses": addresses}})).unwrap()
+    };
+    let of = |kind: &str, address: &str| json!({"type": kind, "address": address});
+    let both = node(json!([
+        of("ExternalIP", "192.0.2.7"),
+        of("Hostname", "node-a"),
+        of("InternalIP", "10.0.0.7")
+    ]));
+    assert_eq!(node_facts(&both).address, Some("10.0.0.7".parse().unwrap()));
+    assert_eq!(
+        node_facts(&node(json!([of("InternalIP", "nonsense")]))).address,
+        None
+    );
+    assert_eq!(
+        node_facts(&Node::default()),
+        NodeFacts {
+            cordoned: false,
+            address: None
+        }
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! What is known of the node and of a pod when an ask is considered.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::policy::{Gates, Standing};
@@ -141,6 +142,8 @@ pub struct NodeView {
     pub containers: (Option<String>, Option<String>),
     /// What is said of the cluster's heals, where so many did not take that none is begun.
     pub breaker: Option<String>,
+    /// The node's address inside the cluster, where it is known.
+    pub address: Option<IpAddr>,
     /// Whether another agent of this node is the one that acts.
     pub watches_only: bool,
 }

@@ -125,12 +125,11 @@ impl Healer {
         self.cni_since = view.cni_since;
         self.ztunnel_since = view.ztunnel_since;
         self.connected_since = since(self.connected_since, view.serving != Serving::Unproven);
-        let name = view.containers.1.as_deref().unwrap_or_default();
         let expected = pods.values().filter(|pod| pod.state != State::Exempt);
         let lost = pods.values().filter(|pod| pod.state.is_lost()).count();
         // What is not confirmed yet counts: a heal may come before that.
         let most = is_mass_loss(lost, expected.count());
-        self.pace.width.observe(at.now, most, lost > 0, name);
+        self.pace.width.observe(at.now, most, lost > 0, view);
         if self.containers.as_ref() != Some(&view.containers) {
             let known = self.containers.replace(view.containers.clone()).is_some();
             if known {

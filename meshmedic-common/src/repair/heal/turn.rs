@@ -37,7 +37,7 @@ impl Healer {
         }
         let forbidden = self.begin_forbids(at, view);
         if forbidden.is_none() {
-            self.pace.width.is_free(at.now);
+            self.pace.width.is_free(at);
         }
         let proved = self.pace.is_proved(at.now);
         let shadow = !self.may_act();
@@ -125,6 +125,12 @@ impl Healer {
                     })
                 })
                 .or_else(|| spread.then_some((Withheld::HealOwnerShare, None)));
+            let agrees = case.agrees(&self.healing.care, candidate, None);
+            let read_ahead = reason.as_ref().is_none_or(|(why, _)| waits_for_its_turn(*why));
+            if read_ahead && !agrees && prepared < PREPARED {
+                prepared += 1;
+                case.look(at.now, self.healing.care.confirm / 2);
+            }
             if let Some((why, detail)) = reason {
                 case.below = Below::of(why);
                 // A pod that is being confirmed is no finding yet: nobody is told why nothing is done.
@@ -134,11 +140,7 @@ impl Healer {
                 continue;
             }
             case.below = Below::Waits(Withheld::Healing);
-            if !case.agrees(&self.healing.care, candidate, None) {
-                if prepared < PREPARED {
-                    prepared += 1;
-                    case.look(at.now, self.healing.care.confirm / 2);
-                }
+            if !agrees {
                 continue;
             }
             if shadow {
@@ -155,6 +157,14 @@ impl Healer {
             case.stage = Stage::Fetching { first: None };
         }
     }
+}
+
+/// Whether nothing but other heals holds a pod back: then it is read while it waits, and asked for when its turn comes.
+const fn waits_for_its_turn(why: Withheld) -> bool {
+    matches!(
+        why,
+        Withheld::HealPace | Withheld::HealCanary | Withheld::HealOwnerShare
+    )
 }
 
 impl Healing {

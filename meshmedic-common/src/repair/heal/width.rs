@@ -4,13 +4,18 @@
 //! A node that reboots alone is healed as quickly as its istio-cni works. After a power cut thousands of agents ask one
 //! API server, and none knows of the others. So each looks at the same few ztunnels of the fleet: the share of them
 //! that became Ready lately, times the number of nodes, says how many nodes came back together. A node then asks once
-//! in the time that this many nodes share.
+//! in the time that this many nodes share, at a moment of its own: by the API server's clock, which all agents know,
+//! and by the node's address, which spreads neighbours evenly.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
+use super::evidence::NodeView;
 use crate::duration;
+use crate::repair::Moment;
 use crate::repair::sabotage::{Defence, is_out};
-use crate::spread::share;
+use crate::spread::{place, share};
 use crate::time::Time;
 
 /// So many asks a second are left to all nodes together.
@@ -54,6 +59,16 @@ fn gap(nodes: u32) -> Duration {
     Duration::from_secs(1).saturating_mul(nodes) / ASKS_A_SECOND
 }
 
+/// How long it is until a node's own moment, which comes once in each gap.
+fn until(server: Timestamp, gap: Duration, own: Duration) -> Duration {
+    let (now, gap, own) = (server.as_nanosecond(), gap.as_nanos(), own.as_nanos());
+    let Ok(gap) = i128::try_from(gap) else {
+        return Duration::ZERO;
+    };
+    let wait = (i128::try_from(own).unwrap_or(0) - now).checked_rem_euclid(gap);
+    Duration::from_nanos(u64::try_from(wait.unwrap_or(0)).unwrap_or(0))
+}
+
 /// What is known of a mass loss.
 #[derive(Debug, Default)]
 pub(super) struct Width {
@@ -62,7 +77,7 @@ pub(super) struct Width {
     /// Since when most pods of this node are lost.
     since: Option<Time>,
     /// Since when nothing but the pace keeps this node from asking: from then on its turns count.
-    free: Option<Time>,
+    free: Option<Moment>,
     /// How many nodes came back, by the widest sample.
     nodes: Option<u32>,
     samples: u32,
@@ -75,8 +90,8 @@ pub(super) struct Width {
 }
 
 impl Width {
-    /// Takes whether most pods are lost, and whether any still is. `name` is the node's own.
-    pub(super) fn observe(&mut self, now: Time, mass_loss: bool, any: bool, name: &str) {
+    /// Takes whether most pods are lost, and whether any still is.
+    pub(super) fn observe(&mut self, now: Time, mass_loss: bool, any: bool, view: &NodeView) {
         let begins = self.since.is_none() && mass_loss;
         // It is over with the last pod, not when fewer than most are left.
         let ends = self.since.is_some() && !mass_loss && !any;
@@ -88,14 +103,20 @@ impl Width {
         }
         if begins {
             self.since = Some(now);
-            self.part = u32::try_from(share(name, PARTS.into())).unwrap_or(0);
+            // Where the address is not known, ztunnel's container is another name of the node.
+            let name = view.containers.1.as_deref().unwrap_or_default();
+            let part = view.address.map_or_else(
+                || share(name, PARTS.into()),
+                |address| place(address, PARTS.into()),
+            );
+            self.part = u32::try_from(part).unwrap_or(0);
         }
     }
 
     /// Nothing but the pace forbids an ask.
-    pub(super) fn is_free(&mut self, now: Time) {
+    pub(super) fn is_free(&mut self, at: Moment) {
         if self.since.is_some() {
-            self.free.get_or_insert(now);
+            self.free.get_or_insert(at);
         }
     }
 
@@ -146,7 +167,8 @@ impl Width {
             return waits.then(|| since + PATIENCE);
         };
         let gap = gap(nodes);
-        Some(free + gap.saturating_mul(self.asks) + gap.saturating_mul(self.part) / PARTS)
+        let own = gap.saturating_mul(self.part) / PARTS;
+        Some(free.now + until(free.server, gap, own) + gap.saturating_mul(self.asks))
     }
 
     /// Whether this node has to leave the next ask to others.
@@ -198,6 +220,22 @@ mod tests {
 
     const START: Time = Time::from_nanos(1_000_000_000_000);
 
+    fn view() -> NodeView {
+        NodeView {
+            address: Some("10.0.0.7".parse().unwrap()),
+            ..NodeView::default()
+        }
+    }
+
+    /// The same instant by the API server's clock.
+    fn moment(now: Time) -> Moment {
+        let since = i64::try_from(now.since(START).as_millis()).unwrap();
+        Moment {
+            now,
+            server: Timestamp::from_millisecond(1_785_000_000_123 + since).unwrap(),
+        }
+    }
+
     fn sample(nodes: u32, seen: u32, young: u32) -> Option<Sample> {
         Some(Sample { nodes, seen, young })
     }
@@ -205,8 +243,8 @@ mod tests {
     /// A loss of which a sample told this.
     fn lost(found: Option<Sample>) -> Width {
         let mut width = Width::default();
-        width.observe(START, true, true, "z1");
-        width.is_free(START);
+        width.observe(START, true, true, &view());
+        width.is_free(moment(START));
         assert!(width.wants_sample(START) && !width.wants_sample(START));
         width.sampled(found);
         width
@@ -252,6 +290,30 @@ mod tests {
     }
 
     #[test]
+    fn a_nodes_moments_are_the_same_whenever_it_came_back() {
+        let turns = |after: u64| {
+            let free = START + Duration::from_millis(after);
+            let mut width = Width::default();
+            width.observe(free, true, true, &view());
+            width.is_free(moment(free));
+            assert!(width.wants_sample(free));
+            width.sampled(sample(5000, 20, 20));
+            let turn = width.next_turn().unwrap();
+            assert!(turn.since(free) < gap(5000), "{after}");
+            turn
+        };
+        let gap = gap(5000);
+        let first = turns(0);
+        for after in [1, 700, 3_000, 9_000, 14_000, 29_000] {
+            let later = turns(after).since(first).as_nanos() % gap.as_nanos();
+            assert!(
+                later < 1_000 || gap.as_nanos() - later < 1_000,
+                "{after}: {later}"
+            );
+        }
+    }
+
+    #[test]
     fn the_widest_sample_counts_until_the_last_pod_is_back() {
         let mut width = lost(sample(100, 20, 5));
         assert_eq!(width.nodes(), Some(25));
@@ -263,17 +325,17 @@ mod tests {
         assert!(width.wants_sample(START + APART * 3));
         width.sampled(None);
         assert!(!width.wants_sample(START + APART * 20), "and no more");
-        width.observe(START, false, true, "z1");
+        width.observe(START, false, true, &view());
         assert_eq!(width.nodes(), Some(50));
-        width.observe(START, false, false, "z1");
+        width.observe(START, false, false, &view());
         assert_eq!((width.nodes(), width.since()), (None, None));
     }
 
     #[test]
     fn an_api_that_says_nothing_stops_nobody_for_long() {
         let mut width = Width::default();
-        width.observe(START, true, true, "z1");
-        width.is_free(START);
+        width.observe(START, true, true, &view());
+        width.is_free(moment(START));
         assert!(width.wants_sample(START) && width.forbids(START));
         assert_eq!(width.event_after(), None);
         assert!(!width.forbids(START + PATIENCE));

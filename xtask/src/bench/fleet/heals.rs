@@ -8,6 +8,7 @@ mod pod;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use meshmedic_common::facts::Enrolment;
@@ -83,6 +84,7 @@ struct Node {
     few: Few,
     pods: BTreeMap<PodUid, Pod>,
     booted: u64,
+    address: IpAddr,
     /// Its ztunnel's container.
     ztunnel: String,
     broken: bool,
@@ -179,6 +181,7 @@ impl Fleet {
             few: Few::default(),
             pods: pods.collect(),
             booted,
+            address: address(number),
             ztunnel: format!("{:016x}", split_mix(&mut self.random)),
             broken,
             queue: VecDeque::new(),
@@ -319,7 +322,7 @@ impl Fleet {
         if due <= self.now {
             node.untold = None;
             write(&mut self.agents, self.now, 1);
-        } else if node.wake.is_none_or(|wake| wake > due) {
+        } else if node.wake.is_none_or(|wake| wake <= self.now || wake > due) {
             node.wake = Some(due);
             self.after(due - self.now, Happening::Wake(number));
         }
@@ -468,6 +471,7 @@ impl Node {
             support: Support::Yes,
             containers: (Some("c1".to_owned()), Some(self.ztunnel.clone())),
             breaker,
+            address: Some(self.address),
             ..NodeView::default()
         }
     }
@@ -513,6 +517,16 @@ impl Node {
         let Self { healer, pods, .. } = self;
         healer.answer(moment(millis), id, answer, &candidates(pods));
     }
+}
+
+/// The nodes are in three subnets, of which others have taken half of the addresses, whichever came first.
+fn address(number: usize) -> IpAddr {
+    let nth = u32::try_from(number / 3).unwrap_or_default();
+    let subnet = u8::try_from(number % 3).unwrap_or_default() * 64;
+    let mut state = u64::from(nth);
+    let taken = u32::from(split_mix(&mut state).is_multiple_of(2));
+    let first = Ipv4Addr::new(10, 0, subnet, 0).to_bits();
+    Ipv4Addr::from_bits(first + nth * 2 + taken).into()
 }
 
 fn write(counts: &mut Vec<u64>, now: u64, writes: u64) {
