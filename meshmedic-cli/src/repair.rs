@@ -76,8 +76,9 @@ pub(crate) struct Args {
 }
 
 const AFTER_HELP: &str = "\
-It refuses to work on a whole cluster: name pods, a namespace, labels or a
-node, or let the logs choose by --behavioral. First the plan is shown: for each
+Without --yes it repairs nothing and shows the plan. With --yes it refuses to
+work on a whole cluster: name pods, a namespace, labels or a node, or let the
+logs choose by --behavioral. First the plan is shown: for each
 pod the gentlest way that can help it and what that costs, or which rule forbids
 it. docs/repair-safety.md explains ways and rules.
 
@@ -148,7 +149,7 @@ pub(crate) struct Risks {
     /// Although the annotation meshmedic.io/repair forbids it
     #[arg(long)]
     despite_opt_out: bool,
-    /// Although the last repairs did not take
+    /// Although the last repairs failed
     #[arg(long)]
     despite_failures: bool,
     /// Without the agents' records, so that agents may work on the same pods at once
@@ -210,6 +211,9 @@ pub(crate) struct Item {
     /// The gentler ways that cannot help it, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) passed_over: Vec<PassedOver>,
+    /// Whether a disruption budget refuses it as it is now.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) refused: bool,
 }
 
 /// What is needed to repair one pod.
@@ -273,7 +277,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     args.ways.check()?;
     // What the context says does not matter here.
     let wanted = args.selection.check("default")?;
-    let chosen = args.behavioral || wanted.labels.is_some() || wanted.node.is_some();
+    let chosen = !args.yes || args.behavioral || wanted.labels.is_some() || wanted.node.is_some();
     if wanted.scope == Scope::Cluster && !chosen {
         let why = "a repair of the whole cluster at once is refused: name pods, or choose with -n, -l, --node or \
                    --behavioral";
@@ -463,6 +467,7 @@ impl Item {
         Self {
             action,
             detail: detail.into(),
+            refused: false,
             ..self
         }
     }
@@ -493,13 +498,16 @@ fn pods(count: usize) -> String {
 }
 
 fn dry_summary(items: &[Item]) -> String {
-    let would = count(items, &[Action::WouldRepair]);
+    let refused = |item: &&Item| item.action == Action::WouldRepair && item.refused;
+    let refused = items.iter().filter(refused).count();
+    let would = count(items, &[Action::WouldRepair]) - refused;
     let withheld = count(items, &[Action::Withheld]);
-    let left = if withheld == 0 {
-        String::new()
-    } else {
-        format!(", {withheld} left alone")
-    };
+    let parts = [
+        (refused, "refused by a disruption budget"),
+        (withheld, "left alone"),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    let left: String = parts.map(|(count, what)| format!(", {count} {what}")).collect();
     match would {
         0 => format!("Nothing would be done{left}."),
         would => format!(

@@ -152,6 +152,10 @@ async fn undo(args: &Args, connection: &Connection, selection: &Selection) -> an
     Ok(items)
 }
 
+/// What is taken back, for people.
+const LABEL: &str = "what a toggle did to its label istio.io/dataplane-mode";
+const RECORD: &str = "the record of an ask to istio-cni";
+
 /// Puts the label of a pod back that a toggle took away.
 async fn put_back(args: &Args, connection: &Connection, mesh: &Mesh, facts: &PodFacts) -> Item {
     let item = |action, detail: String| Item {
@@ -166,14 +170,12 @@ async fn put_back(args: &Args, connection: &Connection, mesh: &Mesh, facts: &Pod
         return item(Action::Withheld, why);
     }
     if !args.yes {
-        let detail = "its label istio.io/dataplane-mode is put back as it was before a toggle";
-        return item(Action::WouldUndo, detail.to_owned());
+        return item(Action::WouldUndo, LABEL.to_owned());
     }
     match toggle::restore(&connection.client, &facts.into()).await {
-        Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => item(
-            Action::Undone,
-            "its label istio.io/dataplane-mode is as it was".to_owned(),
-        ),
+        Ok(_) | Err(RestoreError::Api(Acted::Gone | Acted::OtherPod)) => {
+            item(Action::Undone, LABEL.to_owned())
+        }
         Err(error) => item(Action::Failed, error.to_string()),
     }
 }
@@ -191,18 +193,14 @@ async fn forget(args: &Args, connection: &Connection, facts: &PodFacts) -> Item 
     if facts.is_asked() && age.is_some_and(|age| age < UNDER_WAY) {
         return item(
             Action::Withheld,
-            "istio-cni was asked a moment ago to take it in again: wait for the end of that".to_owned(),
+            "istio-cni was asked a moment ago to enrol it again: wait for the end of that".to_owned(),
         );
     }
     if !args.yes {
-        let detail = "the record of an ask to istio-cni is removed";
-        return item(Action::WouldUndo, detail.to_owned());
+        return item(Action::WouldUndo, RECORD.to_owned());
     }
     match heal::forget(&connection.client, &facts.into()).await {
-        Ok(_) | Err(Acted::Gone | Acted::OtherPod) => item(
-            Action::Undone,
-            "the record of an ask to istio-cni is removed".to_owned(),
-        ),
+        Ok(_) | Err(Acted::Gone | Acted::OtherPod) => item(Action::Undone, RECORD.to_owned()),
         Err(acted) => item(
             Action::Failed,
             format!(
@@ -264,22 +262,14 @@ mod tests {
             detail: detail.to_owned(),
         };
         let plan = [
-            item(
-                Left::Heal,
-                Action::WouldUndo,
-                "the record of an ask to istio-cni is removed",
-            ),
+            item(Left::Heal, Action::WouldUndo, RECORD),
             item(
                 Left::Toggle,
                 Action::Withheld,
                 "ztunnel is not Ready on the node, and in the mesh its connections would be refused",
             ),
         ];
-        let done = [item(
-            Left::Toggle,
-            Action::Undone,
-            "its label istio.io/dataplane-mode is as it was",
-        )];
+        let done = [item(Left::Toggle, Action::Undone, LABEL)];
         let all = [text(&plan), text(&done), text(&[])].join("\n");
         output::assert_golden("undo.txt", &all);
         let json = serde_json::to_value(&plan).unwrap();

@@ -64,11 +64,11 @@ named! {
         /// Rule 6: how much is lost is not known yet.
         Confirming = "confirming", "several pods of its node seem to be lost and are being confirmed: how many goes first";
         /// Rule 6: repairs of this owner's pods did not take.
-        BreakerOwner = "breaker-owner", "repairs of this owner's pods did not take";
+        BreakerOwner = "breaker-owner", "repairs of this owner's pods failed";
         /// Rule 6: repairs on this node did not take.
-        BreakerNode = "breaker-node", "repairs on this node did not take";
+        BreakerNode = "breaker-node", "repairs on this node failed";
         /// Rule 6: repairs in this cluster did not take.
-        BreakerCluster = "breaker-cluster", "repairs in this cluster did not take";
+        BreakerCluster = "breaker-cluster", "repairs in this cluster failed";
         /// Rule 7: enough repairs of this owner's pods are under way.
         InFlightOwner = "in-flight-owner", "enough repairs of this owner's pods are under way";
         /// Rule 7: enough repairs on this node are under way.
@@ -80,7 +80,7 @@ named! {
         /// Rule 7: the cluster's hour is used up.
         BudgetCluster = "budget-cluster", "the cluster had its repairs of this hour";
         /// Rule 7: the owner's pods are left in peace for a while.
-        Cooldown = "cooldown", "a repair of this owner's pods did not take, or did not last, a while ago";
+        Cooldown = "cooldown", "a repair of this owner's pods failed, or did not last, a while ago";
         /// Rule 7: what was done before cannot be read or written.
         NoLedger = "no-ledger", "what was done before cannot be read or written, so nothing is done";
         /// Rule 8: the pod's annotation.
@@ -92,7 +92,7 @@ named! {
         /// Rule 9: the label would not be heeded.
         NoToggle = "no-toggle", "istio-cni's selectors would keep it enrolled whatever its label says, so a toggle does nothing";
         /// Rule 1: the API does not let us ask istio-cni.
-        HealNotPermitted = "heal-not-permitted", "the right to ask istio-cni to take a pod in again is missing (pods/status: patch), and nothing is restarted instead";
+        HealNotPermitted = "heal-not-permitted", "the right to ask istio-cni to enrol a pod again is missing (pods/status: patch), and nothing is restarted instead";
         /// Rule 2: nothing shows that ztunnel serves.
         ZtunnelUnproven = "ztunnel-unproven", "nothing shows that this node's ztunnel serves: no pod is captured, and it has had no connection to istio-cni for long enough";
         /// Rule 2: the API does not know where it lives.
@@ -100,19 +100,19 @@ named! {
         /// Rule 2: ztunnel could not bind there.
         PortHeld = "port-held", "another process holds a port that ztunnel needs";
         /// Rule 2: istio-cni may not understand.
-        HealUnsupported = "heal-unsupported", "istio-cni takes a running pod in again from 1.25 on, and this one is older or does not say (--istio-version)";
+        HealUnsupported = "heal-unsupported", "istio-cni enrols a running pod again from 1.25 on, and this one is older or does not say (--istio-version)";
         /// Rule 2: another agent is the one that acts.
         Superseded = "superseded", "another agent of this node is the one that acts";
         /// Rule 6: a gentler way has not come to its end.
-        Healing = "healing", "a gentler way has not come to its end: istio-cni is asked to take it in again";
+        Healing = "healing", "a gentler way has not come to its end: istio-cni is asked to enrol it again";
         /// Rule 6: the first heal must prove itself.
         HealCanary = "heal-canary", "another heal in place must prove itself first";
         /// Rule 6: heals did not take here.
-        HealStopped = "heal-stopped", "heals in place of pods of different owners and namespaces did not take on this node";
+        HealStopped = "heal-stopped", "heals of pods of different owners and namespaces failed on this node";
         /// Rule 6: heals did not take in several places.
-        HealBreaker = "heal-breaker", "heals in place did not take on several nodes, so no more start in this cluster";
+        HealBreaker = "heal-breaker", "heals in place failed on several nodes, so no more start in this cluster";
         /// Rule 6: nothing shows that istio-cni works.
-        HealUnanswered = "heal-unanswered", "a heal in place did not take, and nothing has shown since that istio-cni works";
+        HealUnanswered = "heal-unanswered", "a heal in place failed, and nothing has shown since that istio-cni works";
         /// Rule 7: enough asks are outstanding.
         HealPace = "heal-pace", "enough heals in place are under way on this node, or within a minute";
         /// Rule 7: its owner had its share.

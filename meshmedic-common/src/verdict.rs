@@ -261,7 +261,7 @@ named! {
         /// The right to ask istio-cni is missing.
         HealNotPermitted = "heal-not-permitted", "pods cannot be healed in place: the agent may not patch pods/status";
         /// Heals did not take on several nodes.
-        HealBreaker = "heal-breaker", "heals in place did not take on several nodes, so no agent begins another one";
+        HealBreaker = "heal-breaker", "heals in place failed on several nodes, so no agent starts another one";
         /// An ask left a pod's rules without a listener, and taking that back failed.
         HealMadeUnreachable = "heal-made-unreachable", "a heal in place left a pod unreachable, and taking that back failed";
         /// Somebody outside Istio's namespaces, or not as Istio does it, claims to be a part of Istio. He is ignored.

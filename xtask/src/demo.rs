@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -60,11 +60,20 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<i32> {
             screen.plain("\nInterrupted. Agent and lab are taken down.")?;
             Ok(INTERRUPTED)
         }
+        // Who read it has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(0),
         Err(error) => {
             screen.failed(&format!("{error:#}"))?;
             Ok(1)
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(broken))
 }
 
 /// Builds programs that are looked for beside this one, in the profile of this one.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask docs`: what the code knows best, written down for people: the commands, the metrics, the manual pages.
 
+pub(crate) mod book;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};

@@ -164,6 +164,21 @@ fn every_relative_link_leads_somewhere() {
 }
 
 #[test]
+fn every_page_is_in_the_book_once() {
+    let root = root();
+    let summary = fs::read_to_string(root.join("docs/SUMMARY.md")).unwrap();
+    let mut chapters = rules::relative_links(&summary);
+    chapters.sort();
+    let pages = sources().into_iter().filter_map(|source| {
+        let page = source.path.strip_prefix("docs/")?.to_owned();
+        (page.ends_with(".md") && page != "SUMMARY.md").then_some(page)
+    });
+    let mut pages: Vec<String> = pages.collect();
+    pages.sort();
+    assert_eq!(chapters, pages);
+}
+
+#[test]
 fn every_task_in_the_documents_is_one_that_there_is() {
     let commands = meshmedic_lab::docs::commands(&root(), &["cargo", "xtask"]).unwrap();
     assert!(commands.len() > 10, "{commands:?}");

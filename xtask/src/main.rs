@@ -54,6 +54,12 @@ enum Task {
     Release(release::ReleaseArgs),
     /// Write the pages of commands and metrics, and the manual pages
     Docs(docs::DocsArgs),
+    /// For mdBook: lead a book's links to other files of the repository out of it
+    #[command(hide = true)]
+    LinksOut {
+        /// What mdBook asks
+        words: Vec<String>,
+    },
     /// Count the lines of Rust that are no tests, by room
     Lines,
     /// Run every test that this machine can run, and list what it skipped
@@ -76,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         Task::E2e(args) => e2e::run(&args),
         Task::Release(args) => release::run(&args),
         Task::Docs(args) => docs::run(&args),
+        Task::LinksOut { words } => docs::book::run(&words),
         Task::Lines => lines::run(),
         Task::Test(args) => {
             if !test::run(&args)? {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use meshmedic_common::identity::Claimant;
 use meshmedic_common::policy::{Withheld, is_stuck};
+use meshmedic_common::repair::heal::Below;
 use meshmedic_common::report::{
     BreakerReport, BreakerScope, Budgets, ConditionReport, HealStanding, NodeReport, PodReport,
     RepairStanding,
@@ -100,6 +101,13 @@ impl Agent {
         pod.heal = healer.progress(&pod.uid).map(HealStanding::from);
         if pod.heal.is_none() && healer.would_heal(&pod.uid) && pod.state.is_finding() {
             pod.heal = Some(HealStanding::WouldHeal);
+        }
+        if pod.heal.is_none()
+            && pod.state.is_finding()
+            && let Below::Waits(why) = healer.below(&pod.uid)
+            && why != Withheld::Healing
+        {
+            pod.heal = Some(HealStanding::withheld(why));
         }
         let acted = self
             .planner

@@ -174,7 +174,7 @@ pub(super) struct Limits {
         env = "MESHMEDIC_MAX_REPAIRS_PER_HOUR_CLUSTER"
     )]
     pub(super) max_repairs_per_hour_cluster: usize,
-    /// How long an owner's pods are left alone after a repair that did not take, doubling
+    /// How long an owner's pods are left alone after a failed repair, doubling
     #[arg(long, value_name = "DURATION", default_value = show(DEFAULT.cooldown.0), value_parser = cooldown, env = "MESHMEDIC_COOLDOWN")]
     pub(super) cooldown: Duration,
     /// The longest that it gets
@@ -196,7 +196,7 @@ const CARE: Care = Care::DEFAULT;
 /// istio-cni's own word is taken for its version.
 pub(super) const FOUND: &str = "found";
 
-/// How istio-cni is asked to take a running pod in again.
+/// How istio-cni is asked to enrol a running pod again.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Heals in place")]
 pub(super) struct Heals {
@@ -297,7 +297,7 @@ fn rungs(text: &str) -> Result<Rungs, String> {
     let rungs: Rungs = text.parse().map_err(|error: BadRungs| error.to_string())?;
     if rungs.toggle && !rungs.heal {
         return Err(
-            "the agent toggles a label only after a heal that did not take: write heal,toggle, or use `meshmedic repair \
+            "the agent toggles a label only after a failed heal: write heal,toggle, or use `meshmedic repair \
              --strategy toggle`"
                 .to_owned(),
         );

@@ -222,8 +222,8 @@ impl Known {
         let mut evidence = vec![
             format!("Its annotation {REDIRECTION} is {said}; it is {ready}."),
             facts.labels.get(MODE_LABEL).map_or_else(
-                || format!("It has no label {MODE_LABEL}."),
-                |mode| format!("Its label {MODE_LABEL} is {}.", clean(mode, MAX_WORDS)),
+                || format!("It has no label {MODE_LABEL} of its own."),
+                |mode| format!("Its own label {MODE_LABEL} is {}.", clean(mode, MAX_WORDS)),
             ),
         ];
         evidence.extend(self.eligibility().pop());

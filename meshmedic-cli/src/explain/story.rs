@@ -15,6 +15,7 @@ use meshmedic_common::times::Times;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::events::Told;
+use crate::output;
 use crate::repair::{Action, Item};
 use crate::scan::ScannedPod;
 use crate::status::ago;
@@ -208,11 +209,7 @@ impl Known {
             .iter()
             .filter(|repair| repair.uid == self.pod.uid || repair.pod == name)
         {
-            let action = repair.action.map_or("repaired", |action| action.sentence());
-            let result = repair
-                .result
-                .map_or("with an unknown result", |result| result.sentence());
-            lines.push(format!("{}  {action}: {result}", ago(repair.at, self.now)));
+            lines.push(format!("{}  {}", ago(repair.at, self.now), repair.sentence()));
         }
         lines
     }
@@ -241,10 +238,10 @@ impl Known {
         let heal = self.report().and_then(|report| report.heal.as_ref());
         lines.extend(match heal {
             Some(HealStanding::Asked) => {
-                Some("The agent has asked istio-cni to take it in again, and waits for the proof.".to_owned())
+                Some("The agent has asked istio-cni to enrol it again, and waits for the proof.".to_owned())
             }
             Some(HealStanding::Failed { sentence, .. }) => Some(format!(
-                "A heal in place did not take: {}. Until istio-cni says that it is captured its callers speak plain text to it.",
+                "A heal in place failed: {}. Until istio-cni says that it is captured its callers speak plain text to it.",
                 clean(sentence, MAX_WORDS)
             )),
             Some(HealStanding::MadeUnreachable) => Some(
@@ -254,6 +251,10 @@ impl Known {
             Some(HealStanding::WouldHeal) => {
                 Some("The agent would have it healed in place, and its repairs are off.".to_owned())
             }
+            Some(HealStanding::Withheld { rule, sentence, .. }) => Some(format!(
+                "Rule {rule} makes its heal in place wait: {}.",
+                clean(sentence, MAX_WORDS)
+            )),
             Some(HealStanding::Other) | None => None,
         });
         lines.extend(match self.report().and_then(|report| report.repair.as_ref()) {
@@ -298,8 +299,9 @@ impl Known {
         let shown = shown.map(|line| format!("{line}."));
         let line = |code| {
             format!(
-                "meshmedic doctor {} looks for it; docs/troubleshooting.md explains it under {code}.",
-                self.pod.display_name()
+                "meshmedic doctor {} looks for it; {} explains it.",
+                self.pod.display_name(),
+                output::docs("troubleshooting", code)
             )
         };
         shown.chain(code.map(line)).collect()
@@ -313,6 +315,9 @@ impl Known {
         }
         if let Some((why, _)) = self.repair.as_ref().and_then(|item| Some((item.reason?, item))) {
             return remedy(why, &name);
+        }
+        if self.repair.as_ref().is_some_and(|item| item.refused) {
+            return remedy(Withheld::DisruptionBudget, &name);
         }
         match (self.pod.state, self.pod.reason) {
             (State::Captured, _) if self.pod.is_unredirected() => format!(
@@ -404,8 +409,15 @@ fn remedy(why: Withheld, name: &str) -> String {
         Withheld::OptedOutPod | Withheld::OptedOutNamespace => {
             "Restart it yourself, or remove the annotation meshmedic.io/repair.".to_owned()
         }
+        Withheld::DisruptionBudget => format!(
+            "Scale its owner up, or let its budget allow one disruption; then meshmedic repair {name} --yes"
+        ),
         Withheld::Toggling => format!("meshmedic undo {name} --yes"),
         Withheld::Guessed => "Get the right to read the ConfigMap istio-cni-config.".to_owned(),
-        why => format!("See rule {} in docs/repair-safety.md.", why.rule()),
+        why => format!(
+            "Rule {} is explained in {}",
+            why.rule(),
+            output::docs("repair-safety", "the-rules")
+        ),
     }
 }

@@ -279,7 +279,7 @@ impl<'a> Course<'a> {
         }
         for uid in &self.wanted {
             let ending = if self.asked.contains(uid) {
-                let detail = "istio-cni was asked to take it in again; interrupted before that was proved: repeat the \
+                let detail = "istio-cni was asked to enrol it again; interrupted before that was proved: repeat the \
                               repair, which goes on from there";
                 Ending::Failed(detail.to_owned())
             } else {
@@ -401,7 +401,7 @@ impl<'a> Course<'a> {
                 tracing::debug!("{}: attempt {attempt:?}", pod.display_name());
                 self.step(
                     &pod.display_name(),
-                    &format!("asking istio-cni to take it in again{again}"),
+                    &format!("asking istio-cni to enrol it again{again}"),
                 );
             }
             Notice::Healed { pod, took, .. } => {
@@ -428,7 +428,7 @@ impl<'a> Course<'a> {
                 self.end(pod.cgroup_uid, Ending::Failed(detail));
             }
             Notice::Stopped => {
-                let what = "heals of pods of different owners and namespaces did not take: no more start";
+                let what = "heals of pods of different owners and namespaces failed: no more start";
                 self.step(&format!("node {}", self.ward.node), what);
             }
             Notice::Would { .. }
@@ -464,5 +464,5 @@ impl<'a> Course<'a> {
 }
 
 fn did_not_take(why: &str) -> String {
-    format!("istio-cni was asked to take it in again, and it did not take: {why}")
+    format!("istio-cni was asked to enrol it again, and that failed: {why}")
 }

@@ -85,6 +85,8 @@ pub(super) struct Step {
     pub(super) means: Means,
     /// For people.
     act: String,
+    /// Whether a disruption budget refuses it as it is now.
+    refused: bool,
 }
 
 impl Step {
@@ -93,6 +95,7 @@ impl Step {
         Self {
             means: Means::Restore,
             act: "a toggle was left half done: its label is put back".to_owned(),
+            refused: false,
         }
     }
 }
@@ -251,28 +254,31 @@ impl World {
         standing(facts.clone(), namespace, &self.enablement(facts))
     }
 
-    /// How much room the budgets of a pod leave, for people.
-    fn headroom(&self, facts: &PodFacts) -> String {
+    /// How much room the budgets of a pod leave, for people, and whether one refuses its eviction now.
+    fn headroom(&self, facts: &PodFacts) -> (String, bool) {
         let budgets = match self.budgets.get(&facts.namespace) {
             Some(Ok(budgets)) => budgets,
-            Some(Err(why)) => return format!("its disruption budgets cannot be read ({why})"),
-            None => return String::new(),
+            Some(Err(why)) => return (format!("its disruption budgets cannot be read ({why})"), false),
+            None => return (String::new(), false),
         };
         let of_pod: Vec<&Budget> = budgets
             .iter()
             .filter(|budget| budget.selector.matches(&facts.labels))
             .collect();
         match of_pod.as_slice() {
-            [] => "no disruption budget covers it".to_owned(),
+            [] => ("no disruption budget covers it".to_owned(), false),
             [budget] => {
                 let Budget { name, allowed, .. } = budget;
                 let refused = *allowed <= 0 && (facts.ready || !budget.frees_unready);
-                let refused = if refused { ": it would be refused" } else { "" };
-                format!("budget {name} allows {allowed} now{refused}")
+                let words = if refused { ": it would be refused" } else { "" };
+                (format!("budget {name} allows {allowed} now{words}"), refused)
             }
-            several => format!(
-                "{} disruption budgets cover it: it would be refused",
-                several.len()
+            several => (
+                format!(
+                    "{} disruption budgets cover it: it would be refused",
+                    several.len()
+                ),
+                true,
             ),
         }
     }
@@ -349,10 +355,7 @@ impl Planned {
                 }
             };
             match forbidden {
-                None => plan.steps.push(Step {
-                    means,
-                    act: act(world, means, &facts, &plan.pod),
-                }),
+                None => plan.steps.push(step(world, means, &facts, &plan.pod)),
                 Some((why, detail)) => plan.pass_over(means, why, detail),
             }
         }
@@ -412,6 +415,7 @@ impl Planned {
             successor: None,
             means: self.steps.first().map(|step| step.means),
             passed_over: self.passed_over.clone(),
+            refused: self.steps.first().is_some_and(|step| step.refused),
         };
         match &self.withheld {
             Some((why, detail)) => item.withheld(*why, detail.as_deref()),
@@ -422,7 +426,7 @@ impl Planned {
     /// What is done, for people.
     fn act(&self) -> String {
         let acts: Vec<&str> = self.steps.iter().map(|step| step.act.as_str()).collect();
-        acts.join(". If that does not take: ")
+        acts.join(". If that fails: ")
     }
 }
 
@@ -442,8 +446,9 @@ fn means(strategy: Rungs, risks: Risks) -> impl Iterator<Item = Means> {
 }
 
 /// What is done by these means, and what it costs, for people.
-fn act(world: &World, means: Means, facts: &PodFacts, pod: &ScannedPod) -> String {
-    match means {
+fn step(world: &World, means: Means, facts: &PodFacts, pod: &ScannedPod) -> Step {
+    let mut refused = false;
+    let act = match means {
         Means::Heal => {
             let cost = match pod.grounds.connections {
                 None => "resets its open connections".to_owned(),
@@ -451,18 +456,17 @@ fn act(world: &World, means: Means, facts: &PodFacts, pod: &ScannedPod) -> Strin
                 Some(1) => "resets its one open connection".to_owned(),
                 Some(count) => format!("resets its {count} open connections"),
             };
-            format!("istio-cni is asked to take it in again: {cost}; no restart")
+            format!("istio-cni is asked to enrol it again: {cost}; no restart")
         }
         Means::Toggle => "its label is toggled: plain text meanwhile; no restart".to_owned(),
         Means::Evict | Means::Delete | Means::Restore => {
             let owner = owner_name(facts.controller.as_ref()).unwrap_or_default();
-            format!(
-                "{}; {owner} recreates it; {}",
-                means.sentence(),
-                world.headroom(facts)
-            )
+            let (headroom, refuses) = world.headroom(facts);
+            refused = refuses && means == Means::Evict;
+            format!("{}; {owner} recreates it; {headroom}", means.sentence())
         }
-    }
+    };
+    Step { means, act, refused }
 }
 
 /// `ReplicaSet cart-7d4b`.

@@ -90,6 +90,7 @@ fn text(items: &[Item]) -> anyhow::Result<String> {
 
 fn action(item: &Item) -> String {
     let (text, colour) = match item.action {
+        Action::WouldRepair if item.refused => ("restart: refused now".to_owned(), Colour::Yellow),
         Action::WouldRepair => (way(item.means).to_owned(), Colour::Green),
         Action::Restarted => ("restarted".to_owned(), Colour::Green),
         Action::Repaired if item.means == Some(Means::Heal) => ("healed".to_owned(), Colour::Green),
@@ -174,6 +175,7 @@ mod tests {
             successor: None,
             means: Some(Means::Evict),
             passed_over: Vec::new(),
+            refused: false,
         }
     }
 
@@ -188,7 +190,7 @@ mod tests {
     #[test]
     fn a_plan_and_what_came_of_it_read_as_recorded() {
         let act = "evicted; ReplicaSet cart-7d4b recreates it; budget cart allows 1 now";
-        let heal = "istio-cni is asked to take it in again: resets its 14 open connections; no restart. If that does \
+        let heal = "istio-cni is asked to enrol it again: resets its 14 open connections; no restart. If that does \
                     not take: evicted; ReplicaSet cart-7d4b recreates it; no disruption budget covers it";
         let plan = [
             Item {

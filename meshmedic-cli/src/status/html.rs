@@ -17,6 +17,8 @@ const WIDTH: usize = 960;
 const HEIGHT: usize = 120;
 /// Room for the words under it.
 const LEGEND: usize = 22;
+/// So wide are both words of the legend where they are largest.
+const WORDS: usize = 220;
 
 /// The whole page.
 pub(super) fn page(status: &FleetStatus, now: Timestamp) -> Result<String, fmt::Error> {
@@ -95,18 +97,19 @@ fn unwell(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Result
         return Ok(());
     };
     writeln!(out, "<section>\n<h2>Out of the mesh, or not known</h2>")?;
-    table_begin(out, &["Pod", "Node", "State", "When", "What happens to it"])?;
+    let columns = ["Pod", "Node", "State", "When", "What happens to it"];
+    table_begin(out, &columns)?;
     for pod in &status.unwell {
         let since = pod.since.map_or_else(|| "-".to_owned(), |since| ago(since, now));
-        writeln!(
-            out,
-            "<tr><td>{}</td><td>{}</td><td class=\"mark {}\">{}</td><td>{since}</td><td>{}</td></tr>",
-            Escaped(&pod.pod),
-            Escaped(&pod.node),
-            class(pod.state),
-            pod.state,
-            Escaped(&pod.doing)
-        )?;
+        let state = format!("<span class=\"mark {}\">{}</span>", class(pod.state), pod.state);
+        let cells = [
+            Escaped(&pod.pod).to_string(),
+            Escaped(&pod.node).to_string(),
+            state,
+            since,
+            Escaped(&pod.doing).to_string(),
+        ];
+        row(out, columns, cells)?;
     }
     table_end(out)?;
     writeln!(
@@ -176,8 +179,10 @@ fn history(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Resul
     writeln!(
         out,
         "<line x1=\"{begin}\" x2=\"{WIDTH}\" y1=\"{line}\" y2=\"{line}\"/>\n\
-         <text x=\"{begin}\" y=\"{y}\">{}</text>\n<text x=\"{WIDTH}\" y=\"{y}\" class=\"end\">now</text>\n</svg>",
+         <text x=\"{first}\" y=\"{y}\">{}</text>\n<text x=\"{WIDTH}\" y=\"{y}\" class=\"end\">now</text>\n</svg>",
         history.from.strftime("%H:%M UTC"),
+        // The two words do not stand over one another, however few the slots.
+        first = begin.min(WIDTH - WORDS),
         y = HEIGHT + LEGEND - 6
     )?;
     writeln!(
@@ -192,16 +197,16 @@ fn repairs(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Resul
         return Ok(());
     }
     writeln!(out, "<section>\n<h2>Last repairs</h2>")?;
-    table_begin(out, &["When", "Pod", "Node", "What was done"])?;
+    let columns = ["When", "Pod", "Node", "What was done"];
+    table_begin(out, &columns)?;
     for done in &status.repairs {
-        writeln!(
-            out,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+        let cells = [
             ago(done.repair.at, now),
-            Escaped(&done.repair.pod),
-            Escaped(&done.node),
-            Escaped(repair_sentence(&done.repair))
-        )?;
+            Escaped(&done.repair.pod).to_string(),
+            Escaped(&done.node).to_string(),
+            Escaped(repair_sentence(&done.repair)).to_string(),
+        ];
+        row(out, columns, cells)?;
     }
     table_end(out)?;
     writeln!(out, "</section>")
@@ -212,22 +217,24 @@ fn nodes(out: &mut String, status: &FleetStatus) -> fmt::Result {
         return Ok(());
     }
     writeln!(out, "<section>\n<h2>Nodes</h2>")?;
-    table_begin(out, &["Node", "Agent", "Trigger", "Repairs", "Pods"])?;
+    let columns = ["Node", "Agent", "Trigger", "Repairs", "Pods"];
+    table_begin(out, &columns)?;
     for node in &status.nodes {
         let (words, well) = agent(node);
-        let mark = if well { "" } else { " class=\"mark error\"" };
-        writeln!(
-            out,
-            "<tr><td>{}</td><td{mark}>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            Escaped(&node.node),
-            Escaped(words),
-            node.trigger.map_or("-", |trigger| trigger.as_str()),
-            node.repairs.unwrap_or("-"),
-            states_in_words(&node.states, |text, state| format!(
-                "<span class=\"mark {}\">{text}</span>",
-                class(state)
-            )),
-        )?;
+        let words = Escaped(words);
+        let agent = match well {
+            true => words.to_string(),
+            false => format!("<span class=\"mark error\">{words}</span>"),
+        };
+        let mark = |text: &str, state| format!("<span class=\"mark {}\">{text}</span>", class(state));
+        let cells = [
+            Escaped(&node.node).to_string(),
+            agent,
+            node.trigger.map_or("-", |trigger| trigger.as_str()).to_owned(),
+            node.repairs.unwrap_or("-").to_owned(),
+            states_in_words(&node.states, mark),
+        ];
+        row(out, columns, cells)?;
     }
     table_end(out)?;
     writeln!(out, "</section>")
@@ -239,6 +246,15 @@ fn table_begin(out: &mut String, columns: &[&str]) -> fmt::Result {
         write!(out, "<th scope=\"col\">{column}</th>")?;
     }
     writeln!(out, "</tr></thead>\n<tbody>")
+}
+
+/// A row. Where the page is narrow its cells stand below one another, and each says which it is.
+fn row<const N: usize>(out: &mut String, columns: [&str; N], cells: [String; N]) -> fmt::Result {
+    write!(out, "<tr>")?;
+    for (column, cell) in columns.iter().zip(cells) {
+        write!(out, "<td data-column=\"{column}\">{cell}</td>")?;
+    }
+    writeln!(out, "</tr>")
 }
 
 fn table_end(out: &mut String) -> fmt::Result {

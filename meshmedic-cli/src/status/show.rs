@@ -103,12 +103,8 @@ pub(super) fn trouble(status: &FleetStatus) -> Vec<String> {
 
 /// What was done to a pod, and what came of it.
 pub(super) fn repair_sentence(repair: &RepairReport) -> String {
-    let action = repair.action.map_or("repaired", |action| action.sentence());
-    let result = repair
-        .result
-        .map_or("with an unknown result", |result| result.sentence());
     let detail = repair.detail.as_ref().map(|detail| format!(" ({detail})"));
-    format!("{action}: {result}{}", detail.unwrap_or_default())
+    format!("{}{}", repair.sentence(), detail.unwrap_or_default())
 }
 
 /// What is known of the captured pods beside their listeners; nothing where there are none.

@@ -59,10 +59,13 @@ fn doing(pod: &PodReport) -> String {
         (Some(HealStanding::MadeUnreachable), _) => "a heal left it unreachable".to_owned(),
         (_, Some(RepairStanding::UnderWay { acted: true })) => "restarting: evicted".to_owned(),
         (_, Some(RepairStanding::UnderWay { acted: false })) => "restarting: about to be evicted".to_owned(),
-        (Some(HealStanding::Failed { sentence, .. }), None) => format!("a heal did not take: {sentence}"),
+        (Some(HealStanding::Withheld { rule, sentence, .. }), _) => {
+            format!("waits by rule {rule}: {sentence}")
+        }
+        (Some(HealStanding::Failed { sentence, .. }), None) => format!("a heal failed: {sentence}"),
         (heal, Some(RepairStanding::Withheld { rule, sentence, .. })) => {
             let tried = matches!(heal, Some(HealStanding::Failed { .. }));
-            let tried = if tried { "a heal did not take; " } else { "" };
+            let tried = if tried { "a heal failed; " } else { "" };
             format!("{tried}left alone by rule {rule}: {sentence}")
         }
         (Some(HealStanding::WouldHeal), _) => "would be healed in place; repairs are off".to_owned(),

@@ -20,6 +20,8 @@ const FRAME: usize = 6;
 /// The share of the body that nodes and transitions get where pods want more than there is.
 const NODES_SHARE: usize = 4;
 const CHANGES_SHARE: usize = 3;
+/// So much of a name's end is shown, where it does not fit: the part of its own that a pod's has.
+const NAME_END: usize = 6;
 
 /// What a key asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -364,7 +366,7 @@ impl Line {
 
     /// Words in a column of this width, and a blank after them.
     fn column(&mut self, words: &str, width: usize, colour: Option<Colour>) {
-        let words = cut(words, width.saturating_sub(1));
+        let words = shorten(words, width.saturating_sub(1));
         let blanks = width.saturating_sub(words.chars().count());
         self.add(&words, colour);
         self.add(&" ".repeat(blanks), None);
@@ -382,6 +384,18 @@ impl Line {
     fn done(self) -> String {
         self.text
     }
+}
+
+/// A name, at most so wide: its end tells pods of one owner apart, and its beginning whose they are.
+fn shorten(name: &str, width: usize) -> String {
+    let length = name.chars().count();
+    if length <= width {
+        return name.to_owned();
+    }
+    let end = width.saturating_sub(1).min(NAME_END);
+    let begin: String = name.chars().take(width.saturating_sub(end + 1)).collect();
+    let end: String = name.chars().skip(length - end).collect();
+    format!("{begin}…{end}")
 }
 
 /// At most so many characters, with a mark where some are missing. Names were cleaned: each is one column wide, or a

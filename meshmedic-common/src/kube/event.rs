@@ -45,7 +45,7 @@ named! {
         /// Its successor is captured.
         RepairSucceeded = "MeshRepairSucceeded", "a repair took: the successor is captured";
         /// Its successor is not, or nobody knows.
-        RepairFailed = "MeshRepairFailed", "a repair did not take";
+        RepairFailed = "MeshRepairFailed", "a repair failed";
         /// Its owner wants no successor.
         RepairOver = "MeshRepairOver", "a repair ended: the owner wants no successor of the repaired pod";
         /// ztunnel or istio-cni of a node is at fault.

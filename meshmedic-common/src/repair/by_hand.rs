@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::attempt::{Attempt, Care, Ended, Left, owner_of};
+use super::attempt::{Attempt, Care, Ended, owner_of};
 use super::ledger::Record;
 use super::prover::Prover;
 use super::successor::may_prove;
@@ -104,12 +104,6 @@ impl ByHand {
     #[must_use]
     pub const fn is_over(&self) -> bool {
         self.attempt.over().is_some()
-    }
-
-    /// Whether the records say how it ended, once it is over.
-    #[must_use]
-    pub fn is_written(&self) -> bool {
-        self.attempt.over() == Some(Left::Nothing)
     }
 
     /// Whether the act happened.

@@ -73,9 +73,31 @@ pub enum HealStanding {
     MadeUnreachable,
     /// Repairs of such pods are off; it would have been asked for.
     WouldHeal,
+    /// It has to wait for its turn, or for what forbids it to end.
+    Withheld {
+        /// Why; none if the writer has a reason that is not known here.
+        #[serde(default, deserialize_with = "read::known")]
+        reason: Option<Withheld>,
+        /// The number of the rule in "Do no harm".
+        rule: u8,
+        /// The same for people.
+        sentence: String,
+    },
     /// Something that a newer agent says.
     #[serde(other)]
     Other,
+}
+
+impl HealStanding {
+    /// A heal that was withheld.
+    #[must_use]
+    pub fn withheld(why: Withheld) -> Self {
+        Self::Withheld {
+            reason: Some(why),
+            rule: why.rule(),
+            sentence: why.sentence().to_owned(),
+        }
+    }
 }
 
 impl From<Progress> for HealStanding {
@@ -113,11 +135,11 @@ named! {
     /// What a breaker stands for.
     pub enum BreakerScope {
         /// The pods of one owner.
-        Owner = "owner", "repairs of this owner's pods did not take";
+        Owner = "owner", "repairs of this owner's pods failed";
         /// One node.
-        Node = "node", "repairs on this node did not take";
+        Node = "node", "repairs on this node failed";
         /// The whole cluster.
-        Cluster = "cluster", "repairs in this cluster did not take";
+        Cluster = "cluster", "repairs in this cluster failed";
     }
 }
 
@@ -181,4 +203,26 @@ pub struct RepairReport {
     /// From the act to its proof, in milliseconds.
     #[serde(default)]
     pub took_ms: u64,
+}
+
+impl RepairReport {
+    /// What was done, and what came of it.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let action = self.action.map_or("repaired", Means::sentence);
+        let result = self
+            .result
+            .map_or("with an unknown result", RepairResult::sentence);
+        match (self.action, self.result) {
+            // Nothing succeeds a pod that is not replaced.
+            (Some(means), Some(RepairResult::Succeeded)) if !means.replaces() => {
+                format!("{action}: it is captured again")
+            }
+            (Some(Means::Heal), Some(RepairResult::Failed)) => "a heal in place failed".to_owned(),
+            (Some(means), Some(RepairResult::Failed)) if !means.replaces() => {
+                format!("{action}: it is not captured")
+            }
+            _ => format!("{action}: {result}"),
+        }
+    }
 }

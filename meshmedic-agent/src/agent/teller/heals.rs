@@ -52,7 +52,7 @@ impl Teller {
                     None,
                 );
                 if !second {
-                    let note = "asking istio-cni to take it in again: it fell out of the mesh. Nothing restarts; its open \
+                    let note = "asking istio-cni to enrol it again: it fell out of the mesh. Nothing restarts; its open \
                                 connections are reset once"
                         .to_owned();
                     self.tell_of(pod.into(), EventReason::RepairStarted, note);
@@ -71,7 +71,7 @@ impl Teller {
                 audit(pod, "healed", Some("failed"), Some(why.as_str()));
                 // Until istio-cni says that it is captured, istiod tells callers to speak plain text to it.
                 let note = format!(
-                    "istio-cni was asked to take it in again, and it did not take: {}",
+                    "istio-cni was asked to enrol it again, and that failed: {}",
                     why.sentence()
                 );
                 self.remember_end(Means::Heal, pod, RepairResult::Failed, &note, *took, server);
@@ -79,9 +79,10 @@ impl Teller {
             }
             heal::Notice::Toggling { pod } => {
                 audit(pod, "toggle", Some("started"), None);
-                let note = "the heal did not take, so its label takes it out of the mesh and in again: its traffic is \
+                let note =
+                    "the heal failed, so its label takes it out of the mesh and in again: its traffic is \
                             plain text meanwhile, and nothing restarts"
-                    .to_owned();
+                        .to_owned();
                 self.tell_of(pod.into(), EventReason::RepairStarted, note);
             }
             heal::Notice::Toggled { pod, took } => {
@@ -130,7 +131,7 @@ impl Teller {
                 self.publish(EventReason::RepairFailed, of(pod), note);
             }
             heal::Notice::Stopped => {
-                let note = "heals in place of pods of different owners and namespaces did not take: no more start \
+                let note = "heals in place of pods of different owners and namespaces failed: no more start \
                             on this node until its istio-cni or ztunnel is another, or an hour has passed";
                 tracing::warn!(node = self.node, "{note}");
                 self.publish(

@@ -111,7 +111,7 @@ fn what_istio_cni_cannot_heal_by_hand_goes_to_the_next_way() {
         "{items:#}"
     );
     let told = found["detail"].as_str().unwrap();
-    assert!(told.contains("did not take"), "{told}");
+    assert!(told.contains("failed"), "{told}");
     assert!(world.cluster.is_captured(&cart[0]) && world.is_untouched(&cart[0]));
 
     world.cluster.orphan_believed(&pay[0]).unwrap();

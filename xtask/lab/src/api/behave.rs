@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::{ApiServer, Ephemeral, Exec, Log, Order, PodRef};
 use crate::error::Result;
-use crate::pod::Pod;
 
 impl ApiServer {
     /// Sets how pods answer to `exec`.
@@ -42,11 +41,6 @@ impl ApiServer {
     pub fn set_program(&self, name: &str, path: &Path) -> Result<()> {
         self.order(&Order::Program(name.to_owned(), path.to_owned()))
             .map(drop)
-    }
-
-    /// Says which process of the lab a pod's object stands for. The pods of a [`crate::Cluster`] are known.
-    pub fn set_process(&self, pods: impl Into<PodRef>, pod: &Pod) -> Result<()> {
-        self.locate(pods.into(), pod.pid(), Some(pod.log_folder()))
     }
 
     pub(crate) fn locate(&self, pod: PodRef, pid: u32, logs: Option<&Path>) -> Result<()> {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a test can make a cluster do.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use super::{Cluster, istio};
@@ -122,12 +120,6 @@ impl Cluster {
     pub fn hide_from_cni(&self, pod: &Pod) -> Result<()> {
         let node = self.node_of(pod)?;
         lock(&node.cni().wishes).unfindable.insert(pod.uid().to_owned());
-        Ok(())
-    }
-
-    /// How long the istio-cni of a node takes for each pod.
-    pub fn slow_cni(&self, node: &str, takes: Duration) -> Result<()> {
-        lock(&self.node(node)?.cni().wishes).takes = takes;
         Ok(())
     }
 

@@ -77,7 +77,7 @@ pub(super) fn ask(stage: &mut Stage<'_>, who: &Who) -> anyhow::Result<()> {
         asked.at,
         "ask",
         Tone::Plain,
-        "asks istio-cni to take the running pod in again: one patch of its status, if it is the very pod still",
+        "asks istio-cni to enrol the running pod again: one patch of its status, if it is the very pod still",
     )
 }
 
