@@ -71,16 +71,6 @@ pub(crate) fn say(text: &str) {
 /// People read at this width.
 const WIDTH: usize = 80;
 
-/// Where a page of the documentation of this version stands, at a heading of it.
-pub(crate) fn docs(page: &str, heading: &str) -> String {
-    format!(
-        "{}/blob/v{}/docs/{page}.md#{}",
-        env!("CARGO_PKG_REPOSITORY"),
-        env!("CARGO_PKG_VERSION"),
-        heading.to_lowercase()
-    )
-}
-
 /// Breaks a text into lines that fit, each with this indent, and the later ones with two more.
 pub(crate) fn wrap(text: &str, indent: usize) -> String {
     let mut out = String::new();

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
 use anyhow::{Context, bail};
@@ -34,6 +34,9 @@ pub(crate) struct TestArgs {
     /// `cargo xtask cluster build` builds
     #[arg(long)]
     real: bool,
+    /// Begin no test on a whole node after so many minutes: those that are left are named as skipped
+    #[arg(long, value_name = "MINUTES")]
+    nodes_within: Option<u64>,
     /// For the test programs: a name to filter by, or options such as --nocapture
     #[arg(last = true, value_name = "FILTER")]
     passed_on: Vec<OsString>,
@@ -84,10 +87,23 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<bool> {
     let mut status = run_tests(command, &mut tally)?;
     let scenes = scenes(&args.passed_on);
     if let (Built::Whole(store), false) = (&node, scenes.is_empty()) {
-        tally.ignored.retain(|(name, _)| !is_on_a_node(name));
-        let on_a_node = run_tests(on_a_node(root, &scenes, store)?, &mut tally)?;
-        if status.success() {
-            status = on_a_node;
+        let ignored = std::mem::take(&mut tally.ignored).into_iter();
+        let (asked, others): (Vec<_>, Vec<_>) =
+            ignored.partition(|(name, _)| is_on_a_node(name) && is_asked_for(name, &scenes));
+        tally.ignored = others;
+        say("\nOn a real node, one after the other:")?;
+        let late = |minutes| begun.elapsed() > Duration::from_secs(minutes * 60);
+        for (name, _) in asked {
+            if args.nodes_within.is_some_and(late) {
+                tally
+                    .ignored
+                    .push((name, "no time was left (--nodes-within)".to_owned()));
+                continue;
+            }
+            let scene = run_tests(on_a_node(root, &name, store)?, &mut tally)?;
+            if status.success() {
+                status = scene;
+            }
         }
     }
     let noted = fs::read_to_string(skipped.path())
@@ -152,14 +168,17 @@ fn is_on_a_node(test: &str) -> bool {
         .is_some_and(|name| name.starts_with(ON_A_NODE))
 }
 
-/// Runs the tests on a node, one after the other; what they say is their report.
-fn on_a_node(root: &std::path::Path, scenes: &[OsString], store: &Store) -> anyhow::Result<Command> {
-    say("\nOn a real node, one after the other:")?;
+fn is_asked_for(test: &str, scenes: &[OsString]) -> bool {
+    let named = |scene: &OsString| scene.to_str().is_some_and(|scene| test.contains(scene));
+    scenes.iter().any(named)
+}
+
+/// One test on a node; what it says is its report.
+fn on_a_node(root: &std::path::Path, scene: &str, store: &Store) -> anyhow::Result<Command> {
     let mut command = cargo(root);
     command
         .args(["test", "--locked", "--workspace", "--bin", "xtask", "--"])
-        .args(["--ignored", "--test-threads", "1", "--nocapture"])
-        .args(scenes);
+        .args(["--ignored", "--exact", "--nocapture", scene]);
     show_real(&mut command, store)?;
     Ok(command)
 }
@@ -226,7 +245,7 @@ pub(crate) fn say(text: &str) -> anyhow::Result<()> {
 mod tests {
     use std::ffi::OsString;
 
-    use super::{effective_uid, is_on_a_node, scenes};
+    use super::{effective_uid, is_asked_for, is_on_a_node, scenes};
 
     #[test]
     fn tests_on_a_node_run_unless_others_were_chosen() {
@@ -236,6 +255,14 @@ mod tests {
         assert!(scenes(&words(&["sockets"])).is_empty());
         let chosen = ["a_node_runs", "sockets"];
         assert_eq!(scenes(&words(&chosen)), words(&["a_node_runs"]));
+        assert!(is_asked_for(
+            "cluster::node::a_node_runs_pods",
+            &scenes(&words(&chosen))
+        ));
+        assert!(!is_asked_for(
+            "cluster::node::a_node_heals",
+            &scenes(&words(&chosen))
+        ));
         assert!(is_on_a_node("cluster::node::tests::a_node_runs_pods"));
         assert!(!is_on_a_node("cluster::a_node_::tests::other"));
     }

@@ -6,7 +6,6 @@ use serde::Serialize;
 use super::finding::Finding;
 use super::need::{Lack, Need};
 use super::view::View;
-use crate::output;
 
 /// What a check is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -142,7 +141,12 @@ pub(crate) struct Check {
 impl Check {
     /// Where it is explained.
     pub(crate) fn docs(&self) -> String {
-        output::docs("troubleshooting", self.code)
+        format!(
+            "{}/blob/v{}/docs/troubleshooting.md#{}",
+            env!("CARGO_PKG_REPOSITORY"),
+            env!("CARGO_PKG_VERSION"),
+            self.code.to_lowercase()
+        )
     }
 
     /// Runs it on what is known.

@@ -15,7 +15,6 @@ use meshmedic_common::times::Times;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::events::Told;
-use crate::output;
 use crate::repair::{Action, Item};
 use crate::scan::ScannedPod;
 use crate::status::ago;
@@ -299,9 +298,8 @@ impl Known {
         let shown = shown.map(|line| format!("{line}."));
         let line = |code| {
             format!(
-                "meshmedic doctor {} looks for it; {} explains it.",
-                self.pod.display_name(),
-                output::docs("troubleshooting", code)
+                "meshmedic doctor {} looks for it; docs/troubleshooting.md explains it under {code}.",
+                self.pod.display_name()
             )
         };
         shown.chain(code.map(line)).collect()
@@ -414,10 +412,6 @@ fn remedy(why: Withheld, name: &str) -> String {
         ),
         Withheld::Toggling => format!("meshmedic undo {name} --yes"),
         Withheld::Guessed => "Get the right to read the ConfigMap istio-cni-config.".to_owned(),
-        why => format!(
-            "Rule {} is explained in {}",
-            why.rule(),
-            output::docs("repair-safety", "the-rules")
-        ),
+        why => format!("See rule {} in docs/repair-safety.md.", why.rule()),
     }
 }

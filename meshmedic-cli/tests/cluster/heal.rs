@@ -77,8 +77,9 @@ fn without_a_flag_it_only_says_what_it_would_do() {
         agent.metric("meshmedic_repairs_would_total") == 1.0
     });
     agent.until("the Event", |_| world.events_of(&pods[0]) == ["MeshCaptureLost"]);
-    assert_eq!(state(&agent, &pods[0]), Some(State::Orphan));
-    assert_eq!(agent.metric("meshmedic_orphans_ready"), 1.0);
+    agent.until("the report to show it", |agent| {
+        state(agent, &pods[0]) == Some(State::Orphan) && agent.metric("meshmedic_orphans_ready") == 1.0
+    });
     assert!(world.is_untouched(&pods[0]));
     let audit = agent.audit(pods[0].name());
     assert!(

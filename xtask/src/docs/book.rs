@@ -38,7 +38,8 @@ fn lead_out(value: &mut Value) {
     }
 }
 
-/// A page's text, in which links to files outside the book are addresses.
+/// A page's text, in which links to files outside the book are addresses, and those to a README lead to where mdBook
+/// puts it.
 fn with_links_out(text: &str, page: &Path) -> String {
     let mut parts = text.split("](");
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -48,7 +49,10 @@ fn with_links_out(text: &str, page: &Path) -> String {
         let (link, rest) = part.split_at(end);
         match outside(link, page) {
             Some(path) => out += &format!("{}/blob/main/{path}{rest}", env!("CARGO_PKG_REPOSITORY")),
-            None => out += part,
+            None => match link.strip_suffix("README.md") {
+                Some(folder) => out += &format!("{folder}index.md{rest}"),
+                None => out += part,
+            },
         }
     }
     out
@@ -80,17 +84,17 @@ mod tests {
     #[test]
     fn links_out_of_the_book_lead_to_the_repository_and_others_stay() {
         let chapter = |path: &str, content: &str| json!({"Chapter": {"path": path, "content": content, "sub_items": []}});
-        let text = "[a](../README.md#status) [b](agent.md) [c](https://a.example/../x) [d](../deploy/helm)";
-        let deep = "[e](../architecture.md) [f](../../SECURITY.md)";
+        let text = "[a](../README.md#status) [b](agent.md) [c](https://a.example/../x) [d](../deploy/helm) [e](decisions/README.md#a)";
+        let deep = "[f](../architecture.md) [g](../../SECURITY.md)";
         let mut book = json!({"items": [chapter("install.md", text), chapter("decisions/ladder.md", deep)]});
         lead_out(&mut book);
         let to = |path: &str| format!("{}/blob/main/{path}", env!("CARGO_PKG_REPOSITORY"));
         let text = format!(
-            "[a]({}) [b](agent.md) [c](https://a.example/../x) [d]({})",
+            "[a]({}) [b](agent.md) [c](https://a.example/../x) [d]({}) [e](decisions/index.md#a)",
             to("README.md#status"),
             to("deploy/helm")
         );
-        let deep = format!("[e](../architecture.md) [f]({})", to("SECURITY.md"));
+        let deep = format!("[f](../architecture.md) [g]({})", to("SECURITY.md"));
         let expected =
             json!({"items": [chapter("install.md", &text), chapter("decisions/ladder.md", &deep)]});
         assert_eq!(book, expected);

@@ -174,6 +174,7 @@ impl Healer {
                     turn: None,
                     before,
                     answered: false,
+                    captured: false,
                 });
             }
             // Judged again, asked again: nothing was done. Whether a lost answer was a yes shows when it is fetched.

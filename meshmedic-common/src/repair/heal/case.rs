@@ -20,6 +20,8 @@ const READINGS: u32 = 3;
 pub(super) const LOOK: Duration = Duration::from_secs(15);
 /// While istio-cni is asked the pod is read this often: a census may tell earlier.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// And this often, once its listeners are back: its rules follow within a moment, and others wait for its proof.
+const LOOK_SOON: Duration = Duration::from_millis(200);
 /// A pod that stays pending for so long has met what the first ask clears.
 pub(super) const SECOND_AFTER: Duration = Duration::from_secs(3);
 
@@ -103,6 +105,8 @@ pub(super) struct Waiting {
     pub(super) before: Option<Redirection>,
     /// Whether istio-cni was seen to have done it.
     pub(super) answered: bool,
+    /// Whether the pod is captured by now, be it proved or not.
+    pub(super) captured: bool,
 }
 
 #[derive(Debug)]
@@ -280,6 +284,7 @@ impl Waiting {
             turn: None,
             before: None,
             answered: false,
+            captured: false,
         }
     }
 
@@ -289,6 +294,11 @@ impl Waiting {
         candidate.state == State::Captured
             && here
             && candidate.proved_at.is_some_and(|proved| proved > self.asked)
+    }
+
+    /// How often its pod is read.
+    pub(super) const fn look_again(&self) -> Duration {
+        if self.captured { LOOK_SOON } else { LOOK_AGAIN }
     }
 
     /// Whether what the API shows is later than the ask.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::alarm::{Alarm, News};
-use super::case::{Case, LOOK, LOOK_AGAIN, SECOND_AFTER, Stage, Step};
+use super::case::{Case, LOOK, SECOND_AFTER, Stage, Step};
 use super::evidence::{Candidate, NodeView, Serving, Support};
 use super::pace::Pace;
 use super::{Below, Healing, Notice, Progress, Request, Sample};
@@ -182,6 +182,12 @@ impl Healer {
         })
     }
 
+    /// Whether nothing but time forbids to begin, and only for as long as readings take.
+    pub(super) fn settles_soon(&self, at: Moment, view: &NodeView) -> bool {
+        let now = at.now + self.healing.care.confirm;
+        self.begin_forbids(Moment { now, ..at }, view).is_none()
+    }
+
     /// What the other agents are to hear of the heals here now, if anything. The same is handed out once, until
     /// [`Self::told`] says what became of it.
     pub fn news(&mut self, now: Time) -> Option<News> {
@@ -348,7 +354,7 @@ impl Healer {
                 Stage::Waiting(waiting) => {
                     let second = waiting.turn.map(|turn| turn + SECOND_AFTER);
                     let late = waiting.turn.map(|turn| turn + care.deadline);
-                    let look = case.looked.map(|looked| looked + LOOK_AGAIN);
+                    let look = case.looked.map(|looked| looked + waiting.look_again());
                     [second, late, look]
                         .into_iter()
                         .flatten()
@@ -362,7 +368,10 @@ impl Healer {
         let settled = [self.cni_since, self.ztunnel_since, self.connected_since]
             .into_iter()
             .flatten();
-        let settled = settled.map(|since| since + care.settle);
+        // Readings begin a little before.
+        let settled = settled.flat_map(|since| {
+            [care.settle, care.settle.saturating_sub(care.confirm)].map(|span| since + span)
+        });
         let spread = self.pace.width.since().into_iter();
         let spread = spread.flat_map(|since| (1..=GAPS).map(move |gap| since + care.owner_gap * gap));
         let any = !self.cases.is_empty();

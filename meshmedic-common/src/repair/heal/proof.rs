@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::case::{Case, LOOK, LOOK_AGAIN, Stage, Waiting};
+use super::case::{Case, LOOK, Stage, Waiting};
 use super::evidence::{Candidate, NodeView};
 use super::healer::tell;
 use super::{Diagnosis, Healer, Notice};
@@ -125,7 +125,8 @@ impl Healer {
             case.stage = Stage::Fetching { first: Some(waiting) };
             return;
         }
-        case.look(at.now, LOOK_AGAIN);
+        waiting.captured = candidate.state == State::Captured;
+        case.look(at.now, waiting.look_again());
         let seen = candidate.streak.is_some_and(|streak| streak.last > waiting.asked)
             || candidate
                 .captured_at

@@ -41,6 +41,12 @@ fn an_orphan_is_asked_for_and_proved() {
     bench.run(10);
     assert_eq!((bench.asked.len(), bench.healed()), (1, 1), "{:?}", bench.notices);
     assert_eq!(bench.asked[0].1, Attempt::First);
+    let took = bench.notices.iter().find_map(|notice| match notice {
+        Notice::Healed { took, .. } => Some(*took),
+        _ => None,
+    });
+    let works = bench.takes + Duration::from_millis(500);
+    assert!(took.unwrap() <= works, "others wait for its proof: {took:?}");
 }
 
 #[test]
@@ -85,6 +91,10 @@ fn nothing_is_asked_before_the_readings_agree() {
     let settled = Duration::from_secs(5);
     let (took, _) = first_ask(&mut Bench::new(&[("shop", "cart")]));
     assert!(took >= settled, "{took:?}");
+    assert!(
+        took < settled + Care::DEFAULT.confirm,
+        "it was read while the node settled: {took:?}"
+    );
     let mut bench = Bench::new(&[("shop", "cart")]);
     // Everything has settled long ago, and the pod was lost just now.
     bench.pod(0).state = State::Captured;

@@ -39,6 +39,7 @@ impl Healer {
         if forbidden.is_none() {
             self.pace.width.is_free(at);
         }
+        let settles = forbidden.is_some() && self.settles_soon(at, view);
         let proved = self.pace.is_proved(at.now);
         let shadow = !self.may_act();
         let mut order: Vec<(&PodUid, &Candidate<'_>)> = pods
@@ -126,7 +127,10 @@ impl Healer {
                 })
                 .or_else(|| spread.then_some((Withheld::HealOwnerShare, None)));
             let agrees = case.agrees(&self.healing.care, candidate, None);
-            let read_ahead = reason.as_ref().is_none_or(|(why, _)| waits_for_its_turn(*why));
+            let settling = |why| settles && matches!(why, Withheld::NodeFault | Withheld::ZtunnelUnproven);
+            let read_ahead = reason
+                .as_ref()
+                .is_none_or(|(why, _)| waits_for_its_turn(*why) || settling(*why));
             if read_ahead && !agrees && prepared < PREPARED {
                 prepared += 1;
                 case.look(at.now, self.healing.care.confirm / 2);

@@ -166,8 +166,8 @@ fn a_node_has_a_mesh_in_which_nobody_is_lost() {
 }
 
 #[test]
-#[ignore = "not seen to pass yet: a whole node, by hand"]
-fn others_clusters_are_shown_the_same() {
+#[ignore = "a whole node: `cargo xtask cluster build`, then `cargo xtask test --real`"]
+fn a_node_is_shown_as_others_clusters_are() {
     let (node, ..) = up(1, true);
     let command = own("meshmedic").unwrap();
     e2e(&node, command.to_str().unwrap());

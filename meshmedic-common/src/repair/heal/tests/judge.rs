@@ -74,6 +74,8 @@ struct Pod {
     netns: u64,
     fetched: Option<(Time, u64)>,
     asked: Option<Time>,
+    /// Whether an ask stands of which no reading shows that it took: whoever comes after waits for its proof.
+    open: bool,
     /// When it was first asked for, from which its deadline counts at the earliest.
     began: Option<Time>,
     /// Whether istio-cni did it since.
@@ -145,7 +147,7 @@ impl Judge<'_> {
             What::Replaced { pod } => {
                 let pod = self.pod(pod);
                 pod.readings.clear();
-                pod.asked = None;
+                (pod.asked, pod.open) = (None, false);
             }
             What::Told(_) => {}
             What::Worse { pod } => self.pod(pod).worse = Some(at),
@@ -167,7 +169,8 @@ impl Judge<'_> {
         if !captured {
             return pod.readings.push(at);
         }
-        if pod.asked.take().is_some() {
+        if std::mem::take(&mut pod.open) {
+            pod.asked = None;
             self.proved = Some(at);
         }
     }
@@ -224,7 +227,7 @@ impl Judge<'_> {
         });
         pod.attempts.push((ask.against.clone(), ask.attempt));
         (pod.owner, pod.namespace) = (owner.clone(), namespace.clone());
-        (pod.asked, pod.worked) = (Some(at), false);
+        (pod.asked, pod.open, pod.worked) = (Some(at), true, false);
         if ask.attempt == Attempt::First {
             pod.began = Some(at);
         }

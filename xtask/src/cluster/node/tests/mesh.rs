@@ -476,7 +476,7 @@ impl Mesh {
     }
 
     pub(super) fn find_process(&self, program: &str) -> Option<Pid> {
-        let own = format!("/{}/", self.node.cgroup());
+        let own = format!("/{}", self.node.cgroup());
         let mut found = all_processes().filter(|process| {
             let process = process.as_raw_nonzero();
             let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();

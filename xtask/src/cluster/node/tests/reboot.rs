@@ -16,16 +16,24 @@ const PODS: usize = APPLICATIONS * REPLICAS + 2;
 #[derive(Default)]
 struct Seen {
     ztunnel_ready: Option<Instant>,
+    /// istio-cni as well: its readiness is asked for every ten seconds.
+    both_ready: Option<Instant>,
     running: BTreeMap<String, Instant>,
     captured: BTreeMap<String, Instant>,
 }
 
 impl Seen {
     /// Looks once, and says whether every pod runs again and is captured.
-    fn look(&mut self, mesh: &Mesh, before: &BTreeMap<String, Pod>, ztunnel: u64) -> bool {
-        let component = mesh.component("ztunnel");
-        if component.is_some_and(|pod| pod.ready && pod.restarts > ztunnel) {
+    fn look(&mut self, mesh: &Mesh, before: &BTreeMap<String, Pod>, [ztunnel, cni]: [u64; 2]) -> bool {
+        let ready = |name: &str, before: u64| {
+            let component = mesh.component(name);
+            component.is_some_and(|pod| pod.ready && pod.restarts > before)
+        };
+        if self.both_ready.is_none() && ready("ztunnel", ztunnel) {
             self.ztunnel_ready.get_or_insert_with(Instant::now);
+            if ready("istio-cni-node", cni) {
+                self.both_ready = Some(Instant::now());
+            }
         }
         // Until the kubelet has reported, the API shows what was.
         let runs = |pod: &Pod| {
@@ -39,7 +47,7 @@ impl Seen {
                 self.captured.entry(pod.uid).or_insert_with(Instant::now);
             }
         }
-        self.ztunnel_ready.is_some() && self.captured.len() == before.len()
+        self.both_ready.is_some() && self.captured.len() == before.len()
     }
 }
 
@@ -62,13 +70,13 @@ fn a_node_of_sixty_pods_is_healed_after_a_reboot() {
     mesh.settled();
     mesh.say(&format!("{PODS} pods are enrolled"));
     let asked = mesh.asks();
-    let ztunnel = mesh.component("ztunnel").unwrap().restarts;
+    let restarts = ["ztunnel", "istio-cni-node"].map(|name| mesh.component(name).unwrap().restarts);
 
     mesh.reboot();
     mesh.say("the node was rebooted");
     let seen = RefCell::new(Seen::default());
     mesh.until("every pod to run again, in the mesh", || {
-        seen.borrow_mut().look(&mesh, &before, ztunnel)
+        seen.borrow_mut().look(&mesh, &before, restarts)
     });
     mesh.say("every pod is back");
     mesh.settled();
@@ -94,7 +102,7 @@ fn a_node_of_sixty_pods_is_healed_after_a_reboot() {
 
 /// Says how long it took: of those that the agent healed, from ztunnel's readiness or the pod's own start.
 fn report(mesh: &Mesh, seen: &Seen, before: &BTreeMap<String, Pod>, orphans: &BTreeSet<&str>, asks: usize) {
-    let ready = seen.ztunnel_ready.unwrap();
+    let (ready, both) = (seen.ztunnel_ready.unwrap(), seen.both_ready.unwrap());
     let (mut since_ztunnel, mut since_start) = (Vec::new(), Vec::new());
     for (uid, captured) in &seen.captured {
         if orphans.contains(before[uid].name.as_str()) {
@@ -106,9 +114,10 @@ fn report(mesh: &Mesh, seen: &Seen, before: &BTreeMap<String, Pod>, orphans: &BT
     since_start.sort();
     let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f32);
     mesh.say(&format!(
-        "{} of {PODS} were orphans and healed by {asks} asks; after ztunnel was Ready the first was back after {:.1} s \
-         and the last after {:.1} s; after its own start none took longer than {:.1} s",
+        "{} of {PODS} were orphans and healed by {asks} asks; after ztunnel was Ready istio-cni followed after {:.1} s, \
+         the first pod was back after {:.1} s and the last after {:.1} s; after its own start none took longer than {:.1} s",
         orphans.len(),
+        both.saturating_duration_since(ready).as_secs_f32(),
         seconds(since_ztunnel.first()),
         seconds(since_ztunnel.last()),
         seconds(since_start.last()),
