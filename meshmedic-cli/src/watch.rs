@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// With --follow: how to write a transition
     #[arg(short, long, value_enum, default_value_t, requires = "follow")]
     output: follow::LineFormat,
-    /// With --follow: begin with what the agents still know from after this time
-    #[arg(long, value_name = "TIME", requires = "follow")]
+    /// With --follow: begin with what the agents still know from after this time, or from so long ago
+    #[arg(long, value_name = "TIME|DURATION", value_parser = crate::spans::instant, requires = "follow")]
     since: Option<Timestamp>,
     /// Only pods of these namespaces
     #[arg(short, long, value_name = "NAMESPACE")]

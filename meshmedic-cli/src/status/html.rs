@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use meshmedic_common::verdict::State;
 
 use super::history::{History, Slot};
-use super::show::{agent, answers, proof, repair_sentence, states_in_words, trouble};
+use super::show::{agent, answers, proof, states_in_words, trouble};
 use super::{FleetStatus, ago};
 use crate::output::page::{self, plural};
 use crate::output::{Colour, Escaped, state_colour};
@@ -16,7 +16,7 @@ use crate::output::{Colour, Escaped, state_colour};
 const WIDTH: usize = 960;
 const HEIGHT: usize = 120;
 /// Room for the words under it.
-const LEGEND: usize = 22;
+const LEGEND: usize = 34;
 /// So wide are both words of the legend where they are largest.
 const WORDS: usize = 220;
 
@@ -204,7 +204,7 @@ fn repairs(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Resul
             ago(done.repair.at, now),
             Escaped(&done.repair.pod).to_string(),
             Escaped(&done.node).to_string(),
-            Escaped(repair_sentence(&done.repair)).to_string(),
+            Escaped(done.repair.sentence()).to_string(),
         ];
         row(out, columns, cells)?;
     }

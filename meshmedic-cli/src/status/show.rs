@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use jiff::Timestamp;
-use meshmedic_common::report::{RepairReport, TriggerMode};
+use meshmedic_common::report::TriggerMode;
 use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
@@ -51,7 +51,7 @@ pub(super) fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<Strin
         writeln!(out, "\nLast repairs:")?;
         for NodeRepair { repair, .. } in &status.repairs {
             let age = ago(repair.at, now);
-            out += &wrap(&format!("{age}  {} {}", repair.pod, repair_sentence(repair)), 2);
+            out += &wrap(&format!("{age}  {} {}", repair.pod, repair.sentence()), 2);
         }
     }
     notes(&mut out, status);
@@ -99,12 +99,6 @@ pub(super) fn trouble(status: &FleetStatus) -> Vec<String> {
         }
     }
     trouble
-}
-
-/// What was done to a pod, and what came of it.
-pub(super) fn repair_sentence(repair: &RepairReport) -> String {
-    let detail = repair.detail.as_ref().map(|detail| format!(" ({detail})"));
-    format!("{}{}", repair.sentence(), detail.unwrap_or_default())
 }
 
 /// What is known of the captured pods beside their listeners; nothing where there are none.
@@ -222,7 +216,7 @@ mod tests {
             "breakers": [{"scope": "node", "failures": 2, "until": "2026-01-01T01:30:00Z"}],
             "repairs": [{
                 "at": "2026-01-01T00:55:00Z", "pod": "shop/cart-7d4b-x1", "uid": "u", "action": "evict",
-                "result": "succeeded", "detail": "shop/cart-7d4b-x2 on node-b", "tookMs": 1200,
+                "result": "succeeded", "detail": "its successor shop/cart-7d4b-x2 on node-b is captured, 1.2s after the repair began", "tookMs": 1200,
             }],
             "pods": [
                 {"namespace": "shop", "name": "a", "uid": "0a1b2c3d-1111-2222-3333-444455556666", "state": "captured",

@@ -155,7 +155,7 @@ fn a_pause_is_written_shown_obeyed_and_taken_back() {
         &text,
         &[
             "Last repairs:",
-            "evicted: its successor is captured",
+            "evicted: its successor shop/cart-",
             "1 captured",
         ],
     );

@@ -213,16 +213,16 @@ impl RepairReport {
         let result = self
             .result
             .map_or("with an unknown result", RepairResult::sentence);
-        match (self.action, self.result) {
+        let in_place = self.action.is_some_and(|means| !means.replaces());
+        match (&self.detail, self.result) {
+            // It says what came of it, of the pod or of its successor.
+            (Some(detail), Some(RepairResult::Succeeded)) => format!("{action}: {detail}"),
+            (Some(detail), Some(RepairResult::Failed)) if in_place => detail.clone(),
+            (Some(detail), _) => format!("{action}: {result} ({detail})"),
             // Nothing succeeds a pod that is not replaced.
-            (Some(means), Some(RepairResult::Succeeded)) if !means.replaces() => {
-                format!("{action}: it is captured again")
-            }
-            (Some(Means::Heal), Some(RepairResult::Failed)) => "a heal in place failed".to_owned(),
-            (Some(means), Some(RepairResult::Failed)) if !means.replaces() => {
-                format!("{action}: it is not captured")
-            }
-            _ => format!("{action}: {result}"),
+            (None, Some(RepairResult::Succeeded)) if in_place => format!("{action}: it is captured again"),
+            (None, Some(RepairResult::Failed)) if in_place => format!("{action}: it is not captured"),
+            (None, _) => format!("{action}: {result}"),
         }
     }
 }
