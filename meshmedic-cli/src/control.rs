@@ -161,7 +161,7 @@ impl<'a> Switch<'a> {
             };
             let none = json!({ REPAIRS: null, REASON: null, BY: null, SINCE: null });
             if self.patch(&found, none).await? {
-                return Ok(format!("Repairs go on. They were {}.", before.sentence()));
+                return Ok(format!("Repairs resumed. They were {}.", before.sentence()));
             }
         }
         anyhow::bail!("{} changes faster than it can be written: try again", self.what)

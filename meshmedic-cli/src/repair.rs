@@ -21,7 +21,7 @@ use futures_util::{StreamExt as _, stream};
 use meshmedic_common::duration;
 use meshmedic_common::policy::{Means, Overrides, Rungs, SETTLE, Withheld};
 use meshmedic_common::repair::Limits;
-use meshmedic_common::verdict::State;
+use meshmedic_common::verdict::{Reason, State};
 use serde::Serialize;
 
 use crate::connection::{self, Connection, ConnectionArgs};
@@ -323,7 +323,13 @@ async fn repair(args: &Args, connection: &Connection, selection: &Selection) -> 
     if lost.is_empty() && left.is_empty() {
         show::repair(&[], args.output, false)?;
         show::repair_notes(&notes, args.output)?;
+        let missing = report
+            .pods
+            .iter()
+            .filter(|pod| pod.reason == Some(Reason::NotFound));
+        let missing: Vec<String> = missing.map(ScannedPod::display_name).collect();
         let said = match (scanned, suspects) {
+            _ if !missing.is_empty() => format!("There is no pod {}.", missing.join(", ")),
             (0, 0) => "No pod is out of the mesh.".to_owned(),
             (0, _) => format!("No pod is proved out of the mesh; {suspects} suspect: see `meshmedic scan`."),
             _ => "No pod is proved out of the mesh, but not every one could be read: see `meshmedic scan`."

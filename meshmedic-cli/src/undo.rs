@@ -58,6 +58,7 @@ Exit codes, whatever the output format:
   0  nothing is left
   1  something is: a dry run, or it could not be taken back
   2  wrong usage
+  3  the cluster cannot be reached
 
 Examples:
   meshmedic undo --all         what is left anywhere?
@@ -154,7 +155,7 @@ async fn undo(args: &Args, connection: &Connection, selection: &Selection) -> an
 
 /// What is taken back, for people.
 const LABEL: &str = "what a toggle did to its label istio.io/dataplane-mode";
-const RECORD: &str = "the record of an ask to istio-cni";
+const RECORD: &str = "the record of a request to istio-cni";
 
 /// Puts the label of a pod back that a toggle took away.
 async fn put_back(args: &Args, connection: &Connection, mesh: &Mesh, facts: &PodFacts) -> Item {

@@ -78,7 +78,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     if !args.follow && !terminal {
         return Err(Usage(
-            "watch draws a screen, and this is no terminal: --follow writes one line a transition".to_owned(),
+            "watch draws a screen, and this is not a terminal: --follow writes one line a transition"
+                .to_owned(),
         )
         .into());
     }

@@ -29,7 +29,7 @@ impl Times {
                 )
             } else {
                 format!(
-                    "Its sandbox was ready at {sandbox:.0}, and its node's istio-cni runs since {cni:.0}: it was there when \
+                    "Its sandbox was ready at {sandbox:.0}, and its node's istio-cni has run since {cni:.0}: it was there when \
                      the pod's network was made"
                 )
             });

@@ -86,7 +86,11 @@ impl Watch {
             owner: view.owner,
             held_by: view.holders.to_vec(),
             redirection: view.redirection,
-            rules: view.rules.or_else(|| self.unread_rules(view.state)),
+            // What was read while ztunnel listened says nothing of a pod that it let go of since.
+            rules: view
+                .rules
+                .filter(|_| view.state == State::Bypassing || !view.state.is_lost())
+                .or_else(|| self.unread_rules(view.state)),
             connections: view.connections.or_else(|| {
                 view.state
                     .is_held()

@@ -255,7 +255,7 @@ impl Known {
             at.map(|at| format!("{what} {}.", crate::status::ago(at, self.now)))
         };
         evidence.extend(since("It was created", self.facts.created));
-        evidence.extend(since("Its sandbox is there since", self.facts.sandbox_since));
+        evidence.extend(since("Its sandbox was made", self.facts.sandbox_since));
         let repaired = self.repairs();
         let unseen = match &self.agent {
             Ok(_) if repaired.is_empty() => {

@@ -399,7 +399,8 @@ fn remedy(why: Withheld, name: &str) -> String {
             "Change the ports of the application: 15001, 15006 and 15008 are ztunnel's.".to_owned()
         }
         Withheld::NodeFault => {
-            "Mend ztunnel or istio-cni on its node; the pod may recover with it.".to_owned()
+            "Wait until ztunnel and istio-cni of its node have settled, or mend what is wrong with them: the pod may \
+             recover with them.".to_owned()
         }
         Withheld::MeshFault => "Mend istiod first: a new pod would get no identity.".to_owned(),
         Withheld::Cordoned => "Nothing: the pods of its node are about to leave. Or uncordon it.".to_owned(),

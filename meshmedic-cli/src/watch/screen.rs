@@ -149,7 +149,11 @@ pub(super) fn draw(view: &View, ui: &mut Ui, now: Timestamp, columns: usize, lin
     out.push(pen.title(&format!("NODES  {}", heard(&view.status.nodes))));
     out.extend(pen.nodes(&view.status.nodes, nodes_room));
     out.push(pen.title(&format!("OUT OF THE MESH, OR NOT KNOWN  {}", unwell.len())));
-    out.extend(pen.pods(&unwell, ui.chosen, pods_room, now));
+    if unwell.is_empty() && !ui.filter.is_empty() {
+        out.push(paint("  none match", Colour::Dim));
+    } else {
+        out.extend(pen.pods(&unwell, ui.chosen, pods_room, now));
+    }
     out.push(pen.title("LAST CHANGES"));
     out.extend(
         changes

@@ -153,11 +153,7 @@ fn a_pause_is_written_shown_obeyed_and_taken_back() {
     assert_eq!(code, Some(0), "{text}");
     assert_says(
         &text,
-        &[
-            "Last repairs:",
-            "evicted: its successor shop/cart-",
-            "1 captured",
-        ],
+        &["Last repairs:", "evicted: its successor shop/cart-", "1 captured"],
     );
     let (code, text) = run(&world, &["pause", "--reason", " "]);
     assert_eq!(code, Some(2), "{text}");

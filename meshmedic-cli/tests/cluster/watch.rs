@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fleet::{install, run};
 use crate::process::PATIENCE;
@@ -143,8 +143,8 @@ fn each_transition_is_a_line_and_a_broken_pipe_goes_on_where_it_broke() {
     assert_eq!(second.end(Signal::INT), Some(0));
 }
 
-/// A terminal of 80 columns and 24 lines: the side of the person, and that of the program.
-fn terminal() -> (File, File) {
+/// A terminal: the side of the person, and that of the program.
+fn terminal(columns: u16, lines: u16) -> (File, File) {
     let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&person).unwrap();
     unlockpt(&person).unwrap();
@@ -152,8 +152,8 @@ fn terminal() -> (File, File) {
     let program: OwnedFd =
         rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
     let size = Winsize {
-        ws_row: 24,
-        ws_col: 80,
+        ws_row: lines,
+        ws_col: columns,
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
@@ -176,7 +176,7 @@ fn the_screen_shows_an_orphan_and_its_story_and_gives_the_terminal_back() {
         pods.any(|pod| pod.state.is_finding())
     });
     for ends in ["a key", "a signal"] {
-        let (mut person, program) = terminal();
+        let (mut person, program) = terminal(80, 24);
         let modes = tcgetattr(&program).unwrap().local_modes;
         let kept = program.try_clone().unwrap();
         let heard = person.try_clone().unwrap();
@@ -214,6 +214,65 @@ fn the_screen_shows_an_orphan_and_its_story_and_gives_the_terminal_back() {
             modes & LocalModes::ICANON,
             "ended by {ends}"
         );
+    }
+}
+
+/// So many agents run beside the one of the lab's node. What answers for them is that one, so they count as silent.
+const OTHERS: usize = 999;
+
+/// A pod of the agents' DaemonSet on each of so many other nodes.
+fn other_nodes(world: &World) {
+    let api = world.cluster.api();
+    let agents = api.list("pods", "meshmedic").unwrap();
+    let owners = &agents[0]["metadata"]["ownerReferences"];
+    for number in 0..OTHERS {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "namespace": "meshmedic", "name": format!("agent-{number}"), "ownerReferences": owners,
+                "labels": agents[0]["metadata"]["labels"],
+            },
+            "spec": {
+                "nodeName": format!("worker-{number}"),
+                "containers": [{ "name": "agent", "image": "ghcr.io/meshmedic/meshmedic" }],
+            },
+        });
+        let mut made = api.apply(&pod).unwrap();
+        made["status"] = json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] });
+        api.update_status(&made).unwrap();
+    }
+}
+
+#[test]
+fn the_screen_of_a_thousand_nodes_fits_terminals_of_any_size() {
+    if !need::root("the_screen_of_a_thousand_nodes_fits_terminals_of_any_size") {
+        return;
+    }
+    let world = World::new(1);
+    let pods = world.deployment("cart", 1);
+    let mut agent = world.ready_agent(&[]);
+    install(&world, &agent);
+    world.cluster.orphan(&pods[0]).unwrap();
+    agent.until("the agent's verdict", |agent| {
+        let mut pods = agent.report().pods.into_iter();
+        pods.any(|pod| pod.state.is_finding())
+    });
+    other_nodes(&world);
+    for (columns, lines) in [(80, 24), (200, 50)] {
+        let (mut person, program) = terminal(columns, lines);
+        let heard = person.try_clone().unwrap();
+        let mut watch = Watch::start(&world, &[], |command| {
+            command
+                .env("TERM", "xterm")
+                .stdin(program.try_clone().unwrap())
+                .stdout(program.try_clone().unwrap())
+                .stderr(program);
+            Some(heard)
+        });
+        watch.until_said("1 of 1000 agents answer");
+        watch.until_said(&format!("> shop/{}", pods[0].name()));
+        person.write_all(b"q").unwrap();
+        assert_eq!(watch.child.wait().unwrap().code(), Some(0), "{}", watch.said());
     }
 }
 

@@ -53,7 +53,8 @@ pub fn main() -> ExitCode {
         // To have come this far proves that the namespaces could be made; a pod needs one more.
         Some("probe") => sys::new_netns().and_then(|()| Netlink::open()?.loopback_up()),
         _ => Err(io::Error::other(
-            "these are the helper processes of the lab: they are started by the library meshmedic-lab",
+            "`meshmedic-lab node PODS` makes a node of pods, and `meshmedic-lab apiserver` serves the API; the library \
+             starts all else",
         )),
     };
     match result {

@@ -428,7 +428,7 @@ fn istiod_switched_off(view: &View<'_>, asked: &str) -> Vec<Finding> {
         )
         .because(asked.to_owned())
         .because(seen)
-        .so("istiod tells ztunnels of no workload: nothing gets an identity or mTLS");
+        .so("istiod sends ztunnels no workloads: nothing gets an identity or mTLS");
         let value = ChartValue {
             chart: "istiod",
             set: "profile=ambient",

@@ -96,6 +96,10 @@ impl Healer {
                 }
                 case.stage = Stage::Watching;
             }
+            // It came back a moment ago, and nobody waits for anything.
+            if !candidate.state.is_lost() {
+                continue;
+            }
             let adopted = case.adopts(at, candidate, against.as_ref());
             if let Some(waiting) = adopted.filter(|_| !shadow && !view.watches_only) {
                 case.stage = Stage::Waiting(waiting);

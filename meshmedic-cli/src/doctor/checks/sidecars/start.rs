@@ -56,7 +56,7 @@ fn finding(pod: &PodView<'_>) -> Option<Finding> {
         Finding::on(pod.object(), "its app failed when it started, and nothing makes it wait for its sidecar")
             .of(pod.workload.clone())
             .because(format!(
-                "container {} ended with code {} within a minute of the pod's start, and runs since its restart",
+                "container {} ended with code {} within a minute of the pod's start, and has run since its restart",
                 container.name, ended.exit_code
             ))
             .because(format!("container {PROXY} is not native, and holdApplicationUntilProxyStarts is not set"))
