@@ -290,6 +290,14 @@ fn passed(out: &mut String, report: &DoctorReport, verbose: bool) -> anyhow::Res
     Ok(())
 }
 
+/// What a check looks for. Beside what was found instead, its title alone would read as the opposite.
+fn expectation(check: &CheckReport) -> String {
+    match check.result {
+        Ending::Findings => format!("expected: {}", check.title),
+        _ => check.title.to_owned(),
+    }
+}
+
 fn mark(check: &CheckReport) -> String {
     match (check.result, check.severity) {
         (Ending::Passed, _) => paint("√", Colour::Green),
@@ -303,7 +311,7 @@ fn mark(check: &CheckReport) -> String {
 
 /// One check; `same` is the code of another that ended for the very same reason.
 fn one(out: &mut String, check: &CheckReport, verbose: bool, same: Option<&str>) -> anyhow::Result<()> {
-    let title = format!("{} {}", check.code, check.title);
+    let title = format!("{} {}", check.code, expectation(check));
     let wrapped = wrap(&title, 2);
     writeln!(out, "{} {}", mark(check), wrapped.trim())?;
     if let Some(reason) = &check.reason {

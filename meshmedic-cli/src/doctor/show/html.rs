@@ -189,7 +189,7 @@ fn one(out: &mut String, check: &CheckReport) -> fmt::Result {
         Escaped(check.code.to_lowercase()),
         Escaped(&check.docs),
         Escaped(check.code),
-        Escaped(check.title)
+        Escaped(super::expectation(check))
     )?;
     if let Some(reason) = &check.reason {
         writeln!(out, "<pre class=\"reason\">{}</pre>", Escaped(reason))?;
