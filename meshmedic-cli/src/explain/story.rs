@@ -81,7 +81,7 @@ impl Known {
         let ready = if self.facts.ready { "Ready" } else { "not Ready" };
         let node = self.facts.node.as_deref().unwrap_or("no node");
         format!(
-            "{} is {}: {owner}, {ready}, on {node}",
+            "{}: {}, {owner}, {ready}, on {node}",
             self.pod.display_name(),
             self.pod.state
         )

@@ -220,7 +220,7 @@ fn a_pods_story_is_told() {
     assert_says(
         &text,
         &[
-            "is orphan: of ReplicaSet cart-",
+            ": orphan, of ReplicaSet cart-",
             "yes its labels and its namespace's make it ambient",
             "So it should be captured.",
             "It fell out of the mesh",
