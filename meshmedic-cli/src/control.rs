@@ -81,7 +81,7 @@ pub(crate) fn pause(args: &PauseArgs) -> anyhow::Result<u8> {
             .or_else(whoami)
             .map(|by| clean(&by, LONGEST_REASON));
         let said = switch.pause(&reason, by).await?;
-        output::line(&said)?;
+        output::write(&output::wrap(&said, 0))?;
         Ok(0)
     })
 }
@@ -92,7 +92,7 @@ pub(crate) fn resume(args: &ResumeArgs) -> anyhow::Result<u8> {
         let connection = args.place.connection.connect().await?;
         let switch = Switch::new(&connection, &args.place.agent_namespace);
         let said = switch.resume().await?;
-        output::line(&said)?;
+        output::write(&output::wrap(&said, 0))?;
         Ok(0)
     })
 }

@@ -139,7 +139,7 @@ fn a_pause_is_written_shown_obeyed_and_taken_back() {
     assert_eq!(code, Some(0), "{text}");
     assert_says(
         &text,
-        &["Repairs go on. They were paused since", "by bob: maintenance"],
+        &["Repairs resumed. They were paused since", "by bob: maintenance"],
     );
     let control = api.get("configmaps", "meshmedic", "meshmedic-control").unwrap();
     assert_eq!(control["data"], json!({ "other": "stays" }));
@@ -237,7 +237,7 @@ fn a_pods_story_is_told() {
     );
     let (code, text) = explain(&name(&pods[1]));
     assert_eq!(code, Some(0), "{text}");
-    assert_says(&text, &["is captured:", "What to do next Nothing."]);
+    assert_says(&text, &[": captured, of", "What to do next Nothing."]);
 
     world.cluster.namespace("plain", false).unwrap();
     let plain = world.cluster.deployment("plain", "web", 1).unwrap().remove(0);
@@ -246,7 +246,7 @@ fn a_pods_story_is_told() {
     assert_says(
         &text,
         &[
-            "is exempt",
+            ": exempt, of",
             "no istio-cni has not enrolled it So it need not be captured.",
         ],
     );

@@ -55,6 +55,19 @@ impl Watch {
         Self { child, said }
     }
 
+    /// Draws on the program's side of a terminal.
+    fn on_terminal(world: &World, person: &File, program: &File) -> Self {
+        let side = || program.try_clone().unwrap();
+        Self::start(world, &[], |command| {
+            command
+                .env("TERM", "xterm")
+                .stdin(side())
+                .stdout(side())
+                .stderr(side());
+            Some(person.try_clone().unwrap())
+        })
+    }
+
     fn following(world: &World, flags: &[&str]) -> Self {
         let flags = [&["--follow", "-o", "json"], flags].concat();
         let mut watch = Self::start(world, &flags, |command| {
@@ -178,16 +191,7 @@ fn the_screen_shows_an_orphan_and_its_story_and_gives_the_terminal_back() {
     for ends in ["a key", "a signal"] {
         let (mut person, program) = terminal(80, 24);
         let modes = tcgetattr(&program).unwrap().local_modes;
-        let kept = program.try_clone().unwrap();
-        let heard = person.try_clone().unwrap();
-        let mut watch = Watch::start(&world, &[], |command| {
-            command
-                .env("TERM", "xterm")
-                .stdin(program.try_clone().unwrap())
-                .stdout(program.try_clone().unwrap())
-                .stderr(program);
-            Some(heard)
-        });
+        let mut watch = Watch::on_terminal(&world, &person, &program);
         watch.until_said(&format!("> shop/{}", pods[0].name()));
         watch.until_said("1 of 1 agents answer");
         person.write_all(b"\r").unwrap();
@@ -203,7 +207,7 @@ fn the_screen_shows_an_orphan_and_its_story_and_gives_the_terminal_back() {
         };
         assert_eq!(code, Some(0), "ended by {ends}: {}", watch.said());
         watch.until_said("\u{1b}[?1049l");
-        let after = tcgetattr(&kept).unwrap().local_modes;
+        let after = tcgetattr(&program).unwrap().local_modes;
         assert_eq!(
             after & LocalModes::ECHO,
             modes & LocalModes::ECHO,
@@ -260,15 +264,7 @@ fn the_screen_of_a_thousand_nodes_fits_terminals_of_any_size() {
     other_nodes(&world);
     for (columns, lines) in [(80, 24), (200, 50)] {
         let (mut person, program) = terminal(columns, lines);
-        let heard = person.try_clone().unwrap();
-        let mut watch = Watch::start(&world, &[], |command| {
-            command
-                .env("TERM", "xterm")
-                .stdin(program.try_clone().unwrap())
-                .stdout(program.try_clone().unwrap())
-                .stderr(program);
-            Some(heard)
-        });
+        let mut watch = Watch::on_terminal(&world, &person, &program);
         watch.until_said("1 of 1000 agents answer");
         watch.until_said(&format!("> shop/{}", pods[0].name()));
         person.write_all(b"q").unwrap();
