@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use meshmedic_common::ask::Ask;
 use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::facts::{Gate, GateState, PodFacts};
@@ -281,6 +282,15 @@ impl Known {
             }
             Some(RepairStanding::Other) | None => None,
         });
+        // That stands on the pod, whoever asked.
+        let asked = self.facts.heal.as_deref().and_then(Ask::parse);
+        lines.extend(asked.map(|ask| {
+            format!(
+                "istio-cni was asked to enrol it again {}. `meshmedic undo {}` removes the record of that.",
+                ago(ask.at, self.now),
+                self.pod.display_name()
+            )
+        }));
         lines
     }
 

@@ -9,7 +9,7 @@ use meshmedic_lab::{Pod, need, wait};
 use serde_json::{Value, json};
 
 use super::{ADMIN, command, evictions, interrupt, item, object, read, repair};
-use crate::fleet::install;
+use crate::fleet::{install, run};
 use crate::process::PATIENCE;
 use crate::world::World;
 
@@ -71,6 +71,13 @@ fn an_orphan_is_healed_by_hand_and_nothing_restarts() {
     assert_eq!(restarts(&world, &pods[0]), before);
     assert_eq!((asks(&world), evictions(&world)), (1, 0));
     assert!(world.leases_of_restarts().is_empty());
+    let name = format!("shop/{}", pods[0].name());
+    let (_, story) = run(
+        &world,
+        &["explain", &name, "--confirm", "200ms", "--settle", "0s"],
+    );
+    let story = story.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(story.contains("istio-cni was asked to enrol it again"), "{story}");
 }
 
 /// A bare pod gains most: nothing would recreate it.
