@@ -50,6 +50,19 @@ fn an_orphan_is_asked_for_and_proved() {
 }
 
 #[test]
+fn a_proof_counts_once_though_istio_cni_says_so_later() {
+    let mut bench = Bench::new(&[("shop", "cart")]);
+    bench.silent = true;
+    bench.run(20);
+    assert_eq!((bench.asked.len(), bench.healed()), (1, 1), "{:?}", bench.notices);
+    assert!(
+        !bench.withheld().contains(&Withheld::NotProved),
+        "what came back is not told why nothing is done: {:?}",
+        bench.notices
+    );
+}
+
+#[test]
 fn a_bypassing_pod_is_asked_for_though_its_listeners_are_there() {
     let bare = |state| {
         let mut bench = Bench::new(&[("shop", "cart")]);
