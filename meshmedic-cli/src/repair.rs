@@ -503,17 +503,21 @@ fn pods(count: usize) -> String {
     }
 }
 
+/// What befalls the others, where there are any.
+fn others(parts: &[(usize, &str)]) -> String {
+    let parts = parts.iter().filter(|(count, _)| *count > 0);
+    parts.map(|(count, what)| format!(", {count} {what}")).collect()
+}
+
 fn dry_summary(items: &[Item]) -> String {
     let refused = |item: &&Item| item.action == Action::WouldRepair && item.refused;
     let refused = items.iter().filter(refused).count();
     let would = count(items, &[Action::WouldRepair]) - refused;
     let withheld = count(items, &[Action::Withheld]);
-    let parts = [
+    let left = others(&[
         (refused, "refused by a disruption budget"),
         (withheld, "left alone"),
-    ];
-    let parts = parts.iter().filter(|(count, _)| *count > 0);
-    let left: String = parts.map(|(count, what)| format!(", {count} {what}")).collect();
+    ]);
     match would {
         0 => format!("Nothing would be done{left}."),
         would => format!(
@@ -525,12 +529,10 @@ fn dry_summary(items: &[Item]) -> String {
 
 fn summary(items: &[Item]) -> String {
     let done = count(items, &[Action::Restarted, Action::Repaired]);
-    let parts = [
+    let others = others(&[
         (count(items, &[Action::Failed]), "failed"),
         (count(items, &[Action::Withheld]), "left alone"),
         (count(items, &[Action::NotDone]), "not done"),
-    ];
-    let parts = parts.iter().filter(|(count, _)| *count > 0);
-    let others: Vec<String> = parts.map(|(count, what)| format!(", {count} {what}")).collect();
-    format!("{} repaired and captured{}.", pods(done), others.concat())
+    ]);
+    format!("{} repaired and captured{others}.", pods(done))
 }

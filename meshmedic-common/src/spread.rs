@@ -32,12 +32,12 @@ pub fn place(address: IpAddr, of: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use super::{place, share};
 
     /// The most and the fewest of so many neighbours that share one of a hundred places.
-    fn extremes(addresses: impl Iterator<Item = std::net::IpAddr>) -> (usize, usize) {
+    fn extremes(addresses: impl Iterator<Item = IpAddr>) -> (usize, usize) {
         let mut places = [0_usize; 100];
         for address in addresses {
             places[usize::try_from(place(address, 100)).unwrap()] += 1;

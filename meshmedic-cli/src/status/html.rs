@@ -8,7 +8,8 @@ use meshmedic_common::verdict::State;
 
 use super::history::{History, Slot};
 use super::show::{agent, answers, proof, states_in_words, trouble};
-use super::{FleetStatus, ago};
+use super::unwell::Unwell;
+use super::{FleetStatus, NodeRepair, NodeStatus, ago};
 use crate::output::page::{self, plural};
 use crate::output::{Colour, Escaped, state_colour};
 
@@ -97,21 +98,19 @@ fn unwell(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Result
         return Ok(());
     };
     writeln!(out, "<section>\n<h2>Out of the mesh, or not known</h2>")?;
-    let columns = ["Pod", "Node", "State", "When", "What happens to it"];
-    table_begin(out, &columns)?;
-    for pod in &status.unwell {
+    let cells = |pod: &Unwell| {
         let since = pod.since.map_or_else(|| "-".to_owned(), |since| ago(since, now));
         let state = format!("<span class=\"mark {}\">{}</span>", class(pod.state), pod.state);
-        let cells = [
+        [
             Escaped(&pod.pod).to_string(),
             Escaped(&pod.node).to_string(),
             state,
             since,
             Escaped(&pod.doing).to_string(),
-        ];
-        row(out, columns, cells)?;
-    }
-    table_end(out)?;
+        ]
+    };
+    let columns = ["Pod", "Node", "State", "When", "What happens to it"];
+    table(out, columns, status.unwell.iter().map(cells))?;
     writeln!(
         out,
         "<p class=\"gap\">Why one of them is so: <code>meshmedic explain {}</code></p>\n</section>",
@@ -197,18 +196,16 @@ fn repairs(out: &mut String, status: &FleetStatus, now: Timestamp) -> fmt::Resul
         return Ok(());
     }
     writeln!(out, "<section>\n<h2>Last repairs</h2>")?;
-    let columns = ["When", "Pod", "Node", "What was done"];
-    table_begin(out, &columns)?;
-    for done in &status.repairs {
-        let cells = [
+    let cells = |done: &NodeRepair| {
+        [
             ago(done.repair.at, now),
             Escaped(&done.repair.pod).to_string(),
             Escaped(&done.node).to_string(),
             Escaped(done.repair.sentence()).to_string(),
-        ];
-        row(out, columns, cells)?;
-    }
-    table_end(out)?;
+        ]
+    };
+    let columns = ["When", "Pod", "Node", "What was done"];
+    table(out, columns, status.repairs.iter().map(cells))?;
     writeln!(out, "</section>")
 }
 
@@ -217,9 +214,7 @@ fn nodes(out: &mut String, status: &FleetStatus) -> fmt::Result {
         return Ok(());
     }
     writeln!(out, "<section>\n<h2>Nodes</h2>")?;
-    let columns = ["Node", "Agent", "Trigger", "Repairs", "Pods"];
-    table_begin(out, &columns)?;
-    for node in &status.nodes {
+    let cells = |node: &NodeStatus| {
         let (words, well) = agent(node);
         let words = Escaped(words);
         let agent = match well {
@@ -227,36 +222,36 @@ fn nodes(out: &mut String, status: &FleetStatus) -> fmt::Result {
             false => format!("<span class=\"mark error\">{words}</span>"),
         };
         let mark = |text: &str, state| format!("<span class=\"mark {}\">{text}</span>", class(state));
-        let cells = [
+        [
             Escaped(&node.node).to_string(),
             agent,
             node.trigger.map_or("-", |trigger| trigger.as_str()).to_owned(),
             node.repairs.unwrap_or("-").to_owned(),
             states_in_words(&node.states, mark),
-        ];
-        row(out, columns, cells)?;
-    }
-    table_end(out)?;
+        ]
+    };
+    let columns = ["Node", "Agent", "Trigger", "Repairs", "Pods"];
+    table(out, columns, status.nodes.iter().map(cells))?;
     writeln!(out, "</section>")
 }
 
-fn table_begin(out: &mut String, columns: &[&str]) -> fmt::Result {
+/// Where the page is narrow the cells of a row stand below one another, and each says which it is.
+fn table<const N: usize>(
+    out: &mut String,
+    columns: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> fmt::Result {
     writeln!(out, "<div class=\"wide\"><table>\n<thead><tr>")?;
     for column in columns {
         write!(out, "<th scope=\"col\">{column}</th>")?;
     }
-    writeln!(out, "</tr></thead>\n<tbody>")
-}
-
-/// A row. Where the page is narrow its cells stand below one another, and each says which it is.
-fn row<const N: usize>(out: &mut String, columns: [&str; N], cells: [String; N]) -> fmt::Result {
-    write!(out, "<tr>")?;
-    for (column, cell) in columns.iter().zip(cells) {
-        write!(out, "<td data-column=\"{column}\">{cell}</td>")?;
+    writeln!(out, "</tr></thead>\n<tbody>")?;
+    for cells in rows {
+        write!(out, "<tr>")?;
+        for (column, cell) in columns.iter().zip(cells) {
+            write!(out, "<td data-column=\"{column}\">{cell}</td>")?;
+        }
+        writeln!(out, "</tr>")?;
     }
-    writeln!(out, "</tr>")
-}
-
-fn table_end(out: &mut String) -> fmt::Result {
     writeln!(out, "</tbody>\n</table></div>")
 }

@@ -68,7 +68,7 @@ pub(crate) fn install(world: &World, agent: &Agent) {
 }
 
 /// A cluster with two pods, of which the first one is an orphan, and the agent that says so.
-fn an_orphan_of_two() -> (World, Vec<Pod>, Agent) {
+pub(crate) fn an_orphan_of_two() -> (World, Vec<Pod>, Agent) {
     let world = World::new(1);
     let pods = world.deployment("cart", 2);
     let mut agent = world.ready_agent(&[]);

@@ -14,7 +14,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::{Value, json};
 
-use crate::fleet::{install, run};
+use crate::fleet::{an_orphan_of_two, install, run};
 use crate::process::PATIENCE;
 use crate::world::{HEAL, World};
 
@@ -179,15 +179,7 @@ fn the_screen_shows_an_orphan_and_its_story_and_gives_the_terminal_back() {
     if !need::root("the_screen_shows_an_orphan_and_its_story_and_gives_the_terminal_back") {
         return;
     }
-    let world = World::new(1);
-    let pods = world.deployment("cart", 1);
-    let mut agent = world.ready_agent(&[]);
-    install(&world, &agent);
-    world.cluster.orphan(&pods[0]).unwrap();
-    agent.until("the agent's verdict", |agent| {
-        let mut pods = agent.report().pods.into_iter();
-        pods.any(|pod| pod.state.is_finding())
-    });
+    let (world, pods, _agent) = an_orphan_of_two();
     for ends in ["a key", "a signal"] {
         let (mut person, program) = terminal(80, 24);
         let modes = tcgetattr(&program).unwrap().local_modes;
@@ -252,15 +244,7 @@ fn the_screen_of_a_thousand_nodes_fits_terminals_of_any_size() {
     if !need::root("the_screen_of_a_thousand_nodes_fits_terminals_of_any_size") {
         return;
     }
-    let world = World::new(1);
-    let pods = world.deployment("cart", 1);
-    let mut agent = world.ready_agent(&[]);
-    install(&world, &agent);
-    world.cluster.orphan(&pods[0]).unwrap();
-    agent.until("the agent's verdict", |agent| {
-        let mut pods = agent.report().pods.into_iter();
-        pods.any(|pod| pod.state.is_finding())
-    });
+    let (world, pods, _agent) = an_orphan_of_two();
     other_nodes(&world);
     for (columns, lines) in [(80, 24), (200, 50)] {
         let (mut person, program) = terminal(columns, lines);

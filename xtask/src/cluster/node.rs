@@ -126,7 +126,7 @@ impl Nodes {
         let say = |what: &str| println!("{:>5.1} s  {what}", begun.elapsed().as_secs_f32());
         // What a node that broke off has left.
         self.down()?;
-        let nodes = || self.all.iter().take(wanted.nodes.max(1));
+        let nodes = || self.all.iter().take(wanted.nodes);
         for node in nodes() {
             node.prepare(store)?;
         }
@@ -199,11 +199,6 @@ impl Node {
         Ok(())
     }
 
-    /// The control group below which everything of it is.
-    fn cgroup(&self) -> String {
-        format!("meshmedic-{}", self.name)
-    }
-
     /// As if its power had failed and come back: disks and etcd stay, each process and namespace is new.
     pub(super) fn reboot(&self, store: &Store) -> Result<()> {
         if self.init().is_none() {
@@ -240,7 +235,7 @@ impl Node {
             self.until("the node to end", || self.init().is_none())?;
         }
         for hierarchy in hierarchies()? {
-            let group = hierarchy.join(self.cgroup());
+            let group = hierarchy.join(cgroup(self.name));
             self.until("the control groups to be empty", || remove_groups(&group))?;
         }
         Ok(())
@@ -381,7 +376,7 @@ impl Node {
         let errors = log.try_clone().context("cannot share a file")?;
         let wires = self.wires().context("nothing holds the wires of the nodes")?;
         let starter = Command::new(self.folder.join("conf/start"))
-            .arg(self.cgroup())
+            .arg(cgroup(self.name))
             .arg(wires.as_raw_nonzero().to_string())
             .arg(room.get_program())
             .args(room.get_args())
@@ -466,6 +461,11 @@ fn own(name: &str) -> Result<PathBuf> {
     places
         .find(|path| path.is_file())
         .with_context(|| format!("there is no {name} beside {}", own.display()))
+}
+
+/// The control group below which everything of a node is.
+fn cgroup(node: &str) -> String {
+    format!("meshmedic-{node}")
 }
 
 /// A process's number, as it was written into a file.

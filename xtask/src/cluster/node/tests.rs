@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{KUBECONFIG, NAMES, Node, Nodes, Wanted, hierarchies, own};
+use super::{KUBECONFIG, NAMES, Node, Nodes, Wanted, cgroup, hierarchies, own};
 use crate::cluster::parts::Parts;
 use crate::cluster::store::Store;
 
@@ -68,7 +68,7 @@ fn machine() -> BTreeMap<String, String> {
     );
     for hierarchy in hierarchies().unwrap() {
         for name in NAMES {
-            let group = hierarchy.join(format!("meshmedic-{name}"));
+            let group = hierarchy.join(cgroup(name));
             found.insert(group.display().to_string(), group.exists().to_string());
         }
     }

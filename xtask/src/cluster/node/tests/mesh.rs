@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::{Node, own};
+use super::super::{Node, cgroup, own};
 use super::{Up, up};
 use crate::cluster::store::Store;
 use kernel::{all_processes, listens, processes};
@@ -476,7 +476,7 @@ impl Mesh {
     }
 
     pub(super) fn find_process(&self, program: &str) -> Option<Pid> {
-        let own = format!("/{}", self.node.cgroup());
+        let own = format!("/{}", cgroup(self.node.name));
         let mut found = all_processes().filter(|process| {
             let process = process.as_raw_nonzero();
             let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
