@@ -102,9 +102,9 @@ unsafe fn visit(ctx: *mut c_void) {
             field::<*const u8, _>(file, &FILE_INODE),
         )
     };
-    // Once for a namespace. Where the helper that reads them is forbidden, no trace of it may be left in the program.
     // SAFETY: see above.
     let netns: u32 = unsafe { field(net, &NET_INUM) };
+    // Once for a namespace. Where the helper that reads them is forbidden, no trace of it may be left in the program.
     let [ipv4, ipv6] = if port == PORT_OUTBOUND && RULES_READ.load() == 1 {
         // SAFETY: see above.
         unsafe { rules::hooks(net, netns) }

@@ -76,7 +76,7 @@ pub unsafe fn hooks(net: *const u8, inode: u32) -> [FamilyHooks; 2] {
     let (Some(layout), Some(walk)) = (RULES_LAYOUT.get_ptr(0), WALK.get_ptr_mut(0)) else {
         return [FamilyHooks::NOT_READ; 2];
     };
-    let mut context = Context { walk, layout };
+    let mut context = Context::new(walk, layout);
     // SAFETY: values of maps; the walk is this processor's own, and the program is not preempted by itself.
     let (walk, layout) = unsafe { (&mut *walk, &*layout) };
     let (at_ipv4, at_ipv6) = (NET_HOOKS_IPV4.load(), NET_HOOKS_IPV6.load());
@@ -165,7 +165,7 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
         return 0;
     }
     // SAFETY: values of maps; the walk is this processor's own.
-    let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     walk.place = place;
     walk.nat = 0;
     walk.entries = entries;
@@ -204,7 +204,7 @@ fn at_hook(entries: u64, place: u32, context: &mut Context) -> u8 {
 /// One hook, the last first: nat's own stands late, and ends it.
 unsafe extern "C" fn nat(index: u64, context: *mut Context) -> i64 {
     // SAFETY: the helper hands on what it was given.
-    let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     let index = index as u32;
     if index >= walk.count {
         return END;
@@ -225,7 +225,7 @@ unsafe extern "C" fn nat(index: u64, context: *mut Context) -> i64 {
 /// One hook, if it is mangle's.
 unsafe extern "C" fn mangle(index: u64, context: *mut Context) -> i64 {
     // SAFETY: the helper hands on what it was given.
-    let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     let index = index as u32;
     if index >= walk.count {
         return END;
@@ -246,7 +246,7 @@ unsafe extern "C" fn mangle(index: u64, context: *mut Context) -> i64 {
 /// One of the hooks that stand behind that of nat.
 unsafe extern "C" fn nat_hook(index: u64, context: *mut Context) -> i64 {
     // SAFETY: the helper hands on what it was given.
-    let (walk, layout) = unsafe { (&*(*context).walk, &*(*context).layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     let index = index as u32;
     if index >= walk.count {
         return END;
@@ -273,7 +273,7 @@ fn at_table(private: u64, kind: u32, context: &mut Context) -> u32 {
 #[inline(always)]
 fn nft(base: u64, context: &mut Context) {
     // SAFETY: values of maps; the walk is this processor's own.
-    let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     if layout.nft == 0 {
         walk.answer |= doubt(DOUBT_NFT);
         return;
@@ -309,7 +309,7 @@ fn nft(base: u64, context: &mut Context) {
 /// One chain of a table of nf_tables. Once all is known, the one to come is the head.
 unsafe extern "C" fn chain(_index: u64, context: *mut Context) -> i64 {
     // SAFETY: the helper hands on what it was given.
-    let (walk, layout) = unsafe { (&mut *(*context).walk, &*(*context).layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     if walk.node == walk.head {
         return END;
     }
@@ -360,7 +360,7 @@ fn is_empty(chain: u64, layout: &RulesLayout) -> bool {
 #[inline(always)]
 fn legacy(table: u64, context: &mut Context) {
     // SAFETY: values of maps; the walk is this processor's own.
-    let (walk, layout) = unsafe { (&mut *context.walk, &*context.layout) };
+    let (walk, layout) = unsafe { Context::parts(context) };
     walk.met_legacy = 1;
     if layout.legacy == 0 {
         walk.answer |= doubt(DOUBT_LEGACY);

@@ -79,11 +79,32 @@ pub struct Walk {
 #[map]
 pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
-/// What each step of a walk gets.
+/// What each step of a walk gets: values of maps, and the walk is this processor's own.
 #[repr(C)]
 pub struct Context {
     pub walk: *mut Walk,
-    pub layout: *const RulesLayout,
+    /// A [`RulesLayout`]. Each structure that is only pointed to would be declared in BTF, and LLVM orders more than one
+    /// of them by where they lie in its memory: the object would come out another from time to time.
+    layout: *const c_void,
+}
+
+impl Context {
+    pub const fn new(walk: *mut Walk, layout: *const RulesLayout) -> Self {
+        Self {
+            walk,
+            layout: layout.cast(),
+        }
+    }
+
+    /// Where the walk stands, and by what it reads.
+    ///
+    /// # Safety
+    /// `context` must be one that a step was given, and nothing else may refer to its walk while this does.
+    #[inline(always)]
+    pub unsafe fn parts<'a>(context: *mut Self) -> (&'a mut Walk, &'a RulesLayout) {
+        // SAFETY: as the caller promises; `new` took both from where they point to.
+        unsafe { (&mut *(*context).walk, &*(*context).layout.cast()) }
+    }
 }
 
 /// Goes on, in a step.

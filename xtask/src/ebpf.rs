@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "a task tells on stdout what it does")]
 
+mod forward;
 mod record;
 mod setup;
 mod symbols;
@@ -96,7 +97,9 @@ fn build(root: &Path, toolchain: &Toolchain, target: &Path) -> Result<Vec<u8>> {
     // DWARF goes; .BTF and .BTF.ext stay, which the loader and the verifier's messages use.
     let mut command = Command::new(&toolchain.objcopy);
     command.arg("--strip-debug");
-    let names = symbols::tied_to_the_machine(&fs::read(&built)?)?;
+    let object = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    forward::in_one_order(&object).with_context(|| format!("{} is not good", built.display()))?;
+    let names = symbols::tied_to_the_machine(&object)?;
     command.args(
         names
             .iter()
