@@ -3,12 +3,14 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, ErrorKind},
     net::{SocketAddr, TcpListener},
     os::unix::fs::MetadataExt as _,
     process::{Child, Command, Stdio},
     thread,
 };
+
+use crate::until;
 
 /// Runs `act` in a new network namespace whose loopback is up; hands out its inode.
 pub(crate) fn within<T: Send>(act: impl FnOnce(u32) -> T + Send) -> T {
@@ -45,8 +47,12 @@ fn loopback_up() {
 }
 
 pub(crate) fn listen(address: &str) -> TcpListener {
-    TcpListener::bind(address.parse::<SocketAddr>().expect("an address"))
-        .unwrap_or_else(|error| panic!("listen on {address}: {error}"))
+    let at = address.parse::<SocketAddr>().expect("an address");
+    until(address, || match TcpListener::bind(at) {
+        // A census beside this one has hold of the listener before it, which was closed, for as long as it visits it.
+        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+        listener => Some(listener.unwrap_or_else(|error| panic!("listen on {address}: {error}"))),
+    })
 }
 
 /// The inode of the listener on `port`, as the calling thread's netns shows it.

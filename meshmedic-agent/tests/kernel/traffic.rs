@@ -5,7 +5,7 @@
 //! that Istio's rules redirect needs a way out, which is a device that leads nowhere.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use meshmedic_common::abi::TrafficCounts;
 use meshmedic_common::time::Time;
 use meshmedic_common::traffic::{Counted, LEAST_TIME, Passage, Tally};
 use meshmedic_lab::rules::{Filter, IstioRules, run};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
 
 use crate::netns::{listen, within};
@@ -50,7 +51,13 @@ fn open(from: &str, to: &str, port: u16, mark: u32) -> OwnedFd {
     }
     sockopt::set_socket_linger(fd.as_fd(), Some(Duration::ZERO)).expect("linger");
     bind(&fd, &SocketAddr::new(from, 0)).expect("bind");
-    connect(&fd, &SocketAddr::new(to, port)).unwrap_or_else(|error| panic!("{from} to {to}:{port}: {error}"));
+    until("a route to the address", || {
+        match connect(&fd, &SocketAddr::new(to, port)) {
+            // The kernel makes the route to an address a moment after the address.
+            Err(Errno::NETUNREACH) => None,
+            opened => Some(opened.unwrap_or_else(|error| panic!("{from} to {to}:{port}: {error}"))),
+        }
+    });
     fd
 }
 
@@ -73,13 +80,6 @@ fn counted(act: impl FnOnce() + Send) -> TrafficCounts {
         }
         for address in IPV6 {
             add(&format!("{address}/128"), "lo");
-        }
-        for to in IPV6 {
-            // The kernel makes the route to an address a moment after the address.
-            until("a route to the address", || {
-                let from = UdpSocket::bind(("fd00::8", 0)).ok()?;
-                from.connect((to, 9)).ok()
-            });
         }
         traffic.watch(&BTreeSet::from([netns]));
         act();
