@@ -71,11 +71,12 @@ pub(crate) fn say(text: &str) {
 /// People read at this width.
 const WIDTH: usize = 80;
 
-/// Breaks a text into lines that fit, each with this indent, and the later ones with two more.
+/// Breaks a text into lines that fit, each with this indent, and the later ones with two more. A command in backticks
+/// stays whole.
 pub(crate) fn wrap(text: &str, indent: usize) -> String {
     let mut out = String::new();
     let mut column = 0;
-    for word in text.split(' ') {
+    for word in words(text) {
         let length = word.chars().count();
         if column > 0 && column + 1 + length > WIDTH {
             out.push('\n');
@@ -94,6 +95,15 @@ pub(crate) fn wrap(text: &str, indent: usize) -> String {
     }
     out.push('\n');
     out
+}
+
+/// What [`wrap`] does not break.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    text.split(move |letter| {
+        quoted ^= letter == '`';
+        letter == ' ' && !quoted
+    })
 }
 
 /// Writes an error to stderr, with its causes.
@@ -182,6 +192,12 @@ mod tests {
         assert_eq!(
             wrap(&text, 2),
             format!("  {}\n    {}\n", "a".repeat(40), "b".repeat(45))
+        );
+        let command = format!("`meshmedic repair {} --yes`", "shop/cart-".repeat(5));
+        assert_eq!(
+            wrap(&format!("To mend what is there, run {command}; then look."), 0),
+            format!("To mend what is there, run\n  {command};\n  then look.\n"),
+            "a command stays whole"
         );
         assert_eq!(wrap("yes  it is", 2), "  yes  it is\n");
         let name = "n".repeat(90);

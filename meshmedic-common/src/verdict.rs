@@ -72,6 +72,12 @@ impl State {
         )
     }
 
+    /// Whether nothing is to be checked in a pod in this state, for now or at all.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Exempt | Self::Pending)
+    }
+
     /// Whether ztunnel holds the listeners of a pod in this state.
     #[must_use]
     pub const fn is_held(self) -> bool {

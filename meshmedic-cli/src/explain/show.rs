@@ -17,7 +17,12 @@ pub(crate) fn text(title: &str, sections: &[Section]) -> String {
         out += &paint(section.title, Colour::Dim);
         out.push('\n');
         for line in &section.lines {
-            out += &wrap(line, 2);
+            if line.starts_with("meshmedic ") {
+                // A command is copied from its line, which nothing breaks.
+                out.extend(["  ", line, "\n"]);
+            } else {
+                out += &wrap(line, 2);
+            }
         }
     }
     out

@@ -97,7 +97,10 @@ impl Known {
             section("History", self.history()),
             section("Events", self.told()),
             section("Repair", self.repair()),
-            section("What to do next", vec![self.next()]),
+            section(
+                "What to do next",
+                self.next().lines().map(str::to_owned).collect(),
+            ),
             section("What led to it", self.cause()),
             section("Not known", self.unknown()),
         ];
@@ -306,20 +309,22 @@ impl Known {
         let code = self.pod.state.code().filter(|_| self.pod.state.is_finding());
         let shown = code.iter().flat_map(|_| self.times.shown());
         let shown = shown.map(|line| format!("{line}."));
-        let line = |code| {
-            format!(
-                "meshmedic doctor {} looks for it; docs/troubleshooting.md explains it under {code}.",
-                self.pod.display_name()
-            )
+        let explained = |code| {
+            let doctor = format!("meshmedic doctor {}", self.pod.display_name());
+            [
+                format!("docs/troubleshooting.md explains {code}, and this looks for the cause:"),
+                doctor,
+            ]
         };
-        shown.chain(code.map(line)).collect()
+        shown.chain(code.map(explained).into_iter().flatten()).collect()
     }
 
+    /// Words, and a command on a line by itself, which can be copied.
     fn next(&self) -> String {
         let name = self.pod.display_name();
         if self.facts.toggle_restore.is_some() {
             let remedy = remedy(Withheld::Toggling, &name);
-            return format!("A toggle of its label was left half done, and this puts it back: {remedy}");
+            return format!("A toggle of its label was left half done, and this puts it back:\n{remedy}");
         }
         if let Some((why, _)) = self.repair.as_ref().and_then(|item| Some((item.reason?, item))) {
             return remedy(why, &name);
@@ -352,7 +357,7 @@ impl Known {
             }
             (State::Exempt, _) => "Nothing.".to_owned(),
             (State::Unverifiable, _) => format!(
-                "Run agents, or let a probe read it: meshmedic explain {name} --via probe (which stays in its spec)."
+                "Run agents, or let a probe read it, which stays in its spec:\nmeshmedic explain {name} --via probe"
             ),
         }
     }
@@ -396,12 +401,12 @@ fn said(sentence: &str) -> String {
     }
 }
 
-/// What helps against a rule.
+/// What helps against a rule, as [`Known::next`] says it.
 fn remedy(why: Withheld, name: &str) -> String {
     match why {
         Withheld::NothingRecreates => format!("meshmedic repair {name} --yes --strategy toggle"),
         Withheld::StaticPod => "Move its manifest away and back on its node.".to_owned(),
-        Withheld::JobPod => format!("Let it end; or meshmedic repair {name} --yes --repair-jobs"),
+        Withheld::JobPod => format!("Let it end; or restart it nevertheless:\nmeshmedic repair {name} --yes --repair-jobs"),
         Withheld::UnknownController => {
             "Ask its operator how its pods are restarted, or toggle it.".to_owned()
         }
@@ -419,7 +424,7 @@ fn remedy(why: Withheld, name: &str) -> String {
             "Restart it yourself, or remove the annotation meshmedic.io/repair.".to_owned()
         }
         Withheld::DisruptionBudget => format!(
-            "Scale its owner up, or let its budget allow one disruption; then meshmedic repair {name} --yes"
+            "Scale its owner up, or let its budget allow one disruption; then:\nmeshmedic repair {name} --yes"
         ),
         Withheld::Toggling => format!("meshmedic undo {name} --yes"),
         Withheld::Guessed => "Get the right to read the ConfigMap istio-cni-config.".to_owned(),

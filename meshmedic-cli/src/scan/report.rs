@@ -237,7 +237,7 @@ impl ScanReport {
             *states.entry(pod.state).or_default() += 1;
         }
         let count = |state: State| states.get(&state).copied().unwrap_or_default();
-        let open = count(State::Exempt) + count(State::Pending);
+        let open = pods.iter().filter(|pod| pod.state.is_open()).count();
         let orphans = pods
             .iter()
             .filter(|pod| pod.state.is_finding())

@@ -10,7 +10,7 @@ use meshmedic_common::verdict::State;
 use tabwriter::TabWriter;
 
 use super::{ScanReport, ScannedPod};
-use crate::output::{Colour, paint, state_colour, write};
+use crate::output::{Colour, paint, state_colour, wrap, write};
 use crate::ways::Way;
 
 /// How a scan is written.
@@ -29,8 +29,6 @@ pub(crate) enum ScanFormat {
     Name,
 }
 
-/// How wide sentences become.
-const COLUMNS: usize = 80;
 /// With more pods than this under one sentence, the rest is counted.
 const NAMES_SHOWN: usize = 3;
 
@@ -134,7 +132,7 @@ fn text(report: &ScanReport, wide: bool, all: bool) -> anyhow::Result<String> {
     }
     out += &accusations(report);
     for note in &report.notes {
-        writeln!(out, "{}:\n{}", paint("note", Colour::Yellow), wrapped(note, "  "))?;
+        write!(out, "{}:\n{}", paint("note", Colour::Yellow), wrap(note, 2))?;
     }
     writeln!(out, "{}", summary(report))?;
     Ok(out)
@@ -200,7 +198,7 @@ fn findings(pods: &[&ScannedPod]) -> String {
             &format!("{}{more}", shown.join(", ")),
             state_colour(pods[0].state),
         );
-        let _ = writeln!(out, "\n{whose}:\n{}", wrapped(&format!("{sentence}."), "  "));
+        let _ = write!(out, "\n{whose}:\n{}", wrap(&format!("{sentence}."), 2));
     }
     out
 }
@@ -219,8 +217,8 @@ fn accusations(report: &ScanReport) -> String {
             paint(pod.state.as_str(), state_colour(pod.state))
         );
         for line in &pod.lines {
-            let indent = if line.starts_with(' ') { "    " } else { "  " };
-            let _ = writeln!(out, "{}", wrapped(line.trim(), indent));
+            let indent = if line.starts_with(' ') { 4 } else { 2 };
+            out += &wrap(line.trim(), indent);
         }
     }
     if accused.is_empty() {
@@ -273,10 +271,15 @@ fn summary(report: &ScanReport) -> String {
         1 => "1 pod checked".to_owned(),
         count => format!("{count} pods checked"),
     };
-    let states = State::ALL
-        .iter()
-        .filter_map(|state| Some((state, report.states.get(state)?)));
-    let states: Vec<String> = states.map(|(state, count)| format!("{count} {state}")).collect();
+    let counted = |open: bool| {
+        let states = State::ALL.iter().filter(|state| state.is_open() == open);
+        let counts = states.filter_map(|state| Some(format!("{} {state}", report.states.get(state)?)));
+        counts.collect::<Vec<_>>().join(", ")
+    };
+    let unchecked = match counted(true) {
+        states if states.is_empty() => states,
+        states => format!("; not checked: {states}"),
+    };
     let mut ways: BTreeMap<Way, usize> = BTreeMap::new();
     for way in report.pods.iter().filter_map(|pod| pod.via) {
         *ways.entry(way).or_default() += 1;
@@ -298,8 +301,8 @@ fn summary(report: &ScanReport) -> String {
         1 => "\n1 pod has an ended probe in its spec from now on.".to_owned(),
         count => format!("\n{count} pods have an ended probe in their spec from now on."),
     };
-    let states = wrapped(&format!("{checked}: {}.", states.join(", ")), "");
-    format!("{states}{ways}{probed}{}", cause(report))
+    let states = wrap(&format!("{checked}: {}{unchecked}.", counted(false)), 0);
+    format!("{}{ways}{probed}{}", states.trim_end(), cause(report))
 }
 
 /// Where to ask what led to the findings.
@@ -311,23 +314,4 @@ fn cause(report: &ScanReport) -> String {
         (Some(namespace), 1) => format!("\nWhat led to it: meshmedic doctor -n {namespace}"),
         (Some(_), _) => "\nWhat led to it: meshmedic doctor".to_owned(),
     }
-}
-
-/// Breaks text into lines of 80 columns. A word that is longer has a line of its own.
-fn wrapped(text: &str, indent: &str) -> String {
-    let mut out = String::new();
-    let mut width = 0;
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        if width > 0 && width + 1 + length <= COLUMNS {
-            out.push(' ');
-            width += 1 + length;
-        } else {
-            out += if width > 0 { "\n" } else { "" };
-            out += indent;
-            width = indent.len() + length;
-        }
-        out += word;
-    }
-    out
 }

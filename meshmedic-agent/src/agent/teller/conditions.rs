@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meshmedic_common::kube::event::{EventReason, Subject};
 use meshmedic_common::time::Time;
-use meshmedic_common::verdict::{Condition, State};
+use meshmedic_common::verdict::Condition;
 
 use super::Teller;
 use crate::watch::Watch;
@@ -41,10 +41,7 @@ impl Teller {
             None => tracing::info!(node = self.node, condition = condition.as_str(), "over"),
         }
         // A node without pods of the mesh has nothing to be at fault about.
-        let concerned = watch
-            .engine()
-            .views()
-            .any(|(_, view)| !matches!(view.state, State::Exempt | State::Pending));
+        let concerned = watch.engine().views().any(|(_, view)| !view.state.is_open());
         let note = detail
             .filter(|_| concerned)
             .map(|detail| format!("{}: {detail}", condition.sentence()));
