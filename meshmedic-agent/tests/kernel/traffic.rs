@@ -51,13 +51,12 @@ fn open(from: &str, to: &str, port: u16, mark: u32) -> OwnedFd {
     }
     sockopt::set_socket_linger(fd.as_fd(), Some(Duration::ZERO)).expect("linger");
     bind(&fd, &SocketAddr::new(from, 0)).expect("bind");
-    until("a route to the address", || {
-        match connect(&fd, &SocketAddr::new(to, port)) {
-            // The kernel makes the route to an address a moment after the address.
-            Err(Errno::NETUNREACH) => None,
-            opened => Some(opened.unwrap_or_else(|error| panic!("{from} to {to}:{port}: {error}"))),
-        }
+    let opened = until("a route to the address", || {
+        let opened = connect(&fd, &SocketAddr::new(to, port));
+        // The kernel makes the route to an address a moment after the address.
+        (opened != Err(Errno::NETUNREACH)).then_some(opened)
     });
+    opened.unwrap_or_else(|error| panic!("{from} to {to}:{port}: {error}"));
     fd
 }
 
