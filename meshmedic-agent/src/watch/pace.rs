@@ -13,7 +13,7 @@ use crate::time::Time;
 /// Of so much time one part is spent on looking.
 const SHARE: u32 = 8;
 /// Routine may be ahead by this much processor time: a loss, and all the records of one, are taken as they come.
-const ROUTINE_AHEAD: Duration = Duration::from_millis(40);
+const ROUTINE_AHEAD: Duration = Duration::from_millis(20);
 /// A confirmation takes so many readings, one more than it needs.
 const READINGS: u32 = 4;
 /// What a reading costs until one was measured: two walks of a hash table of common size.
@@ -108,7 +108,7 @@ mod tests {
     fn a_loss_is_taken_as_it_comes_and_a_storm_an_eighth_of_the_time() {
         let mut pace = Pace::default();
         let mut now = START;
-        for _ in 0..40 {
+        for _ in 0..20 {
             assert!(
                 pace.ready_at(Urgency::Routine) <= now,
                 "a burst waits for nothing"
