@@ -134,7 +134,14 @@ impl<'a> Switch<'a> {
                 since: Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             };
             let written = match found {
-                Some(found) => self.patch(&found, json!(pause.data())).await?,
+                Some(found) => {
+                    // Whoever paused before is not who pauses now.
+                    let mut data = json!({ BY: null });
+                    for (key, value) in pause.data() {
+                        data[key] = value.into();
+                    }
+                    self.patch(&found, data).await?
+                }
                 None => self.create(&pause).await?,
             };
             if !written {
@@ -218,9 +225,10 @@ fn settled(written: Result<ConfigMap, Failure>) -> Result<bool, Failure> {
 /// Who sits here, for people who read the switch; it proves nothing.
 pub(crate) fn whoami() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = set("USER")
-        .or_else(|| set("LOGNAME"))
-        .or_else(|| set("USERNAME"))?;
+    let user = set("USER").or_else(|| set("LOGNAME")).or_else(|| set("USERNAME"));
+    #[cfg(unix)]
+    let user = user.or_else(|| Some(format!("uid {}", rustix::process::getuid().as_raw())));
+    let user = user?;
     #[cfg(unix)]
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     #[cfg(not(unix))]

@@ -29,7 +29,7 @@ mod wait;
 
 use std::time::Instant;
 
-use crate::connection;
+use crate::{connection, selection};
 
 pub(crate) use args::Args;
 pub(crate) use check::{Category, Check, Severity};
@@ -119,6 +119,7 @@ fn take(args: &Args) -> anyhow::Result<Snapshot> {
     connection::runtime()?.block_on(async {
         let mut connection = args.connection.connect().await?;
         let selection = args.selection().check(&connection.namespace)?;
+        selection::is_there(&connection, &selection).await?;
         let plan = Plan {
             selection,
             ways: args.ways(),

@@ -136,9 +136,7 @@ async fn look(
 ) -> anyhow::Result<Known> {
     let (namespace, name) = key;
     let Some(target) = again(connection, namespace, name).await? else {
-        anyhow::bail!(
-            "there is no pod {name:?} in namespace {namespace}; `kubectl get pods -n {namespace}` lists them"
-        );
+        anyhow::bail!(selection::no_pod(namespace, name));
     };
     let (confirm, settle) = (options.confirm, options.settle);
     let report = sweep(connection, selection, ways, options).await?;

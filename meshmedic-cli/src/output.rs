@@ -8,7 +8,9 @@ mod progress;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use anyhow::Context as _;
 use clap::ValueEnum;
+use meshmedic_common::verdict::State;
 
 pub(crate) use markup::Escaped;
 pub(crate) use progress::Progress;
@@ -44,9 +46,8 @@ pub(crate) fn colour_allowed() -> bool {
 /// Writes text to stdout and tells if that failed: a result that nobody got is an error.
 pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("the result cannot be written")
 }
 
 /// Copies to stdout what is read.
@@ -71,29 +72,30 @@ pub(crate) fn say(text: &str) {
 /// People read at this width.
 const WIDTH: usize = 80;
 
-/// Breaks a text into lines that fit, each with this indent, and the later ones with two more. A command in backticks
-/// stays whole.
+/// Breaks each line of a text into lines that fit, with this indent, and what is broken off with two more. A command in
+/// backticks stays whole.
 pub(crate) fn wrap(text: &str, indent: usize) -> String {
     let mut out = String::new();
-    let mut column = 0;
-    for word in words(text) {
-        let length = word.chars().count();
-        if column > 0 && column + 1 + length > WIDTH {
-            out.push('\n');
-            column = 0;
+    for line in text.split('\n') {
+        let mut column = 0;
+        for (at, word) in words(line).enumerate() {
+            let length = width(word);
+            if at > 0 && column + 1 + length > WIDTH {
+                out.push('\n');
+                column = 0;
+            }
+            if column == 0 {
+                column = if at == 0 { indent } else { indent + 2 };
+                out.extend(std::iter::repeat_n(' ', column));
+            } else {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(word);
+            column += length;
         }
-        if column == 0 {
-            let indent = if out.is_empty() { indent } else { indent + 2 };
-            out.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-        } else {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += length;
+        out.push('\n');
     }
-    out.push('\n');
     out
 }
 
@@ -104,6 +106,18 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         quoted ^= letter == '`';
         letter == ' ' && !quoted
     })
+}
+
+/// How many columns a word takes: what [`paint`] adds takes none.
+fn width(word: &str) -> usize {
+    let mut painted = false;
+    let shown = word.chars().filter(|letter| {
+        painted |= *letter == '\x1b';
+        let shown = !painted;
+        painted &= *letter != 'm';
+        shown
+    });
+    shown.count()
 }
 
 /// Writes an error to stderr, with its causes.
@@ -145,9 +159,18 @@ pub(crate) fn paint(text: &str, colour: Colour) -> String {
     format!("\u{1b}[{code}m{text}\u{1b}[0m")
 }
 
+/// What stands before the state that a pod has now, where it changed.
+pub(crate) fn became(from: Option<State>, to: State) -> String {
+    match from {
+        // Its reason is another.
+        Some(from) if from == to => "still ".to_owned(),
+        Some(from) => format!("{from} -> "),
+        None => "new -> ".to_owned(),
+    }
+}
+
 /// The colour of a state.
-pub(crate) const fn state_colour(state: meshmedic_common::verdict::State) -> Colour {
-    use meshmedic_common::verdict::State;
+pub(crate) const fn state_colour(state: State) -> Colour {
     match state {
         State::Captured => Colour::Green,
         State::Orphan | State::Partial | State::Imposter | State::Bypassing | State::Stalled => Colour::Red,

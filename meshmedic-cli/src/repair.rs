@@ -534,5 +534,8 @@ fn summary(items: &[Item]) -> String {
         (count(items, &[Action::Withheld]), "left alone"),
         (count(items, &[Action::NotDone]), "not done"),
     ]);
-    format!("{} repaired and captured{others}.", pods(done))
+    match done {
+        0 => format!("Nothing was repaired{others}."),
+        done => format!("{} repaired and captured{others}.", pods(done)),
+    }
 }

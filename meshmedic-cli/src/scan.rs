@@ -71,7 +71,7 @@ pods and namespaces, and pods/log of the ztunnels. An orphan without
 traffic leaves no trace in any log: only a scan without --behavioral finds it.
 
 Exit codes, whatever the output format:
-  0  clean
+  0  clean, or a loss that is not confirmed yet
   1  an orphan, a partial capture, an imposter or a bypass was found
   2  wrong usage
   3  undetermined: something could not be read, and nothing worse was found

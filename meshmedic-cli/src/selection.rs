@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::exit::Usage;
 
-pub(crate) use listing::{Selected, Target, again, list, of_node, select};
+pub(crate) use listing::{Selected, Target, again, is_there, list, no_pod, of_node, select};
 pub(crate) use mesh::{Mesh, claimants};
 
 /// Which pods; flattened into every command that takes some.

@@ -64,7 +64,8 @@ Everything comes from the agents, through port-forward; pods are left alone.
 Without agents use `meshmedic scan`.
 
 Exit codes, whatever the output format:
-  0  every node that runs ztunnel has an agent, and no agent reports a finding
+  0  every node that runs ztunnel has an agent, and no agent has confirmed a
+     finding
   1  an orphan, a partial capture, an imposter or a bypass was found
   2  wrong usage
   3  undetermined: an agent is missing or silent, or a pod stayed unverifiable";

@@ -127,9 +127,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
 
 async fn undo(args: &Args, connection: &Connection, selection: &Selection) -> anyhow::Result<Vec<Item>> {
     let selected = select(connection, selection).await?;
-    for (namespace, name) in &selected.missing {
-        output::say(&format!("there is no pod {namespace}/{name}"));
-    }
+    selected.all_there()?;
     let of_us = |facts: &PodFacts| facts.heal.is_some() || facts.toggle_restore.is_some();
     let pods: Vec<PodFacts> = selected
         .pods

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the times of a pod and its node show of what led to a loss, and which of them are not to be had.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+
+/// A sandbox is ready a while after its network was made, and istio-cni is asked about new pods a while after its start.
+const CLOSE: SignedDuration = SignedDuration::from_secs(30);
 
 /// The times that are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,11 @@ impl Times {
                 format!(
                     "Its sandbox was ready at {sandbox:.0}, before its node's istio-cni started at {cni:.0}: istio-cni had to \
                      find it afterwards"
+                )
+            } else if sandbox.duration_since(cni) < CLOSE {
+                format!(
+                    "Its sandbox was ready at {sandbox:.0}, just after its node's istio-cni started at {cni:.0}: the pod's \
+                     network may have been made before istio-cni was asked about it"
                 )
             } else {
                 format!(

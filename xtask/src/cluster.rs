@@ -96,8 +96,17 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<()> {
             Node::named(&store, &args.node)?.reboot(&store)
         }
         ClusterTask::Down => {
-            Nodes::of_machine(&Store::open(&Parts::read()?)?)?.down()?;
-            println!("there is no node any more");
+            let nodes = Nodes::of_machine(&Store::open(&Parts::read()?)?)?;
+            let was_up = nodes.are_down().is_err();
+            nodes.down()?;
+            println!(
+                "{}",
+                if was_up {
+                    "no node is left"
+                } else {
+                    "no node was up"
+                }
+            );
             Ok(())
         }
         ClusterTask::Kubectl(args) => become_in_node(NAMES[0], "kubectl", &args.words),
@@ -117,8 +126,10 @@ fn up(args: &UpArgs) -> Result<()> {
         "without {} there is no node: `cargo xtask cluster build`",
         missing.join(", ")
     );
+    let nodes = Nodes::of_machine(&store)?;
+    nodes.are_down()?;
     node::build_own()?;
-    Nodes::of_machine(&store)?.up(
+    nodes.up(
         &store,
         &Wanted {
             nodes: args.nodes.into(),

@@ -95,7 +95,7 @@ pub(crate) fn build(packages: &[&str]) -> anyhow::Result<()> {
     // their dependencies, and all of them would be built a second time.
     let packages = packages.iter().chain(&["xtask"]);
     let built = cargo(workspace_root()?)
-        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(["build", "--locked", "--profile", profile])
         .args(packages.flat_map(|package| ["--package", package]))
         .status()
         .context("cannot start cargo")?;

@@ -100,8 +100,9 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
         .with_context(|| format!("cannot write {}", image.display()))?;
     fs::write(&list, made.sbom).with_context(|| format!("cannot write {}", list.display()))?;
     println!(
-        "\nimage:    {}:{}\ndigest:   {}\narchive:  {} ({:.1} MiB)\ncontents: {}\n\nLoad it with one of:\n  \
+        "{}\nimage:    {}:{}\ndigest:   {}\narchive:  {} ({:.1} MiB)\ncontents: {}\n\nLoad it with one of:\n  \
          kind load image-archive {path}\n  ctr --namespace k8s.io images import {path}\n  docker load --input {path}",
+        made.listing,
         args.name,
         args.tag,
         made.image.archive.digest,
@@ -129,6 +130,8 @@ pub(crate) struct Made {
     pub(crate) sbom: Vec<u8>,
     /// What to call its files, without their endings.
     pub(crate) file: String,
+    /// How long each file in it is.
+    pub(crate) listing: String,
 }
 
 pub(crate) fn make(workspace: &Path, wanted: &Wanted<'_>) -> Result<Made> {
@@ -141,12 +144,13 @@ pub(crate) fn make(workspace: &Path, wanted: &Wanted<'_>) -> Result<Made> {
     for (name, text) in texts.into_iter().chain(wanted.licences.iter().cloned()) {
         root.file(&format!("{LICENCES}/{name}"), text);
     }
-    for (path, contents) in root.files() {
-        println!("{:>10}  /{path}", contents.len());
-    }
     let about = about(wanted, workspace, &needs)?;
     let image = image(root.pack(about.created)?, &about)?;
     check_size(&image.archive, MOST_BYTES)?;
+    let listing = root
+        .files()
+        .map(|(path, contents)| format!("{:>10}  /{path}\n", contents.len()))
+        .collect();
     let sbom = sbom::write(&sbom::Contents {
         crates: &crates,
         created: pack::time(about.created)?,
@@ -156,6 +160,7 @@ pub(crate) fn make(workspace: &Path, wanted: &Wanted<'_>) -> Result<Made> {
     Ok(Made {
         image,
         sbom,
+        listing,
         file: format!(
             "meshmedic-{}-linux-{}",
             env!("CARGO_PKG_VERSION"),

@@ -97,7 +97,7 @@ impl NodeGate {
         let young = now.since(self.since) < self.settle && !is_out(Defence::Settling);
         let settles = || {
             format!(
-                "ztunnel started or changed less than {} ago",
+                "ztunnel has been seen to run unchanged for less than {}",
                 duration::show(self.settle)
             )
         };

@@ -293,7 +293,7 @@ fn passed(out: &mut String, report: &DoctorReport, verbose: bool) -> anyhow::Res
 /// What a check looks for. Beside what was found instead, its title alone would read as the opposite.
 fn expectation(check: &CheckReport) -> String {
     match check.result {
-        Ending::Findings => format!("expected: {}", check.title),
+        Ending::Findings => format!("should hold: {}", check.title),
         _ => check.title.to_owned(),
     }
 }

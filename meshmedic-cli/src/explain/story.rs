@@ -16,6 +16,7 @@ use meshmedic_common::times::Times;
 use meshmedic_common::verdict::{Reason, State};
 
 use super::events::Told;
+use crate::output::became;
 use crate::repair::{Action, Item};
 use crate::scan::ScannedPod;
 use crate::status::ago;
@@ -142,7 +143,7 @@ impl Known {
     }
 
     fn netns(&self) -> Vec<String> {
-        let mut lines = vec![format!("It {}.", said(&self.pod.sentence()))];
+        let mut lines = vec![format!("{}.", said(&self.pod.sentence()))];
         for leg in [self.listeners(), self.rules(), self.traffic()] {
             lines.extend(leg.evidence);
         }
@@ -183,19 +184,21 @@ impl Known {
         let mut lines = Vec::new();
         if let Some(report) = self.report() {
             for change in report.transitions.iter() {
-                let from = change.from.map_or("new", |from| from.as_str());
                 let why = change.reason.map(|reason| format!(", {}", reason.sentence()));
                 let outside = change.outside_ms.map(Duration::from_millis);
-                let outside = outside.map(|outside| format!(", after {} outside", duration::show(outside)));
+                let outside = outside
+                    .map(|outside| format!(", {} after the agent saw its loss", duration::show(outside)));
                 let (age, to) = (ago(change.at, self.now), change.to);
                 let (why, outside) = (why.unwrap_or_default(), outside.unwrap_or_default());
-                lines.push(format!("{age}  {from} -> {to}{why}{outside}"));
+                let became = became(change.from, to);
+                lines.push(format!("{age}  {became}{to}{why}{outside}"));
             }
             if report.flaps > 0 {
-                lines.push(format!(
-                    "It lost its listeners and got them back {} times.",
-                    report.flaps
-                ));
+                let times = match report.flaps {
+                    1 => "once".to_owned(),
+                    flaps => format!("{flaps} times"),
+                };
+                lines.push(format!("It lost its listeners and got them back {times}."));
             }
         }
         lines.extend(self.repairs());
@@ -233,7 +236,9 @@ impl Known {
                 lines.push(format!("By hand it may be repaired: {}.", item.detail));
             }
             Some(item) => {
-                let rule = item.rule.map(|rule| format!("Rule {rule} forbids it: "));
+                let rule = item
+                    .rule
+                    .map(|rule| format!("By hand it is not repaired, by rule {rule}: "));
                 lines.push(format!("{}{}.", rule.unwrap_or_default(), item.detail));
             }
             None => {}
@@ -254,8 +259,14 @@ impl Known {
             Some(HealStanding::WouldHeal) => {
                 Some("The agent would have it healed in place, and its repairs are off.".to_owned())
             }
+            // It is said by the lines above already.
+            Some(HealStanding::Withheld { rule, .. })
+                if self.repair.as_ref().is_some_and(|item| item.rule == Some(*rule)) =>
+            {
+                Some("The same holds for its agent.".to_owned())
+            }
             Some(HealStanding::Withheld { rule, sentence, .. }) => Some(format!(
-                "Rule {rule} makes its heal in place wait: {}.",
+                "The agent's heal in place waits, by rule {rule}: {}.",
                 clean(sentence, MAX_WORDS)
             )),
             Some(HealStanding::Other) | None => None,
@@ -388,16 +399,17 @@ fn gate(gate: &Gate) -> String {
     }
 }
 
-/// A sentence that follows "It".
+/// What is said of a pod, as the beginning of a line.
 fn said(sentence: &str) -> String {
-    if let Some(rest) = sentence.strip_prefix("it ") {
-        return rest.to_owned();
-    }
     let begins = |words: &[&str]| words.iter().any(|word| sentence.starts_with(word));
     if begins(&["fell ", "is ", "has "]) {
-        sentence.to_owned()
-    } else {
-        format!("is so: {sentence}")
+        return format!("It {sentence}");
+    }
+    let mut letters = sentence.chars();
+    match letters.next() {
+        // ztunnel and istio-cni are names.
+        Some(first) if !begins(&["ztunnel", "istio"]) => first.to_uppercase().chain(letters).collect(),
+        _ => sentence.to_owned(),
     }
 }
 

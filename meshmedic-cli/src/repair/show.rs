@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use clap::ValueEnum;
 use tabwriter::TabWriter;
 
-use meshmedic_common::policy::Means;
+use meshmedic_common::policy::{Means, Withheld};
 
 use super::{Action, Item, PassedOver, Planned};
 use crate::output::{Colour, paint, state_colour, wrap, write};
@@ -41,7 +41,9 @@ pub(crate) fn repair(items: &[Item], format: RepairFormat, done: bool) -> anyhow
         return write(&format!("{}\n", serde_json::to_string_pretty(items)?));
     }
     if done {
-        write(&format!("Done:\n{}", text(items)?))
+        let tried = items.iter().any(|item| item.action != Action::Withheld);
+        let heading = if tried { "Done" } else { "Nothing was done" };
+        write(&format!("{heading}:\n{}", text(items)?))
     } else {
         Ok(())
     }
@@ -122,7 +124,20 @@ fn said(item: &Item) -> String {
     for PassedOver { means, detail, .. } in &item.passed_over {
         let _ = write!(said, " ({} passed over: {detail})", way(Some(*means)));
     }
+    if let Some(flag) = item.reason.and_then(nevertheless) {
+        let _ = write!(said, "; with {flag} it is repaired nevertheless");
+    }
     said
+}
+
+/// The flag that sets a rule aside.
+const fn nevertheless(why: Withheld) -> Option<&'static str> {
+    match why {
+        Withheld::Paused => Some("--despite-pause"),
+        Withheld::OptedOutPod | Withheld::OptedOutNamespace => Some("--despite-opt-out"),
+        Withheld::JobPod => Some("--repair-jobs"),
+        _ => None,
+    }
 }
 
 /// One sentence for each thing that is to be said; pods of which the same is to be said share it.

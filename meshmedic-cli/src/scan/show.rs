@@ -305,13 +305,17 @@ fn summary(report: &ScanReport) -> String {
     format!("{}{ways}{probed}{}", states.trim_end(), cause(report))
 }
 
-/// Where to ask what led to the findings.
+/// Where to ask what led to the findings, and what can be done about them.
 fn cause(report: &ScanReport) -> String {
     let found = report.pods.iter().filter(|pod| pod.state.is_finding());
     let namespaces: BTreeSet<&str> = found.map(|pod| pod.namespace.as_str()).collect();
     match (namespaces.first(), namespaces.len()) {
         (None, _) => String::new(),
-        (Some(namespace), 1) => format!("\nWhat led to it: meshmedic doctor -n {namespace}"),
-        (Some(_), _) => "\nWhat led to it: meshmedic doctor".to_owned(),
+        (Some(namespace), 1) => format!(
+            "\nWhat led to it: meshmedic doctor -n {namespace}\nA plan of its repair: meshmedic repair -n {namespace}"
+        ),
+        (Some(_), _) => {
+            "\nWhat led to it: meshmedic doctor\nA plan of its repair: meshmedic repair".to_owned()
+        }
     }
 }

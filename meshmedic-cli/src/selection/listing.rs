@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Namespace, Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Resource};
 use meshmedic_common::facts::PodFacts;
@@ -42,6 +42,21 @@ pub(crate) struct Selected {
     pub(crate) pods: BTreeMap<(String, String), Target>,
     /// Those that were named and are not there.
     pub(crate) missing: Vec<(String, String)>,
+}
+
+impl Selected {
+    /// Fails where a pod that was named is not there.
+    pub(crate) fn all_there(&self) -> anyhow::Result<()> {
+        match self.missing.first() {
+            Some((namespace, name)) => anyhow::bail!(no_pod(namespace, name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says that a pod is not there.
+pub(crate) fn no_pod(namespace: &str, name: &str) -> String {
+    format!("there is no pod {name:?} in namespace {namespace}; `kubectl get pods -n {namespace}` lists them")
 }
 
 impl Target {
@@ -132,10 +147,11 @@ pub(crate) async fn select(connection: &Connection, selection: &Selection) -> an
         _ => (Api::all(client), "listing pods".to_owned()),
     };
     let pods = list(connection, &what, &api, &parameters, Target::of).await?;
-    if let Scope::Namespace(namespace) = &selection.scope
-        && pods.is_empty()
-    {
-        is_there(connection, namespace).await?;
+    if pods.is_empty() {
+        is_there(connection, selection).await?;
+        if let Some(labels) = &selection.labels {
+            anyhow::bail!("no pod has the labels {labels}: nothing was looked at");
+        }
     }
     Ok(Selected {
         pods: pods.into_iter().map(|pod| (pod.key(), pod)).collect(),
@@ -143,18 +159,38 @@ pub(crate) async fn select(connection: &Connection, selection: &Selection) -> an
     })
 }
 
-/// A list of a namespace that does not exist is empty and no error.
-async fn is_there(connection: &Connection, namespace: &str) -> anyhow::Result<()> {
-    let api: Api<Namespace> = Api::all(connection.client.clone());
+/// Fails where something that was named is known not to be there: a list of it is empty and no error, and would look
+/// like a clean result.
+pub(crate) async fn is_there(connection: &Connection, selection: &Selection) -> anyhow::Result<()> {
+    match &selection.scope {
+        Scope::Cluster => {}
+        Scope::Namespace(namespace) => has::<Namespace>(connection, "namespace", namespace).await?,
+        Scope::Pods(names) => {
+            if let Ok(found) = named(connection, names.iter()).await {
+                found.all_there()?;
+            }
+        }
+    }
+    match &selection.node {
+        Some(node) => has::<Node>(connection, "node", node).await,
+        None => Ok(()),
+    }
+}
+
+async fn has<K>(connection: &Connection, kind: &str, name: &str) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api: Api<K> = Api::all(connection.client.clone());
     let found = connection
-        .ask("looking for the namespace", || api.get_metadata(namespace))
+        .ask(&format!("looking for the {kind}"), || api.get_metadata(name))
         .await;
     match found {
         Err(failure) if failure.is_not_found() => anyhow::bail!(
-            "there is no namespace {namespace:?} in {}; `kubectl get namespaces` lists them",
+            "there is no {kind} {name:?} in {}; `kubectl get {kind}s` lists them",
             connection.server
         ),
-        // Whoever may not read namespaces may still have the right one.
+        // Whoever may not read it may still have the right name.
         _ => Ok(()),
     }
 }

@@ -111,8 +111,8 @@ pub(super) fn proof(proof: &FleetProof) -> Option<String> {
         listeners_only,
     } = *proof;
     let text = format!(
-        "Of {captured} captured: rules proved in {} ({names} by names, {fingerprint} by fingerprint), traffic through \
-         ztunnel in {traffic}, listeners alone known of {listeners_only}.",
+        "Captured pods: {captured}. Rules proved too: {}. Traffic seen through ztunnel: {traffic}. Listeners alone: \
+         {listeners_only}.",
         names + fingerprint
     );
     (captured > 0).then_some(text)

@@ -2,6 +2,7 @@
 //! The pods that are not well, and what is done about each.
 
 use jiff::Timestamp;
+use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::{HealStanding, PodReport, RepairStanding};
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::State;
@@ -59,8 +60,17 @@ fn doing(pod: &PodReport) -> String {
         (Some(HealStanding::MadeUnreachable), _) => "a heal left it unreachable".to_owned(),
         (_, Some(RepairStanding::UnderWay { acted: true })) => "restarting: evicted".to_owned(),
         (_, Some(RepairStanding::UnderWay { acted: false })) => "restarting: about to be evicted".to_owned(),
-        (Some(HealStanding::Withheld { rule, sentence, .. }), _) => {
-            format!("waits by rule {rule}: {sentence}")
+        (
+            Some(HealStanding::Withheld {
+                reason,
+                rule,
+                sentence,
+            }),
+            _,
+        ) => {
+            let opted_out = matches!(reason, Some(Withheld::OptedOutPod | Withheld::OptedOutNamespace));
+            let waits = if opted_out { "left alone" } else { "waits" };
+            format!("{waits} by rule {rule}: {sentence}")
         }
         (Some(HealStanding::Failed { sentence, .. }), None) => format!("a heal failed: {sentence}"),
         (heal, Some(RepairStanding::Withheld { rule, sentence, .. })) => {

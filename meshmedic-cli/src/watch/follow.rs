@@ -10,7 +10,7 @@ use meshmedic_common::duration;
 use super::Args;
 use super::told::Told;
 use crate::connection::Connection;
-use crate::output::{line, paint, say, state_colour};
+use crate::output::{became, line, paint, say, state_colour};
 use crate::signals::Terminate;
 use crate::status::{Answers, Change};
 
@@ -96,7 +96,6 @@ fn tell(args: &Args, answers: Answers, told: &mut Told, silent: &mut Silent) -> 
 
 /// `13:59:12  node-a  shop/cart-0  suspect -> orphan`.
 fn text(change: &Change) -> String {
-    let from = change.from.map_or("new", |from| from.as_str());
     let to = paint(change.to.as_str(), state_colour(change.to));
     let reason = change.reason.map(|reason| format!(" ({})", reason.sentence()));
     let outside = change.outside_ms.map(|ms| {
@@ -104,10 +103,11 @@ fn text(change: &Change) -> String {
         format!(", outside the mesh for {span}")
     });
     format!(
-        "{:.3}  {}  {}  {from} -> {to}{}{}",
+        "{:.3}  {}  {}  {}{to}{}{}",
         change.at,
         change.node,
         change.name(),
+        became(change.from, change.to),
         reason.unwrap_or_default(),
         outside.unwrap_or_default()
     )

@@ -9,7 +9,7 @@ use meshmedic_common::duration;
 use meshmedic_common::verdict::State;
 
 use super::view::View;
-use crate::output::{Colour, paint, state_colour};
+use crate::output::{Colour, became, paint, state_colour};
 use crate::status::{AgentHealth, Change, NodeStatus, Unwell, ago, by_severity};
 
 /// Below this nothing useful fits.
@@ -275,8 +275,7 @@ impl Pen {
         let mut line = Line::new(self.columns);
         line.column(&format!("  {}", ago(change.at, now)), 12, None);
         line.column(&change.name(), self.columns / 3, None);
-        let from = change.from.map_or("new", |from| from.as_str());
-        line.add(&format!("{from} -> "), None);
+        line.add(&became(change.from, change.to), None);
         line.add(change.to.as_str(), Some(state_colour(change.to)));
         if let Some(ms) = change.outside_ms {
             let span = duration::show(std::time::Duration::from_millis(ms));

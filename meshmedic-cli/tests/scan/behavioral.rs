@@ -5,7 +5,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use meshmedic_lab::{Exec, Fault, Log};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::world::{Ran, World, assert_says, meshmedic};
 
@@ -288,6 +288,11 @@ fn the_whole_cluster_says_who_is_who_whatever_was_asked_for() {
     let world = recorded(Exec::orphan());
     log(&world, "ztunnel-x", &recording("dest-not-captured-refused.plain"));
     world.pod("cart-1", Exec::orphan());
+    let mut other = world.enrolled("till-1");
+    other["metadata"]["labels"] = json!({ "app": "till" });
+    world.create(other, "2025-01-01T00:00:00Z");
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-z" } });
+    world.api.create(&node).unwrap();
     for arguments in [
         &["-n", "shop"][..],
         &["-l", "app=till"],

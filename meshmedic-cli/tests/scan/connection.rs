@@ -273,3 +273,35 @@ fn a_namespace_or_pod_or_mesh_that_is_not_there_is_said() {
     assert_eq!(ran.code, 3, "{ran:?}");
     assert_says(&ran.stderr, &["no ztunnel found", "ambient mode installed"]);
 }
+
+#[test]
+fn a_name_of_nothing_is_no_clean_result() {
+    let world = World::new();
+    world.pod("cart-1", Exec::captured());
+    let kubeconfig = world.api.kubeconfig().to_str().unwrap();
+    let (no_pod, no_node) = (
+        "there is no pod \"nope\" in namespace shop",
+        "there is no node \"nope\"",
+    );
+    let no_namespace = "there is no namespace \"nope\"";
+    let no_labels = "no pod has the labels app=nope: nothing was looked at";
+    for (arguments, says) in [
+        (&["scan", "--node", "nope"][..], no_node),
+        (&["scan", "-l", "app=nope"], no_labels),
+        (&["scan", "-n", "nope"], no_namespace),
+        (&["repair", "--node", "nope"], no_node),
+        (&["repair", "-l", "app=nope"], no_labels),
+        (&["undo", "shop/nope"], no_pod),
+        (&["undo", "--node", "nope"], no_node),
+        (&["explain", "shop/nope"], no_pod),
+        (&["prove", "shop/nope"], no_pod),
+        (&["doctor", "shop/nope"], no_pod),
+        (&["doctor", "-n", "nope"], no_namespace),
+    ] {
+        let mut command = meshmedic(arguments);
+        let ran = Ran::of(command.args(["--kubeconfig", kubeconfig]).output().unwrap());
+        assert_eq!(ran.code, 3, "{arguments:?}: {ran:?}");
+        assert_says(&ran.stderr, &[says]);
+        assert_eq!(ran.stdout, "", "{arguments:?}");
+    }
+}

@@ -399,7 +399,7 @@ async fn storms(scene: &Scene, outside: &Pod, seconds: u32) -> anyhow::Result<Ve
             row
         } else {
             row.target("no record lost", lost == 0)
-                .remark(&format!("who makes them needs {sender:.0} ms"))
+                .remark(&format!("the load itself takes {sender:.0} ms"))
         });
         ensure!(scene.all_captured(&watch), "a storm made the watch lose a pod");
     }

@@ -44,9 +44,7 @@ pub(super) fn measure(quick: bool) -> anyhow::Result<Part> {
         rows: vec![
             Row::new(what("listed, the start included"), Column::Ebpf, "MiB", &[listed])
                 .within(MOST)
-                .because(
-                    "to load a program, the library makes an object of each of the kernel's types, unasked",
-                ),
+                .because("to load a program, the loader's library parses all types of the kernel"),
             Row::new(
                 what("lost and healed at once"),
                 Column::Ebpf,

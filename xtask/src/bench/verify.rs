@@ -167,8 +167,8 @@ fn growth_row(
     no_ebpf: Option<&str>,
 ) -> Row {
     let what = format!(
-        "growth {what}: the biggest's cost {}by the smallest's",
-        if linear { "of a pod " } else { "" }
+        "growth {what}: what {} costs on the biggest node, by the smallest",
+        if linear { "a pod" } else { "it" }
     );
     if let (Column::Ebpf, Some(why)) = (column, no_ebpf) {
         return Row::absent(what, column, why);

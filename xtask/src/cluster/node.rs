@@ -112,16 +112,23 @@ impl Nodes {
         first
     }
 
+    /// Fails where one runs.
+    pub(super) fn are_down(&self) -> Result<()> {
+        match self.all.iter().find_map(|node| Some((node.name, node.init()?))) {
+            Some((name, init)) => {
+                bail!("{name} is up, as process {init}: `cargo xtask cluster down` ends it")
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Starts them and waits until they are Ready.
     pub(super) fn up(&self, store: &Store, wanted: &Wanted) -> Result<()> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "a node needs root: `sudo -E env \"PATH=$PATH\" cargo xtask cluster up`"
         );
-        if let Some((node, init)) = self.all.iter().find_map(|node| Some((node, node.init()?))) {
-            let name = node.name;
-            bail!("{name} is up, as process {init}: `cargo xtask cluster down` ends it");
-        }
+        self.are_down()?;
         let begun = Instant::now();
         let say = |what: &str| println!("{:>5.1} s  {what}", begun.elapsed().as_secs_f32());
         // What a node that broke off has left.
@@ -169,7 +176,14 @@ impl Nodes {
         if wanted.mesh {
             istio::install(first, wanted.ztunnel.is_some(), &say)?;
         }
-        println!("\ncargo xtask cluster kubectl get pods --all-namespaces");
+        println!("\nLook around:     cargo xtask cluster kubectl get pods --all-namespaces");
+        if wanted.mesh {
+            println!(
+                "Who is lost?     cargo xtask cluster enter target/debug/meshmedic scan\n\
+                 Lose some:       cargo xtask cluster reboot\n\
+                 Let it repair:   cargo xtask cluster kubectl apply -k deploy/kustomize/repair"
+            );
+        }
         Ok(())
     }
 

@@ -84,7 +84,7 @@ pub(super) fn orphans(view: &View<'_>) -> Vec<Finding> {
     let found = in_state(
         view,
         |pod| pod.state == State::Orphan,
-        "it fell out of the mesh",
+        "fell out of the mesh",
         effect,
     );
     found.into_iter().map(repaired).collect()

@@ -105,7 +105,7 @@ pub(super) fn owned(view: &View<'_>) -> Vec<Finding> {
         }
         let finding = finding.so(
             "Where the network's own plugin writes its configuration anew at boot, the node's pods start before istio-cni is \
-             in it again: they are Ready, marked as enrolled, and speak plaintext past the mesh until they are restarted.",
+             in it again: they are Ready, marked as enrolled, and speak plaintext past the mesh until they are healed or restarted.",
         );
         OWNED.remedy(finding, release)
     });
