@@ -148,7 +148,7 @@ impl<'a> Switch<'a> {
                 continue;
             }
             let again = before.map_or_else(String::new, |before| {
-                format!("\nThey were {} before.", before.sentence())
+                format!("\nBefore, they were {}.", before.sentence())
             });
             return Ok(format!(
                 "Repairs are {}.{again}\n`meshmedic resume` ends the pause.",

@@ -164,7 +164,9 @@ fn sentences(items: &[Item]) -> String {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let _ = write!(out, "\n{shown}{more}:\n{}", wrap(&format!("{sentence}."), 2));
+        out.push('\n');
+        out += &wrap(&format!("{shown}{more}:"), 0);
+        out += &wrap(&format!("{sentence}."), 2);
     }
     out
 }

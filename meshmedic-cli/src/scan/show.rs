@@ -198,7 +198,9 @@ fn findings(pods: &[&ScannedPod]) -> String {
             &format!("{}{more}", shown.join(", ")),
             state_colour(pods[0].state),
         );
-        let _ = write!(out, "\n{whose}:\n{}", wrap(&format!("{sentence}."), 2));
+        out.push('\n');
+        out += &wrap(&format!("{whose}:"), 0);
+        out += &wrap(&format!("{sentence}."), 2);
     }
     out
 }

@@ -203,7 +203,9 @@ pub(super) fn serves_enrolled(view: &View<'_>) -> Vec<Finding> {
                 ztunnel.name
             ))
             .so("ztunnel holds no port in it: its connections are refused, or bypass the mesh in plaintext");
-            findings.push(pod.made_anew(finding));
+            // In place where that can be.
+            let repair = Command::new("meshmedic repair --yes").path(&facts.namespace, &facts.name);
+            findings.push(finding.run(repair));
         }
     }
     findings
