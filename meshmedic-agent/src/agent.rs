@@ -479,6 +479,7 @@ impl Agent {
         self.teller.tell_mass_loss(now, self.heal.event_after());
         self.status.publish(Arc::new(self.report(now)));
         self.publishing = cpu::time().saturating_sub(before);
+        self.watch.spent(now, self.publishing);
     }
 
     /// Begins nothing more, waits for what is at the API, frees what is held.

@@ -235,6 +235,11 @@ impl Watch {
         self.collect();
     }
 
+    /// Takes what telling cost out of what looking may cost: noise makes both.
+    pub fn spent(&mut self, now: Time, cost: Duration) {
+        self.pace.spent(now, cost);
+    }
+
     /// Asks for a reading of a pod at once.
     pub fn look_at(&mut self, now: Time, uid: &PodUid) {
         self.engine.hint(now, uid);

@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(180);
 const MOST: f64 = 20.0;
 /// How much later than `--confirm` an orphan may be proved.
 const LATER: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(500);
 /// The agent's default.
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -166,15 +166,13 @@ fn most_of_a_core(agent: &Agent, over: &AtomicBool) -> anyhow::Result<f64> {
 fn prove(crowd: &Crowd, agent: &Agent, captured: usize) -> anyhow::Result<Duration> {
     let Crowd { cluster, victim, .. } = crowd;
     cluster.kill_ztunnel(NODE)?;
-    wait::until("the agent to suspect all pods", DEADLINE, || {
+    until("the agent to suspect all pods", || {
         count(agent, "suspect") >= captured
     })?;
     std::thread::sleep(FAULT);
     cluster.start_ztunnel(NODE)?;
-    wait::until("the pods to be captured again", DEADLINE, || {
-        agent.captured() >= captured
-    })?;
-    wait::until("ztunnel to settle", DEADLINE, || {
+    until("the pods to be captured again", || agent.captured() >= captured)?;
+    until("ztunnel to settle", || {
         let report = agent.report().unwrap_or_default();
         !report["conditions"].to_string().contains("node-fault")
     })?;
@@ -188,6 +186,16 @@ fn prove(crowd: &Crowd, agent: &Agent, captured: usize) -> anyhow::Result<Durati
         std::thread::sleep(LOOK);
     }
     Ok(lost.elapsed())
+}
+
+/// Asks seldom: each answer names all pods, and would be a noise of our own.
+fn until(what: &str, condition: impl Fn() -> bool) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while !condition() {
+        anyhow::ensure!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 fn pods_of(report: &Value) -> impl Iterator<Item = &Value> {
