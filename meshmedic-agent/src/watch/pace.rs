@@ -10,8 +10,10 @@ use std::time::Duration;
 use crate::engine::Urgency;
 use crate::time::Time;
 
-/// Of so much time one part is spent on looking.
+/// Of so much time one part at most is spent on looking.
 const SHARE: u32 = 8;
+/// The same where a census shows every loss, and readings have less to find.
+const SHARE_BESIDE_A_CENSUS: u32 = 10;
 /// Routine may be ahead by this much processor time: a loss, and all the records of one, are taken as they come.
 const ROUTINE_AHEAD: Duration = Duration::from_millis(20);
 /// A confirmation takes so many readings, one more than it needs.
@@ -31,6 +33,8 @@ pub(super) struct Pace {
     reading: Duration,
     /// How many pods may have to be confirmed at once.
     pods: u32,
+    /// Of so much time one part is spent.
+    share: u32,
 }
 
 impl Default for Pace {
@@ -40,19 +44,21 @@ impl Default for Pace {
             spent_at: Time::default(),
             reading: FIRST_GUESS,
             pods: 0,
+            share: SHARE,
         }
     }
 }
 
 impl Pace {
-    /// Says how many pods are judged.
-    pub(super) fn expect(&mut self, pods: usize) {
+    /// Says how many pods are judged, and whether a census shows their losses.
+    pub(super) fn expect(&mut self, pods: usize, census: bool) {
         self.pods = u32::try_from(pods).unwrap_or(u32::MAX);
+        self.share = if census { SHARE_BESIDE_A_CENSUS } else { SHARE };
     }
 
     /// Charges processor time that was spent by now.
     pub(super) fn spent(&mut self, now: Time, cost: Duration) {
-        self.paid_at = self.paid_at.max(now - cost) + cost * SHARE;
+        self.paid_at = self.paid_at.max(now - cost) + cost * self.share;
         self.spent_at = now;
     }
 
@@ -75,7 +81,7 @@ impl Pace {
                 ROUTINE_AHEAD.saturating_add((self.reading * READINGS).saturating_mul(self.pods))
             }
         };
-        (self.paid_at - ahead.saturating_mul(SHARE)).max(self.spent_at)
+        (self.paid_at - ahead.saturating_mul(self.share)).max(self.spent_at)
     }
 
     /// The least urgent work that may begin now, if any may.
@@ -125,9 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_census_it_is_a_tenth() {
+        let (mut pace, mut now) = (Pace::default(), START);
+        pace.expect(0, true);
+        share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
+        let share = share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
+        assert!((0.09..0.11).contains(&share), "{share}");
+    }
+
+    #[test]
     fn evidence_waits_for_nothing_until_each_pod_could_have_been_confirmed() {
         let mut pace = Pace::default();
-        pace.expect(250);
+        pace.expect(250, false);
         let mut now = START;
         for reading in 0..250 * READINGS {
             assert!(pace.ready_at(Urgency::Evidence) <= now, "reading {reading} waits");
@@ -146,7 +161,7 @@ mod tests {
     #[test]
     fn routine_does_not_use_up_what_evidence_needs() {
         let mut pace = Pace::default();
-        pace.expect(10);
+        pace.expect(10, false);
         let mut now = START;
         share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
         assert_eq!(pace.affords(now), Some(Urgency::Evidence));

@@ -112,7 +112,8 @@ impl Watch {
         self.tell_pods(now, by_api);
         self.count_connections();
         // Only here pods come and go.
-        self.pace.expect(self.engine.views().count());
+        self.pace
+            .expect(self.engine.views().count(), self.sources.has_census());
     }
 
     /// Has the kernel count the connections of every pod that is judged.
