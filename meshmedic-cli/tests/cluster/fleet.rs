@@ -108,7 +108,7 @@ fn a_pause_is_written_shown_obeyed_and_taken_back() {
     let (_, text) = run(&world, &["pause", "--reason", "maintenance", "--by", "bob"]);
     assert_says(
         &text,
-        &["by bob: maintenance", "They were paused since", "by ann@"],
+        &["by bob: maintenance", "Before, they were paused since", "by ann@"],
     );
     let (_, text) = run(&world, &["pause", "--reason", "maintenance", "--by", "eve"]);
     assert_says(&text, &["paused since", "by bob: maintenance already"]);
