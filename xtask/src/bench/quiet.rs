@@ -216,7 +216,7 @@ fn restart(cluster: &Cluster, agents: &Agents) -> anyhow::Result<Row> {
     cluster.start_ztunnel(NODE)?;
     let knows = |agent: &Agent, all: usize| {
         let report = agent.report().unwrap_or_default();
-        let fault = report["conditions"].to_string().contains("started or changed");
+        let fault = report["conditions"].to_string().contains("run unchanged");
         fault && agent.captured() == all
     };
     wait::until("the agents to see ztunnel again", DEADLINE, || {
