@@ -417,8 +417,6 @@ impl Teller {
             .engine()
             .views()
             .filter(|(_, view)| view.state == State::Captured && view.redirection == Redirection::Absent)
-            // Right after a return the table is that of the last look at the loss.
-            .filter(|(_, view)| view.last_read.is_some_and(|read| read >= view.since))
             .map(|(uid, _)| uid.clone())
             .collect();
         let news: Vec<PodUid> = missing.difference(&self.unredirected).cloned().collect();

@@ -224,6 +224,10 @@ impl Track {
             if self.state == State::Suspect {
                 self.turn.cancel();
             }
+            if self.state.lacks_listeners() && self.redirection == Redirection::Absent {
+                // What a look at the loss missed came back with the listeners, or the next look misses it.
+                self.redirection = Redirection::Unknown;
+            }
             return self.captured(now, uid, true);
         }
         match self.state {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+mod returns;
 mod stalled;
 
 use std::cell::Cell;

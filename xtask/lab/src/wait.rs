@@ -24,7 +24,17 @@ impl fmt::Display for TimedOut {
 impl std::error::Error for TimedOut {}
 
 /// Waits until a condition holds; says what it was if it does not within `deadline`.
-pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) -> Result<(), TimedOut> {
+pub fn until(what: &str, deadline: Duration, condition: impl FnMut() -> bool) -> Result<(), TimedOut> {
+    until_every(STEP, what, deadline, condition)
+}
+
+/// The same, with so much time between two looks: for a condition that costs whoever is looked at.
+pub fn until_every(
+    step: Duration,
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> bool,
+) -> Result<(), TimedOut> {
     let start = Instant::now();
     loop {
         if condition() {
@@ -36,6 +46,6 @@ pub fn until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool
                 after: deadline,
             });
         }
-        thread::sleep(STEP);
+        thread::sleep(step);
     }
 }

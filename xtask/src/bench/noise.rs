@@ -178,24 +178,15 @@ fn prove(crowd: &Crowd, agent: &Agent, captured: usize) -> anyhow::Result<Durati
     })?;
     let lost = Instant::now();
     cluster.orphan(victim)?;
-    while state_of(agent, victim).as_deref() != Some("orphan") {
-        anyhow::ensure!(
-            lost.elapsed() < DEADLINE,
-            "the orphan was not proved in {DEADLINE:?}"
-        );
-        std::thread::sleep(LOOK);
-    }
+    until("the orphan to be proved", || {
+        state_of(agent, victim).as_deref() == Some("orphan")
+    })?;
     Ok(lost.elapsed())
 }
 
 /// Asks seldom: each answer names all pods, and would be a noise of our own.
-fn until(what: &str, condition: impl Fn() -> bool) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while !condition() {
-        anyhow::ensure!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
-        std::thread::sleep(LOOK);
-    }
-    Ok(())
+fn until(what: &str, condition: impl FnMut() -> bool) -> Result<(), wait::TimedOut> {
+    wait::until_every(LOOK, what, DEADLINE, condition)
 }
 
 fn pods_of(report: &Value) -> impl Iterator<Item = &Value> {
