@@ -142,6 +142,8 @@ fn a_stale_namespace_costs_the_real_one_the_first_ask_too() {
     let pods = node.pods(2);
     take_loopback_down(&node, &pods[0]);
     node.cluster.replace_sandbox(&pods[0]).unwrap();
+    // What tells of the new sandbox would otherwise be a second event of the ask.
+    node.flush(&pods[1]);
     ask(&node.cluster, &pods[0]);
     node.flush(&pods[1]);
     node.becomes(&pods[0], "pending", false);
