@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Leases, Mirror, Seen, Sights, TOO_OLD, WATCHED, Watches};
-use crate::cpu;
+use crate::cpu::{self, Beside};
 use crate::engine::Engine;
 use crate::kernel;
 use crate::node::Underneath;
@@ -140,6 +140,8 @@ struct Agent {
     published: Option<Time>,
     /// The processor time that making it took.
     publishing: Duration,
+    /// What the process spends beside looking.
+    beside: Beside,
     changed: bool,
     clock: Arc<ServerClock>,
     ages: Arc<WatchAges>,
@@ -206,6 +208,7 @@ impl Agent {
             confinement: ready.confinement,
             published: None,
             publishing: Duration::ZERO,
+            beside: Beside::new(watch.counters().looking),
             changed: true,
             acts: Arc::clone(&acts),
             watches: Watches::start(&client, &identity, &options.node, &options.namespace, leases),
@@ -251,6 +254,8 @@ impl Agent {
                 wake = self.wait() => wake,
             };
             self.take(wake);
+            let beside = self.beside.spent(self.watch.counters().looking);
+            self.watch.spent_beside(beside);
         }
     }
 
@@ -466,7 +471,7 @@ impl Agent {
         if self.publish_at().is_some_and(|at| now < at) {
             return;
         }
-        let before = cpu::time();
+        let before = cpu::of_thread();
         (self.changed, self.published) = (false, Some(now));
         let metrics = self.status.metrics();
         metrics.repairs_in_flight(self.planner.under_way().count());
@@ -478,8 +483,7 @@ impl Agent {
         self.teller.look_over(now, &self.watch, &self.mirror);
         self.teller.tell_mass_loss(now, self.heal.event_after());
         self.status.publish(Arc::new(self.report(now)));
-        self.publishing = cpu::time().saturating_sub(before);
-        self.watch.spent(now, self.publishing);
+        self.publishing = cpu::of_thread().saturating_sub(before);
     }
 
     /// Begins nothing more, waits for what is at the API, frees what is held.

@@ -3,9 +3,44 @@
 
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The processor time that this thread has used.
-pub(crate) fn time() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+pub(crate) fn of_thread() -> Duration {
+    used(ClockId::ThreadCPUTime)
+}
+
+/// The processor time that all threads of this process have used.
+fn of_process() -> Duration {
+    used(ClockId::ProcessCPUTime)
+}
+
+fn used(clock: ClockId) -> Duration {
+    let used = clock_gettime(clock);
     let part = |value: i64| u64::try_from(value).unwrap_or_default();
     Duration::from_secs(part(used.tv_sec)) + Duration::from_nanos(part(used.tv_nsec))
+}
+
+/// Tells what the process spends beside one kind of its work.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    process: Duration,
+    work: Duration,
+}
+
+impl Beside {
+    /// Counts from now on; the work has cost so much already.
+    pub(crate) fn new(work: Duration) -> Self {
+        Self {
+            process: of_process(),
+            work,
+        }
+    }
+
+    /// What was spent beside the work since the last time; the work has cost so much altogether.
+    pub(crate) fn spent(&mut self, work: Duration) -> Duration {
+        let process = of_process();
+        let all = process.saturating_sub(std::mem::replace(&mut self.process, process));
+        all.saturating_sub(work.saturating_sub(std::mem::replace(&mut self.work, work)))
+    }
 }

@@ -235,9 +235,9 @@ impl Watch {
         self.collect();
     }
 
-    /// Takes what telling cost out of what looking may cost: noise makes both.
-    pub fn spent(&mut self, now: Time, cost: Duration) {
-        self.pace.spent(now, cost);
+    /// Takes what the process spent beside looking out of what looking may cost: noise makes both.
+    pub fn spent_beside(&mut self, cost: Duration) {
+        self.pace.spent_beside(cost);
     }
 
     /// Asks for a reading of a pod at once.

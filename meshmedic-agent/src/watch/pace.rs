@@ -4,6 +4,9 @@
 //! Records of the kernel, censuses and readings of /proc are charged alike, whatever asked for them. What is spent is
 //! paid for by waiting. How deep the debt may grow depends on what hangs on the next piece of work: routine stops
 //! early, and evidence goes on until every pod of the node could have been confirmed once.
+//!
+//! What causes much looking causes reports, log lines and requests too. Looking makes room for them, but never for more
+//! than it spends itself: a busy client of the endpoints halves its pace and cannot stop it.
 
 use std::time::Duration;
 
@@ -29,6 +32,8 @@ pub(super) struct Pace {
     /// When all that was spent is paid for.
     paid_at: Time,
     spent_at: Time,
+    /// What the process spent beside looking, and looking has not made room for yet.
+    beside: Duration,
     /// What a reading costs lately.
     reading: Duration,
     /// How many pods may have to be confirmed at once.
@@ -42,6 +47,7 @@ impl Default for Pace {
         Self {
             paid_at: Time::default(),
             spent_at: Time::default(),
+            beside: Duration::ZERO,
             reading: FIRST_GUESS,
             pods: 0,
             share: SHARE,
@@ -58,8 +64,16 @@ impl Pace {
 
     /// Charges processor time that was spent by now.
     pub(super) fn spent(&mut self, now: Time, cost: Duration) {
-        self.paid_at = self.paid_at.max(now - cost) + cost * self.share;
+        let beside = self.beside.min(cost);
+        self.beside -= beside;
+        self.paid_at = self.paid_at.max(now - cost) + (cost + beside) * self.share;
         self.spent_at = now;
+    }
+
+    /// Takes what the process spent on other work. It is charged as soon as there is looking beside it, and forgotten
+    /// where it was more than a burst.
+    pub(super) fn spent_beside(&mut self, cost: Duration) {
+        self.beside = (self.beside + cost).min(ROUTINE_AHEAD);
     }
 
     /// Charges a reading of /proc.
@@ -137,6 +151,28 @@ mod tests {
         share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
         let share = share(&mut pace, Urgency::Routine, &mut now, Duration::from_secs(10));
         assert!((0.09..0.11).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn other_work_is_made_room_for_and_stops_nothing() {
+        for (other, expected) in [(0.25, 0.10), (1.0, 0.0625), (50.0, 0.0625)] {
+            let (mut pace, mut now) = (Pace::default(), START);
+            let (mut spent, mut begun) = (Duration::ZERO, now);
+            for round in 0..2_000 {
+                if round == 1_000 {
+                    (spent, begun) = (Duration::ZERO, now);
+                }
+                now = now.max(pace.ready_at(Urgency::Routine)) + MILLISECOND;
+                pace.spent_beside(MILLISECOND.mul_f64(other));
+                pace.read(now, MILLISECOND);
+                spent += MILLISECOND;
+            }
+            let share = spent.as_secs_f64() / now.since(begun).as_secs_f64();
+            assert!(
+                (share - expected).abs() < 0.005,
+                "{share} beside {other} times as much"
+            );
+        }
     }
 
     #[test]

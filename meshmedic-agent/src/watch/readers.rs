@@ -58,14 +58,14 @@ impl Readers {
     pub(super) fn start(&mut self, uid: PodUid, job: ReadJob) {
         self.running.spawn_blocking(move || {
             let started = Time::now();
-            let before = cpu::time();
+            let before = cpu::of_thread();
             let result = job.run();
             Finished {
                 uid,
                 mapping: job.mapping,
                 started,
                 ended: Time::now(),
-                cost: cpu::time().saturating_sub(before),
+                cost: cpu::of_thread().saturating_sub(before),
                 result,
             }
         });

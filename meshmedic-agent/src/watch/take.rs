@@ -26,7 +26,7 @@ impl Watch {
         }
         match wake {
             Wake::Kernel(Ok(())) => {
-                let before = cpu::time();
+                let before = cpu::of_thread();
                 self.take_records(now);
                 self.charge(now, before);
             }
@@ -37,7 +37,7 @@ impl Watch {
             Wake::Read(finished) => {
                 self.counters.looking += finished.cost;
                 self.pace.read(now, finished.cost);
-                let before = cpu::time();
+                let before = cpu::of_thread();
                 self.take_reading(now, finished);
                 self.charge(now, before);
             }
@@ -98,7 +98,7 @@ impl Watch {
 
     /// Charges what this thread spent since `before`.
     fn charge(&mut self, now: Time, before: Duration) {
-        let cost = cpu::time().saturating_sub(before);
+        let cost = cpu::of_thread().saturating_sub(before);
         self.counters.looking += cost;
         self.pace.spent(now, cost);
     }

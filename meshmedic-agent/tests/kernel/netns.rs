@@ -49,7 +49,7 @@ fn loopback_up() {
 pub(crate) fn listen(address: &str) -> TcpListener {
     let at = address.parse::<SocketAddr>().expect("an address");
     until(address, || match TcpListener::bind(at) {
-        // A census beside this one has hold of the listener before it, which was closed, for as long as it visits it.
+        // A process that starts beside this one has a copy of the listener before it until it is replaced by its program.
         Err(error) if error.kind() == ErrorKind::AddrInUse => None,
         listener => Some(listener.unwrap_or_else(|error| panic!("listen on {address}: {error}"))),
     })

@@ -105,7 +105,7 @@ fn rows(column: Column, quick: bool) -> anyhow::Result<Vec<Row>> {
             &[most],
         )
         .within(MOST)
-        .because("looking is held to an eighth, beside a census to a tenth, and a short burst; the rest are the report and the lines about so many pods"),
+        .because("looking is held to an eighth, beside a census to a tenth, and makes room for the reports and lines about so many pods; a short burst comes on top"),
         Row::new(
             format!("from a loss in this noise to its proof, --confirm {confirm_flag}"),
             column,
