@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole node. It takes programs that a change's own tests do not wait for, so it runs by itself.
 
+mod broken;
 mod faults;
 mod heal;
 mod mesh;
