@@ -24,23 +24,23 @@ fn used(clock: ClockId) -> Duration {
 /// Tells what the process spends beside one kind of its work.
 #[derive(Debug)]
 pub(crate) struct Beside {
-    process: Duration,
-    work: Duration,
+    /// The most that was ever seen: work counts once it is done, and what is under way looks like something else.
+    seen: Duration,
 }
 
 impl Beside {
     /// Counts from now on; the work has cost so much already.
     pub(crate) fn new(work: Duration) -> Self {
         Self {
-            process: of_process(),
-            work,
+            seen: of_process().saturating_sub(work),
         }
     }
 
     /// What was spent beside the work since the last time; the work has cost so much altogether.
     pub(crate) fn spent(&mut self, work: Duration) -> Duration {
-        let process = of_process();
-        let all = process.saturating_sub(std::mem::replace(&mut self.process, process));
-        all.saturating_sub(work.saturating_sub(std::mem::replace(&mut self.work, work)))
+        let beside = of_process().saturating_sub(work);
+        let spent = beside.saturating_sub(self.seen);
+        self.seen += spent;
+        spent
     }
 }

@@ -59,7 +59,9 @@ fn a_node_whose_istio_cni_is_broken_touches_two_pods() {
         mesh.find_process("install-cni").is_some_and(|now| now != before)
     });
     mesh.say("istio-cni is whole again");
-    mesh.until("every pod to be back", || mesh.count_captured(&pods) == pods.len());
+    mesh.until("every pod to be back", || {
+        mesh.count_captured(&pods) == pods.len()
+    });
     mesh.say("and all pods are back");
     mesh.settled();
     mesh.assert_untouched(&pods);
