@@ -121,6 +121,10 @@ impl Agent {
                 .withheld(&pod.uid)
                 .map(|(why, shadow)| RepairStanding::withheld(why, None, shadow)),
         };
+        // Where no other way is allowed it stays at why it is not healed.
+        if pod.heal.is_none() && pod.repair.is_none() && pod.state.is_finding() {
+            pod.heal = healer.withheld(&pod.uid).map(HealStanding::withheld);
+        }
     }
 
     fn budgets(&self, now: Time) -> Budgets {

@@ -86,10 +86,11 @@ impl Watch {
             owner: view.owner,
             held_by: view.holders.to_vec(),
             redirection: view.redirection,
-            // What was read while ztunnel listened says nothing of a pod that it let go of since.
+            // What was read while ztunnel listened says nothing of a pod that it let go of since, or that nobody judges.
             rules: view
                 .rules
                 .filter(|_| view.state == State::Bypassing || !view.state.is_lost())
+                .filter(|_| view.state != State::Exempt)
                 .or_else(|| self.unread_rules(view.state)),
             connections: view.connections.or_else(|| {
                 view.state

@@ -253,7 +253,7 @@ impl Known {
                 clean(sentence, MAX_WORDS)
             )),
             Some(HealStanding::MadeUnreachable) => Some(
-                "A heal in place left its rules without a listener, so its connections are refused, and that could not be taken back."
+                "A heal in place left Istio's routing without a listener, so its connections may be refused, and that could not be taken back."
                     .to_owned(),
             ),
             Some(HealStanding::WouldHeal) => {

@@ -416,12 +416,12 @@ impl<'a> Course<'a> {
             }
             Notice::Undone { pod } => {
                 let detail =
-                    "the heal left its rules without a listener, so it was taken out of the mesh again";
+                    "the heal left Istio's routing without a listener, so it was taken out of the mesh again";
                 self.end(pod.cgroup_uid, Ending::Undone(detail.to_owned()));
             }
             Notice::MadeUnreachable { pod, detail } => {
                 let detail = format!(
-                    "the heal left its rules without a listener, so its connections are refused, and taking that back \
+                    "the heal left Istio's routing without a listener, so its connections may be refused, and taking that back \
                      failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
                     pod.namespace, pod.name
                 );

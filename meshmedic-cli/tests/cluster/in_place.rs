@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Heals in place: nothing restarts, and what istio-cni cannot do goes to the next rung.
 
+use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::HealStanding;
 use meshmedic_lab::{ClusterSpec, Pod, need};
 
@@ -294,6 +295,11 @@ fn with_istio_cni_broken_two_pods_are_asked_for() {
     agent.until("the others to be told why", |agent| {
         let log = agent.log();
         log.iter().any(|line| line["fields"]["result"] == "heal-stopped")
+    });
+    agent.until("the report to say it of each", |agent| {
+        let waits = |heal: &HealStanding| matches!(heal, HealStanding::Withheld { reason, .. } if *reason == Some(Withheld::HealStopped));
+        let pods = agent.report().pods;
+        pods.iter().filter_map(|pod| pod.heal.as_ref()).filter(|heal| waits(heal)).count() == 4
     });
     assert!(pods.iter().all(|pod| world.is_untouched(pod)));
     nothing_restarted(&world);

@@ -78,7 +78,7 @@ named! {
         /// It stays pending without rules.
         NotTakenUp = "not-taken-up", "istio-cni left it pending and wrote no rules: it finds no process of the pod, or does not work";
         /// It stays pending with rules.
-        Refused = "refused", "istio-cni wrote its rules and left it pending: ztunnel refused it, or is away";
+        Refused = "refused", "istio-cni wrote its routes and left it pending: it could not write its rules, or ztunnel refused it or is away";
         /// istio-cni says that it is captured.
         Believed = "believed", "istio-cni says that it is enrolled: ztunnel believes that it serves it already";
         /// Only some of the listeners came.

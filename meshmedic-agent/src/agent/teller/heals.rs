@@ -115,7 +115,7 @@ impl Teller {
             heal::Notice::Undone { pod } => {
                 audit(pod, "undo", Some("succeeded"), None);
                 let note =
-                    "the heal left its rules without a listener, so it was taken out of the mesh again; its \
+                    "the heal left Istio's routing without a listener, so it was taken out of the mesh again; its \
                             label is put back once ztunnel is proved to serve"
                         .to_owned();
                 self.publish(EventReason::RepairFailed, of(pod), note);
@@ -123,7 +123,7 @@ impl Teller {
             heal::Notice::MadeUnreachable { pod, detail } => {
                 audit(pod, "undo", Some("failed"), Some(detail));
                 let note = format!(
-                    "the heal left its rules without a listener, so its connections are refused, and taking that back \
+                    "the heal left Istio's routing without a listener, so its connections may be refused, and taking that back \
                      failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
                     pod.namespace, pod.name
                 );

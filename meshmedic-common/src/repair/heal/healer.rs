@@ -324,6 +324,13 @@ impl Healer {
         self.cases.get(uid)?.progress()
     }
 
+    /// Why this pod was last not asked for, if it waits.
+    #[must_use]
+    pub fn withheld(&self, uid: &PodUid) -> Option<Withheld> {
+        let (why, _) = self.cases.get(uid)?.told?;
+        Some(why)
+    }
+
     /// The pods that an ask made worse, where taking that back failed.
     pub fn made_unreachable(&self) -> impl Iterator<Item = &PodRef> {
         let unreachable = |case: &&Case| case.progress() == Some(Progress::MadeUnreachable);

@@ -37,16 +37,20 @@ fn a_node_whose_istio_cni_is_broken_touches_two_pods() {
 
     assert!(mesh.meshmedic(&["resume"]).status.success());
     mesh.until("the node to be given up", || {
-        mesh.report().to_string().contains("heal-stopped")
+        mesh.metric("meshmedic_heals_total{result=\"stopped\",reason=\"\"}") == 1.0
     });
     mesh.say("the agent asks no more");
     let touched = touched(&mesh);
     assert_eq!(touched.len(), 2, "{touched:?}");
     assert!(mesh.component("istio-cni-node").unwrap().ready);
     assert_eq!(mesh.count_captured(&pods), 0);
-    let others = pods.iter().find(|pod| !touched.contains(&pod.name)).unwrap();
-    let said = mesh.meshmedic(&["explain", &format!("{}/{}", others.namespace, others.name)]);
-    println!("{}", String::from_utf8_lossy(&said.stdout));
+    let other = pods.iter().find(|pod| !touched.contains(&pod.name)).unwrap();
+    let other = format!("{}/{}", other.namespace, other.name);
+    mesh.until("a pod that waits to be explained", || {
+        let said = mesh.meshmedic(&["explain", &other]);
+        let said = String::from_utf8_lossy(&said.stdout).replace("\n    ", " ");
+        said.contains("heals of pods of different owners and namespaces failed on this node")
+    });
 
     // The kubelet starts it again, from its image.
     let before = mesh.process("install-cni");

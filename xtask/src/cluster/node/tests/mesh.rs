@@ -523,15 +523,28 @@ impl Mesh {
 
     /// What the node's agent reports, whether the API server answers or not.
     pub(super) fn report(&self) -> Value {
+        serde_json::from_slice(&self.ask_agent("9101/v1/node")).unwrap_or(Value::Null)
+    }
+
+    /// One of the agent's metrics, by name and labels as they are shown; zero where it is not.
+    pub(super) fn metric(&self, name: &str) -> f64 {
+        let shown = self.ask_agent("9100/metrics");
+        let shown = String::from_utf8_lossy(&shown);
+        let mut values = shown.lines().filter_map(|line| line.strip_prefix(name));
+        values.next().map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    fn ask_agent(&self, port_and_path: &str) -> Vec<u8> {
         let Some(process) = self.find_process("meshmedic") else {
-            return Value::Null;
+            return Vec::new();
         };
         let output = Command::new("nsenter")
             .args(["--target", &process.as_raw_nonzero().to_string(), "--net", "--"])
-            .args(["curl", "--silent", "--fail", "http://127.0.0.1:9101/v1/node"])
+            .args(["curl", "--silent", "--fail"])
+            .arg(format!("http://127.0.0.1:{port_and_path}"))
             .output()
             .unwrap();
-        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+        output.stdout
     }
 
     /// The state of a pod, by the node's agent.
