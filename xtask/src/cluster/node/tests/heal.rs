@@ -162,6 +162,9 @@ fn evictions(mesh: &Mesh) {
         .map(|write| write.object_ref.name.as_str())
         .collect();
     assert_eq!(evicted, [pods[0].name.as_str()]);
+    // What no heal writes is seen where it is written.
+    let lease = |write: &Write| write.object_ref.resource == "leases" && write.is_of_a_restart();
+    assert!(writes.iter().any(lease));
     assert_eq!(mesh.asks(), asks);
 }
 
