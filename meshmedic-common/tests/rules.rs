@@ -74,14 +74,21 @@ fn sources() -> String {
     sources
 }
 
-/// Whether a test has this name: by itself, of a runtime, of a property, or one that needs no harness.
+/// Whether a test has this name: by itself, of a runtime, of a property, on a whole node, or one that needs no harness.
 fn is_a_test(sources: &str, name: &str) -> bool {
-    let heads = ["#[test]\n", "#[test]\n    ", "]\nasync ", "const NAME: &str = \""];
-    let [plain, inner, asynchronous, bare] = heads;
+    let heads = [
+        "#[test]\n",
+        "#[test]\n    ",
+        "]\nasync ",
+        "cargo xtask test --real`\"]\n",
+        "const NAME: &str = \"",
+    ];
+    let [plain, inner, asynchronous, of_a_node, bare] = heads;
     [
         format!("{plain}fn {name}("),
         format!("{inner}fn {name}("),
         format!("{asynchronous}fn {name}("),
+        format!("{of_a_node}fn {name}("),
         format!("{bare}{name}\";"),
     ]
     .iter()
