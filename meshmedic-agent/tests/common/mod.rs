@@ -113,6 +113,18 @@ impl Bench {
         }
     }
 
+    /// Goes on until no reading is under way: one that began before what comes next would tell of what was.
+    #[track_caller]
+    pub(crate) fn until_idle(&mut self) {
+        let start = Instant::now();
+        while !self.watch.decided() {
+            if start.elapsed() >= DEADLINE {
+                self.fail("the last reading");
+            }
+            self.step();
+        }
+    }
+
     /// Goes on until an event was told.
     #[track_caller]
     pub(crate) fn until_told(&mut self, what: &str, condition: impl Fn(&Event) -> bool) {

@@ -142,6 +142,7 @@ fn an_imposter_is_named(mode: TriggerMode) {
     ztunnel.enrol(&pod).unwrap();
     let mut bench = Bench::new(&lab, mode, QUICK);
     bench.until_captured(&pod);
+    bench.until_idle();
     bench.forget();
     ztunnel.unenrol(&pod).unwrap();
     for port in [15001, 15006, 15008] {
