@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use rustix::process::{Signal, kill_process};
-
+use super::faults::kill;
 use super::mesh::Mesh;
 
 #[test]
@@ -53,11 +52,7 @@ fn a_node_whose_istio_cni_is_broken_touches_two_pods() {
     });
 
     // The kubelet starts it again, from its image.
-    let before = mesh.process("install-cni");
-    kill_process(before, Signal::KILL).unwrap();
-    mesh.until("another istio-cni", || {
-        mesh.find_process("install-cni").is_some_and(|now| now != before)
-    });
+    kill(&mesh, "install-cni");
     mesh.say("istio-cni is whole again");
     mesh.until("every pod to be back", || {
         mesh.count_captured(&pods) == pods.len()

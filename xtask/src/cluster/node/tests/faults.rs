@@ -32,14 +32,19 @@ fn a_node_keeps_its_pods_while_others_fail() {
     mesh.assert_no_restart();
 }
 
+/// Ends the node's one process of a program, and waits for the one that is started in its place.
+pub(super) fn kill(mesh: &Mesh, program: &str) {
+    let before = mesh.process(program);
+    kill_process(before, Signal::KILL).unwrap();
+    mesh.until(&format!("another {program}"), || {
+        mesh.find_process(program).is_some_and(|now| now != before)
+    });
+}
+
 /// Its listeners go with it. The kubelet starts it again, and it takes its pods up by itself.
 fn ztunnel_killed(mesh: &Mesh) {
     let asks = mesh.asks();
-    let before = mesh.process("ztunnel");
-    kill_process(before, Signal::KILL).unwrap();
-    mesh.until("another ztunnel", || {
-        mesh.find_process("ztunnel").is_some_and(|now| now != before)
-    });
+    kill(mesh, "ztunnel");
     mesh.captured("mart", 9);
     mesh.settled();
     assert_eq!(
@@ -99,11 +104,7 @@ fn istio_cni_killed_in_the_middle(mesh: &Mesh) {
     mesh.say("nine pods are outside the mesh");
     assert!(mesh.meshmedic(&["resume"]).status.success());
     mesh.until("the first ask", || mesh.asks() > asks);
-    let before = mesh.process("install-cni");
-    kill_process(before, Signal::KILL).unwrap();
-    mesh.until("another istio-cni", || {
-        mesh.find_process("install-cni").is_some_and(|now| now != before)
-    });
+    kill(mesh, "install-cni");
     mesh.captured("mart", 9);
     mesh.settled();
     mesh.assert_untouched(&pods);
@@ -114,11 +115,7 @@ fn istio_cni_killed_in_the_middle(mesh: &Mesh) {
 fn kubelet_killed(mesh: &Mesh) {
     let asks = mesh.asks();
     let pods = mesh.pods("mart");
-    let before = mesh.process("kubelet");
-    kill_process(before, Signal::KILL).unwrap();
-    mesh.until("another kubelet", || {
-        mesh.find_process("kubelet").is_some_and(|now| now != before)
-    });
+    kill(mesh, "kubelet");
     mesh.until("the kubelet to answer", || {
         let asked = ["kubectl", "get", "--raw", "/api/v1/nodes/node-a/proxy/healthz"];
         mesh.succeeds(&asked)
