@@ -18,7 +18,9 @@ use meshmedic_common::duration;
 use meshmedic_common::kube::heal::{Around, Heals};
 use meshmedic_common::policy::{Means, Permissions, Withheld};
 use meshmedic_common::repair::RequestId;
-use meshmedic_common::repair::heal::{Answer, Below, Care, Healer, Healing, Notice, Request};
+use meshmedic_common::repair::heal::{
+    Answer, Below, Care, Healer, Healing, Notice, Request, UNDONE, made_unreachable,
+};
 use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use tokio::time::sleep;
@@ -415,16 +417,10 @@ impl<'a> Course<'a> {
                 self.step(&pod.display_name(), &did_not_take(why.sentence()));
             }
             Notice::Undone { pod } => {
-                let detail =
-                    "the heal left Istio's routing without a listener, so it was taken out of the mesh again";
-                self.end(pod.cgroup_uid, Ending::Undone(detail.to_owned()));
+                self.end(pod.cgroup_uid, Ending::Undone(UNDONE.to_owned()));
             }
             Notice::MadeUnreachable { pod, detail } => {
-                let detail = format!(
-                    "the heal left Istio's routing without a listener, so its connections may be refused, and taking that back \
-                     failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
-                    pod.namespace, pod.name
-                );
+                let detail = made_unreachable(&pod, &detail);
                 self.end(pod.cgroup_uid, Ending::Failed(detail));
             }
             Notice::Stopped => {

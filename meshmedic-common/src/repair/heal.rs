@@ -77,7 +77,7 @@ named! {
     pub enum Diagnosis {
         /// It stays pending without rules.
         NotTakenUp = "not-taken-up", "istio-cni left it pending and wrote no rules: it finds no process of the pod, or does not work";
-        /// It stays pending with rules.
+        /// It stays pending with Istio's routes.
         Refused = "refused", "istio-cni wrote its routes and left it pending: it could not write its rules, or ztunnel refused it or is away";
         /// istio-cni says that it is captured.
         Believed = "believed", "istio-cni says that it is enrolled: ztunnel believes that it serves it already";
@@ -203,6 +203,20 @@ impl Below {
             why => Self::Waits(why),
         }
     }
+}
+
+/// What is said of a pod that a heal made worse, once that was taken back.
+pub const UNDONE: &str =
+    "the heal left Istio's routing without a listener, so it was taken out of the mesh again";
+
+/// What is said of one where that failed.
+#[must_use]
+pub fn made_unreachable(pod: &PodRef, detail: &str) -> String {
+    format!(
+        "the heal left Istio's routing without a listener, so its connections may be refused, and taking that back \
+         failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
+        pod.namespace, pod.name
+    )
 }
 
 /// What the healer has to tell.

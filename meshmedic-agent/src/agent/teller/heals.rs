@@ -114,19 +114,15 @@ impl Teller {
             // What was made worse is told of each, however many there are.
             heal::Notice::Undone { pod } => {
                 audit(pod, "undo", Some("succeeded"), None);
-                let note =
-                    "the heal left Istio's routing without a listener, so it was taken out of the mesh again; its \
-                            label is put back once ztunnel is proved to serve"
-                        .to_owned();
+                let note = format!(
+                    "{}; its label is put back once ztunnel is proved to serve",
+                    heal::UNDONE
+                );
                 self.publish(EventReason::RepairFailed, of(pod), note);
             }
             heal::Notice::MadeUnreachable { pod, detail } => {
                 audit(pod, "undo", Some("failed"), Some(detail));
-                let note = format!(
-                    "the heal left Istio's routing without a listener, so its connections may be refused, and taking that back \
-                     failed ({detail}). By hand: kubectl -n {} label pod {} istio.io/dataplane-mode=none",
-                    pod.namespace, pod.name
-                );
+                let note = heal::made_unreachable(pod, detail);
                 tracing::error!(namespace = pod.namespace, pod = pod.name, uid = pod.uid, "{note}");
                 self.publish(EventReason::RepairFailed, of(pod), note);
             }
