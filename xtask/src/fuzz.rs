@@ -142,7 +142,7 @@ impl Fuzzer {
         if !output.status.success() {
             bail!(
                 "{target} broke a promise:\n{}\n{}",
-                last_lines(&told),
+                what_broke(&told),
                 self.how_again(target, &told)
             );
         }
@@ -205,6 +205,20 @@ impl std::fmt::Display for Outcome {
     }
 }
 
+/// What a panic says of itself; what ended without one (too slow, too large) says so last.
+fn what_broke(told: &str) -> String {
+    let lines = told.lines().skip_while(|line| !line.contains(" panicked at "));
+    let panic: Vec<&str> = lines
+        .take_while(|line| !line.starts_with("stack backtrace:"))
+        .take(25)
+        .collect();
+    if panic.is_empty() {
+        last_lines(told)
+    } else {
+        panic.join("\n")
+    }
+}
+
 fn last_lines(told: &str) -> String {
     let lines: Vec<&str> = told.lines().filter(|line| !line.starts_with('#')).collect();
     lines[lines.len().saturating_sub(25)..].join("\n")
@@ -224,6 +238,19 @@ mod tests {
             ["sockets", "459609", "157", "9", "12"]
         );
         assert!(Outcome::read("sockets", "", 9).is_none());
+    }
+
+    #[test]
+    fn a_broken_promise_is_told_by_the_panic_and_not_by_its_backtrace() {
+        let frames = "  1: somewhere\n".repeat(40);
+        let panic = "thread '<unnamed>' (7) panicked at src/targets.rs:117:9:\nassertion `left == right` failed\n  left: 1\n right: 2";
+        let told =
+            format!("#2 INITED\n{panic}\nstack backtrace:\n{frames}==7== ERROR: libFuzzer: deadly signal\n");
+        assert_eq!(what_broke(&told), panic);
+        assert_eq!(
+            what_broke("#2 INITED\n==7== ERROR: libFuzzer: timeout\n"),
+            "==7== ERROR: libFuzzer: timeout"
+        );
     }
 
     #[test]

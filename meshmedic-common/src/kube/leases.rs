@@ -217,7 +217,7 @@ mod tests {
             }],
             "acts": [{"id": "1", "at": "2026-08-01T10:00:00Z", "ofAct": "x"}],
             "failures": 0,
-            "ofRecord": [true]
+            "ofRecord": [10877665546810.383]
         });
         let key = LeaseKey::Owner("owner".to_owned());
         let now: Timestamp = "2026-08-01T10:02:00Z".parse().unwrap();
@@ -239,6 +239,8 @@ mod tests {
             lease.metadata.annotations.unwrap()[RECORD].clone()
         };
         update(&mut ours, &change(Step::Renew), &keeps, now).1.unwrap();
+        // One parsed without care is 10877665546810.385.
+        assert!(text(&ours).contains("[10877665546810.383]"), "{}", text(&ours));
         for field in ["ofEntry", "ofProof", "ofAct", "ofRecord"] {
             assert!(text(&ours).contains(field), "{field}: {}", text(&ours));
         }
