@@ -579,6 +579,7 @@ fn unreadable_look(now: Time, reason: Reason, detail: String) -> Look {
         seen: Seen::Unreadable(reason, detail),
         ports: PortSet::EMPTY,
         redirection: Redirection::Unknown,
+        rules: None,
         place: None,
     }
 }

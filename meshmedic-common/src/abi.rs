@@ -79,7 +79,8 @@ pub const FOUND_MANGLE_OUTPUT: u8 = 8;
 pub const FOUND_IN_NFT: u8 = 16;
 /// Istio's chains stand in a legacy table of iptables.
 pub const FOUND_IN_LEGACY: u8 = 32;
-/// All of this was read by an earlier census, and since then neither the hooks changed nor nf_tables' generation.
+/// All of this was read by an earlier census, and since then neither the hooks changed, nor nf_tables' generation, nor
+/// a legacy table.
 pub const FOUND_BEFORE: u8 = 64;
 /// Through so many censuses at most what was read of a namespace counts while nothing shows a change.
 pub const CENSUSES_KEPT: u32 = 15;
@@ -220,7 +221,8 @@ pub struct TrafficCounts {
     pub upstream: u64,
 }
 
-/// A listening socket on a capture port, found in a process's file table: one row of the census.
+/// A listening socket on a capture port, found in a process's file table: one row of the census. One without a port is
+/// of a process that was asked for the packet filter of its own network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct CensusRow {
@@ -238,7 +240,7 @@ pub struct CensusRow {
     pub address: u8,
     /// Zero.
     pub padding: [u8; 3],
-    /// The namespace's hooks for IPv4; a row of [`PORT_OUTBOUND`] alone has them.
+    /// The namespace's hooks for IPv4; a row of [`PORT_OUTBOUND`] has them, and one without a port.
     pub ipv4: FamilyHooks,
     /// The same for IPv6.
     pub ipv6: FamilyHooks,
@@ -274,6 +276,19 @@ impl ListenChange {
 }
 
 impl CensusRow {
+    /// Of no socket.
+    pub const NO_SOCKET: Self = Self {
+        inode: 0,
+        netns: 0,
+        tgid: 0,
+        port: 0,
+        family: 0,
+        address: ADDRESS_OTHER,
+        padding: [0; 3],
+        ipv4: FamilyHooks::NOT_READ,
+        ipv6: FamilyHooks::NOT_READ,
+    };
+
     /// Reads one row, or nothing if the bytes are too few.
     #[must_use]
     pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {

@@ -12,7 +12,7 @@ use crate::abi::{
     FOUND_MANGLE_OUTPUT, FOUND_MANGLE_PREROUTING, FOUND_NAT_OUTPUT, FOUND_NAT_PREROUTING, FamilyHooks,
     HOOKS_NOT_READ,
 };
-use crate::verdict::named;
+use crate::verdict::{Redirection, named};
 
 named! {
     /// Whether Istio's redirection rules are there.
@@ -35,8 +35,8 @@ named! {
     pub enum Unfollowed {
         /// Nobody lists ztunnel's sockets by eBPF.
         NoCensus = "no-census", "only the census by eBPF reads them";
-        /// The census met no listener of ztunnel's in the pod.
-        NotMet = "not-met", "the census has not met this pod's listeners";
+        /// No census met a listener of ztunnel's in the pod, and no reading came with them.
+        NotMet = "not-met", "they have not been read yet";
         /// The kernel does not lend programs the helper that reads them.
         Refused = "refused", "the kernel refuses to let a program read them: it is locked down";
         /// The kernel's types lack what is followed.
@@ -271,6 +271,16 @@ impl PodRules {
     }
 }
 
+/// What leads to ztunnel. Rules decide where the kernel shows them: without one the routing table leads nothing anywhere.
+#[must_use]
+pub fn leads(routed: Redirection, rules: Option<&PodRules>) -> Redirection {
+    match rules.map(|rules| rules.verdict) {
+        Some(Rules::Present) => Redirection::Routed,
+        Some(Rules::Absent) => Redirection::Absent,
+        Some(Rules::Fell | Rules::Differs | Rules::Unknown) | None => routed,
+    }
+}
+
 /// Whether a pod has addresses, and none of IPv4.
 pub(crate) fn is_ipv6_only(addresses: &[IpAddr]) -> bool {
     !addresses.is_empty() && !addresses.iter().any(IpAddr::is_ipv4)
@@ -339,6 +349,19 @@ mod tests {
         assert!(!of(NAT | FOUND_IN_LEGACY).are_as(&read));
         for found in [0, FOUND_BEFORE, FOUND_NAT_OUTPUT | FOUND_BEFORE] {
             assert_eq!(of(found).proof(), None);
+        }
+    }
+
+    #[test]
+    fn rules_that_were_read_decide_what_leads_to_ztunnel_and_the_routing_table_where_they_were_not() {
+        let rules = |found, doubt| PodRules::of(family(5, found, doubt), family(0, 0, 0), &[V4]);
+        for routed in [Redirection::Routed, Redirection::Absent, Redirection::Unknown] {
+            assert_eq!(leads(routed, Some(&rules(NAT, 0))), Redirection::Routed);
+            assert_eq!(leads(routed, Some(&rules(0, 0))), Redirection::Absent);
+            for open in [rules(0, DOUBT_NFT), rules(FOUND_NAT_OUTPUT, 0)] {
+                assert_eq!(leads(routed, Some(&open)), routed);
+            }
+            assert_eq!(leads(routed, None), routed);
         }
     }
 

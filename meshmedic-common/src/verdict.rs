@@ -227,7 +227,7 @@ named! {
 }
 
 named! {
-    /// What an orphan's traffic does now. Proved from routing alone, not from the packet filter's rules.
+    /// What an orphan's traffic does now.
     pub enum Traffic {
         /// The redirection is left and nobody listens: its connections are refused.
         FailClosed = "fail-closed", "its connections are refused: redirection is left, the listeners are gone";

@@ -91,7 +91,7 @@ unsafe fn visit(ctx: *mut c_void) {
     }
     // SAFETY: see above.
     let tgid: u32 = unsafe { field(task, &TASK_TGID) };
-    if CENSUS_TGIDS.get_ptr(0u32).is_none() && CENSUS_TGIDS.get_ptr(tgid).is_none() {
+    if !is_asked_for(tgid) {
         return;
     }
     // SAFETY: see above.
@@ -139,6 +139,12 @@ unsafe fn visit(ctx: *mut c_void) {
         &Context(ctx),
         "census: port {} family {} netns {} tgid {}", port, family, row.netns, tgid
     );
+}
+
+/// Whether a thread group is one of those that are looked for.
+#[inline(always)]
+pub fn is_asked_for(tgid: u32) -> bool {
+    CENSUS_TGIDS.get_ptr(0u32).is_some() || CENSUS_TGIDS.get_ptr(tgid).is_some()
 }
 
 /// What kind of address the socket is bound to.

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! What was read of a namespace's rules, kept for as long as nothing shows that they changed.
 //!
-//! From kernel 6.17 on a namespace carries a generation, which every change of nf_tables in it advances. Where it and
-//! the hooks are what they were, the names behind them are not followed anew. A legacy table changes without either, so
-//! what met one is never kept, nor is a doubt. A change may advance the generation a moment before it takes effect, so
-//! two readings must agree before one is used again, and after a few uses the names are followed once more.
+//! From kernel 6.17 on a namespace carries a generation, which every change of nf_tables in it advances; before, what
+//! met nf_tables is never kept. A legacy table is never changed in place but for its counters: each change puts a new
+//! one where it stood. Where all of these and the hooks are what they were, the names behind them are not followed anew.
+//! A doubt is never kept. A change may advance the generation a moment before it takes effect, and a table may come to
+//! lie where one lay before, so two readings must agree before one is used again, and after a few uses the names are
+//! followed once more.
 
 use aya_ebpf::{macros::map, maps::Array};
-use meshmedic_common::abi::{CENSUSES_KEPT, FOUND_BEFORE, FamilyHooks};
+use meshmedic_common::abi::{CENSUSES_KEPT, FOUND_BEFORE, FamilyHooks, RulesLayout};
+
+use crate::walk::read;
 
 /// A power of two. Namespaces that meet in one slot are followed each time.
 const SLOTS: u32 = 4096;
@@ -15,16 +19,25 @@ const SLOTS: u32 = 4096;
 /// The hooks that lead to Istio's chains: PREROUTING and OUTPUT, of IPv4 and then of IPv6.
 pub type Places = [u64; 4];
 
-/// One namespace: a cache line.
+/// Where the walk ended, as far as it can change without the hooks.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ends {
+    /// What nat has at these places, behind which its own hooks stand.
+    pub nat: Places,
+    /// The legacy tables, nat and mangle of IPv4 and then of IPv6.
+    pub tables: [u64; 4],
+}
+
+/// One namespace.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Known {
     /// Which namespace: no other ever has this number. Zero is none.
     cookie: u64,
-    /// Its hooks, those behind nat's own among them.
-    hooks: u64,
-    /// What nat has at these places, behind which its own hooks stand.
-    nat: Places,
+    /// Its hooks, those behind nat's own among them, and its legacy tables.
+    mixed: u64,
+    ends: Ends,
     generation: u32,
     /// How often it may still be used.
     left: u32,
@@ -43,11 +56,11 @@ pub struct Namespace {
     pub places: Places,
 }
 
-/// Whether the rules that were read before still stand. `behind` reads the hooks behind what nat has at a place.
+/// Whether the rules that were read before still stand.
 #[inline(always)]
-pub fn recall(namespace: &Namespace, behind: impl Fn(u64) -> u64) -> Option<[FamilyHooks; 2]> {
+pub fn recall(namespace: &Namespace, layout: &RulesLayout) -> Option<[FamilyHooks; 2]> {
     let known = slot(namespace)?;
-    if known.left == 0 || !is_same(known, namespace, behind) {
+    if known.left == 0 || !is_same(known, namespace, layout) {
         return None;
     }
     known.left -= 1;
@@ -57,29 +70,23 @@ pub fn recall(namespace: &Namespace, behind: impl Fn(u64) -> u64) -> Option<[Fam
     Some([ipv4, ipv6])
 }
 
-/// Keeps what was read, if all of it was followed to its end in nf_tables.
+/// Keeps what was read, if all of it was followed to its end, and `traced`: a change of it would be seen.
 #[inline(always)]
-pub fn keep(
-    namespace: &Namespace,
-    nat: Places,
-    found: [FamilyHooks; 2],
-    is_legacy: bool,
-    behind: impl Fn(u64) -> u64 + Copy,
-) {
+pub fn keep(namespace: &Namespace, ends: Ends, found: [FamilyHooks; 2], traced: bool, layout: &RulesLayout) {
     let Some(known) = slot(namespace) else {
         return;
     };
-    if is_legacy || found[0].doubt | found[1].doubt != 0 {
+    if !traced || found[0].doubt | found[1].doubt != 0 {
         known.cookie = 0;
         return;
     }
-    let agree = is_same(known, namespace, behind)
+    let agree = is_same(known, namespace, layout)
         && alike(&known.found[0], &found[0])
         && alike(&known.found[1], &found[1]);
     *known = Known {
         cookie: namespace.cookie,
-        hooks: mixed(&namespace.places, &nat, behind),
-        nat,
+        mixed: mixed(&namespace.places, &ends, layout),
+        ends,
         generation: namespace.generation,
         left: if agree { CENSUSES_KEPT } else { 0 },
         found,
@@ -97,10 +104,10 @@ fn slot(namespace: &Namespace) -> Option<&'static mut Known> {
 }
 
 #[inline(always)]
-fn is_same(known: &Known, namespace: &Namespace, behind: impl Fn(u64) -> u64) -> bool {
+fn is_same(known: &Known, namespace: &Namespace, layout: &RulesLayout) -> bool {
     known.cookie == namespace.cookie
         && known.generation == namespace.generation
-        && known.hooks == mixed(&namespace.places, &known.nat, behind)
+        && known.mixed == mixed(&namespace.places, &known.ends, layout)
 }
 
 #[inline(always)]
@@ -108,17 +115,26 @@ fn alike(one: &FamilyHooks, other: &FamilyHooks) -> bool {
     one.prerouting == other.prerouting && one.output == other.output && one.found == other.found
 }
 
-/// All hooks in one number: the kernel never moves a list of hooks that is in use, it makes a new one.
+/// All in one number: the kernel never moves a list of hooks that is in use, nor a table, it makes a new one.
 #[inline(always)]
-fn mixed(places: &Places, nat: &Places, behind: impl Fn(u64) -> u64) -> u64 {
+fn mixed(places: &Places, ends: &Ends, layout: &RulesLayout) -> u64 {
     /// 2⁶⁴ divided by the golden ratio: each bit of a word reaches many.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut all = 0_u64;
     let mut at = 0;
     while at < 4 {
-        let hooks = if nat[at] == 0 { 0 } else { behind(nat[at]) };
         all = (all.rotate_left(7) ^ places[at]).wrapping_mul(SPREAD);
-        all = (all.rotate_left(7) ^ hooks).wrapping_mul(SPREAD);
+        if ends.nat[at] != 0 {
+            let behind: u64 = read(ends.nat[at] + u64::from(layout.nat_entries));
+            all = (all.rotate_left(7) ^ behind).wrapping_mul(SPREAD);
+        }
+        if ends.tables[at] != 0 {
+            let now: u64 = read(ends.tables[at] + u64::from(layout.legacy_private));
+            // Its size and, beside it, how many entries it has.
+            let large: u64 = read(now + u64::from(layout.info_size));
+            all = (all.rotate_left(7) ^ now).wrapping_mul(SPREAD);
+            all = (all.rotate_left(7) ^ large).wrapping_mul(SPREAD);
+        }
         at += 1;
     }
     all

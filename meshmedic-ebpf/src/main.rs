@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! MeshMedic's kernel programs: the trigger, which tells when a capture port begins or ceases to listen and counts
-//! the connections of pods, and the census, which lists the listeners that a process holds on capture ports.
+//! the connections of pods; the census, which lists the listeners that a process holds on capture ports; and what reads
+//! the packet filter where there is no such listener.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod census;
+mod filters;
 mod known;
 mod offsets;
 mod rules;

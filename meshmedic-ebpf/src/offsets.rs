@@ -61,6 +61,10 @@ offsets! {
     RULES_READ;
     /// `task_struct.tgid`.
     TASK_TGID;
+    /// `task_struct.nsproxy`; 0 where it is not known.
+    TASK_NSPROXY;
+    /// `nsproxy.net_ns`; 0 where it is not known.
+    NSPROXY_NET;
     /// `file.f_inode`.
     FILE_INODE;
     /// `inode.i_ino`.

@@ -15,7 +15,7 @@ use meshmedic_common::abi::{
 };
 
 use crate::{
-    known::{self, Namespace, Places},
+    known::{self, Ends, Namespace, Places},
     offsets::{NET_COOKIE, NET_HOOKS_IPV4, NET_HOOKS_IPV6, NET_NFT_GENERATION, field},
     walk::{
         Answer, Context, END, HOOK, IPV6, MANGLE, Name, ON, OUTPUT, PREROUTING, WALK, doubt, each, found,
@@ -92,16 +92,19 @@ pub unsafe fn hooks(net: *const u8, inode: u32) -> [FamilyHooks; 2] {
         generation: 0,
         places: [ipv4[0], ipv4[1], ipv6[0], ipv6[1]],
     };
-    if NET_COOKIE.load() != 0 && NET_NFT_GENERATION.load() != 0 {
+    if NET_COOKIE.load() != 0 {
         // SAFETY: as the caller promises; the offsets are the kernel's own.
-        (namespace.cookie, namespace.generation) =
-            unsafe { (field(net, &NET_COOKIE), field(net, &NET_NFT_GENERATION)) };
+        namespace.cookie = unsafe { field(net, &NET_COOKIE) };
     }
-    let behind = |nat: u64| read::<u64>(nat + u64::from(layout.nat_entries));
-    if let Some(found) = known::recall(&namespace, behind) {
+    let has_generation = NET_NFT_GENERATION.load() != 0;
+    if has_generation {
+        // SAFETY: see above.
+        namespace.generation = unsafe { field(net, &NET_NFT_GENERATION) };
+    }
+    if let Some(found) = known::recall(&namespace, layout) {
         return found;
     }
-    (walk.chains_of, walk.met_legacy) = (0, 0);
+    (walk.chains_of, walk.met_nft, walk.tables) = (0, 0, [0; 4]);
     let mut nat = [0; 4];
     let ipv4 = of_family(ipv4, 0, &mut nat, 0, &mut context);
     let ipv6 = if at_ipv6 == 0 {
@@ -111,8 +114,9 @@ pub unsafe fn hooks(net: *const u8, inode: u32) -> [FamilyHooks; 2] {
     };
     let found = [ipv4, ipv6];
     // SAFETY: see above; nothing else holds it by now.
-    let met_legacy = unsafe { (*context.walk).met_legacy } != 0;
-    known::keep(&namespace, nat, found, met_legacy, behind);
+    let (met_nft, tables) = unsafe { ((*context.walk).met_nft, (*context.walk).tables) };
+    let traced = has_generation || met_nft == 0;
+    known::keep(&namespace, Ends { nat, tables }, found, traced, layout);
     found
 }
 
@@ -274,6 +278,7 @@ fn at_table(private: u64, kind: u32, context: &mut Context) -> u32 {
 fn nft(base: u64, context: &mut Context) {
     // SAFETY: values of maps; the walk is this processor's own.
     let (walk, layout) = unsafe { Context::parts(context) };
+    walk.met_nft = 1;
     if layout.nft == 0 {
         walk.answer |= doubt(DOUBT_NFT);
         return;
@@ -361,7 +366,8 @@ fn is_empty(chain: u64, layout: &RulesLayout) -> bool {
 fn legacy(table: u64, context: &mut Context) {
     // SAFETY: values of maps; the walk is this processor's own.
     let (walk, layout) = unsafe { Context::parts(context) };
-    walk.met_legacy = 1;
+    let at = u32::from(walk.place & IPV6 != 0) * 2 + u32::from(walk.place & MANGLE != 0);
+    walk.tables[at as usize & 3] = table;
     if layout.legacy == 0 {
         walk.answer |= doubt(DOUBT_LEGACY);
         return;

@@ -72,8 +72,10 @@ pub struct Walk {
     pub chains: Answer,
     pub chains_of: u64,
     pub answer: Answer,
-    /// Whether a legacy table was met.
-    pub met_legacy: u32,
+    /// Whether nf_tables was met.
+    pub met_nft: u32,
+    /// The legacy tables that were met, nat and mangle of IPv4 and then of IPv6.
+    pub tables: [u64; 4],
 }
 
 #[map]

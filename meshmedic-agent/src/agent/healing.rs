@@ -344,7 +344,7 @@ fn candidates<'a>(watch: &Watch, mirror: &'a Mirror, planner: &Planner) -> BTree
             proved_at: view.proved_at,
             captured_at: Some(view.captured_at).filter(|at| *at != Time::default()),
             place: watch.place(uid),
-            redirection: view.redirection,
+            leads: view.leads,
             ports: view.ports,
             taken: taken.contains(uid),
         };

@@ -5,6 +5,7 @@ use meshmedic_common::abi::{CensusRow, FamilyHooks};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Place;
 use meshmedic_common::report::Holder;
+use meshmedic_common::rules::PodRules;
 use meshmedic_common::sockets::{AddressKind, Reading};
 use meshmedic_common::verdict::{Reason, Redirection};
 
@@ -128,6 +129,8 @@ pub struct Look {
     pub ports: PortSet,
     /// Whether Istio's routing table is there.
     pub redirection: Redirection,
+    /// Whether Istio's rules are there, where that was read beside it: of a pod that the census does not meet.
+    pub rules: Option<PodRules>,
     /// Where it was taken; `None` where nothing was read.
     pub place: Option<Place>,
 }

@@ -86,7 +86,7 @@ pub(super) struct Track {
     holders: Vec<Holder>,
     ports: PortSet,
     redirection: Redirection,
-    /// Whether Istio's rules are there, once the census met the pod.
+    /// Whether Istio's rules are there: by the last census that met the pod, or beside the last look that found a loss.
     rules: Option<PodRules>,
     /// What its connections came to, once they are counted.
     tally: Option<Tally>,
@@ -169,6 +169,7 @@ impl Track {
         self.streak = None;
         self.bare = None;
         if let Some((state, reason)) = settled(expectation) {
+            self.rules = None;
             self.turn.cancel();
             return self.enter(now, uid, state, reason);
         }
@@ -235,6 +236,7 @@ impl Track {
             State::Captured | State::Bypassing if self.owner == Some(Owner::Ztunnel) => {
                 self.onset.get_or_insert(now);
                 self.ports = PortSet::EMPTY;
+                self.rules = None;
                 self.suspect(now, uid, fault)
             }
             State::Unverifiable if self.reason == Some(Reason::NotRead) => {
@@ -292,6 +294,8 @@ impl Track {
             return None;
         }
         self.ports = look.ports;
+        // What was read while ztunnel listened says nothing of a pod that it let go of.
+        self.rules = look.rules;
         self.holders = holders;
         self.owner = None;
         if !self.is_expected() {

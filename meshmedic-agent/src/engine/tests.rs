@@ -127,6 +127,7 @@ fn look(now: Time, seen: Seen) -> Look {
         seen,
         ports: PortSet::EMPTY,
         redirection: Redirection::Routed,
+        rules: None,
         place: None,
     }
 }

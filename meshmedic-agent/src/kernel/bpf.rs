@@ -111,13 +111,28 @@ struct IterCreate {
     flags: u32,
 }
 
-/// Makes a link for an iterator, limited to the process `tgid` of our own PID namespace where one is given.
+/// What an iterator is limited to, by the numbers of our own PID namespace.
+#[derive(Clone, Copy)]
+pub(super) enum Limit {
+    /// All threads of a process.
+    Process(u32),
+    /// One thread.
+    Thread(u32),
+}
+
+/// Makes a link for an iterator, limited where that is asked for.
 ///
 /// Fails with `E2BIG` or `EINVAL` where the kernel does not know the limit.
-pub(super) fn iterator_link(program: BorrowedFd<'_>, tgid: Option<u32>) -> io::Result<OwnedFd> {
-    let info = tgid.map(|pid| IterLinkInfo {
-        pid,
-        ..IterLinkInfo::default()
+pub(super) fn iterator_link(program: BorrowedFd<'_>, limit: Option<Limit>) -> io::Result<OwnedFd> {
+    let info = limit.map(|limit| match limit {
+        Limit::Process(pid) => IterLinkInfo {
+            pid,
+            ..IterLinkInfo::default()
+        },
+        Limit::Thread(tid) => IterLinkInfo {
+            tid,
+            ..IterLinkInfo::default()
+        },
     });
     let mut attr = LinkCreate {
         prog_fd: program.as_raw_fd().cast_unsigned(),

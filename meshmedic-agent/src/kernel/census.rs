@@ -17,10 +17,14 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError},
     programs::ProgramFd,
 };
-use meshmedic_common::abi::CensusRow;
+use meshmedic_common::abi::{CensusRow, FamilyHooks};
 use meshmedic_common::rules::Unfollowed;
 
-use super::{KernelError, Options, bpf, layout::Layout};
+use super::{
+    KernelError, Options,
+    bpf::{self, Limit},
+    layout::Layout,
+};
 
 /// Inode of the initial PID namespace: `PROC_PID_INIT_INO`, part of the kernel's ABI.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -34,6 +38,8 @@ pub(super) const ROWS_MAX: usize = 1 << 20;
 /// Lists listeners by process; see [`Census::of`].
 pub struct Census {
     program: ProgramFd,
+    /// What reads the packet filter where no listener is; `None` where the kernel does not take it.
+    filters: Option<ProgramFd>,
     tgids: HashMap<MapData, u32, u8>,
     /// What stands in `tgids`.
     listed: BTreeSet<u32>,
@@ -65,6 +71,7 @@ impl fmt::Debug for Census {
 impl Census {
     pub(super) fn new(
         program: ProgramFd,
+        filters: Option<ProgramFd>,
         tgids: Map,
         layout: Layout,
         options: &Options,
@@ -76,6 +83,7 @@ impl Census {
             fs::metadata("/proc/self/ns/pid").is_ok_and(|status| status.ino() == INITIAL_PID_NAMESPACE);
         Ok(Self {
             program,
+            filters,
             tgids,
             listed: BTreeSet::new(),
             filter,
@@ -99,6 +107,15 @@ impl Census {
     #[must_use]
     pub const fn rules_lacking(&self) -> Unfollowed {
         self.layout.reason()
+    }
+
+    /// Why nothing is known of the rules of a pod in which no listener is.
+    #[must_use]
+    pub const fn unmet(&self) -> Unfollowed {
+        match self.filters {
+            Some(_) => Unfollowed::NotMet,
+            None => Unfollowed::Refused,
+        }
     }
 
     /// Makes a link anew and counts by it, as after all that ztunnel was has ended.
@@ -171,11 +188,43 @@ impl Census {
         Ok(())
     }
 
+    /// The packet filter's hooks, IPv4's and IPv6's, of the network namespace in which a process is, with the
+    /// namespace's inode. `None` where the process ended, and where the kernel does not show them.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn hooks_of(&mut self, pid: u32) -> io::Result<Option<(u32, [FamilyHooks; 2])>> {
+        self.layout.renew(&self.btf);
+        if pid == EVERYBODY || (!self.filter && !self.initial_pid_namespace) {
+            return Ok(None);
+        }
+        // The link limits already, as that of the census does.
+        let (listed, limit) = if self.filter {
+            (EVERYBODY, Some(Limit::Thread(pid)))
+        } else {
+            (pid, None)
+        };
+        let Some(program) = self.filters.as_ref().map(|program| program.as_fd()) else {
+            return Ok(None);
+        };
+        let link = match bpf::iterator_link(program, limit) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            link => link?,
+        };
+        self.list(BTreeSet::from([listed]))?;
+        let mut rows = Vec::new();
+        match read(&link, &mut self.buffer, self.rows_max, &mut rows) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            done => done?,
+        }
+        Ok(rows.first().map(|row| (row.netns, [row.ipv4, row.ipv6])))
+    }
+
     /// One link a process. `EINVAL` and `E2BIG` come from making the first link only, before any row.
     fn filtered(&mut self, asked: &BTreeSet<u32>, rows: &mut Vec<CensusRow>) -> io::Result<()> {
         for &tgid in asked {
             if !self.links.contains_key(&tgid) {
-                match bpf::iterator_link(self.program.as_fd(), Some(tgid)) {
+                match bpf::iterator_link(self.program.as_fd(), Some(Limit::Process(tgid))) {
                     Ok(link) => drop(self.links.insert(tgid, link)),
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                     Err(error) => return Err(error),

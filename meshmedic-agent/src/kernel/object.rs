@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
     maps::Map,
-    programs::{BtfTracePoint, Iter, Program, ProgramError},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramFd},
 };
 
 use btf_rs::Backend;
@@ -36,6 +36,8 @@ const MAKE_MAPS: &str = "make the maps of the kernel programs";
 const LOAD_TRIGGER: &str = "load the tracepoint program on inet_sock_set_state";
 const ATTACH_TRIGGER: &str = "attach to the tracepoint inet_sock_set_state";
 const LOAD_CENSUS: &str = "load the iterator over task_file";
+/// The program that reads the packet filter where there is no listener.
+const FILTERS: &str = "filters";
 
 /// Loads both programs and attaches the trigger.
 ///
@@ -80,13 +82,11 @@ fn load_by(options: &Options) -> Result<Kernel, KernelError> {
         take_map(&mut ebpf, "RULES_LAYOUT")?,
         rules.then_some(options.btf.as_path()),
     )?;
-    let iterator: &mut Iter = program(&mut ebpf, "census")?;
-    let iterator = iterator
-        .fd()
-        .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError))
-        .map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
+    let iterator =
+        iterator(&mut ebpf, "census")?.map_err(|error| KernelError::from_load(LOAD_CENSUS, &error))?;
+    let filters = iterator_of_filters(&mut ebpf, &btf, rules)?;
     let filter = resolved.process_filter && !options.unfiltered_census;
-    let census = Census::new(iterator, tgids, layout, options, filter)?;
+    let census = Census::new(iterator, filters, tgids, layout, options, filter)?;
 
     // Last: from its attachment on the ring fills, and all who could read it must be there.
     let tracepoint: &mut BtfTracePoint = program(&mut ebpf, "trigger")?;
@@ -128,6 +128,27 @@ fn load_census(options: &Options, resolved: &offsets::Offsets) -> Result<(Ebpf, 
         }
     }
     load(false)
+}
+
+/// Loads what reads the packet filter where there is no listener. Without it all else goes on.
+fn iterator_of_filters(ebpf: &mut Ebpf, btf: &Btf, rules: bool) -> Result<Option<ProgramFd>, KernelError> {
+    if !rules {
+        return Ok(None);
+    }
+    let filters: &mut Iter = program(ebpf, FILTERS)?;
+    if let Err(error) = filters.load("task", btf) {
+        tracing::debug!(%error, "no redirection rules are read of pods in which ztunnel does not listen");
+        return Ok(None);
+    }
+    Ok(iterator(ebpf, FILTERS)?.ok())
+}
+
+/// A descriptor of an iterator that is loaded.
+fn iterator(ebpf: &mut Ebpf, name: &str) -> Result<Result<ProgramFd, ProgramError>, KernelError> {
+    let iterator: &mut Iter = program(ebpf, name)?;
+    Ok(iterator
+        .fd()
+        .and_then(|fd| fd.try_clone().map_err(ProgramError::IOError)))
 }
 
 fn unreadable(path: &Path, error: &impl ToString) -> KernelError {

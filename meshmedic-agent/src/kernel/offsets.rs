@@ -54,7 +54,7 @@ const fn optional(
     }
 }
 
-const FIELDS: [Field; 21] = [
+const FIELDS: [Field; 23] = [
     field("SOCK_NUM", "sock", &["__sk_common", "skc_num"], 2),
     field("SOCK_FAMILY", "sock", &["__sk_common", "skc_family"], 2),
     field("SOCK_STATE", "sock", &["__sk_common", "skc_state"], 1),
@@ -79,17 +79,21 @@ const FIELDS: [Field; 21] = [
     optional("NET_COOKIE", "net", &["net_cookie"], 8),
     optional("NET_NFT_GENERATION", "net", &["nft", "base_seq"], 4),
     field("TASK_TGID", "task_struct", &["tgid"], 4),
+    optional("TASK_NSPROXY", "task_struct", &["nsproxy"], POINTER),
+    optional("NSPROXY_NET", "nsproxy", &["net_ns"], POINTER),
     field("FILE_INODE", "file", &["f_inode"], POINTER),
     field("INODE_INO", "inode", &["i_ino"], 8),
     field("META_SEQ", "bpf_iter_meta", &["seq"], POINTER),
 ];
 
-/// The iterator's context, whose offsets the verifier wants to see as constants in the program.
-const CONTEXT: [(Field, u32); 4] = [
+/// The iterators' contexts, whose offsets the verifier wants to see as constants in the programs.
+const CONTEXT: [(Field, u32); 6] = [
     (field("", "bpf_iter__task_file", &["meta"], POINTER), 0),
     (field("", "bpf_iter__task_file", &["task"], POINTER), 8),
     (field("", "bpf_iter__task_file", &["fd"], 4), 16),
     (field("", "bpf_iter__task_file", &["file"], POINTER), 24),
+    (field("", "bpf_iter__task", &["meta"], POINTER), 0),
+    (field("", "bpf_iter__task", &["task"], POINTER), 8),
 ];
 
 /// What the kernel's BTF says.

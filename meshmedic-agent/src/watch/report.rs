@@ -2,7 +2,7 @@
 //! What is known of a node, in the words that are shared.
 
 use meshmedic_common::report::{API_VERSION, ConditionReport, NODE_REPORT, NodeReport, PodReport, Recent};
-use meshmedic_common::rules::{PodRules, Unfollowed};
+use meshmedic_common::rules::PodRules;
 use meshmedic_common::traffic::Connections;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Condition, State};
@@ -58,14 +58,10 @@ impl Watch {
         }
     }
 
-    /// What is said of the rules of a pod that no census met: one without ztunnel's listeners never is.
+    /// What is said of the rules of a pod of which they were not read.
     fn unread_rules(&self, state: State) -> Option<PodRules> {
-        let reason = if self.sources.has_census() {
-            Unfollowed::NotMet
-        } else {
-            Unfollowed::NoCensus
-        };
-        (state == State::Captured || state.is_finding()).then(|| PodRules::unknown(reason))
+        let unknown = || PodRules::unknown(self.sources.unread());
+        (state == State::Captured || state.is_finding()).then(unknown)
     }
 
     fn pod_report(&self, uid: &PodUid) -> PodReport {
@@ -86,10 +82,9 @@ impl Watch {
             owner: view.owner,
             held_by: view.holders.to_vec(),
             redirection: view.redirection,
-            // What was read while ztunnel listened says nothing of a pod that it let go of since, or that nobody judges.
             rules: view
                 .rules
-                .filter(|_| view.state == State::Bypassing || !view.state.is_lost())
+                // Nobody judges it.
                 .filter(|_| view.state != State::Exempt)
                 .or_else(|| self.unread_rules(view.state)),
             connections: view.connections.or_else(|| {

@@ -7,18 +7,20 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use meshmedic_common::abi::{CensusRow, ListenChange};
+use meshmedic_common::abi::{CensusRow, FamilyHooks, ListenChange};
 use meshmedic_common::identity::Identity;
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::report::Holder;
-use meshmedic_common::rules::{FamilyRules, PodRules};
+use meshmedic_common::rules::{FamilyRules, PodRules, Unfollowed};
 use meshmedic_common::sockets::{AddressKind, Reading};
 use meshmedic_common::traffic::{Counted, Untold};
 use meshmedic_common::uid::PodUid;
 
 use crate::engine::{Seen, Ztunnel, ZtunnelSockets, assess};
 use crate::kernel::{Census, Kernel, Traffic, Trigger};
-use crate::node::{PodName, Process, ProcessTable, has_connection, is_running, socket_inodes, started};
+use crate::node::{
+    Mapping, PodName, Process, ProcessTable, has_connection, is_running, socket_inodes, started,
+};
 use crate::time::Time;
 
 /// What ztunnel's process is called, and what the name of its pod begins with.
@@ -175,11 +177,34 @@ impl Sources {
 
     /// Whether Istio's redirection rules are in a namespace, by the last census; `None` where it met no listener.
     pub(super) fn rules_in(&self, netns_inode: u32, addresses: &[IpAddr]) -> Option<PodRules> {
+        self.judged(self.sockets.hooks_in(netns_inode)?, addresses)
+    }
+
+    /// The same of a namespace in which ztunnel holds no socket, through the process by which the pod is read.
+    pub(super) fn rules_of(&mut self, mapping: &Mapping, addresses: &[IpAddr]) -> Option<PodRules> {
+        let inode = mapping.netns_inode?;
+        let census = self.census.as_mut().filter(|_| self.lapse.is_none())?;
+        let (netns, hooks) = match census.hooks_of(mapping.pid) {
+            Ok(found) => found?,
+            Err(error) => {
+                tracing::debug!(%error, pid = mapping.pid, "its redirection rules cannot be read");
+                return None;
+            }
+        };
+        // It may have moved, or ended and left its number to another.
+        self.judged(hooks, addresses).filter(|_| netns == inode)
+    }
+
+    /// Why nothing is known of the rules of a pod of which they were not read.
+    pub(super) fn unread(&self) -> Unfollowed {
+        let census = self.census.as_ref().filter(|_| self.lapse.is_none());
+        census.map_or(Unfollowed::NoCensus, Census::unmet)
+    }
+
+    /// What hooks say of a pod with these addresses.
+    fn judged(&self, hooks: [FamilyHooks; 2], addresses: &[IpAddr]) -> Option<PodRules> {
         let lacking = self.census.as_ref()?.rules_lacking();
-        let [ipv4, ipv6] = self
-            .sockets
-            .hooks_in(netns_inode)?
-            .map(|hooks| FamilyRules::of(hooks, lacking));
+        let [ipv4, ipv6] = hooks.map(|hooks| FamilyRules::of(hooks, lacking));
         Some(PodRules::of(ipv4, ipv6, addresses))
     }
 

@@ -9,9 +9,9 @@ use meshmedic_common::uid::PodUid;
 
 use super::readers::Finished;
 use super::schedule::Chore;
-use super::{Event, REFRESH_AFTER_END, Wake, Watch, place_of, sources, unreadable_look};
+use super::{Event, REFRESH_AFTER_END, Wake, Watch, addresses_of, place_of, sources, unreadable_look};
 use crate::cpu;
-use crate::engine::Look;
+use crate::engine::{Look, Seen};
 use crate::node::{Mapping, Unreadable};
 use crate::time::Time;
 
@@ -129,12 +129,21 @@ impl Watch {
         let Some(seen) = self.sources.assess(now, &self.table, &uid, &evidence.reading) else {
             return self.engine.retry(&uid, now + sources::LISTING_LASTS);
         };
+        // The census reads those of pods in which ztunnel listens.
+        let rules = match seen {
+            Seen::Complete { .. } | Seen::Unreadable(..) => None,
+            Seen::Incomplete(_) | Seen::Imposter(_) => {
+                let addresses = addresses_of(&self.declared, &uid);
+                self.sources.rules_of(&mapping, addresses)
+            }
+        };
         let look = Look {
             started,
             finished: ended,
             seen,
             ports: evidence.reading.ports(),
             redirection: evidence.redirection,
+            rules,
             place: Some(place_of(&mapping)),
         };
         self.engine.look(now, &uid, look);

@@ -2,6 +2,7 @@
 //! Whether Istio's redirection rules stand in a namespace, told from the kernel's hooks.
 
 use std::net::IpAddr;
+use std::process::Command;
 
 use meshmedic_agent::kernel::{self, Census, Options};
 use meshmedic_common::abi::CENSUSES_KEPT;
@@ -9,7 +10,7 @@ use meshmedic_common::rules::{Backend, FamilyRules, PodRules, Rules, RulesProof,
 use meshmedic_lab::rules::{Filter, IstioRules, run};
 
 use crate::netns::{listen, within};
-use crate::{load, options};
+use crate::{load, options, until};
 
 const BOTH: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7)),
@@ -17,14 +18,29 @@ const BOTH: [IpAddr; 2] = [
 ];
 
 /// What the next census says of a namespace in which this process listens, and those after it as well: enough of them
-/// that what they found is kept.
+/// that what they found is kept. Without a listener the same is read through the thread that is in it.
 fn read(census: &mut Census, netns: u32) -> PodRules {
     let first = once(census, netns);
     for _ in 0..3 {
         let next = once(census, netns);
         assert!(next.are_as(&first), "{first:?}, and then {next:?}");
     }
+    // SAFETY: the call has no preconditions.
+    let thread = unsafe { libc::gettid() }.cast_unsigned();
+    if census.is_filtered() {
+        let (found, rules) = through(census, thread).expect("its rules");
+        assert_eq!(found, netns);
+        assert!(rules.are_as(&first), "{first:?}, and by its thread {rules:?}");
+    }
     first
+}
+
+/// The namespace in which a process is, and what is said of it.
+fn through(census: &mut Census, pid: u32) -> Option<(u32, PodRules)> {
+    let (netns, hooks) = census.hooks_of(pid).expect("the packet filter of a process")?;
+    let lacking = census.rules_lacking();
+    let [ipv4, ipv6] = hooks.map(|hooks| FamilyRules::of(hooks, lacking));
+    Some((netns, PodRules::of(ipv4, ipv6, &BOTH)))
 }
 
 /// What one census says of it.
@@ -102,6 +118,49 @@ fn istios_rules_are_there_from_one_census_to_the_next_and_gone_likewise() {
 }
 
 #[test]
+fn a_namespace_without_a_socket_is_reached_through_a_process_in_it() {
+    if !meshmedic_lab::need::packet_filters("kernel: rules without a socket") {
+        return;
+    }
+    for unfiltered_census in [false, true] {
+        let mut census = kernel::load(&Options {
+            unfiltered_census,
+            ..options()
+        })
+        .expect("the kernel programs")
+        .census;
+        let outside = through(&mut census, std::process::id()).expect("our own").0;
+        for filter in Filter::ALL {
+            let istio = IstioRules {
+                filter,
+                dns: true,
+                ipv6: true,
+            };
+            within(|netns| {
+                let mut process = Command::new("sleep").arg("infinity").spawn().expect("a process");
+                let mut found = || through(&mut census, process.id()).expect("a process that lives");
+                let (first, never) = found();
+                assert_eq!((first, never.ipv4.hooks), (netns, Some([0, 0])), "{filter:?}");
+                istio.write(None).expect("Istio's rules");
+                assert_eq!(found().1.verdict, Rules::Present, "{filter:?}");
+                istio.remove(None).expect("their removal");
+                assert_eq!(found().1.verdict, Rules::Absent, "{filter:?}");
+                process.kill().expect("it ends");
+                // Until it is waited for, it is there and in no namespace.
+                let ended = || through(&mut census, process.id()).is_none().then_some(());
+                until("the process to leave its namespace", ended);
+                process.wait().expect("its end");
+                assert_eq!(through(&mut census, process.id()), None, "{filter:?}");
+            });
+        }
+        assert_eq!(
+            through(&mut census, std::process::id()).map(|own| own.0),
+            Some(outside)
+        );
+    }
+}
+
+#[test]
 fn both_filters_at_once_are_told_apart() {
     if !meshmedic_lab::need::packet_filters("kernel: both packet filters at once") {
         return;
@@ -168,7 +227,7 @@ fn unchanged_rules_are_followed_anew_every_few_censuses() {
             assert_eq!([next(), next()], [Some(RulesProof::Names); 2], "{filter:?}");
             for round in 0..3 {
                 let kept: Vec<_> = (0..CENSUSES_KEPT).map(|_| next()).collect();
-                let proof = if filter != Filter::Legacy && has_generation() {
+                let proof = if filter == Filter::Legacy || has_generation() {
                     RulesProof::Fingerprint
                 } else {
                     RulesProof::Names
@@ -204,6 +263,31 @@ fn a_legacy_table_that_joins_the_chains_of_nft_is_seen_at_once() {
         let after = read(&mut census, netns);
         assert_eq!(after.ipv4.hooks, before.ipv4.hooks, "{after:?}");
         assert_eq!(after.verdict, Rules::Present, "{after:?}");
+    });
+}
+
+/// Fails where what was read of a legacy table is kept though another one, as long as it, is in its place.
+#[test]
+fn a_legacy_table_in_the_place_of_another_is_seen_at_once() {
+    if !meshmedic_lab::need::packet_filters("kernel: a legacy table for another") {
+        return;
+    }
+    let table = |chain: &str| {
+        format!(
+            "*nat\n:{chain} - [0:0]\n:ISTIO_PRERT - [0:0]\n-A OUTPUT -j {chain}\n-A PREROUTING -j ISTIO_PRERT\n\
+             -A {chain} -p tcp -j ACCEPT\n-A ISTIO_PRERT -p tcp -j ACCEPT\nCOMMIT\n"
+        )
+    };
+    let mut census = load().census;
+    within(|netns| {
+        let _listener = listen("0.0.0.0:15001");
+        for _ in 0..3 {
+            for (chain, verdict) in [("ISTIO_OUTPUT", Rules::Present), ("OTHER_OUTPUT", Rules::Differs)] {
+                run(None, &["iptables-legacy-restore"], &table(chain)).expect("a legacy table");
+                let found = read(&mut census, netns);
+                assert_eq!(found.verdict, verdict, "{chain}: {found:?}");
+            }
+        }
     });
 }
 
@@ -347,7 +431,8 @@ fn without_what_reads_them_rules_are_unknown_and_listeners_are_not() {
     let mut census = kernel::load(&without).expect("load").census;
     within(|netns| {
         let _listener = listen("0.0.0.0:15001");
-        let found = read(&mut census, netns);
-        assert_eq!(found, PodRules::unknown(Unfollowed::Refused));
+        assert_eq!(once(&mut census, netns), PodRules::unknown(Unfollowed::Refused));
     });
+    assert_eq!(through(&mut census, std::process::id()), None);
+    assert_eq!(census.unmet(), Unfollowed::Refused);
 }

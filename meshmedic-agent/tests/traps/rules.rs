@@ -8,7 +8,7 @@ use std::time::Duration;
 use meshmedic_common::report::{NodeReport, TriggerMode};
 use meshmedic_common::rules::{Rules, Unfollowed};
 use meshmedic_common::traffic::{LEAST_CONNECTIONS, Passage, Untold};
-use meshmedic_common::verdict::{Owner, State, Traffic};
+use meshmedic_common::verdict::{Owner, Redirection, State, Traffic};
 use meshmedic_lab::rules::{Filter, IstioRules, run};
 use meshmedic_lab::{Lab, Pod, ZtunnelSpec, need};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
@@ -122,6 +122,53 @@ fn every_set_of_istios_rules_keeps_a_pod_captured() {
         rules.write(Some(pod.pid())).unwrap();
         bench.until_captured(pod);
     }
+}
+
+/// Fails where the routing table decides though the rules can be read, and where those are told that were read while
+/// ztunnel still listened.
+#[test]
+fn the_rules_of_an_orphan_say_whether_its_traffic_is_refused_or_goes_past() {
+    if !need::packet_filters("traps, eBPF: the rules of an orphan") {
+        return;
+    }
+    let lab = Lab::isolated().unwrap();
+    let ztunnel = lab.ztunnel(ZtunnelSpec::default()).unwrap();
+    let rules = IstioRules {
+        filter: Filter::IptablesNft,
+        dns: true,
+        ipv6: true,
+    };
+    // One has rules and no routing table, the other the table and, in the end, no rules.
+    let mut unrouted = spec("refused");
+    unrouted.redirected = false;
+    let (refused, leaks) = (lab.pod(unrouted).unwrap(), lab.pod(spec("leaks")).unwrap());
+    rules.write(Some(refused.pid())).unwrap();
+    let pods = [refused.clone(), leaks.clone()];
+    ztunnel.enrol_many(&pods).unwrap();
+    let mut bench = Bench::new(&lab, TriggerMode::Ebpf, QUICK);
+    bench.until_all_captured(&pods);
+    for pod in &pods {
+        bench.until("the rules to be read", has_rules(pod, Rules::Present));
+    }
+    ztunnel.unenrol_many(&pods).unwrap();
+    for pod in &pods {
+        bench.until_state(pod, State::Orphan);
+        let found = bench.pod(pod);
+        assert_eq!(
+            (found.rules.unwrap().verdict, found.traffic),
+            (Rules::Present, Some(Traffic::FailClosed)),
+            "{found:?}"
+        );
+    }
+    assert_eq!(bench.pod(&refused).redirection, Redirection::Absent);
+    run(Some(leaks.pid()), &["nft", "flush", "ruleset"], "").unwrap();
+    bench.until("the missing rules to be read", has_rules(&leaks, Rules::Absent));
+    let found = bench.pod(&leaks);
+    assert_eq!(
+        (found.redirection, found.traffic),
+        (Redirection::Routed, Some(Traffic::Bypassing))
+    );
+    assert_eq!(bench.pod(&refused).traffic, Some(Traffic::FailClosed));
 }
 
 /// Opens connections from a pod's first address to its second, which stands for another pod's.

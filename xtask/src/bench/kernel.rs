@@ -232,15 +232,8 @@ fn censuses(rounds: usize, pods: usize) -> anyhow::Result<Vec<Row>> {
             bare.push(of_one(&mut without)?);
             full.push(of_one(&mut with)?);
         }
-        let row = Row::new(what, Column::Ebpf, "µs", &full)
-            .beside(&full, &bare)
-            .within_times(RULES_MOST);
-        rows.push(match filter {
-            Filter::Legacy => {
-                row.because("a legacy table changes without a trace, so every census follows it")
-            }
-            Filter::IptablesNft | Filter::Nft => row,
-        });
+        let row = Row::new(what, Column::Ebpf, "µs", &full);
+        rows.push(row.beside(&full, &bare).within_times(RULES_MOST));
     }
     Ok(rows)
 }

@@ -4,7 +4,7 @@
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::heal::Streak;
 use meshmedic_common::report::Holder;
-use meshmedic_common::rules::PodRules;
+use meshmedic_common::rules::{PodRules, leads};
 use meshmedic_common::traffic::Connections;
 use meshmedic_common::verdict::{Owner, Reason, Redirection, State, Traffic};
 
@@ -32,7 +32,9 @@ pub struct PodView<'a> {
     pub holders: &'a [Holder],
     /// Whether Istio's routing table is there.
     pub redirection: Redirection,
-    /// Whether Istio's rules are there, once the census met the pod.
+    /// The same beside Istio's rules, as far as they were read.
+    pub leads: Redirection,
+    /// Whether Istio's rules are there, once that was read.
     pub rules: Option<PodRules>,
     /// Which way its connections go, once they are counted.
     pub connections: Option<Connections>,
@@ -51,6 +53,11 @@ pub struct PodView<'a> {
 }
 
 impl Track {
+    /// What leads to ztunnel, by all that was read.
+    fn leads(&self) -> Redirection {
+        leads(self.redirection, self.rules.as_ref())
+    }
+
     pub(in crate::engine) fn view(&self) -> PodView<'_> {
         let bypasses = self.state == State::Bypassing;
         let held = self.state.is_held();
@@ -64,12 +71,13 @@ impl Track {
             owner: self.owner.filter(|_| held),
             holders: &self.holders,
             redirection: self.redirection,
+            leads: self.leads(),
             rules: self.rules,
             connections: self.tally.map(|tally| tally.connections()),
             traffic: if bypasses {
                 Some(Traffic::Bypassing)
             } else {
-                self.state.lacks_listeners().then(|| self.redirection.into())
+                self.state.lacks_listeners().then(|| self.leads().into())
             },
             flaps: self.flaps,
             read_at: self.read_at,

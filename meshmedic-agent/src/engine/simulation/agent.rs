@@ -428,6 +428,7 @@ impl Sim {
             seen,
             ports,
             redirection: Redirection::Routed,
+            rules: None,
             place: None,
         })
     }

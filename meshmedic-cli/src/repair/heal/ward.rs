@@ -12,6 +12,7 @@ use meshmedic_common::policy::{Gates, Standing, Withheld};
 use meshmedic_common::ports::PortSet;
 use meshmedic_common::repair::Moment;
 use meshmedic_common::repair::heal::{Candidate, NodeView, Serving, Streak, Support};
+use meshmedic_common::rules::leads;
 use meshmedic_common::time::Time;
 use meshmedic_common::uid::PodUid;
 use meshmedic_common::verdict::{Redirection, State};
@@ -43,6 +44,7 @@ struct Bed {
 impl Bed {
     fn candidate(&self) -> Candidate<'_> {
         let captured = self.seen.state == State::Captured;
+        let routed = self.seen.redirection.unwrap_or(Redirection::Unknown);
         Candidate {
             standing: &self.standing,
             state: self.seen.state,
@@ -50,7 +52,7 @@ impl Bed {
             proved_at: self.captured_at.filter(|_| captured),
             captured_at: self.captured_at,
             place: self.seen.grounds.place,
-            redirection: self.seen.redirection.unwrap_or(Redirection::Unknown),
+            leads: leads(routed, self.seen.rules.as_ref()),
             ports: self.seen.ports.unwrap_or(PortSet::EMPTY),
             taken: self.seen.grounds.taken,
         }

@@ -231,7 +231,7 @@ impl Case {
         }
         let lately = at.server.duration_since(ask.at).unsigned_abs() < LATELY;
         // What this process has seen captured is no longer as the ask left it.
-        let unproved = candidate.captured_at.is_none() && candidate.redirection == Redirection::Routed;
+        let unproved = candidate.captured_at.is_none() && candidate.leads == Redirection::Routed;
         let open = match facts.enrolment {
             Enrolment::Pending => against == Some(&ask.against) || unproved,
             Enrolment::Enabled => lately && unproved,
@@ -336,7 +336,7 @@ impl Waiting {
         match candidate.standing.facts.enrolment {
             Enrolment::Enabled if self.is_seen(candidate) => Diagnosis::Believed,
             Enrolment::None => Diagnosis::Unenrolled,
-            _ if candidate.redirection == Redirection::Routed && candidate.state != State::Bypassing => {
+            _ if candidate.leads == Redirection::Routed && candidate.state != State::Bypassing => {
                 Diagnosis::Refused
             }
             _ => Diagnosis::NotTakenUp,
@@ -351,7 +351,7 @@ impl Waiting {
 
 /// Whether a pod's rules lead nowhere: what was a bypass is then an outage.
 pub(super) fn is_worse(candidate: &Candidate<'_>) -> bool {
-    candidate.redirection == Redirection::Routed
+    candidate.leads == Redirection::Routed
         && !matches!(candidate.state, State::Captured | State::Bypassing)
         && !is_out(Defence::Undo)
 }

@@ -74,8 +74,8 @@ pub struct Candidate<'a> {
     /// Where it lives; `None` where no process of it is found in a namespace that has an address which the API gives
     /// the pod.
     pub place: Option<Place>,
-    /// Whether Istio's routing table is there.
-    pub redirection: Redirection,
+    /// What leads to ztunnel: Istio's rules where they were read, or else its routing table.
+    pub leads: Redirection,
     /// The ports of ztunnel's that listen, whoever holds them.
     pub ports: PortSet,
     /// Whether a lower rung is at work on it.

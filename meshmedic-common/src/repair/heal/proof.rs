@@ -45,7 +45,7 @@ impl Healer {
                         case.stage = first.map_or(Stage::Watching, Stage::Waiting);
                         tell(&mut self.notices, case, why, detail, false);
                     } else if case.agrees(care, candidate, Some(since)) {
-                        let before = candidate.redirection;
+                        let before = candidate.leads;
                         case.stage = Stage::Asking {
                             ask,
                             version,

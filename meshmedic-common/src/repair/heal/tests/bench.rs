@@ -353,7 +353,7 @@ pub(super) fn told(pods: &BTreeMap<PodUid, Pod>) -> BTreeMap<PodUid, Candidate<'
             proved_at: pod.proved_at,
             captured_at: pod.captured_at,
             place: pod.place,
-            redirection: pod.redirection,
+            leads: pod.redirection,
             ports: pod.ports,
             taken: false,
         };

@@ -80,7 +80,7 @@ fn of(pod: &Pod) -> Candidate<'_> {
         proved_at: pod.proved_at,
         captured_at: pod.captured_at,
         place: Some(place()),
-        redirection: pod.redirection,
+        leads: pod.redirection,
         ports: PortSet::EMPTY,
         taken: false,
     }
