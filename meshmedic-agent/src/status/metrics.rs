@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use meshmedic_common::identity::Component;
 use meshmedic_common::policy::{Means, Withheld};
 use meshmedic_common::repair::heal;
-use meshmedic_common::report::{BreakerScope, Expected, NodeReport, RepairResult, TriggerMode};
+use meshmedic_common::report::{BreakerScope, Expected, NodeReport, PodReport, RepairResult, TriggerMode};
 use meshmedic_common::rules::Rules;
 use meshmedic_common::traffic::{Connections, Passage, Untold};
 use meshmedic_common::verdict::{Condition, Reason, Redirection, State};
@@ -215,7 +215,7 @@ impl Metrics {
     /// Takes how the node and its pods stand now.
     pub fn node(&self, report: &NodeReport) {
         let inner = &*self.0;
-        let count = |of: &dyn Fn(&meshmedic_common::report::PodReport) -> bool| {
+        let count = |of: &dyn Fn(&PodReport) -> bool| {
             i64::try_from(report.pods.iter().filter(|pod| of(pod)).count()).unwrap_or(i64::MAX)
         };
         let finding = |state: State| state.is_finding();
@@ -246,7 +246,8 @@ impl Metrics {
             pod.state == State::Captured && pod.redirection == Redirection::Absent
         }));
         for verdict in Rules::ALL {
-            let pods = count(&|pod| pod.rules.is_some_and(|rules| rules.verdict == *verdict));
+            let of_it = |pod: &PodReport| pod.rules.is_some_and(|rules| rules.verdict == *verdict);
+            let pods = count(&|pod| pod.state.is_held() && of_it(pod));
             inner
                 .rules
                 .get_or_create(&[("verdict", verdict.as_str())])

@@ -122,7 +122,8 @@ fn gauges_follow_the_report() {
     let metrics = Metrics::new();
     metrics.node(&report(
         &[
-            r#""state":"orphan","redirection":"routed","ready":true"#,
+            r#""state":"orphan","redirection":"routed","ready":true,"rules":{"verdict":"present",
+                "ipv4":{"verdict":"present"},"ipv6":{"verdict":"present"}}"#,
             r#""state":"partial","redirection":"routed","ready":false,"stuck":true"#,
             r#""state":"imposter","redirection":"routed""#,
             r#""state":"suspect","redirection":"routed","reason":"confirming""#,

@@ -11,10 +11,13 @@ pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for seen in view.snapshot.scan.all() {
         let twice = seen.rules.filter(|rules| {
+            // Of one that ztunnel does not serve, that is the lesser news.
+            let served = seen.state.is_held();
             let families = [rules.ipv4, rules.ipv6];
-            families
-                .iter()
-                .any(|family| family.backend == Some(Backend::Both))
+            served
+                && families
+                    .iter()
+                    .any(|family| family.backend == Some(Backend::Both))
         });
         let Some(rules) = twice else { continue };
         let object = ObjectRef::new("Pod", &seen.namespace, &seen.name);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+use meshmedic_common::verdict::State;
 use serde_json::json;
 
 use crate::doctor::fixtures::{LONG_AGO, assert_finds, assert_passes, had, healthy, object};
@@ -226,6 +227,12 @@ fn a_pod_with_the_rules_of_both_packet_filters_is_named() {
         );
     }
     assert_passes("MM1606", &of("nft", "nft"));
+    let mut lost = of("both", "nft");
+    let found = had(&mut lost.scan)
+        .iter_mut()
+        .find(|one| one.name == "cart-7d4b-a");
+    found.unwrap().state = State::Orphan;
+    assert_passes("MM1606", &lost);
 }
 
 #[test]
