@@ -23,6 +23,8 @@ const AGENT: &str = concat!("meshmedic/", env!("CARGO_PKG_VERSION"));
 /// How long a connection may be silent. Longer than a watch without news lasts (kube asks for 290 s), so it ends only
 /// what hangs: by default kube waits forever for a server that vanished, and the watch would show its past forever.
 const MAX_SILENCE: Duration = Duration::from_secs(300);
+/// `Date` is cut to this.
+const CUT: SignedDuration = SignedDuration::from_secs(1);
 /// What differs between one watch and the next of the same objects.
 const VOLATILE: [&str; 6] = [
     "allowWatchBookmarks",
@@ -63,16 +65,19 @@ pub fn acting(mut config: Config) -> Result<Acting, Error> {
 
 /// What the API server's clock shows. Timestamps of its objects are compared with this one, not with the node's.
 ///
-/// It is carried on from the last answer by a clock that goes on while the machine sleeps, so it lags by at most what that answer took and the
-/// second to which `Date` is cut; it never runs ahead.
+/// It is carried on from answer to answer by a clock that goes on while the machine sleeps. `Date` is cut to its second,
+/// so an answer says that it is this second or later: the latest that was known so holds while it is within that second.
+/// So it goes on steadily, lags by at most what an answer took and that second, and runs ahead by less than one second,
+/// where this machine's clock is the faster one.
 #[derive(Debug, Default)]
 pub struct ServerClock(Mutex<Option<Reckoning>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Reckoning {
-    /// What the last answer said, and when it came.
+    /// What the last answer said, when it came, and what the time was then by all answers.
     said: Timestamp,
     heard: Uptime,
+    reckoned: Timestamp,
     /// The latest that was shown. An answer that took longer than the one before does not turn the clock back.
     shown: Timestamp,
 }
@@ -81,7 +86,7 @@ impl Reckoning {
     fn at(&self, at: Uptime) -> Timestamp {
         let elapsed = SignedDuration::try_from(at.since(self.heard));
         let elapsed = elapsed.unwrap_or(SignedDuration::MAX);
-        self.said.saturating_add(elapsed).unwrap_or(Timestamp::MAX)
+        self.reckoned.saturating_add(elapsed).unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -108,16 +113,24 @@ impl ServerClock {
 
     fn note(&self, said: Timestamp, heard: Uptime) {
         let mut reckoning = lock(&self.0);
-        let shown = match *reckoning {
-            None => said,
+        let (reckoned, shown) = match *reckoning {
+            None => (said, said),
             // Where the server itself went back, set or another one of several, we go back as far.
             Some(before) if said < before.said => {
                 let back = before.at(heard).duration_since(said);
-                before.shown.saturating_sub(back).unwrap_or(said)
+                (said, before.shown.saturating_sub(back).unwrap_or(said))
             }
-            Some(before) => before.shown,
+            Some(before) => {
+                let latest = said.saturating_add(CUT).unwrap_or(Timestamp::MAX);
+                (before.at(heard).clamp(said, latest), before.shown)
+            }
         };
-        *reckoning = Some(Reckoning { said, heard, shown });
+        *reckoning = Some(Reckoning {
+            said,
+            heard,
+            reckoned,
+            shown,
+        });
     }
 
     /// Only of a success: an error may come from a proxy with a clock of its own.

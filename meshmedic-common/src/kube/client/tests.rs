@@ -86,7 +86,34 @@ fn a_slow_answer_does_not_turn_the_clock_back() {
     );
     assert_eq!(
         clock.now_at(start + seconds(14)),
-        Some(time("2026-08-01T10:00:12Z"))
+        Some(time("2026-08-01T10:00:13Z"))
+    );
+}
+
+/// Fails where each answer sets the clock back to the second to which it is cut: it would stand still until then.
+#[test]
+fn answers_within_one_second_do_not_make_the_clock_stand_still() {
+    let clock = ServerClock::default();
+    let start = Uptime::now();
+    let tenths = |count: u64| Duration::from_millis(100 * count);
+    clock.note(time("2026-08-01T10:00:00Z"), start);
+    let mut last = clock.now_at(start).unwrap();
+    // The server's second began half a second before ours, which shows at the first answer of the next one.
+    for tenth in 1..50 {
+        let said = time("2026-08-01T10:00:00Z") + seconds((tenth + 5) / 10);
+        clock.note(said, start + tenths(tenth));
+        let now = clock.now_at(start + tenths(tenth)).unwrap();
+        let step = Duration::try_from(now.duration_since(last)).unwrap();
+        let expected = tenths(if tenth == 5 { 6 } else { 1 });
+        assert_eq!(step, expected, "after {tenth} tenths of a second");
+        last = now;
+    }
+    // A server that is slower than this machine is never behind by more than its second.
+    clock.note(time("2026-08-01T10:01:00Z"), start + seconds(90));
+    assert!(clock.now_at(start + seconds(90)) <= Some(time("2026-08-01T10:01:30Z")));
+    assert_eq!(
+        clock.now_at(start + seconds(150)),
+        Some(time("2026-08-01T10:02:01Z"))
     );
 }
 
