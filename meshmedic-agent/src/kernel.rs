@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Loads the kernel programs: the trigger (kernel events), what it counts on the way (connections), and the census
-//! (ztunnel's own listeners).
+//! (ztunnel's own listeners, and whether rules lead to them).
 
 mod bpf;
 mod census;
@@ -77,6 +77,8 @@ impl Kernel {
     /// Whether the kernel lets this thread, as it is now, do all that using the programs takes: reading maps and
     /// writing them, and making links for the census.
     pub fn is_usable(&mut self) -> bool {
-        self.trigger.lost().is_ok() && self.census.begin_anew().is_ok()
+        self.trigger.lost().is_ok()
+            && self.census.begin_anew().is_ok()
+            && self.census.hooks_of(std::process::id()).is_ok()
     }
 }
