@@ -199,7 +199,7 @@ fn whoever_looked_and_could_not_tell_saw_nothing() {
     let mut snapshot = apps(|_| ());
     snapshot.scan = healthy().scan;
     for state in had(&mut snapshot.scan) {
-        state.state = meshmedic_common::verdict::State::Unverifiable;
+        state.state = State::Unverifiable;
     }
     assert_finds("MM1605", &snapshot, "Node node-c");
 }
