@@ -105,6 +105,33 @@ impl Agent {
             .collect()
     }
 
+    /// In what call each of its threads is, and the processor time that it took: whether the agent hangs, and where.
+    fn calls(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let read = |task: &Path, file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        let one = |task: std::io::Result<std::fs::DirEntry>| {
+            let task = task.ok()?.path();
+            let ticks: Vec<String> = read(&task, "stat")
+                .split(' ')
+                .skip(13)
+                .take(2)
+                .map(str::to_owned)
+                .collect();
+            Some(format!(
+                "{} {} ticks {}",
+                read(&task, "comm").trim(),
+                read(&task, "syscall").trim(),
+                ticks.join("+")
+            ))
+        };
+        tasks
+            .into_iter()
+            .flatten()
+            .filter_map(one)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// Waits for something that the agent shows.
     pub(crate) fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let ended = |agent: &mut Self| agent.child.try_wait().ok().flatten();
@@ -112,9 +139,10 @@ impl Agent {
         if result.is_err() || !condition(self) {
             let log: Vec<String> = self.log().iter().map(Value::to_string).collect();
             panic!(
-                "{what} did not come about ({:?}):\n{}",
+                "{what} did not come about ({:?}):\n{}\n{}",
                 ended(self),
-                log.join("\n")
+                log.join("\n"),
+                self.calls()
             );
         }
     }
