@@ -25,8 +25,7 @@ fn read(census: &mut Census, netns: u32) -> PodRules {
         let next = once(census, netns);
         assert!(next.are_as(&first), "{first:?}, and then {next:?}");
     }
-    // SAFETY: the call has no preconditions.
-    let thread = unsafe { libc::gettid() }.cast_unsigned();
+    let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
     if census.is_filtered() {
         let (found, rules) = through(census, thread).expect("its rules");
         assert_eq!(found, netns);
