@@ -125,20 +125,30 @@ unsafe fn visit(ctx: *mut c_void) {
         ipv6,
     };
     // SAFETY: see above.
-    let seq: *mut seq_file = unsafe { field(meta, &META_SEQ) };
-    // A full buffer is the kernel's to handle: it visits this file again in the next read.
-    // SAFETY: `row` has no uninitialised byte, since its padding is explicit, and it outlives the call.
-    unsafe {
-        bpf_seq_write(
-            seq,
-            (&raw const row).cast_mut().cast(),
-            size_of::<CensusRow>() as u32,
-        )
-    };
+    unsafe { write(meta, &row) };
     debug!(
         &Context(ctx),
         "census: port {} family {} netns {} tgid {}", port, family, row.netns, tgid
     );
+}
+
+/// Hands a row to whoever reads. A full buffer is the kernel's to handle: it visits the same object again in the next
+/// read.
+///
+/// # Safety
+/// `meta` must be the iterator's own, which the verifier knows, and the offsets the kernel's own.
+#[inline(always)]
+pub unsafe fn write(meta: *const u8, row: &CensusRow) {
+    // SAFETY: as the caller promises.
+    let seq: *mut seq_file = unsafe { field(meta, &META_SEQ) };
+    // SAFETY: `row` has no uninitialised byte, since its padding is explicit, and it outlives the call.
+    unsafe {
+        bpf_seq_write(
+            seq,
+            (&raw const *row).cast_mut().cast(),
+            size_of::<CensusRow>() as u32,
+        )
+    };
 }
 
 /// Whether a thread group is one of those that are looked for.

@@ -3,15 +3,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::{seq_file, task_struct},
-    helpers::generated::bpf_seq_write,
-};
+use aya_ebpf::bindings::task_struct;
 use meshmedic_common::abi::CensusRow;
 
 use crate::{
-    census::is_asked_for,
-    offsets::{META_SEQ, NET_INUM, NSPROXY_NET, RULES_READ, TASK_NSPROXY, TASK_TGID, field},
+    census::{is_asked_for, write},
+    offsets::{NET_INUM, NSPROXY_NET, RULES_READ, TASK_NSPROXY, TASK_TGID, field},
     rules,
 };
 
@@ -66,13 +63,5 @@ unsafe fn visit(ctx: *mut c_void) {
         ..CensusRow::NO_SOCKET
     };
     // SAFETY: see above.
-    let seq: *mut seq_file = unsafe { field(meta, &META_SEQ) };
-    // SAFETY: `row` has no uninitialised byte, since its padding is explicit, and it outlives the call.
-    unsafe {
-        bpf_seq_write(
-            seq,
-            (&raw const row).cast_mut().cast(),
-            size_of::<CensusRow>() as u32,
-        )
-    };
+    unsafe { write(meta, &row) };
 }

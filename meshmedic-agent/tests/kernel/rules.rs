@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use meshmedic_agent::kernel::{self, Census, Options};
-use meshmedic_common::abi::CENSUSES_KEPT;
+use meshmedic_common::abi::{CENSUSES_KEPT, FamilyHooks};
 use meshmedic_common::rules::{Backend, FamilyRules, PodRules, Rules, RulesProof, Unfollowed};
 use meshmedic_lab::rules::{Filter, IstioRules, run};
 
@@ -37,9 +37,13 @@ fn read(census: &mut Census, netns: u32) -> PodRules {
 /// The namespace in which a process is, and what is said of it.
 fn through(census: &mut Census, pid: u32) -> Option<(u32, PodRules)> {
     let (netns, hooks) = census.hooks_of(pid).expect("the packet filter of a process")?;
+    Some((netns, judged(census, hooks)))
+}
+
+fn judged(census: &Census, hooks: [FamilyHooks; 2]) -> PodRules {
     let lacking = census.rules_lacking();
     let [ipv4, ipv6] = hooks.map(|hooks| FamilyRules::of(hooks, lacking));
-    Some((netns, PodRules::of(ipv4, ipv6, &BOTH)))
+    PodRules::of(ipv4, ipv6, &BOTH)
 }
 
 /// What one census says of it.
@@ -50,12 +54,7 @@ fn once(census: &mut Census, netns: u32) -> PodRules {
         .iter()
         .find(|row| row.netns == netns && row.port == 15001)
         .expect("a row of this namespace");
-    let lacking = census.rules_lacking();
-    PodRules::of(
-        FamilyRules::of(row.ipv4, lacking),
-        FamilyRules::of(row.ipv6, lacking),
-        &BOTH,
-    )
+    judged(census, [row.ipv4, row.ipv6])
 }
 
 fn backend(filter: Filter) -> Backend {

@@ -10,14 +10,13 @@ use crate::doctor::view::View;
 pub(super) fn run(view: &View<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for seen in view.snapshot.scan.all() {
-        let twice = seen.rules.filter(|rules| {
-            // Of one that ztunnel does not serve, that is the lesser news.
-            let served = seen.state.is_held();
+        // Of a pod that ztunnel does not serve, that is the lesser news.
+        let served = seen.rules.filter(|_| seen.state.is_held());
+        let twice = served.filter(|rules| {
             let families = [rules.ipv4, rules.ipv6];
-            served
-                && families
-                    .iter()
-                    .any(|family| family.backend == Some(Backend::Both))
+            families
+                .iter()
+                .any(|family| family.backend == Some(Backend::Both))
         });
         let Some(rules) = twice else { continue };
         let object = ObjectRef::new("Pod", &seen.namespace, &seen.name);
