@@ -22,7 +22,7 @@ use crate::scan::{self, sweep};
 use crate::selection::{self, Mesh, Selection, again};
 use crate::ways::{Age, WayArgs, fleet};
 
-pub(crate) use legs::Leg;
+pub(crate) use legs::{Leg, Verdict};
 pub(crate) use show::story;
 pub(crate) use story::{Known, Section};
 

@@ -24,6 +24,7 @@ mod istio;
 mod man_pages;
 #[cfg(all(target_os = "linux", feature = "node"))]
 mod node;
+mod open_connection;
 mod output;
 mod print_sockets;
 mod prove;
@@ -118,6 +119,9 @@ enum Command {
     /// Print the socket tables and routes of this network namespace
     #[command(hide = true)]
     PrintSockets,
+    /// Open one connection from this network namespace, and tell whether ztunnel took it
+    #[command(hide = true)]
+    OpenConnection(open_connection::Args),
 }
 
 /// Does what the command line says.
@@ -159,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::ManPages(args) => man_pages::run(&args, command()),
         Command::CliPage => cli_page::run(command()),
         Command::PrintSockets => print_sockets::run(),
+        Command::OpenConnection(args) => open_connection::run(&args),
         Command::Version => output::line(&format!("meshmedic {}", env!("CARGO_PKG_VERSION"))).map(|()| 0),
     };
     match result {

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `meshmedic prove POD`: whether the mesh has one pod, leg by leg, and what could not be seen.
 
+mod active;
+
+use std::net::SocketAddr;
+
 use serde::Serialize;
 
 use crate::connection::{self, Connection};
 use crate::doctor::{self, Part, ZtunnelDump};
-use crate::explain::{self, Known, Leg, Question, Section};
+use crate::explain::{self, Known, Leg, Question, Section, Verdict};
+use crate::open_connection;
 use crate::output::{Format, write};
 use crate::selection::Selection;
 use meshmedic_common::report::API_VERSION;
@@ -21,6 +26,13 @@ pub(crate) struct Args {
     /// How to write the result
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+    /// Open one connection from the pod's network namespace, and see there whether ztunnel takes it: by a probe of
+    /// MeshMedic's own image, an ephemeral container, which stays in the pod's spec for ever
+    #[arg(long, conflicts_with = "no_probe")]
+    active: bool,
+    /// Whom that connection is opened to [default: the Kubernetes API]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "active", value_parser = open_connection::peer)]
+    to: Option<SocketAddr>,
     #[command(flatten)]
     question: Question,
 }
@@ -31,9 +43,15 @@ and traffic are read from the kernel. What ztunnel and the API say is a belief.
 
 Exit codes, whatever the output format:
   0  the pod is captured, or need not be
-  1  it is an orphan, partly captured, it bypasses ztunnel, or an imposter holds its ports
+  1  it is an orphan, partly captured, it bypasses ztunnel, or an imposter holds its ports;
+     or the connection of --active went past ztunnel
   2  wrong usage
-  3  undetermined: it could not be read";
+  3  undetermined: it could not be read, or the connection of --active tells nothing
+
+Examples:
+  meshmedic prove -n shop cart-7d4b9c6f5-x2x9k
+  meshmedic prove shop/cart-7d4b9c6f5-x2x9k --active    open a connection and follow it
+  meshmedic prove shop/cart-7d4b9c6f5-x2x9k -o json     for programs";
 
 /// What is printed for programs.
 #[derive(Serialize)]
@@ -60,7 +78,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     connection::runtime()?.block_on(async {
         let (connection, selection, known) = args.question.ask().await?;
         let belief = belief(args, &connection, selection, &known).await;
-        let legs = known.legs(&belief);
+        let mut legs = known.legs(&belief);
+        if args.active {
+            let found = active::look(&connection, args.question.ways(), &known, args.to).await?;
+            legs.push(active::leg(&known, &found));
+        }
         match args.output {
             Format::Table | Format::Wide => {
                 explain::story(&known.title(), &sections(&legs, &known.notes))?;
@@ -71,8 +93,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
             ))?,
             Format::Yaml => write(&serde_saphyr::to_string(&proof(&known, &legs))?)?,
         }
-        Ok(exit_code([known.pod.state]))
+        Ok(code(&known, &legs))
     })
+}
+
+/// A connection that went past ztunnel is a finding whatever the state says, and one that proves nothing leaves open
+/// what was asked. Neither says anything of a pod that need not be captured.
+fn code(known: &Known, legs: &[Leg]) -> u8 {
+    let states = match active::verdict(legs) {
+        _ if known.pod.state == State::Exempt => [State::Exempt; 2],
+        Some(Verdict::Disproved) => [known.pod.state, State::Bypassing],
+        Some(Verdict::Unknown) => [known.pod.state, State::Unverifiable],
+        _ => [known.pod.state; 2],
+    };
+    exit_code(states)
 }
 
 /// What the ztunnel of its node says of itself.

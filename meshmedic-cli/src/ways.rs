@@ -7,18 +7,21 @@ mod probe;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
 use meshmedic_common::duration;
+use meshmedic_common::facts::PodFacts;
 use meshmedic_common::report::PodReport;
 use meshmedic_common::verdict::{Owner, Reason, State};
 use serde::Serialize;
 
 use crate::connection::{Connection, Failure};
 use crate::exit::Usage;
+use crate::open_connection::Opened;
 use crate::selection::{Selection, Target};
 
 pub(crate) use agent::{Fleet, Words, first_report, fleet};
@@ -506,6 +509,26 @@ const SERVER_CLOCK: Duration = Duration::from_secs(2);
 const NEXT_READING: Duration = Duration::from_secs(60);
 /// How often it is asked meanwhile.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Opens a connection from a pod's network namespace by a probe of our own image; gives its name, and what became of
+/// the connection.
+pub(crate) async fn open(
+    connection: &Connection,
+    args: &WayArgs,
+    facts: &PodFacts,
+    to: Option<SocketAddr>,
+) -> Result<(String, Opened), String> {
+    if facts.host_network {
+        return Err("it has no network namespace of its own".to_owned());
+    }
+    let agents = agent::ask(connection, args, facts.node.as_deref().into_iter().collect()).await;
+    let image = probe::own_image(args, &agents)?;
+    let patience = args.timeout.saturating_mul(PROBE_PATIENCE);
+    let open = probe::open(connection, facts, &image, to);
+    let opened = tokio::time::timeout(patience, open).await;
+    let opened = opened.unwrap_or_else(|_| Err(late(patience)));
+    opened.map_err(|unread| unread.detail)
+}
 
 /// Whether an agent's verdict needs no further look. What it has not made up its mind about we can read as well.
 fn is_settled(report: &PodReport) -> bool {

@@ -4,6 +4,8 @@
 //! The text may come from a pod and is not trusted: a row that does not look right is counted and
 //! skipped, a line without end is cut, and nothing panics.
 
+use std::net::{IpAddr, SocketAddr};
+
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{self, is_capture_port};
@@ -32,6 +34,15 @@ pub enum AddressKind {
 }
 
 impl AddressKind {
+    /// The kind of an address.
+    fn of(address: IpAddr) -> Self {
+        match address {
+            address if address.is_unspecified() => Self::Wildcard,
+            address if address.is_loopback() => Self::Loopback,
+            _ => Self::Other,
+        }
+    }
+
     /// The kind that a kernel program wrote down.
     #[must_use]
     pub const fn from_abi(kind: u8) -> Self {
@@ -242,10 +253,7 @@ fn parse_row(line: &[u8], family: Family) -> Option<Row> {
     let state = columns.next()?;
     if state != LISTEN {
         let known = state.len() == 2 && hex(state)? <= 0x0D;
-        let elsewhere = || {
-            let address = remote.split(|b| *b == b':').next().unwrap_or_default();
-            address_kind(address, family) != Some(AddressKind::Loopback)
-        };
+        let elsewhere = || !end(remote, family).is_some_and(|remote| remote.ip().is_loopback());
         let open = state == ESTABLISHED && elsewhere();
         return known.then_some(Row::Connected { open });
     }
@@ -253,22 +261,55 @@ fn parse_row(line: &[u8], family: Family) -> Option<Row> {
     let uid = decimal(columns.next()?)?.try_into().ok()?;
     let _timeout = columns.next()?;
     let inode = decimal(columns.next()?)?;
-    let colon = local.iter().position(|b| *b == b':')?;
-    let (address, port) = (&local[..colon], &local[colon + 1..]);
-    if port.len() != 4 {
-        return None;
-    }
+    let local = end(local, family)?;
     Some(Row::Listening(Listener {
-        port: hex(port)?.try_into().ok()?,
+        port: local.port(),
         family,
-        address: address_kind(address, family)?,
+        address: AddressKind::of(local.ip()),
         inode,
         uid,
     }))
 }
 
-/// The kernel prints an address as 32-bit words in the machine's own byte order.
-fn address_kind(text: &[u8], family: Family) -> Option<AddressKind> {
+/// Both ends of a connection, as a row shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Its end in this namespace.
+    pub local: SocketAddr,
+    /// The other one.
+    pub remote: SocketAddr,
+    /// Whether it is open, and not being made or ended.
+    pub open: bool,
+}
+
+/// The ends of the connection in a row; `None` for a listener, for the header and for what makes no sense.
+#[must_use]
+pub fn ends(row: &[u8], family: Family) -> Option<Ends> {
+    let mut columns = row.split(|b| *b == b' ').filter(|column| !column.is_empty());
+    decimal(columns.next()?.strip_suffix(b":")?)?;
+    let (local, remote) = (columns.next()?, columns.next()?);
+    let state = columns.next()?;
+    (state != LISTEN).then_some(Ends {
+        local: end(local, family)?,
+        remote: end(remote, family)?,
+        open: state == ESTABLISHED,
+    })
+}
+
+/// `0100007F:1F90`
+fn end(text: &[u8], family: Family) -> Option<SocketAddr> {
+    let colon = text.iter().position(|b| *b == b':')?;
+    let port = &text[colon + 1..];
+    let port = (port.len() == 4).then(|| hex(port))??;
+    Some(SocketAddr::new(
+        address(&text[..colon], family)?,
+        port.try_into().ok()?,
+    ))
+}
+
+/// The kernel prints an address as 32-bit words in the machine's own byte order. One of IPv4 is told as such in either
+/// table.
+fn address(text: &[u8], family: Family) -> Option<IpAddr> {
     let mut bytes = [0_u8; 16];
     let words = match family {
         Family::Inet => 1,
@@ -280,18 +321,9 @@ fn address_kind(text: &[u8], family: Family) -> Option<AddressKind> {
     for (word, out) in text.chunks_exact(8).zip(bytes.chunks_exact_mut(4)) {
         out.copy_from_slice(&u32::try_from(hex(word)?).ok()?.to_ne_bytes());
     }
-    let kind_of_v4 = |v4: std::net::Ipv4Addr| match v4 {
-        v4 if v4.is_unspecified() => AddressKind::Wildcard,
-        v4 if v4.is_loopback() => AddressKind::Loopback,
-        _ => AddressKind::Other,
-    };
     Some(match family {
-        Family::Inet => kind_of_v4([bytes[0], bytes[1], bytes[2], bytes[3]].into()),
-        Family::Inet6 => match std::net::Ipv6Addr::from(bytes) {
-            v6 if v6.is_unspecified() => AddressKind::Wildcard,
-            v6 if v6.is_loopback() => AddressKind::Loopback,
-            v6 => v6.to_ipv4_mapped().map_or(AddressKind::Other, kind_of_v4),
-        },
+        Family::Inet => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        Family::Inet6 => IpAddr::from(bytes).to_canonical(),
     })
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Section {
 
 /// All that is known.
 pub(crate) struct Known {
-    pub(super) facts: PodFacts,
+    pub(crate) facts: PodFacts,
     pub(super) times: Times,
     pub(crate) pod: ScannedPod,
     pub(super) expectation: Expectation,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reading a pod by an ephemeral container, for images that have no `cat`.
+//! Looking at a pod by an ephemeral container: for images that have no `cat`, and for a connection of its own.
 //!
-//! It prints the tables and ends by itself; its log is what is read. Nothing of it runs afterwards, but its entry stays
-//! in the pod's spec, since Kubernetes takes none back.
+//! It prints what it sees and ends by itself; its log is what is read. Nothing of it runs afterwards, but its entry
+//! stays in the pod's spec, since Kubernetes takes none back.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::AsyncReadExt as _;
@@ -12,6 +13,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
+use meshmedic_common::facts::PodFacts;
 use meshmedic_common::identity::Component;
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::Reason;
@@ -21,15 +23,19 @@ use super::agent::Agents;
 use super::tables::{FILES, Readout, Tables};
 use super::{Unread, WayArgs};
 use crate::connection::Connection;
+use crate::open_connection::Opened;
 use crate::selection::{Target, list};
 
-/// The command of our own image that prints the tables.
+/// The commands of our own image: one prints the tables, the other opens a connection.
 pub(crate) const PRINT: &str = "print-sockets";
+pub(crate) const OPEN: &str = "open-connection";
 /// Nobody in particular: the user of our own image.
 const NOBODY: i64 = 65_532;
 /// How much of a log is read: more than the tables of hundreds of thousands of connections.
 const MAX_LOG: usize = 128 * 1024 * 1024;
 const BUFFER: usize = 64 * 1024;
+/// What a probe says of a connection is one line, which warnings may precede.
+const MAX_SAID: usize = 64 * 1024;
 /// How often it is asked whether the probe has ended.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -50,6 +56,24 @@ pub(super) struct Image {
     name: String,
     /// Whether it is ours, which needs no `cat`.
     own: bool,
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug)]
+enum Errand {
+    /// Printing the tables.
+    Tables,
+    /// Opening a connection; to the Kubernetes API, where nobody else is named.
+    Connection(Option<SocketAddr>),
+}
+
+/// The image that can open a connection: ours, or what is named as such.
+pub(super) fn own_image(args: &WayArgs, agents: &Agents) -> Result<Image, String> {
+    let name = args.probe_image.as_deref().or(agents.image());
+    let name = name.map(str::to_owned).ok_or(
+        "no image for a probe: no MeshMedic DaemonSet can be read; name the image of one with --probe-image",
+    )?;
+    Ok(Image { name, own: true })
 }
 
 /// Chooses the image.
@@ -100,20 +124,66 @@ pub(super) async fn read(
     image: &Image,
     placed: impl Fn(&str),
 ) -> Result<(String, Readout), Unread> {
-    let facts = &target.facts;
+    let pods = pods(connection, &target.facts);
+    let name = send(connection, &pods, &target.facts, image, Errand::Tables, placed).await?;
+    let reading = tables(connection, &pods, &target.facts, &name).await?;
+    Ok((name, reading))
+}
+
+/// Opens a connection from the pod's network namespace, and gives what the probe saw of it.
+pub(super) async fn open(
+    connection: &Connection,
+    facts: &PodFacts,
+    image: &Image,
+    to: Option<SocketAddr>,
+) -> Result<(String, Opened), Unread> {
+    let pods = pods(connection, facts);
+    let name = send(connection, &pods, facts, image, Errand::Connection(to), |_| {}).await?;
+    let mut said = Vec::new();
+    let whole = log(connection, &pods, facts, &name, |piece| {
+        said.extend_from_slice(&piece[..piece.len().min(MAX_SAID - said.len())]);
+        said.len() < MAX_SAID
+    });
+    whole.await?;
+    let lines = || said.split(|byte| *byte == b'\n').rev();
+    match lines().find_map(|line| serde_json::from_slice(line).ok()) {
+        Some(opened) => Ok((name, opened)),
+        None => {
+            let words = lines()
+                .find(|line| !line.trim_ascii().is_empty())
+                .unwrap_or_default();
+            let words = clean(&String::from_utf8_lossy(words), MAX_WORDS);
+            let detail = format!("the probe {name} opened none, and its log ends with \"{words}\"");
+            Err(Unread::new(Reason::ReadFailed, detail))
+        }
+    }
+}
+
+fn pods(connection: &Connection, facts: &PodFacts) -> Api<Pod> {
+    Api::namespaced(connection.client.clone(), &facts.namespace)
+}
+
+/// Adds a probe to the pod and waits for its end; gives its name.
+async fn send(
+    connection: &Connection,
+    pods: &Api<Pod>,
+    facts: &PodFacts,
+    image: &Image,
+    errand: Errand,
+    placed: impl Fn(&str),
+) -> Result<String, Unread> {
     if facts.mirror {
         return Err(Unread::new(
             Reason::NoReader,
             "it is a static pod, which can have no probe",
         ));
     }
-    let pods: Api<Pod> = Api::namespaced(connection.client.clone(), &facts.namespace);
     // Another scan may be at the same pod, and earlier probes are still in its spec.
     let name = format!(
         "meshmedic-probe-{:08x}",
         RandomState::new().hash_one(&facts.uid) & 0xffff_ffff
     );
-    let patch = Patch::Strategic(container(&facts.uid, &name, image));
+    let patch = Patch::Strategic(container(&facts.uid, &name, image, errand));
     let parameters = PatchParams::default();
     let added = pods.patch_ephemeral_containers(&facts.name, &parameters, &patch);
     connection
@@ -121,13 +191,12 @@ pub(super) async fn read(
         .await
         .map_err(|failure| Unread::of(&failure))?;
     placed(&facts.uid);
-    wait(connection, &pods, target, &name, image).await?;
-    let reading = log(connection, &pods, target, &name).await?;
-    Ok((name, reading))
+    wait(connection, pods, facts, &name, image).await?;
+    Ok(name)
 }
 
 /// An ephemeral container that the Pod Security level `restricted` admits.
-fn container(uid: &str, name: &str, image: &Image) -> serde_json::Value {
+fn container(uid: &str, name: &str, image: &Image, errand: Errand) -> serde_json::Value {
     let mut container = json!({
         "name": name,
         "image": image.name,
@@ -146,10 +215,11 @@ fn container(uid: &str, name: &str, image: &Image) -> serde_json::Value {
             "seccompProfile": { "type": "RuntimeDefault" },
         },
     });
-    if image.own {
-        container["args"] = json!([PRINT]);
-    } else {
-        container["command"] = json!([&["cat"], &FILES[..]].concat());
+    match errand {
+        Errand::Connection(Some(to)) => container["args"] = json!([OPEN, to.to_string()]),
+        Errand::Connection(None) => container["args"] = json!([OPEN]),
+        Errand::Tables if image.own => container["args"] = json!([PRINT]),
+        Errand::Tables => container["command"] = json!([&["cat"], &FILES[..]].concat()),
     }
     // With the UID, a pod of the same name that came in between is refused and not touched.
     json!({ "metadata": { "uid": uid }, "spec": { "ephemeralContainers": [container] } })
@@ -159,17 +229,17 @@ fn container(uid: &str, name: &str, image: &Image) -> serde_json::Value {
 async fn wait(
     connection: &Connection,
     pods: &Api<Pod>,
-    target: &Target,
+    facts: &PodFacts,
     name: &str,
     image: &Image,
 ) -> Result<(), Unread> {
     let mut pause = FIRST_PAUSE;
     loop {
         let found = connection
-            .ask("reading the probe's state", || pods.get(&target.facts.name))
+            .ask("reading the probe's state", || pods.get(&facts.name))
             .await;
         let pod = found.map_err(|failure| Unread::of(&failure))?;
-        if pod.metadata.uid.as_deref() != Some(&target.facts.uid) {
+        if pod.metadata.uid.as_deref() != Some(&facts.uid) {
             return Err(Unread::new(Reason::Gone, "the pod was replaced"));
         }
         let statuses = pod.status.and_then(|status| status.ephemeral_container_statuses);
@@ -207,12 +277,40 @@ fn ended(state: &ContainerState, image: &Image) -> Result<bool, Unread> {
     Ok(false)
 }
 
+/// The tables that its log is.
+async fn tables(
+    connection: &Connection,
+    pods: &Api<Pod>,
+    facts: &PodFacts,
+    name: &str,
+) -> Result<Readout, Unread> {
+    let mut tables = Tables::default();
+    let mut read = 0_usize;
+    let whole = log(connection, pods, facts, name, |piece| {
+        read = read.saturating_add(piece.len());
+        tables.feed(piece);
+        read <= MAX_LOG
+    });
+    if !whole.await? {
+        return Err(Unread::new(
+            Reason::Malformed,
+            "the probe's log is longer than any socket table",
+        ));
+    }
+    tables.end();
+    tables
+        .finish()
+        .map_err(|(reason, detail)| Unread::new(reason, format!("the probe: {detail}")))
+}
+
+/// Reads its log piece by piece, for as long as they are taken; gives whether it was read to its end.
 async fn log(
     connection: &Connection,
     pods: &Api<Pod>,
-    target: &Target,
+    facts: &PodFacts,
     name: &str,
-) -> Result<Readout, Unread> {
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, Unread> {
     let parameters = LogParams {
         container: Some(name.to_owned()),
         limit_bytes: i64::try_from(MAX_LOG).ok(),
@@ -220,30 +318,17 @@ async fn log(
     };
     let stream = connection
         .ask("reading the probe's log", || {
-            pods.log_stream(&target.facts.name, &parameters)
+            pods.log_stream(&facts.name, &parameters)
         })
         .await;
     let stream = stream.map_err(|failure| Unread::of(&failure))?;
     let mut stream = std::pin::pin!(stream);
-    let mut tables = Tables::default();
     let mut buffer = vec![0; BUFFER];
-    let mut read = 0_usize;
     loop {
         match stream.read(&mut buffer).await {
-            Ok(0) => {
-                tables.end();
-                break;
-            }
-            Ok(length) => {
-                read = read.saturating_add(length);
-                tables.feed(&buffer[..length]);
-                if read > MAX_LOG {
-                    return Err(Unread::new(
-                        Reason::Malformed,
-                        "the probe's log is longer than any socket table",
-                    ));
-                }
-            }
+            Ok(0) => return Ok(true),
+            Ok(length) if take(&buffer[..length]) => {}
+            Ok(_) => return Ok(false),
             Err(error) => {
                 let words = clean(&error.to_string(), MAX_WORDS);
                 return Err(Unread::new(
@@ -253,9 +338,6 @@ async fn log(
             }
         }
     }
-    tables
-        .finish()
-        .map_err(|(reason, detail)| Unread::new(reason, format!("the probe: {detail}")))
 }
 
 #[cfg(test)]
@@ -273,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_probe_is_what_the_restricted_level_admits() {
-        let patch = container("uid-1", "p", &image());
+        let patch = container("uid-1", "p", &image(), Errand::Tables);
         assert_eq!(patch["metadata"]["uid"], "uid-1");
         let container_of = |patch: &serde_json::Value| patch["spec"]["ephemeralContainers"][0].clone();
         let probe = container_of(&patch);
@@ -286,11 +368,16 @@ mod tests {
         assert_eq!(security["runAsNonRoot"], true);
         assert_eq!(security["capabilities"], json!({ "drop": ["ALL"] }));
         assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
-        let own = container_of(&container("u", "p", &Image { own: true, ..image() }));
+        let ours = Image { own: true, ..image() };
+        let own = container_of(&container("u", "p", &ours, Errand::Tables));
         assert_eq!(
             (own["args"].clone(), own["command"].is_null()),
             (json!([PRINT]), true)
         );
+        let args = |to| container_of(&container("u", "p", &ours, Errand::Connection(to)))["args"].clone();
+        assert_eq!(args(None), json!([OPEN]));
+        let to = "[fd00::1]:443".parse().unwrap();
+        assert_eq!(args(Some(to)), json!([OPEN, "[fd00::1]:443"]));
     }
 
     #[test]

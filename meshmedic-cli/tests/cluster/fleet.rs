@@ -25,7 +25,7 @@ pub(crate) fn run(world: &World, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[track_caller]
-fn assert_says(text: &str, words: &[&str]) {
+pub(crate) fn assert_says(text: &str, words: &[&str]) {
     // Sentences are broken where a line is full.
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for word in words {
@@ -257,65 +257,4 @@ fn a_pods_story_is_told() {
         "{text}"
     );
     assert_eq!(explain("shop/A B").0, Some(2));
-}
-
-/// Each leg has its verdict, and what nobody could see is said. Nothing listens as ztunnel's admin here.
-#[test]
-fn a_pod_is_proved_leg_by_leg() {
-    if !need::root("a_pod_is_proved_leg_by_leg") {
-        return;
-    }
-    let (world, pods, _agent) = an_orphan_of_two();
-    let prove = |pod: &Pod, more: &[&str]| {
-        let name = format!("shop/{}", pod.name());
-        let words = [&["prove", &name, "--confirm", "200ms", "--settle", "0s"], more].concat();
-        run(&world, &words)
-    };
-    let verdicts = |pod: &Pod, more: &[&str]| {
-        let (code, text) = prove(pod, &[&["-o", "json"], more].concat());
-        let proof: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        assert_eq!(proof["kind"], "PodProof", "{text}");
-        let legs = proof["legs"].as_array().unwrap().iter();
-        let legs: Vec<(String, String)> = legs
-            .map(|leg| {
-                let word = |key: &str| leg[key].as_str().unwrap().to_owned();
-                (word("leg"), word("verdict"))
-            })
-            .collect();
-        (code, legs)
-    };
-    let leg = |legs: &[(String, String)], name: &str| {
-        let found = legs.iter().find(|(leg, _)| leg == name);
-        found
-            .unwrap_or_else(|| panic!("{name} is no leg of {legs:?}"))
-            .1
-            .clone()
-    };
-    let (code, legs) = verdicts(&pods[0], &[]);
-    assert_eq!(code, Some(1), "{legs:?}");
-    assert_eq!(leg(&legs, "listeners"), "disproved");
-    assert_eq!(leg(&legs, "api"), "believed", "the API knows nothing of it");
-    let (code, legs) = verdicts(&pods[1], &[]);
-    assert_eq!(code, Some(0), "{legs:?}");
-    assert_eq!(leg(&legs, "listeners"), "proved");
-    assert_ne!(leg(&legs, "traffic"), "disproved", "it has none");
-    // The pod's own word proves nothing, and of rules and traffic it says none.
-    let (code, legs) = verdicts(&pods[1], &["--via", "exec"]);
-    assert_eq!(code, Some(0), "{legs:?}");
-    assert_eq!(leg(&legs, "listeners"), "believed");
-    assert_eq!(
-        (leg(&legs, "rules"), leg(&legs, "traffic")),
-        ("unknown".into(), "unknown".into())
-    );
-    let (code, text) = prove(&pods[1], &[]);
-    assert_eq!(code, Some(0), "{text}");
-    assert_says(
-        &text,
-        &[
-            "Does ztunnel listen in it? proved.",
-            "Not seen: Whether ztunnel answers on them.",
-            "Does the API say that it is enrolled? believed.",
-            "ReplicaSet cart-",
-        ],
-    );
 }

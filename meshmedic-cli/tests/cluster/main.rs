@@ -14,6 +14,7 @@ mod in_place;
 mod install;
 mod node_condition;
 mod process;
+mod prove;
 mod repair;
 mod rights;
 mod scan;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the agents do about a pod outside the mesh: in place, and where that is not allowed by a real eviction.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::mesh::{Mesh, Pod, REDIRECTION, Write};
 
@@ -62,12 +62,35 @@ fn a_single_loss(mesh: &Mesh, pod: &Pod) {
 /// Its listeners stay: only the kernel shows that its traffic goes past them.
 fn rules_flushed(mesh: &Mesh, pod: &Pod) {
     let (before, rules) = (mesh.asks_for(pod), mesh.rules(pod));
+    assert_eq!(connection(mesh, pod), (Some(0), "proved".to_owned()));
+    mesh.say("ztunnel took a connection to the API that was opened in a pod");
+    let pause = ["pause", "--reason", "a look at what is lost"];
+    assert!(mesh.meshmedic(&pause).status.success());
     mesh.flush(pod);
     mesh.say("a pod's rules are gone, its listeners are not");
+    assert_eq!(connection(mesh, pod), (Some(1), "disproved".to_owned()));
+    mesh.say("such a connection goes past ztunnel");
+    assert!(mesh.meshmedic(&["resume"]).status.success());
     mesh.until("its rules to be back", || mesh.rules(pod) == rules);
     mesh.say("its rules are back");
     mesh.until("the agent to have proved it", || mesh.state(pod) == "captured");
     assert_eq!(mesh.asks_for(pod) - before, 1);
+}
+
+/// What `prove --active` ends with, and says of the connection.
+fn connection(mesh: &Mesh, pod: &Pod) -> (Option<i32>, String) {
+    let name = format!("{}/{}", pod.namespace, pod.name);
+    let output = mesh.meshmedic(&["prove", &name, "--active", "-o", "json"]);
+    let proof: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let legs = proof["legs"].as_array().into_iter().flatten();
+    let leg = legs.rfind(|leg| leg["leg"] == "connection");
+    let leg = leg.unwrap_or_else(|| panic!("no connection was opened: {proof:#}"));
+    println!("{leg:#}");
+    (
+        output.status.code(),
+        leg["verdict"].as_str().unwrap_or_default().to_owned(),
+    )
 }
 
 /// istio-cni remembers the sandbox before, so the first ask fails and costs it that memory.
