@@ -4,17 +4,23 @@
 //! From kernel 6.17 on a namespace carries a generation, which every change of nf_tables in it advances; before, what
 //! met nf_tables is never kept. A legacy table is never changed in place but for its counters: each change puts a new
 //! one where it stood. Where all of these and the hooks are what they were, the names behind them are not followed anew.
+//! Where both of Istio's chains were found, the hooks behind nat's own do not matter: what is there is taken away by such
+//! a change, or with nat itself, and what else comes there takes nothing away.
 //! A doubt is never kept. A change may advance the generation a moment before it takes effect, and a table may come to
 //! lie where one lay before, so two readings must agree before one is used again, and after a few uses the names are
 //! followed once more.
 
 use aya_ebpf::{macros::map, maps::Array};
-use meshmedic_common::abi::{CENSUSES_KEPT, FOUND_BEFORE, FamilyHooks, RulesLayout};
+use meshmedic_common::abi::{
+    CENSUSES_KEPT, FOUND_BEFORE, FOUND_NAT_OUTPUT, FOUND_NAT_PREROUTING, FamilyHooks, RulesLayout,
+};
 
 use crate::walk::read;
 
 /// A power of two. Namespaces that meet in one slot are followed each time.
 const SLOTS: u32 = 4096;
+/// Both of Istio's chains.
+const BOTH: u8 = FOUND_NAT_PREROUTING | FOUND_NAT_OUTPUT;
 
 /// The hooks that lead to Istio's chains: PREROUTING and OUTPUT, of IPv4 and then of IPv6.
 pub type Places = [u64; 4];
@@ -23,7 +29,7 @@ pub type Places = [u64; 4];
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Ends {
-    /// What nat has at these places, behind which its own hooks stand.
+    /// What nat has at these places, behind which its own hooks stand; zero where these do not matter.
     pub nat: Places,
     /// The legacy tables, nat and mangle of IPv4 and then of IPv6.
     pub tables: [u64; 4],
@@ -79,6 +85,15 @@ pub fn keep(namespace: &Namespace, ends: Ends, found: [FamilyHooks; 2], traced: 
     if !traced || found[0].doubt | found[1].doubt != 0 {
         known.cookie = 0;
         return;
+    }
+    let mut ends = ends;
+    let mut family = 0;
+    while family < 2 {
+        if found[family].found & BOTH == BOTH {
+            ends.nat[family * 2] = 0;
+            ends.nat[family * 2 + 1] = 0;
+        }
+        family += 1;
     }
     let agree = is_same(known, namespace, layout)
         && alike(&known.found[0], &found[0])
