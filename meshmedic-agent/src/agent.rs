@@ -4,6 +4,7 @@
 //! The loop alone changes anything. Whatever takes time (watches of the API, requests, readings, Events,
 //! answers to whoever asks over HTTP) runs beside it and hands its results in.
 
+mod cni_gaps;
 mod cni_settings;
 mod connection;
 mod healing;
@@ -94,8 +95,15 @@ pub enum AgentError {
 pub async fn run(options: AgentOptions, ready: Ready) -> Result<(), AgentError> {
     let terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
-    let underneath = Underneath::new(options.proc_root.clone(), options.cni_folder.clone());
-    let status = Status::new(Metrics::new(), options.stalled_after()).over(underneath);
+    let underneath = Arc::new(Underneath::new(
+        options.proc_root.clone(),
+        options.cni_folder.clone(),
+    ));
+    let status = Status::new(Metrics::new(), options.stalled_after()).over(Arc::clone(&underneath));
+    let mut beside = JoinSet::new();
+    if underneath.sees_gaps() {
+        beside.spawn(cni_gaps::watch(underneath));
+    }
     let starting = status.task("start");
     let server = Server::start(options.endpoints(), status.clone())?;
     for (endpoint, address) in [

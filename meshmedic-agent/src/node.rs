@@ -21,4 +21,4 @@ pub use names::{PodName, PodNames};
 pub use process::{NetnsKey, Process, ProcessTable, is_running, started};
 pub use reading::{Evidence, ReadJob, Unreadable};
 pub use sockets::socket_inodes;
-pub use underneath::Underneath;
+pub use underneath::{Turn, Underneath};

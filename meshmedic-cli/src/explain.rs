@@ -173,6 +173,10 @@ async fn look(
         cni: cni.and_then(|cni| cni.container.as_ref()?.started),
         annotated: target.annotated,
         booted: agent.as_ref().ok().and_then(|report| report.booted),
+        gap: agent
+            .as_ref()
+            .ok()
+            .and_then(|report| report.gap_of(target.facts.sandbox_since)),
     };
     Ok(Known {
         expectation: mesh.expectation(&target.facts),

@@ -20,7 +20,7 @@ use crate::uid::PodUid;
 use crate::verdict::{Condition, Owner, Reason, Redirection, State, Traffic, named};
 
 pub use history::{Recent, TransitionReport};
-pub use node::{CniFolder, Confinement, Overlay, Reach};
+pub use node::{CniFolder, CniGap, Confinement, Overlay, Reach};
 pub use read::ReadError;
 pub use repair::{
     BreakerReport, BreakerScope, Budgets, HealStanding, RepairReport, RepairResult, RepairStanding,
@@ -277,6 +277,14 @@ impl PodReport {
 }
 
 impl NodeReport {
+    /// The time without istio-cni in which a sandbox was made that was ready then.
+    #[must_use]
+    pub fn gap_of(&self, ready: Option<Timestamp>) -> Option<CniGap> {
+        let gaps = &self.cni_folder.as_ref()?.gaps;
+        let ready = ready?;
+        gaps.iter().find(|gap| gap.covers(ready)).copied()
+    }
+
     /// The same report, of one pod only. While a pod is replaced, two may have its name.
     #[must_use]
     pub fn of_pod(&self, namespace: &str, name: &str) -> Option<Self> {

@@ -3,6 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::report::CniGap;
+
 /// A sandbox is ready a while after its network was made, and istio-cni is asked about new pods a while after its start.
 const CLOSE: SignedDuration = SignedDuration::from_secs(30);
 
@@ -17,6 +19,8 @@ pub struct Times {
     pub annotated: Option<Timestamp>,
     /// When its node started, by the API server's clock.
     pub booted: Option<Timestamp>,
+    /// The time without istio-cni in which the sandbox was made, by its node's agent.
+    pub gap: Option<CniGap>,
 }
 
 impl Times {
@@ -24,6 +28,16 @@ impl Times {
     #[must_use]
     pub fn shown(&self) -> Vec<String> {
         let mut shown = Vec::new();
+        if let (Some(sandbox), Some(gap)) = (self.sandbox, self.gap) {
+            let until = gap
+                .until
+                .map_or_else(String::new, |until| format!(" until {until:.0}"));
+            shown.push(format!(
+                "Its sandbox was ready at {sandbox:.0}, and from {from:.0}{until} its node's CNI configuration did not call \
+                 istio-cni: it was made without redirection",
+                from = gap.from
+            ));
+        }
         if let (Some(sandbox), Some(cni)) = (self.sandbox, self.cni) {
             shown.push(if sandbox < cni {
                 format!(
@@ -96,6 +110,7 @@ mod tests {
             cni: at(11),
             annotated: at(1),
             booted: at(9),
+            gap: None,
         };
         let shown = reboot.shown();
         assert!(
@@ -113,6 +128,19 @@ mod tests {
         assert_eq!(shown.len(), 1, "{shown:?}");
         assert!(shown[0].contains("was there when"), "{shown:?}");
         assert!(Times::default().shown().is_empty());
+        let gap = CniGap {
+            from: at(9).unwrap(),
+            until: at(11),
+        };
+        let without = Times {
+            gap: Some(gap),
+            ..reboot
+        };
+        let shown = without.shown();
+        assert!(
+            shown[0].contains("until 1970-01-01T00:11:00Z") && shown.len() == 3,
+            "{shown:?}"
+        );
         assert_eq!(Times::default().hidden().len(), 4);
     }
 }

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use meshmedic_common::report::{CniFolder, NodeReport, Overlay};
+use jiff::Timestamp;
+use meshmedic_common::report::{CniFolder, CniGap, NodeReport, Overlay, Recent};
 use meshmedic_common::text::clean;
 use serde::Deserialize;
 
@@ -30,26 +32,75 @@ const OVERLAYS: [&str; 6] = [
 /// The UDP ports of VXLAN, of flannel's, and of Geneve.
 const PORTS: [u16; 3] = [4789, 6081, 8472];
 
-/// Where to look at these things: when somebody asks, since until then nobody needs them.
-#[derive(Clone, Debug)]
+/// Where to look at these things: when somebody asks, since until then nobody needs them. Only for gaps in the CNI
+/// configuration one must look all the time.
+#[derive(Debug)]
 pub struct Underneath {
     proc_root: PathBuf,
     cni_folder: Option<PathBuf>,
+    /// The last one may not be over.
+    gaps: Mutex<Recent<CniGap>>,
+}
+
+/// What a look for gaps found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// istio-cni is called no longer.
+    Begins,
+    /// It is called again.
+    Ends(CniGap),
 }
 
 impl Underneath {
     /// By a /proc root, and the folder of the CNI configuration where it is mounted.
     #[must_use]
-    pub const fn new(proc_root: PathBuf, cni_folder: Option<PathBuf>) -> Self {
+    pub fn new(proc_root: PathBuf, cni_folder: Option<PathBuf>) -> Self {
         Self {
             proc_root,
             cni_folder,
+            gaps: Mutex::default(),
         }
+    }
+
+    /// Whether gaps can be seen at all.
+    #[must_use]
+    pub const fn sees_gaps(&self) -> bool {
+        self.cni_folder.is_some()
+    }
+
+    /// Looks whether istio-cni is called now, and remembers since when it is not. What cannot be read, such as a file
+    /// that is being written, changes nothing.
+    pub fn look(&self, now: Timestamp) -> Option<Turn> {
+        let called = read_cni(self.cni_folder.as_deref()?)?.calls_istio_cni;
+        let mut gaps = self.gaps();
+        let open = gaps.last_mut().filter(|gap| gap.until.is_none());
+        match (open, called) {
+            (Some(gap), true) => {
+                gap.until = Some(now);
+                Some(Turn::Ends(*gap))
+            }
+            (None, false) => {
+                gaps.push(CniGap {
+                    from: now,
+                    until: None,
+                });
+                Some(Turn::Begins)
+            }
+            (Some(_), false) | (None, true) => None,
+        }
+    }
+
+    fn gaps(&self) -> MutexGuard<'_, Recent<CniGap>> {
+        // Each change of it is one step, so a panic elsewhere leaves nothing half done.
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds to a report what can be read.
     pub fn describe(&self, report: &mut NodeReport) {
         report.cni_folder = self.cni_folder.as_deref().and_then(read_cni);
+        if let Some(folder) = &mut report.cni_folder {
+            folder.gaps = self.gaps().clone();
+        }
         report.overlay = read_overlay(&self.proc_root);
     }
 }
@@ -100,6 +151,7 @@ fn read_cni(folder: &Path) -> Option<CniFolder> {
             .map(|name| clean(&name.to_string_lossy(), MAX_NAME)),
         calls_istio_cni: plugins.iter().any(|kind| kind == ISTIO_CNI),
         plugins,
+        gaps: Recent::default(),
     })
 }
 
@@ -166,6 +218,39 @@ mod tests {
         let cni = folder(&[("10-single.conf", r#"{"type": "istio-cni"}"#)]);
         assert!(read_cni(cni.path()).unwrap().calls_istio_cni);
         assert_eq!(read_cni(folder(&[]).path()), Some(CniFolder::default()));
+    }
+
+    #[test]
+    fn a_gap_is_remembered_with_its_end_and_what_cannot_be_read_changes_nothing() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let cni = folder(&[("10-x.conflist", CHAINED)]);
+        let write = |text| fs::write(cni.path().join("10-x.conflist"), text).unwrap();
+        let underneath = Underneath::new(PathBuf::new(), Some(cni.path().to_owned()));
+        assert_eq!(underneath.look(at(1)), None);
+        write(PLAIN);
+        assert_eq!(underneath.look(at(2)), Some(Turn::Begins));
+        write("{");
+        assert_eq!(underneath.look(at(3)), None);
+        write(CHAINED);
+        let gap = CniGap {
+            from: at(2),
+            until: Some(at(4)),
+        };
+        assert_eq!(underneath.look(at(4)), Some(Turn::Ends(gap)));
+        assert_eq!(underneath.look(at(5)), None);
+        // A sandbox is told to be ready a little after its network was made.
+        assert_eq!(
+            [1, 2, 4, 9, 10].map(|second| gap.covers(at(second))),
+            [false, true, true, true, false]
+        );
+        for second in 10..60 {
+            write(if second % 2 == 0 { PLAIN } else { CHAINED });
+            underneath.look(at(second));
+        }
+        let gaps = underneath.gaps().clone();
+        assert_eq!(gaps.iter().last().unwrap().from, at(58));
+        assert!(gaps.iter().len() < 25, "only the last ones are remembered");
+        assert_eq!(Underneath::new(PathBuf::new(), None).look(at(1)), None);
     }
 
     #[test]

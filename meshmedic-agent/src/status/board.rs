@@ -49,8 +49,8 @@ impl Status {
 
     /// Whoever asks for the node is also told what the mesh stands on.
     #[must_use]
-    pub fn over(mut self, underneath: Underneath) -> Self {
-        self.underneath = Some(Arc::new(underneath));
+    pub fn over(mut self, underneath: Arc<Underneath>) -> Self {
+        self.underneath = Some(underneath);
         self
     }
 

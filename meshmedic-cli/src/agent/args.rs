@@ -65,8 +65,8 @@ pub(super) struct Detection {
     /// The kubelet's log folders, if they are mounted; not needed
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_LOGS", hide = true)]
     pub(super) host_logs: Option<PathBuf>,
-    /// The node's folder of CNI configurations, mounted read-only, so that `meshmedic doctor` can see whether istio-cni
-    /// is still called
+    /// The node's folder of CNI configurations, mounted read-only, to see whether istio-cni is still called, and which
+    /// lost pods were made while it was not
     #[arg(long, value_name = "DIR", env = "MESHMEDIC_HOST_CNI_DIR")]
     pub(super) host_cni_dir: Option<PathBuf>,
     /// How changes are noticed; without eBPF, auto polls and says why

@@ -86,10 +86,10 @@ fn told(opened: &Opened) -> String {
         Fate::Past => "It was open, and nobody in the same network namespace had its other half: it went past \
                        ztunnel."
             .to_owned(),
-        Fate::Refused => "It was refused: by whom it was opened to, or by the rules' port, on which nobody listens."
+        Fate::Refused => "It was refused: by its target, or because the rules lead to a port on which nothing listens."
             .to_owned(),
         Fate::Unanswered => {
-            "Nobody answered within five seconds: a policy may drop it, or its target is down; --to names another."
+            "No answer came within five seconds: a policy may drop it, or its target is down; --to names another."
                 .to_owned()
         }
         Fate::Ended => "It had ended before it could be followed: ask again, or name another target with --to.".to_owned(),

@@ -258,3 +258,42 @@ fn a_pods_story_is_told() {
     );
     assert_eq!(explain("shop/A B").0, Some(2));
 }
+
+/// A gap that was over before the pod was lost is remembered.
+#[test]
+fn a_lost_pod_that_was_made_while_istio_cni_was_not_called_is_told() {
+    if !need::root("a_lost_pod_that_was_made_while_istio_cni_was_not_called_is_told") {
+        return;
+    }
+    let cni = tempfile::tempdir().unwrap();
+    let configure = |plugins: &str| {
+        let text = format!("{{\"plugins\": [{{\"type\": \"ptp\"}}{plugins}]}}");
+        std::fs::write(cni.path().join("10-node.conflist"), text).unwrap();
+    };
+    configure(",{\"type\": \"istio-cni\"}");
+    let world = World::new(1);
+    let before = world.deployment("before", 1);
+    let mut agent = world.ready_agent(&["--host-cni-dir", cni.path().to_str().unwrap()]);
+    install(&world, &agent);
+    let gap = |agent: &Agent| {
+        agent
+            .report()
+            .cni_folder
+            .and_then(|folder| folder.gaps.iter().last().copied())
+    };
+    configure("");
+    agent.until("the gap", |agent| gap(agent).is_some());
+    let late = world.deployment("late", 1);
+    configure(",{\"type\": \"istio-cni\"}");
+    agent.until("the end of the gap", |agent| {
+        gap(agent).is_some_and(|gap| gap.until.is_some())
+    });
+    let told = "did not call istio-cni: it was made without redirection";
+    for (pod, is) in [(&late[0], true), (&before[0], false)] {
+        world.cluster.orphan(pod).unwrap();
+        await_orphan(&mut agent, pod);
+        let (_, text) = run(&world, &["explain", &format!("shop/{}", pod.name())]);
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(flat.contains(told), is, "{text}");
+    }
+}

@@ -209,16 +209,17 @@ fn a_dead_ztunnel_costs_no_pod() {
     agent.until("the node's fault", |agent| {
         agent.metric("meshmedic_node_fault") == 1.0
     });
+    let all = |agent: &Agent, wanted| pods.iter().all(|pod| state(agent, pod) == Some(wanted));
+    agent.until("every pod to be suspect", |agent| all(agent, State::Suspect));
     // Ten times as long as it takes to confirm a loss.
     let sweeps = agent.metric("meshmedic_sweeps_total");
     agent.until("some time to pass", |agent| {
         agent.metric("meshmedic_sweeps_total") >= sweeps + 3.0
     });
-    assert!(pods.iter().all(|pod| state(&agent, pod) == Some(State::Suspect)));
+    let states: Vec<_> = pods.iter().map(|pod| state(&agent, pod)).collect();
+    assert!(all(&agent, State::Suspect), "{states:?}");
     world.cluster.start_ztunnel("node-a").unwrap();
-    agent.until("every pod to be captured", |agent| {
-        pods.iter().all(|pod| state(agent, pod) == Some(State::Captured))
-    });
+    agent.until("every pod to be captured", |agent| all(agent, State::Captured));
     agent.until("the fault to be over", |agent| {
         agent.metric("meshmedic_node_fault") == 0.0
     });

@@ -32,6 +32,11 @@ impl<T> Recent<T> {
         self.0.push_back(item);
     }
 
+    /// The newest, to add to what is known of it.
+    pub fn last_mut(&mut self) -> Option<&mut T> {
+        self.0.back_mut()
+    }
+
     /// Oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> + ExactSizeIterator {
         self.0.iter()

@@ -49,12 +49,14 @@ fn in_state(
 fn times(view: &View<'_>, pod: &PodView<'_>) -> Times {
     let node = pod.facts.node.as_deref();
     let mut cnis = view.cnis().filter(|cni| cni.facts.node.as_deref() == node);
-    let mut reports = view.snapshot.reports();
+    let report = view.snapshot.reports().find(|(of, _)| Some(*of) == node);
+    let report = report.map(|(_, report)| report);
     Times {
         sandbox: pod.facts.sandbox_since,
         cni: cnis.find_map(|cni| cni.facts.container.as_ref()?.started),
         annotated: annotated_at(pod.pod),
-        booted: reports.find_map(|(of, report)| report.booted.filter(|_| Some(of) == node)),
+        booted: report.and_then(|report| report.booted),
+        gap: report.and_then(|report| report.gap_of(pod.facts.sandbox_since)),
     }
 }
 

@@ -83,8 +83,8 @@ fn connection(mesh: &Mesh, pod: &Pod) -> (Option<i32>, String) {
     let output = mesh.meshmedic(&["prove", &name, "--active", "-o", "json"]);
     let proof: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-    let legs = proof["legs"].as_array().into_iter().flatten();
-    let leg = legs.rfind(|leg| leg["leg"] == "connection");
+    let mut legs = proof["legs"].as_array().into_iter().flatten();
+    let leg = legs.find(|leg| leg["leg"] == "connection");
     let leg = leg.unwrap_or_else(|| panic!("no connection was opened: {proof:#}"));
     println!("{leg:#}");
     (
