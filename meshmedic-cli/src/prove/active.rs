@@ -83,7 +83,7 @@ fn told(opened: &Opened) -> String {
             "Its other half stands in the same network namespace, on port {}: the rules led it to who listens there.",
             opened.port.unwrap_or_default()
         ),
-        Fate::Past => "It was open, and nobody in the same network namespace had its other half: it went past \
+        Fate::Past => "It was open, and its other half was not in the same network namespace: it went past \
                        ztunnel."
             .to_owned(),
         Fate::Refused => "It was refused: by its target, or because the rules lead to a port on which nothing listens."
