@@ -8,8 +8,9 @@ pub(crate) const UNDETERMINED: u8 = 3;
 
 /// The codes, for the help.
 pub(crate) const CODES: &str = "\
-Exit codes, whatever the output format:
-  0  clean
+Exit codes of most commands, whatever the output format; --help of each has its
+own:
+  0  clean, or a loss that is not confirmed yet
   1  an orphan, a partial capture, an imposter or a bypass was found
   2  wrong usage
   3  undetermined: something could not be read, and nothing worse was found";

@@ -60,7 +60,8 @@ pub(crate) struct Question {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  the pod is captured, or need not be
-  1  it is an orphan, partly captured, it bypasses ztunnel, or an imposter holds its ports
+  1  it is an orphan, partly captured or bypassing, or an imposter holds its
+     ports
   2  wrong usage
   3  undetermined: it could not be read";
 
@@ -177,6 +178,10 @@ async fn look(
             .as_ref()
             .ok()
             .and_then(|report| report.gap_of(target.facts.sandbox_since)),
+        captured: agent
+            .as_ref()
+            .ok()
+            .and_then(|report| report.captured_at(&target.facts.cgroup_uid()?)),
     };
     Ok(Known {
         expectation: mesh.expectation(&target.facts),

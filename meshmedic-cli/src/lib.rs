@@ -38,10 +38,11 @@ mod undo;
 mod watch;
 mod ways;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -133,7 +134,11 @@ pub fn main() -> ExitCode {
         // A shell that asks shows no error while one types.
         Err(_) => return ExitCode::FAILURE,
     }
-    let cli = Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let asked = command().try_get_matches();
+    let cli = match asked.and_then(|asked| Cli::from_arg_matches(&asked)) {
+        Ok(cli) => cli,
+        Err(error) => return help(&error),
+    };
     // An agent tells what happens; whoever asks a question wants the answer.
     let level = match cli.command {
         #[cfg(all(target_os = "linux", feature = "node"))]
@@ -173,6 +178,20 @@ pub fn main() -> ExitCode {
         Err(error) => {
             output::error(&error);
             ExitCode::from(exit::of(&error))
+        }
+    }
+}
+
+/// What clap has to say: help that was asked for, or what is wrong with the command line.
+fn help(error: &clap::Error) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(exit::UNDETERMINED);
+    let written = error.print().and_then(|()| std::io::stdout().flush());
+    match written.context("the help cannot be written") {
+        Ok(()) => ExitCode::from(code),
+        Err(failure) if output::is_broken_pipe(&failure) => ExitCode::from(code),
+        Err(failure) => {
+            output::error(&failure);
+            ExitCode::from(exit::of(&failure))
         }
     }
 }

@@ -43,8 +43,8 @@ and traffic are read from the kernel. What ztunnel and the API say is a belief.
 
 Exit codes, whatever the output format:
   0  the pod is captured, or need not be
-  1  it is an orphan, partly captured, it bypasses ztunnel, or an imposter holds its ports;
-     or the connection of --active went past ztunnel
+  1  it is an orphan, partly captured or bypassing, or an imposter holds its
+     ports; or the connection of --active went past ztunnel
   2  wrong usage
   3  undetermined: it could not be read, or the connection of --active tells nothing
 

@@ -88,12 +88,12 @@ and what was not. Repeated, it goes on from there.
 
 Exit codes, whatever the output format:
   0  nothing is out of the mesh any more
-  1  something still is: a dry run, a rule forbade it, or a repair failed
+  1  something still is: only a plan, a rule forbade it, or a repair failed
   2  wrong usage
   3  undetermined: something could not be read, and nothing worse was found
 
 Examples:
-  meshmedic repair -n shop                      what would be done, at what cost?
+  meshmedic repair -n shop                      the plan, and what it costs
   meshmedic repair -n shop -l app=cart --yes    do it
   meshmedic repair --node worker-1 --yes        heal a node after a reboot
   meshmedic repair -n shop --yes --strategy heal,toggle
@@ -214,6 +214,14 @@ pub(crate) struct Item {
     /// Whether a disruption budget refuses it as it is now.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) refused: bool,
+}
+
+impl Item {
+    /// Whether an annotation forbids a gentler way than the one that is planned.
+    pub(crate) fn is_kept_from_a_gentler_way(&self) -> bool {
+        let mut reasons = self.passed_over.iter().filter_map(|over| over.reason);
+        reasons.any(|reason| reason == Withheld::Strategy)
+    }
 }
 
 /// What is needed to repair one pod.
@@ -519,6 +527,9 @@ fn dry_summary(items: &[Item]) -> String {
         (withheld, "left alone"),
     ]);
     match would {
+        0 if refused > 0 => format!(
+            "Nothing would be done{left}: scale the owner up, or let the budget allow one disruption."
+        ),
         0 => format!("Nothing would be done{left}."),
         would => format!(
             "Nothing was done. With --yes {} would be repaired{left}.",

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use meshmedic_common::duration;
 use meshmedic_common::policy::SETTLE;
-use meshmedic_common::verdict::exit_code;
+use meshmedic_common::verdict::{Reason, exit_code};
 
 use crate::connection::{self, Connection, ConnectionArgs};
 use crate::istio::IstioArgs;
-use crate::selection::{Selection, SelectionArgs};
+use crate::selection::{Selection, SelectionArgs, no_pod};
 use crate::ways::{Age, WayArgs};
 
 pub(crate) use accused::sweep as sweep_accused;
@@ -127,6 +127,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
                     anyhow::bail!("interrupted before every pod was read");
                 }
             };
+            // The names alone were wrong: that is no result.
+            let there = |pod: &ScannedPod| pod.reason != Some(Reason::NotFound);
+            if let Some(pod) = report.pods.first()
+                && !report.pods.iter().any(there)
+            {
+                anyhow::bail!(no_pod(&pod.namespace, &pod.name));
+            }
             show::scan(&report, args.output, args.behavioral || selection.names_pods())?;
             Ok(code(&report))
         }

@@ -63,6 +63,9 @@ const AFTER_HELP: &str = "\
 Everything comes from the agents, through port-forward; pods are left alone.
 Without agents use `meshmedic scan`.
 
+REPAIRS says whom a node's agent repairs: off, all, ready pods or stuck pods
+alone; or that repairs are paused.
+
 Exit codes, whatever the output format:
   0  every node that runs ztunnel has an agent, and no agent has confirmed a
      finding
@@ -367,8 +370,8 @@ impl NodeStatus {
                 .as_ref()
                 .map(|budgets| match (budgets.repairs_ready, budgets.repairs_stuck) {
                     (false, false) => "off",
-                    (true, false) => "ready",
-                    (false, true) => "stuck",
+                    (true, false) => "ready pods",
+                    (false, true) => "stuck pods",
                     (true, true) => "all",
                 });
         let conditions = report.conditions.iter();

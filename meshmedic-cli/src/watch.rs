@@ -111,6 +111,25 @@ impl Args {
         Answers::gather(connection, &self.agents, self.timeout).await
     }
 
+    /// The namespaces of which no agent knows a pod: a misspelt one would look as if all were well.
+    fn unknown<'a>(&'a self, answers: &'a Answers) -> impl Iterator<Item = &'a str> {
+        let reports = || {
+            answers
+                .fleet
+                .reports
+                .values()
+                .filter_map(|report| report.as_ref().ok())
+        };
+        let known = move |wanted: &&String| {
+            let mut pods = reports().flat_map(|report| &report.pods);
+            pods.any(|pod| pod.namespace.as_ref() == Some(wanted))
+        };
+        self.namespace
+            .iter()
+            .filter(move |wanted| !known(wanted))
+            .map(String::as_str)
+    }
+
     /// Whether a pod of this namespace is to be shown.
     fn wants(&self, namespace: Option<&str>) -> bool {
         let named = |wanted: &String| Some(wanted.as_str()) == namespace;

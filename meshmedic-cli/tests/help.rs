@@ -2,7 +2,7 @@
 //! The help texts, word for word. `UPDATE_GOLDEN=1` writes them anew.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[test]
 fn help_reads_as_recorded_and_fits_its_terminal() {
@@ -82,4 +82,34 @@ fn each_command_has_a_manual_page() {
         "what is hidden has none"
     );
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Help is a result like any other.
+#[test]
+fn help_that_cannot_be_written_is_no_success() {
+    let into = |words: &[&str], path: &str| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meshmedic"));
+        let output = command
+            .args(words)
+            .stdout(file)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for words in [&["--help"][..], &["help"], &["scan", "--help"], &["--version"]] {
+        let (code, said) = into(words, "/dev/full");
+        assert_eq!(code, Some(3), "{words:?}: {said}");
+        assert!(
+            said.contains("the help cannot be written: No space left"),
+            "{said}"
+        );
+        assert_eq!(into(words, "/dev/null").0, Some(0), "{words:?}");
+    }
+    assert_eq!(
+        into(&["scan", "--nonsense"], "/dev/full").0,
+        Some(2),
+        "that goes to stderr"
+    );
 }

@@ -277,6 +277,16 @@ impl PodReport {
 }
 
 impl NodeReport {
+    /// When a pod last became captured, as far as its history goes.
+    #[must_use]
+    pub fn captured_at(&self, uid: &PodUid) -> Option<Timestamp> {
+        let pod = self.pods.iter().find(|pod| pod.uid == *uid)?;
+        let mut changes = pod.transitions.iter().rev();
+        changes
+            .find(|change| change.to == State::Captured)
+            .map(|change| change.at)
+    }
+
     /// The time without istio-cni in which a sandbox was made that was ready then.
     #[must_use]
     pub fn gap_of(&self, ready: Option<Timestamp>) -> Option<CniGap> {

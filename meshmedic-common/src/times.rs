@@ -21,6 +21,8 @@ pub struct Times {
     pub booted: Option<Timestamp>,
     /// The time without istio-cni in which the sandbox was made, by its node's agent.
     pub gap: Option<CniGap>,
+    /// When its node's agent last saw it become captured.
+    pub captured: Option<Timestamp>,
 }
 
 impl Times {
@@ -28,6 +30,13 @@ impl Times {
     #[must_use]
     pub fn shown(&self) -> Vec<String> {
         let mut shown = Vec::new();
+        let captured_in_it = |sandbox: &Timestamp| self.captured.filter(|at| at > sandbox);
+        if let Some(at) = self.sandbox.as_ref().and_then(captured_in_it) {
+            shown.push(format!(
+                "Its agent saw it captured at {at:.0}, after its sandbox was made: how that was made did not lead to this"
+            ));
+            return shown;
+        }
         if let (Some(sandbox), Some(gap)) = (self.sandbox, self.gap) {
             let until = gap
                 .until
@@ -111,6 +120,7 @@ mod tests {
             annotated: at(1),
             booted: at(9),
             gap: None,
+            captured: None,
         };
         let shown = reboot.shown();
         assert!(
@@ -141,6 +151,21 @@ mod tests {
             shown[0].contains("until 1970-01-01T00:11:00Z") && shown.len() == 3,
             "{shown:?}"
         );
+        // What happened to its sandbox before it was captured in it is no cause.
+        let later = Times {
+            captured: at(12),
+            ..without
+        };
+        let told = later.shown();
+        assert!(
+            told.len() == 1 && told[0].contains("did not lead to this"),
+            "{told:?}"
+        );
+        let before = Times {
+            captured: at(10),
+            ..without
+        };
+        assert_eq!(before.shown(), shown);
         assert_eq!(Times::default().hidden().len(), 4);
     }
 }

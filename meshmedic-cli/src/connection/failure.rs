@@ -143,6 +143,14 @@ fn reason(error: &kube::Error, server: &str) -> String {
         }
         source = cause.source();
     }
+    // By which of our own layers it came says nothing.
+    for layer in [
+        "ServiceError: ",
+        "client error (Connect): ",
+        "tcp connect error: ",
+    ] {
+        causes = causes.strip_prefix(layer).unwrap_or(&causes).to_owned();
+    }
     let causes = clean(&causes, MAX_WORDS);
     let has = |words: &[&str]| words.iter().any(|word| causes.contains(word));
     if matches!(error, kube::Error::Auth(_)) || has(&["auth exec", "auth error"]) {

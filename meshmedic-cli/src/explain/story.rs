@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use meshmedic_common::ask::Ask;
 use meshmedic_common::duration;
 use meshmedic_common::eligibility::Expectation;
-use meshmedic_common::facts::{Gate, GateState, PodFacts};
+use meshmedic_common::facts::{Gate, GateState, PodFacts, STRATEGY};
 use meshmedic_common::identity::NodeFault;
 use meshmedic_common::policy::Withheld;
 use meshmedic_common::report::{HealStanding, NodeReport, PodReport, RepairStanding};
@@ -154,7 +154,9 @@ impl Known {
     fn node(&self) -> Vec<String> {
         let mut lines = vec![match &self.fault {
             None => "ztunnel and istio-cni are Ready, as far as the API says.".to_owned(),
-            Some(fault) => format!("{fault}: a loss is not judged meanwhile."),
+            Some(fault) => {
+                format!("{fault}: no restart is decided meanwhile; a heal in place may begin sooner.")
+            }
         }];
         match &self.agent {
             Ok(report) => {
@@ -182,7 +184,15 @@ impl Known {
 
     fn history(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        let mut dated = self.dated_repairs();
         if let Some(report) = self.report() {
+            if report.flaps > 0 {
+                let times = match report.flaps {
+                    1 => "once".to_owned(),
+                    flaps => format!("{flaps} times"),
+                };
+                lines.push(format!("It got lost listeners back by itself {times}."));
+            }
             for change in report.transitions.iter() {
                 let why = change.reason.map(|reason| format!(", {}", reason.sentence()));
                 let outside = change.outside_ms.map(Duration::from_millis);
@@ -191,33 +201,33 @@ impl Known {
                 let (age, to) = (ago(change.at, self.now), change.to);
                 let (why, outside) = (why.unwrap_or_default(), outside.unwrap_or_default());
                 let became = became(change.from, to);
-                lines.push(format!("{age}  {became}{to}{why}{outside}"));
-            }
-            if report.flaps > 0 {
-                let times = match report.flaps {
-                    1 => "once".to_owned(),
-                    flaps => format!("{flaps} times"),
-                };
-                lines.push(format!("It lost its listeners and got them back {times}."));
+                dated.push((change.at, format!("{age}  {became}{to}{why}{outside}")));
             }
         }
-        lines.extend(self.repairs());
+        dated.sort_by_key(|(at, _)| *at);
+        lines.extend(dated.into_iter().map(|(_, line)| line));
         lines
     }
 
     /// What the agent's repairs of this pod, and of others that had its name, came to.
     pub(super) fn repairs(&self) -> Vec<String> {
+        self.dated_repairs().into_iter().map(|(_, line)| line).collect()
+    }
+
+    fn dated_repairs(&self) -> Vec<(Timestamp, String)> {
         let Ok(agent) = &self.agent else { return Vec::new() };
-        let mut lines = Vec::new();
         let name = self.pod.display_name();
-        for repair in agent
+        let its = agent
             .repairs
             .iter()
-            .filter(|repair| repair.uid == self.pod.uid || repair.pod == name)
-        {
-            lines.push(format!("{}  {}", ago(repair.at, self.now), repair.sentence()));
-        }
-        lines
+            .filter(|repair| repair.uid == self.pod.uid || repair.pod == name);
+        its.map(|repair| {
+            (
+                repair.at,
+                format!("{}  {}", ago(repair.at, self.now), repair.sentence()),
+            )
+        })
+        .collect()
     }
 
     fn told(&self) -> Vec<String> {
@@ -233,7 +243,14 @@ impl Known {
         let mut lines = Vec::new();
         match &self.repair {
             Some(item) if item.action == Action::WouldRepair => {
-                lines.push(format!("By hand it may be repaired: {}.", item.detail));
+                let may = if item.refused {
+                    "would be refused now"
+                } else {
+                    "may be repaired"
+                };
+                lines.push(format!("By hand it {may}: {}.", item.detail));
+                let gentler = item.passed_over.iter();
+                lines.extend(gentler.map(|over| format!("No {}: {}.", over.way(), over.detail)));
             }
             Some(item) => {
                 let rule = item
@@ -339,6 +356,12 @@ impl Known {
         }
         if let Some((why, _)) = self.repair.as_ref().and_then(|item| Some((item.reason?, item))) {
             return remedy(why, &name);
+        }
+        if self.repair.as_ref().is_some_and(Item::is_kept_from_a_gentler_way) {
+            return format!(
+                "Let the annotation {STRATEGY} of the pod or its namespace name the gentlest way too, or remove \
+                 it; then:\nmeshmedic repair {name} --yes"
+            );
         }
         if self.repair.as_ref().is_some_and(|item| item.refused) {
             return remedy(Withheld::DisruptionBudget, &name);

@@ -8,7 +8,7 @@ use meshmedic_common::report::{Holder, NodeReport, PodReport, TriggerMode};
 use meshmedic_common::verdict::{Owner, State, Traffic};
 use tabwriter::TabWriter;
 
-use crate::output::{Colour, Format, paint, state_colour, write};
+use crate::output::{Colour, Format, paint, state_colour, wrap, write};
 
 /// Writes a report in the format asked for.
 pub(crate) fn node_report(report: &NodeReport, format: Format) -> anyhow::Result<()> {
@@ -35,7 +35,8 @@ fn text(report: &NodeReport, wide: bool) -> anyhow::Result<String> {
             condition.detail
         )?;
     }
-    writeln!(out, "\n{}", summary(report))?;
+    out.push('\n');
+    out += &wrap(&summary(report), 0);
     Ok(out)
 }
 
@@ -154,9 +155,9 @@ fn summary(report: &NodeReport) -> String {
     let parts: Vec<String> = states.map(|state| format!("{} {state}", count(*state))).collect();
     let ztunnel = match report.ztunnel.as_slice() {
         [] => "no ztunnel".to_owned(),
-        [pid] => format!("ztunnel is process {pid}"),
+        [pid] => format!("ztunnel runs as process {pid}"),
         pids => format!(
-            "ztunnel is processes {}",
+            "ztunnel runs as processes {}",
             pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
         ),
     };

@@ -10,14 +10,14 @@ use kube::Api;
 use kube::api::ListParams;
 use kube::core::{Selector, SelectorExt as _};
 use meshmedic_common::eligibility::Enablement;
-use meshmedic_common::facts::Labels;
-use meshmedic_common::facts::{Controller, PodFacts};
+use meshmedic_common::facts::{Controller, Labels, PodFacts, STRATEGY};
 use meshmedic_common::kube::acts::{Known, Named};
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::{NamespaceFacts, is_cordoned, namespace_facts, standing};
 use meshmedic_common::kube::identity;
 use meshmedic_common::policy::{Gates, Means, Rungs, Standing, Withheld, forbids};
 use meshmedic_common::repair::gate_detail;
+use meshmedic_common::text::clean;
 use meshmedic_common::verdict::{Reason, State};
 use serde::Serialize;
 
@@ -109,6 +109,21 @@ pub(crate) struct PassedOver {
     pub(crate) reason: Option<Withheld>,
     pub(crate) detail: String,
 }
+
+impl PassedOver {
+    /// The way, for a sentence that begins with "No".
+    pub(crate) const fn way(&self) -> &'static str {
+        match self.means {
+            Means::Heal => "heal in place",
+            Means::Toggle => "toggle",
+            Means::Restore => "restoring",
+            Means::Evict | Means::Delete => "restart",
+        }
+    }
+}
+
+/// How much of an annotation is shown.
+const MAX_WAYS: usize = 60;
 
 /// Pods of which a toggle was left half done: out of the mesh by the label, which is to be put back.
 pub(super) async fn left_behind(
@@ -356,7 +371,7 @@ impl Planned {
             };
             match forbidden {
                 None => plan.steps.push(step(world, means, &facts, &plan.pod)),
-                Some((why, detail)) => plan.pass_over(means, why, detail),
+                Some((why, detail)) => plan.pass_over(world, means, why, detail),
             }
         }
         if plan.steps.is_empty() {
@@ -365,15 +380,34 @@ impl Planned {
         Ok(plan)
     }
 
-    fn pass_over(&mut self, means: Means, why: Withheld, detail: Option<String>) {
+    fn pass_over(&mut self, world: &World, means: Means, why: Withheld, detail: Option<String>) {
         self.passed_over.push(PassedOver {
             means,
             reason: Some(why),
-            detail: match detail {
-                Some(detail) => format!("{}: {detail}", why.sentence()),
-                None => why.sentence().to_owned(),
+            detail: match (why, detail) {
+                // Of one way of several it is no answer that none is left.
+                (Withheld::Strategy, _) => self.allowed(world),
+                (_, Some(detail)) => format!("{}: {detail}", why.sentence()),
+                (_, None) => why.sentence().to_owned(),
             },
         });
+    }
+
+    /// Who allows only other ways: what --strategy does not name was not thought of at all.
+    fn allowed(&self, world: &World) -> String {
+        let own = self.facts.as_ref().and_then(|facts| facts.strategy.as_deref());
+        let (whose, ways) = match own {
+            Some(ways) => ("its", Some(ways)),
+            None => {
+                let namespace = world.namespaces.get(&self.pod.namespace);
+                (
+                    "its namespace's",
+                    namespace.and_then(|known| known.strategy.as_deref()),
+                )
+            }
+        };
+        let ways = clean(ways.unwrap_or_default(), MAX_WAYS);
+        format!("{whose} annotation {STRATEGY} allows only \"{ways}\"")
     }
 
     /// Why it is left alone for which no way is left: what forbids the last one, and of the gentler ones why they

@@ -35,15 +35,13 @@ pub(crate) fn repair_plan(plans: &[Planned], format: RepairFormat) -> anyhow::Re
     write(&text(&items)?)
 }
 
-/// Shows what became of each pod. People saw the plan already.
+/// Shows what became of each pod. Where nothing was done, people saw all of it in the plan.
 pub(crate) fn repair(items: &[Item], format: RepairFormat, done: bool) -> anyhow::Result<()> {
     if format == RepairFormat::Json {
         return write(&format!("{}\n", serde_json::to_string_pretty(items)?));
     }
-    if done {
-        let tried = items.iter().any(|item| item.action != Action::Withheld);
-        let heading = if tried { "Done" } else { "Nothing was done" };
-        write(&format!("{heading}:\n{}", text(items)?))
+    if done && items.iter().any(|item| item.action != Action::Withheld) {
+        write(&format!("Done:\n{}", text(items)?))
     } else {
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use jiff::Timestamp;
 use meshmedic_common::report::TriggerMode;
-use meshmedic_common::verdict::State;
+use meshmedic_common::verdict::{Condition, State};
 use tabwriter::TabWriter;
 
 use super::{AgentHealth, FleetProof, FleetStatus, NodeRepair, NodeStatus, Unwell, ago};
@@ -29,7 +29,7 @@ pub(super) fn text(status: &FleetStatus, now: Timestamp) -> anyhow::Result<Strin
         notes(&mut out, status);
         return Ok(out);
     }
-    out += &table(&status.nodes)?;
+    out += &table(&status.nodes, status.paused.is_some())?;
     if !status.unwell.is_empty() {
         writeln!(out, "\n{}", paint("Out of the mesh, or not known:", Colour::Red))?;
         for pod in status.unwell.iter().take(UNWELL_SHOWN) {
@@ -86,7 +86,9 @@ pub(super) fn trouble(status: &FleetStatus) -> Vec<String> {
             (AgentHealth::Old, _) => say("old agent", "another node has a newer one"),
             (AgentHealth::Ok, _) => {}
         }
-        for (condition, detail) in &node.conditions {
+        // A pause is said once, above.
+        let said = |condition: &Condition| *condition == Condition::Paused && status.paused.is_some();
+        for (condition, detail) in node.conditions.iter().filter(|(condition, _)| !said(condition)) {
             say(condition.as_str(), detail);
         }
         for breaker in &node.breakers {
@@ -125,7 +127,7 @@ fn notes(out: &mut String, status: &FleetStatus) {
     }
 }
 
-fn table(nodes: &[NodeStatus]) -> anyhow::Result<String> {
+fn table(nodes: &[NodeStatus], paused: bool) -> anyhow::Result<String> {
     let mut table = TabWriter::new(Vec::new()).padding(2).ansi(true);
     writeln!(table, "NODE\tAGENT\tTRIGGER\tREPAIRS\tPODS")?;
     for node in nodes {
@@ -136,7 +138,11 @@ fn table(nodes: &[NodeStatus]) -> anyhow::Result<String> {
             AgentHealth::Silent | AgentHealth::Missing => paint(&words, Colour::Red),
         };
         let trigger = node.trigger.map_or("-", TriggerMode::as_str);
-        let repairs = node.repairs.unwrap_or("-");
+        let repairs = match node.repairs {
+            Some("off") | None => node.repairs.unwrap_or("-"),
+            Some(_) if paused => "paused",
+            Some(which) => which,
+        };
         let pods = states_in_words(&node.states, |text, state| paint(text, state_colour(state)));
         writeln!(table, "{}\t{agent}\t{trigger}\t{repairs}\t{pods}", node.node)?;
     }
@@ -180,6 +186,9 @@ pub(super) fn states_in_words(
 /// How many agents answer, and what they say.
 fn summary(status: &FleetStatus) -> String {
     let states = states_in_words(&status.states, |text, state| paint(text, state_colour(state)));
+    if status.states.is_empty() {
+        return format!("{}.", answers(status));
+    }
     format!("{}: {states}.", answers(status))
 }
 

@@ -2,6 +2,7 @@
 //! What the screen shows, put together from one round through the fleet.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
@@ -13,14 +14,31 @@ const CHANGES: usize = 300;
 
 /// The fleet, as one asked for it.
 pub(super) struct View {
-    /// Of pods only those of the namespaces that were asked for; the newest change first.
+    /// Of pods only those of the namespaces that were asked for, in the counts too; the newest change first.
     pub(super) status: FleetStatus,
     pub(super) at: Timestamp,
 }
 
 impl View {
     pub(super) fn of(args: &Args, answers: Answers, at: Timestamp) -> Self {
+        let unknown: Vec<String> = args
+            .unknown(&answers)
+            .map(|namespace| format!("no agent knows a pod of namespace {namespace}"))
+            .collect();
+        let mut counted = BTreeMap::new();
+        let reports = answers
+            .fleet
+            .reports
+            .values()
+            .filter_map(|report| report.as_ref().ok());
+        for pod in reports.flat_map(|report| &report.pods) {
+            if args.wants(pod.namespace.as_deref()) {
+                *counted.entry(pod.state).or_default() += 1;
+            }
+        }
         let mut status = FleetStatus::of(answers);
+        status.states = counted;
+        status.notes.splice(0..0, unknown);
         let FleetStatus { unwell, changes, .. } = &mut status;
         unwell.retain(|pod| args.wants(pod.namespace.as_deref()));
         changes.retain(|change| args.wants(change.namespace.as_deref()));

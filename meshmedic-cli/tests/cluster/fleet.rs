@@ -259,6 +259,36 @@ fn a_pods_story_is_told() {
     assert_eq!(explain("shop/A B").0, Some(2));
 }
 
+/// A restart is no gentle way, and the advice is not to make room for one.
+#[test]
+fn an_annotation_that_forbids_the_gentlest_way_is_named() {
+    if !need::root("an_annotation_that_forbids_the_gentlest_way_is_named") {
+        return;
+    }
+    let (world, pods, _agent) = an_orphan_of_two();
+    let patch = json!({ "metadata": { "annotations": { "meshmedic.io/strategy": "restart" } } });
+    let api = world.cluster.api();
+    api.patch("pods", "shop", pods[0].name(), &patch).unwrap();
+    let name = format!("shop/{}", pods[0].name());
+    let (code, text) = run(
+        &world,
+        &["explain", &name, "--confirm", "200ms", "--settle", "0s"],
+    );
+    assert_eq!(code, Some(1), "{text}");
+    assert_says(
+        &text,
+        &[
+            "No heal in place: its annotation meshmedic.io/strategy allows only \"restart\".",
+            "Let the annotation meshmedic.io/strategy of the pod or its namespace name the gentlest way too",
+        ],
+    );
+    let (_, text) = run(&world, &["repair", &name, "--confirm", "200ms", "--settle", "0s"]);
+    assert_says(
+        &text,
+        &["(heal passed over: its annotation meshmedic.io/strategy allows only \"restart\")"],
+    );
+}
+
 /// A gap that was over before the pod was lost is remembered.
 #[test]
 fn a_lost_pod_that_was_made_while_istio_cni_was_not_called_is_told() {
@@ -283,15 +313,18 @@ fn a_lost_pod_that_was_made_while_istio_cni_was_not_called_is_told() {
     };
     configure("");
     agent.until("the gap", |agent| gap(agent).is_some());
-    let late = world.deployment("late", 1);
+    // Nor does istio-cni find it afterwards.
+    world.cluster.lose_enrolments(1);
+    let late = world.cluster.deployment("shop", "late", 1).unwrap();
+    await_orphan(&mut agent, &late[0]);
     configure(",{\"type\": \"istio-cni\"}");
     agent.until("the end of the gap", |agent| {
         gap(agent).is_some_and(|gap| gap.until.is_some())
     });
     let told = "did not call istio-cni: it was made without redirection";
+    world.cluster.orphan(&before[0]).unwrap();
+    await_orphan(&mut agent, &before[0]);
     for (pod, is) in [(&late[0], true), (&before[0], false)] {
-        world.cluster.orphan(pod).unwrap();
-        await_orphan(&mut agent, pod);
         let (_, text) = run(&world, &["explain", &format!("shop/{}", pod.name())]);
         let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(flat.contains(told), is, "{text}");

@@ -270,3 +270,28 @@ fn without_a_terminal_or_an_agent_it_says_what_to_do() {
     assert!(text.contains("no agent runs here"), "{text}");
     assert!(text.contains("`meshmedic scan --watch`"), "{text}");
 }
+
+/// To watch nothing looks as if all were well.
+#[test]
+fn a_namespace_that_no_agent_knows_is_told() {
+    if !need::root("a_namespace_that_no_agent_knows_is_told") {
+        return;
+    }
+    let (world, _pods, _agent) = an_orphan_of_two();
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_meshmedic"))
+        .args(["watch", "--follow", "-n", "shop", "-n", "nowhere", "--kubeconfig"])
+        .arg(world.cluster.api().kubeconfig())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(watch.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let said: Vec<String> = said.take(2).collect();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(said[0].contains("following 1 agent;"), "{said:?}");
+    assert_eq!(said[1], "no agent knows a pod of namespace nowhere");
+}

@@ -82,7 +82,9 @@ fn run(count: usize, bystanders: usize) -> Result<()> {
     for line in stdin().lock().lines().map_while(std::result::Result::ok) {
         match obey(&line, &pods, &ztunnel) {
             Ok(true) => println!("done"),
-            Ok(false) => println!("unknown: {line}"),
+            Ok(false) => println!(
+                "unknown: {line}; there are unenrol POD, enrol POD, kill, start, hang and resume, and the pods above"
+            ),
             Err(error) => println!("failed: {error}"),
         }
     }

@@ -63,8 +63,8 @@ pub(super) fn tell(screen: &Screen, poll: bool, start: Instant, interrupt: &Inte
     drop(scenery);
     let took = shown(start.elapsed());
     screen.verdict(&format!("All five steps came out as expected, in {took}."))?;
-    screen
-        .plain("In a cluster: deploy/meshmedic-daemonset.yaml, or deploy/kustomize/repair to let it repair.")
+    screen.plain("In a cluster: deploy/meshmedic-daemonset.yaml")?;
+    screen.plain("To let it repair: deploy/kustomize/repair")
 }
 
 fn scenes(stage: &mut Stage<'_>, program: &Path) -> anyhow::Result<Vec<(&'static str, String)>> {

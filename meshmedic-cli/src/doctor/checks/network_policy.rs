@@ -67,7 +67,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0506",
         category: Category::NetworkPolicy,
-        title: "no HBONE connection times out for want of a NetworkPolicy's leave",
+        title: "no HBONE connection times out because a NetworkPolicy forbids it",
         severity: Severity::Warning,
         needs: &[
             Need::Pods,

@@ -27,7 +27,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check {
         code: "MM0802",
         category: Category::Sidecars,
-        title: "no sidecar was killed for want of memory",
+        title: "no sidecar was killed because it ran out of memory",
         severity: Severity::Warning,
         needs: &[Need::Pods],
         run: containers::killed,

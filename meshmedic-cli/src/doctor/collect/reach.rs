@@ -108,7 +108,11 @@ async fn one(
             ),
             Err(_) => (
                 None,
-                Some("its agent does not know how: bring it to this version of MeshMedic".to_owned()),
+                Some(
+                    "its agent gives no answer that can be read: an older version does not know how, and one without \
+                     --metrics-addr does not look"
+                        .to_owned(),
+                ),
             ),
         },
         Part::Unknown(why) => (None, Some(why.why().to_owned())),

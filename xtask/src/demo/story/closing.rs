@@ -24,6 +24,11 @@ pub(super) fn play(stage: &mut Stage<'_>, program: &Path) -> anyhow::Result<()> 
         .next()
         .context("there is nobody left")?;
     let named = who.full_name();
+    stage.screen.text(
+        0,
+        "The demo's agent is a process of its own. In a cluster commands find the agents by their DaemonSet, and need \
+         not look into pods by exec.",
+    )?;
     for (command, object) in [("scan", None), ("explain", Some(named.as_str()))] {
         if !has(command) {
             continue;

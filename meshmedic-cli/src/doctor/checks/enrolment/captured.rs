@@ -3,6 +3,7 @@
 
 use meshmedic_common::eligibility::Expectation;
 use meshmedic_common::kube::facts::annotated_at;
+use meshmedic_common::policy::DISABLED;
 use meshmedic_common::times::Times;
 use meshmedic_common::verdict::State;
 
@@ -57,6 +58,7 @@ fn times(view: &View<'_>, pod: &PodView<'_>) -> Times {
         annotated: annotated_at(pod.pod),
         booted: report.and_then(|report| report.booted),
         gap: report.and_then(|report| report.gap_of(pod.facts.sandbox_since)),
+        captured: report.and_then(|report| report.captured_at(&pod.facts.cgroup_uid()?)),
     }
 }
 
@@ -71,7 +73,15 @@ fn explained(finding: Finding) -> Finding {
     finding.run(explain)
 }
 
-fn repaired(finding: Finding) -> Finding {
+/// With the command that repairs it, unless its annotation forbids that.
+fn repaired(view: &View<'_>, finding: Finding) -> Finding {
+    let namespace = finding.object.namespace.as_deref().unwrap_or_default();
+    let pod = view.pod(namespace, &finding.object.name);
+    if pod.is_some_and(|pod| pod.facts.repair.as_deref() == Some(DISABLED)) {
+        return explained(finding).by_hand(
+            "its annotation meshmedic.io/repair forbids repairs: remove it, or restart the pod when it suits",
+        );
+    }
     let repair = of_pod("meshmedic repair --yes", &finding);
     explained(finding).run(repair)
 }
@@ -89,7 +99,7 @@ pub(super) fn orphans(view: &View<'_>) -> Vec<Finding> {
         "fell out of the mesh",
         effect,
     );
-    found.into_iter().map(repaired).collect()
+    found.into_iter().map(|finding| repaired(view, finding)).collect()
 }
 
 pub(super) fn partial(view: &View<'_>) -> Vec<Finding> {
@@ -100,7 +110,7 @@ pub(super) fn partial(view: &View<'_>) -> Vec<Finding> {
         "only some of ztunnel's listeners are in it",
         effect,
     );
-    found.into_iter().map(repaired).collect()
+    found.into_iter().map(|finding| repaired(view, finding)).collect()
 }
 
 pub(super) fn imposters(view: &View<'_>) -> Vec<Finding> {

@@ -21,7 +21,7 @@ const BYTES_AT_REST: f64 = 64.0 * 1_048_576.0;
 /// What is longer ago may have been cured since: a container's last state stays as long as the pod.
 const RECENT: SignedDuration = SignedDuration::from_hours(7 * 24);
 
-/// Those that were killed for want of memory.
+/// Those that were killed because it ran out of memory.
 pub(super) fn killed(view: &View<'_>) -> Vec<Finding> {
     let pods = view.pods().iter().filter(|pod| pod.is_live());
     pods.filter_map(|pod| {
@@ -34,7 +34,7 @@ pub(super) fn killed(view: &View<'_>) -> Vec<Finding> {
             return None;
         }
         let limit = limit(proxy(pod)?, "memory");
-        let mut finding = Finding::on(pod.object(), "its sidecar was killed for want of memory")
+        let mut finding = Finding::on(pod.object(), "its sidecar was killed because it ran out of memory")
             .of(pod.workload.clone())
             .because(format!(
                 "container {PROXY} ended as OOMKilled{}; it was restarted {} times",
