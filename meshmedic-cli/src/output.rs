@@ -69,18 +69,32 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// People read at this width.
+/// People read at this width, unless their terminal has less.
 const WIDTH: usize = 80;
+/// In less than this no sentence can be read.
+const NARROWEST: usize = 40;
+
+/// How wide what is wrapped may be. What goes elsewhere than to a terminal is the same everywhere.
+fn columns() -> usize {
+    let size = console::Term::stdout().size_checked();
+    match size {
+        Some((_, columns)) if io::stdout().is_terminal() && !cfg!(test) => {
+            usize::from(columns).clamp(NARROWEST, WIDTH)
+        }
+        _ => WIDTH,
+    }
+}
 
 /// Breaks each line of a text into lines that fit, with this indent, and what is broken off with two more. A command in
 /// backticks stays whole.
 pub(crate) fn wrap(text: &str, indent: usize) -> String {
+    let most = columns();
     let mut out = String::new();
     for line in text.split('\n') {
         let mut column = 0;
         for (at, word) in words(line).enumerate() {
             let length = width(word);
-            if at > 0 && column + 1 + length > WIDTH {
+            if at > 0 && column + 1 + length > most {
                 out.push('\n');
                 column = 0;
             }

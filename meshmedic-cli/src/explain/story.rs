@@ -255,7 +255,7 @@ impl Known {
             Some(item) => {
                 let rule = item
                     .rule
-                    .map(|rule| format!("By hand it is not repaired, by rule {rule}: "));
+                    .map(|rule| format!("By hand it is not repaired, by safety rule {rule}: "));
                 lines.push(format!("{}{}.", rule.unwrap_or_default(), item.detail));
             }
             None => {}
@@ -283,7 +283,7 @@ impl Known {
                 Some("The same holds for its agent.".to_owned())
             }
             Some(HealStanding::Withheld { rule, sentence, .. }) => Some(format!(
-                "The agent's heal in place waits, by rule {rule}: {}.",
+                "The agent's heal in place waits, by safety rule {rule}: {}.",
                 clean(sentence, MAX_WORDS)
             )),
             Some(HealStanding::Other) | None => None,
@@ -307,7 +307,7 @@ impl Known {
                     .map(|detail| format!(" ({})", clean(detail, MAX_WORDS)));
                 let sentence = clean(sentence, MAX_WORDS);
                 Some(format!(
-                    "The agent leaves it alone, by rule {rule}: {sentence}{}.",
+                    "The agent leaves it alone, by safety rule {rule}: {sentence}{}.",
                     detail.unwrap_or_default()
                 ))
             }
