@@ -173,15 +173,11 @@ async fn look(
         sandbox: target.facts.sandbox_since,
         cni: cni.and_then(|cni| cni.container.as_ref()?.started),
         annotated: target.annotated,
-        booted: agent.as_ref().ok().and_then(|report| report.booted),
-        gap: agent
-            .as_ref()
-            .ok()
-            .and_then(|report| report.gap_of(target.facts.sandbox_since)),
-        captured: agent
-            .as_ref()
-            .ok()
-            .and_then(|report| report.captured_at(&target.facts.cgroup_uid()?)),
+        ..Times::default()
+    };
+    let times = match &agent {
+        Ok(report) => times.told_by(report, &target.facts),
+        Err(_) => times,
     };
     Ok(Known {
         expectation: mesh.expectation(&target.facts),

@@ -16,7 +16,9 @@ use jiff::Timestamp;
 use meshmedic_common::identity::Component;
 use meshmedic_common::kube::control::Pause;
 use meshmedic_common::kube::facts::pod_facts;
-use meshmedic_common::report::{API_VERSION, BreakerReport, NodeReport, RepairReport, TriggerMode};
+use meshmedic_common::report::{
+    API_VERSION, BreakerReport, NodeReport, PodReport, RepairReport, TriggerMode,
+};
 use meshmedic_common::text::clean;
 use meshmedic_common::verdict::{Condition, State, exit_code};
 use serde::Serialize;
@@ -344,6 +346,15 @@ impl FleetStatus {
     }
 }
 
+/// How many pods are in which state.
+pub(crate) fn count_states<'a>(pods: impl IntoIterator<Item = &'a PodReport>) -> BTreeMap<State, usize> {
+    let mut states = BTreeMap::new();
+    for pod in pods {
+        *states.entry(pod.state).or_default() += 1;
+    }
+    states
+}
+
 impl NodeStatus {
     fn without(node: String, agent: AgentHealth) -> Self {
         Self {
@@ -360,10 +371,7 @@ impl NodeStatus {
     }
 
     fn of(node: String, report: &NodeReport, old: bool) -> Self {
-        let mut states = BTreeMap::new();
-        for pod in &report.pods {
-            *states.entry(pod.state).or_default() += 1;
-        }
+        let states = count_states(&report.pods);
         let repairs =
             report
                 .budgets

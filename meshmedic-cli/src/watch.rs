@@ -9,10 +9,12 @@ mod terminal;
 mod told;
 mod view;
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use meshmedic_common::report::PodReport;
 
 use crate::connection::{self, ConnectionArgs};
 use crate::exit::Usage;
@@ -111,23 +113,30 @@ impl Args {
         Answers::gather(connection, &self.agents, self.timeout).await
     }
 
-    /// The namespaces of which no agent knows a pod: a misspelt one would look as if all were well.
-    fn unknown<'a>(&'a self, answers: &'a Answers) -> impl Iterator<Item = &'a str> {
-        let reports = || {
-            answers
-                .fleet
-                .reports
-                .values()
-                .filter_map(|report| report.as_ref().ok())
-        };
-        let known = move |wanted: &&String| {
-            let mut pods = reports().flat_map(|report| &report.pods);
-            pods.any(|pod| pod.namespace.as_ref() == Some(wanted))
-        };
-        self.namespace
+    /// The pods that are to be shown.
+    fn pods<'a>(&'a self, answers: &'a Answers) -> impl Iterator<Item = &'a PodReport> {
+        let reports = answers
+            .fleet
+            .reports
+            .values()
+            .filter_map(|report| report.as_ref().ok());
+        let pods = reports.flat_map(|report| &report.pods);
+        pods.filter(|pod| self.wants(pod.namespace.as_deref()))
+    }
+
+    /// What is to be said of namespaces of which no agent knows a pod: a misspelt one would look as if all were well.
+    fn unknown(&self, answers: &Answers) -> Vec<String> {
+        let known: BTreeSet<&str> = self
+            .pods(answers)
+            .filter_map(|pod| pod.namespace.as_deref())
+            .collect();
+        let unknown = self
+            .namespace
             .iter()
-            .filter(move |wanted| !known(wanted))
-            .map(String::as_str)
+            .filter(|wanted| !known.contains(wanted.as_str()));
+        unknown
+            .map(|wanted| format!("no agent knows a pod of namespace {wanted}"))
+            .collect()
     }
 
     /// Whether a pod of this namespace is to be shown.

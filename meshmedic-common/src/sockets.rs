@@ -245,12 +245,7 @@ enum Row {
 
 /// `sl local rem st tx:rx tr:when retrnsmt uid timeout inode …`
 fn parse_row(line: &[u8], family: Family) -> Option<Row> {
-    let mut columns = line.split(|b| *b == b' ').filter(|column| !column.is_empty());
-    let slot = columns.next()?.strip_suffix(b":")?;
-    decimal(slot)?;
-    let local = columns.next()?;
-    let remote = columns.next()?;
-    let state = columns.next()?;
+    let ([local, remote, state], mut columns) = columns(line)?;
     if state != LISTEN {
         let known = state.len() == 2 && hex(state)? <= 0x0D;
         let elsewhere = || !end(remote, family).is_some_and(|remote| remote.ip().is_loopback());
@@ -271,6 +266,14 @@ fn parse_row(line: &[u8], family: Family) -> Option<Row> {
     }))
 }
 
+/// The local address, the remote one and the state of a row, and the columns behind them.
+fn columns(row: &[u8]) -> Option<([&[u8]; 3], impl Iterator<Item = &[u8]>)> {
+    let mut columns = row.split(|b| *b == b' ').filter(|column| !column.is_empty());
+    decimal(columns.next()?.strip_suffix(b":")?)?;
+    let first = [columns.next()?, columns.next()?, columns.next()?];
+    Some((first, columns))
+}
+
 /// Both ends of a connection, as a row shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
@@ -285,10 +288,7 @@ pub struct Ends {
 /// The ends of the connection in a row; `None` for a listener, for the header and for what makes no sense.
 #[must_use]
 pub fn ends(row: &[u8], family: Family) -> Option<Ends> {
-    let mut columns = row.split(|b| *b == b' ').filter(|column| !column.is_empty());
-    decimal(columns.next()?.strip_suffix(b":")?)?;
-    let (local, remote) = (columns.next()?, columns.next()?);
-    let state = columns.next()?;
+    let ([local, remote, state], _) = columns(row)?;
     (state != LISTEN).then_some(Ends {
         local: end(local, family)?,
         remote: end(remote, family)?,

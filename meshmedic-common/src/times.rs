@@ -3,7 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::report::CniGap;
+use crate::facts::PodFacts;
+use crate::report::{CniGap, NodeReport};
 
 /// A sandbox is ready a while after its network was made, and istio-cni is asked about new pods a while after its start.
 const CLOSE: SignedDuration = SignedDuration::from_secs(30);
@@ -26,6 +27,17 @@ pub struct Times {
 }
 
 impl Times {
+    /// With what the agent of its node tells of them.
+    #[must_use]
+    pub fn told_by(self, report: &NodeReport, pod: &PodFacts) -> Self {
+        Self {
+            booted: report.booted,
+            gap: report.gap_of(self.sandbox),
+            captured: pod.cgroup_uid().and_then(|uid| report.captured_at(&uid)),
+            ..self
+        }
+    }
+
     /// What they show.
     #[must_use]
     pub fn shown(&self) -> Vec<String> {

@@ -36,9 +36,7 @@ pub(super) async fn run(args: &Args, connection: &Connection, first: Answers) ->
         format!("{agents} agents")
     };
     say(&format!("following {agents}; Ctrl-C ends it"));
-    for namespace in args.unknown(&first) {
-        say(&format!("no agent knows a pod of namespace {namespace}"));
-    }
+    args.unknown(&first).iter().for_each(|what| say(what));
     let rounds = async {
         let mut answers = Ok(first);
         loop {

@@ -2,12 +2,11 @@
 //! What the screen shows, put together from one round through the fleet.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::Args;
-use crate::status::{Answers, FleetStatus};
+use crate::status::{Answers, FleetStatus, count_states};
 
 /// How many of the last transitions are kept for the screen: more than the tallest terminal has lines.
 const CHANGES: usize = 300;
@@ -21,21 +20,8 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn of(args: &Args, answers: Answers, at: Timestamp) -> Self {
-        let unknown: Vec<String> = args
-            .unknown(&answers)
-            .map(|namespace| format!("no agent knows a pod of namespace {namespace}"))
-            .collect();
-        let mut counted = BTreeMap::new();
-        let reports = answers
-            .fleet
-            .reports
-            .values()
-            .filter_map(|report| report.as_ref().ok());
-        for pod in reports.flat_map(|report| &report.pods) {
-            if args.wants(pod.namespace.as_deref()) {
-                *counted.entry(pod.state).or_default() += 1;
-            }
-        }
+        let unknown = args.unknown(&answers);
+        let counted = count_states(args.pods(&answers));
         let mut status = FleetStatus::of(answers);
         status.states = counted;
         status.notes.splice(0..0, unknown);

@@ -24,15 +24,9 @@ fn a_pod_is_proved_leg_by_leg() {
         return;
     }
     let (world, pods, _agent) = an_orphan_of_two();
-    let prove = |pod: &Pod, more: &[&str]| {
-        let name = format!("shop/{}", pod.name());
-        let words = [&["prove", &name, "--confirm", "200ms", "--settle", "0s"], more].concat();
-        run(&world, &words)
-    };
     let verdicts = |pod: &Pod, more: &[&str]| {
-        let (code, text) = prove(pod, &[&["-o", "json"], more].concat());
-        let proof: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        assert_eq!(proof["kind"], "PodProof", "{text}");
+        let (code, proof) = prove(&world, pod, more);
+        assert_eq!(proof["kind"], "PodProof", "{proof:#}");
         let legs = proof["legs"].as_array().unwrap().iter();
         let legs: Vec<(String, String)> = legs
             .map(|leg| {
@@ -65,7 +59,8 @@ fn a_pod_is_proved_leg_by_leg() {
         (leg(&legs, "rules"), leg(&legs, "traffic")),
         ("unknown".into(), "unknown".into())
     );
-    let (code, text) = prove(&pods[1], &[]);
+    let name = format!("shop/{}", pods[1].name());
+    let (code, text) = run(&world, &["prove", &name, "--confirm", "200ms", "--settle", "0s"]);
     assert_eq!(code, Some(0), "{text}");
     assert_says(
         &text,

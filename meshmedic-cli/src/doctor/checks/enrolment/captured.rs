@@ -50,15 +50,15 @@ fn in_state(
 fn times(view: &View<'_>, pod: &PodView<'_>) -> Times {
     let node = pod.facts.node.as_deref();
     let mut cnis = view.cnis().filter(|cni| cni.facts.node.as_deref() == node);
-    let report = view.snapshot.reports().find(|(of, _)| Some(*of) == node);
-    let report = report.map(|(_, report)| report);
-    Times {
+    let times = Times {
         sandbox: pod.facts.sandbox_since,
         cni: cnis.find_map(|cni| cni.facts.container.as_ref()?.started),
         annotated: annotated_at(pod.pod),
-        booted: report.and_then(|report| report.booted),
-        gap: report.and_then(|report| report.gap_of(pod.facts.sandbox_since)),
-        captured: report.and_then(|report| report.captured_at(&pod.facts.cgroup_uid()?)),
+        ..Times::default()
+    };
+    match view.snapshot.reports().find(|(of, _)| Some(*of) == node) {
+        Some((_, report)) => times.told_by(report, &pod.facts),
+        None => times,
     }
 }
 
